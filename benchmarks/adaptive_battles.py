@@ -62,16 +62,16 @@ class Trial:
 
 def simulate(prompts: int, *, spread: float, seed: int) -> Fought:
     """Judgments of normal strength, and a meta-judge that errs as Bradley and Terry say."""
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     fielded, battles = [], []
     for number in range(prompts):
         judgments = tuple(_judgment(number, sample) for sample in range(JUDGMENTS))
-        strength = {one.judgment_id: draw.gauss(0, spread) for one in judgments}
+        strength = {one.judgment_id: rng.gauss(0, spread) for one in judgments}
         score = ResponseScore(f"p{number}", f"r{number}", 0, JUDGMENTS, 3.0, 1.0, 100, 25, "stop")
         fielded.append(ComparisonSet(score, judgments))
         for first, second in permutations(judgments, 2):
             ahead = strength[first.judgment_id] - strength[second.judgment_id] + FIRST_WINS_BY
-            verdict: Verdict = "A" if draw.random() < 1 / (1 + np.exp(-ahead)) else "B"
+            verdict: Verdict = "A" if rng.random() < 1 / (1 + np.exp(-ahead)) else "B"
             battles.append(_battle(first, second, verdict))
     return Fought(fielded, battles)
 

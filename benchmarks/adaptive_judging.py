@@ -57,16 +57,16 @@ class Trial:
 
 def simulate(prompts: int, *, spread: float, seed: int) -> Drawn:
     """Responses whose true points are spread so far apart, and a judge that errs by 0.8 points."""
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     responses: list[Response] = []
     judgments: dict[str, list[Judgment]] = {}
     for number in range(prompts):
         for sample in range(RESPONSES):
-            name, truth = f"p{number}.r{sample}", draw.gauss(3, spread)
-            text = "x" * draw.randint(200, 3000)
+            name, truth = f"p{number}.r{sample}", rng.gauss(3, spread)
+            text = "x" * rng.randint(200, 3000)
             responses.append(Response(f"p{number}", name, sample, text, 100, "stop"))
             judgments[name] = [
-                _judgment(f"p{number}", name, judged, min(5, max(0, round(draw.gauss(truth, 0.8)))))
+                _judgment(f"p{number}", name, judged, min(5, max(0, round(rng.gauss(truth, 0.8)))))
                 for judged in range(JUDGMENTS)
             ]
     return Drawn(responses, judgments)
@@ -166,12 +166,12 @@ def battles_without_identical(everything: Drawn) -> tuple[int, int]:
 def row_of(name: str, runs: Sequence[Sequence[Trial]]) -> Row:
     """All judgments by those that were drawn, at the least width with 99% equal pairs."""
     chosen = [next(trial for trial in run if trial.equal >= EQUAL_WANTED) for run in runs]
-    least = min(one.same_varied for one in chosen)
+    minimum = min(one.same_varied for one in chosen)
     widths = sorted({one.deviations for one in chosen})
     note = (
         f"at early_stop_z {widths[0]:g} to {widths[-1]:g}; pairs equal "
         f"{min(one.equal for one in chosen):.1%} or more; the same response meta-judged "
-        f"{least:.1%} or more"
+        f"{minimum:.1%} or more"
     )
     return Row(name, "all judgments", [1 / one.drawn for one in chosen], None, note)
 

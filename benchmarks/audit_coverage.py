@@ -73,14 +73,14 @@ def print_world(
     }
     print(f"\n| {kind}, {name} | truth | {' | '.join(strategies)} |")
     print(f"|---|{'--:|' * (1 + len(strategies))}")
-    for figure, value in truth.items():
-        cells = " | ".join(f"{held[strategy][figure]:.1%}" for strategy in strategies)
-        print(f"| {figure} | {value:.3f} | {cells} |", flush=True)
+    for metric, value in truth.items():
+        cells = " | ".join(f"{held[strategy][metric]:.1%}" for strategy in strategies)
+        print(f"| {metric} | {value:.3f} | {cells} |", flush=True)
     shares = [
         share
-        for strategy, figures in held.items()
-        for figure, share in figures.items()
-        if (strategy, figure) != DRAWN_BY_IT
+        for strategy, metrics in held.items()
+        for metric, share in metrics.items()
+        if (strategy, metric) != DRAWN_BY_IT
     ]
     return shares + (print_pooled(world, options) if isinstance(world, World) else [])
 

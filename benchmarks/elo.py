@@ -30,13 +30,13 @@ Array = npt.NDArray[np.float64]
 
 def battle_matrices(count: int) -> list[Array]:
     """Battles of judgments with true strengths, each pair in both orders, with position weights."""
-    draw = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     made = []
     for _ in range(count):
-        strength = draw.normal(0, 1.5, JUDGMENTS)
+        strength = rng.normal(0, 1.5, JUDGMENTS)
         wins = np.zeros((JUDGMENTS, JUDGMENTS))
         for first, second in ORDERED:
-            if draw.random() < 1 / (1 + np.exp(strength[second] - strength[first] - 0.2)):
+            if rng.random() < 1 / (1 + np.exp(strength[second] - strength[first] - 0.2)):
                 wins[first, second] += 0.48
             else:
                 wins[second, first] += 0.52

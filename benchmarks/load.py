@@ -264,8 +264,8 @@ def show(level: int, seen: Seen, parts: list[Part], *, asked: bool) -> None:
     for kind, seconds in sorted(seen.seconds.items()):
         cuts = statistics.quantiles(seconds, n=100, method="inclusive") if seconds[1:] else None
         p95, p99 = (cuts[94], cuts[98]) if cuts else (seconds[0], seconds[0])
-        figures = (statistics.median(seconds), p95, p99, max(seconds))
-        times = " | ".join(f"{figure * 1000:.0f} ms" for figure in figures)
+        timings = (statistics.median(seconds), p95, p99, max(seconds))
+        times = " | ".join(f"{duration * 1000:.0f} ms" for duration in timings)
         print(f"| {kind} | {len(seconds)} | {times} |")
 
 

@@ -57,18 +57,18 @@ def reply_by(write: Callable[[random.Random], Reply]) -> Script:
     return script
 
 
-def _response(draw: random.Random) -> Reply:
-    return text(draw, 200, 3000), "length" if draw.random() < CUT_OFF else "stop"
+def _response(rng: random.Random) -> Reply:
+    return text(rng, 200, 3000), "length" if rng.random() < CUT_OFF else "stop"
 
 
-def _judgment(draw: random.Random) -> Reply:
-    last = "" if draw.random() < UNREADABLE else f"\nScore: {draw.randrange(6)}"
-    return text(draw, 300, 1400) + last
+def _judgment(rng: random.Random) -> Reply:
+    last = "" if rng.random() < UNREADABLE else f"\nScore: {rng.randrange(6)}"
+    return text(rng, 300, 1400) + last
 
 
-def _battle(draw: random.Random) -> Reply:
-    last = "" if draw.random() < UNREADABLE else f"\nWinner: Judgement {draw.choice('AB')}"
-    return text(draw, 150, 700) + last
+def _battle(rng: random.Random) -> Reply:
+    last = "" if rng.random() < UNREADABLE else f"\nWinner: Judgement {rng.choice('AB')}"
+    return text(rng, 150, 700) + last
 
 
 SCRIPTS = {

@@ -110,9 +110,9 @@ def phrases() -> list[str]:
     return [" ".join(rng.choices(WORDS, k=rng.randint(8, 16))) for _ in range(4000)]
 
 
-def text(rng: random.Random, least: int, most: int) -> str:
+def text(rng: random.Random, minimum: int, maximum: int) -> str:
     """Some phrases one after the other: varied, and small once they are compressed."""
-    wanted = rng.randint(least, most)
+    wanted = rng.randint(minimum, maximum)
     made: list[str] = []
     while sum(map(len, made)) + len(made) < wanted:
         made.append(rng.choice(phrases()))

@@ -32,8 +32,8 @@ class Visitor:
     def any_of(self, *choices: str) -> str:
         return self.rng.choice(choices)
 
-    def number(self, least: int, most: int) -> int:
-        return self.rng.randint(least, most)
+    def number(self, minimum: int, maximum: int) -> int:
+        return self.rng.randint(minimum, maximum)
 
     def iteration(self, rest: str) -> str:
         return f"/experiments/{self.name}/iterations/1/{rest}"

@@ -118,8 +118,8 @@ def begin(
     root: Path, name: str, *, model: Path, size: Size, engine: Mapping[str, Any], seed: int = 1
 ) -> Experiment:
     """An experiment without any stage done; its seed decides what the engine draws."""
-    draw = random.Random(1)
-    texts = [_numbers(draw, INSTRUCTION_WORDS) for _ in range(size.prompts)]
+    rng = random.Random(1)
+    texts = [_numbers(rng, INSTRUCTION_WORDS) for _ in range(size.prompts)]
     return create_experiment(
         ArtifactStore(str(root)),
         name,
@@ -130,21 +130,21 @@ def begin(
     )
 
 
-def _numbers(draw: random.Random, count: int) -> str:
-    return " ".join(str(draw.randrange(2, VOCABULARY)) for _ in range(count))
+def _numbers(rng: random.Random, count: int) -> str:
+    return " ".join(str(rng.randrange(2, VOCABULARY)) for _ in range(count))
 
 
 def response_script(conversation: Conversation, sample: int, seed: int) -> Reply:  # noqa: ARG001
     """A response; the experiment's seed changes nothing, so that prompts stay the same."""
-    draw = random.Random(derive_seed(0, conversation[-1]["content"], sample))
-    return _numbers(draw, draw.randint(*RESPONSE_WORDS)), "stop"
+    rng = random.Random(derive_seed(0, conversation[-1]["content"], sample))
+    return _numbers(rng, rng.randint(*RESPONSE_WORDS)), "stop"
 
 
 def judgment_script(conversation: Conversation, sample: int, seed: int) -> Reply:  # noqa: ARG001
     """A judgment, with points by chance."""
-    draw = random.Random(derive_seed(0, conversation[-1]["content"], sample))
-    words = _numbers(draw, draw.randint(*JUDGMENT_WORDS))
-    return f"{words}\nScore: {draw.randrange(6)}", "stop"
+    rng = random.Random(derive_seed(0, conversation[-1]["content"], sample))
+    words = _numbers(rng, rng.randint(*JUDGMENT_WORDS))
+    return f"{words}\nScore: {rng.randrange(6)}", "stop"
 
 
 SCRIPTS: Mapping[str, Script] = {"generate": response_script, "judge": judgment_script}

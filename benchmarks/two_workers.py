@@ -41,7 +41,7 @@ def judge_seconds(root: Path, models: Path, *, workers: int, samples: int) -> fl
             *("--set", "sample.prompts=36", "--set", "prompts_per_shard=3"),
             *("--set", f"judge.samples={samples}", "--set", "engine.threads=1"),
         )
-        here.hand_over(*changes)
+        here.queue_iteration(*changes)
         here.wait_until(lambda: here.site.rows(FINISHED), seconds=1800)
         seconds, shards, worked = here.site.rows(SPAN)[0]
     print(

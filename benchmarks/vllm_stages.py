@@ -54,8 +54,8 @@ def calls_of(root: Path, model: Path) -> list[Call]:
 
 
 def shuffled(calls: Sequence[Call]) -> list[Call]:
-    draw = random.Random(1)
-    return [(draw.sample(prompts, len(prompts)), samples) for prompts, samples in calls]
+    rng = random.Random(1)
+    return [(rng.sample(prompts, len(prompts)), samples) for prompts, samples in calls]
 
 
 def bare(

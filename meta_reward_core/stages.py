@@ -50,7 +50,7 @@ def run_sample(context: IterationContext, shard: int, resources: StageResources)
         for files in context.earlier
         for prompt_id in files.read("prompts")["prompt_id"].to_pylist()
     }
-    drawn = sample_prompts(
+    sampled = sample_prompts(
         _to_prompts(pool),
         used=used,
         count=context.recipe.sample.prompts,
@@ -61,12 +61,12 @@ def run_sample(context: IterationContext, shard: int, resources: StageResources)
     size = context.recipe.prompts_per_shard
     tables = {
         ("prompts", start // size): build_table(
-            "prompts", [rows[prompt.prompt_id] for prompt in drawn[start : start + size]]
+            "prompts", [rows[prompt.prompt_id] for prompt in sampled[start : start + size]]
         )
-        for start in range(0, len(drawn), size)
+        for start in range(0, len(sampled), size)
     }
     return StageOutput(
-        tables, {"pool": pool.num_rows, "used_before": len(used), "prompts": len(drawn)}
+        tables, {"pool": pool.num_rows, "used_before": len(used), "prompts": len(sampled)}
     )
 
 

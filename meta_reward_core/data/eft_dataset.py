@@ -260,14 +260,14 @@ def find_drop_reason(judged: Sequence[tuple[float | None, float]]) -> JudgmentDr
     """
     if any(score is None for score, _ in judged):
         return "unscored"
-    orders = [
+    agreements = [
         ((one[0] or 0.0) - (other[0] or 0.0)) * (1 if one[1] < other[1] else -1)
         for one, other in itertools.combinations(judged, 2)
         if one[1] != other[1]
     ]
-    if any(order < 0 for order in orders):
+    if any(agreement < 0 for agreement in agreements):
         return "order_differs"
-    return "tie" if any(order == 0 for order in orders) else None
+    return "tie" if any(agreement == 0 for agreement in agreements) else None
 
 
 def _build_eft_row(judgment: Judgment, prompt: str, rank: float) -> EftRow:

@@ -24,7 +24,7 @@ from meta_reward_core.data.prompt_filters import (
     is_in_language,
 )
 from meta_reward_core.engines.base import Completion, Conversation, Engine, SamplingParams
-from meta_reward_core.engines.seeds import derive_seed
+from meta_reward_core.engines.seed_prompts import derive_seed
 from meta_reward_core.errors import InputError
 from meta_reward_core.recipes.prompt_templates import PromptTemplate
 from meta_reward_core.storage.records import Prompt
@@ -73,8 +73,8 @@ class FewShotSettings:
 
     Attributes:
         template: with the place `{examples}`.
-        seeds: examples from the seeds.
-        generated: examples that the model wrote, once there are enough; seeds until then.
+        seed_prompts: examples from the seed prompts.
+        generated: examples that the model wrote, once there are enough; seed prompts until then.
         requests: of one round; what a round makes can be an example from the next one on.
         samples: replies to each request.
         sampling: of the replies.
@@ -82,7 +82,7 @@ class FewShotSettings:
 
     template: PromptTemplate
     sampling: SamplingParams
-    seeds: int = 6
+    seed_prompts: int = 6
     generated: int = 2
     requests: int = 16
     samples: int = 4
@@ -112,7 +112,7 @@ class GenerationResult:
 
 def generate_prompts(
     engine: Engine,
-    seeds: Sequence[str],
+    seed_prompts: Sequence[str],
     *,
     count: int,
     shots: FewShotSettings,
@@ -124,7 +124,7 @@ def generate_prompts(
 
     Args:
         engine: who writes them; closed by the caller.
-        seeds: distinct instructions by people.
+        seed_prompts: distinct instructions by people.
         count: how many to make.
         shots: how they are asked for.
         filters: what they must be.
@@ -132,14 +132,14 @@ def generate_prompts(
         tell: told (prompts made, replies read) after each round.
 
     Raises:
-        InputError: there are fewer seeds than examples, or no seed is left beside the held-out.
+        InputError: there are fewer seed prompts than examples, or none is left beside the held-out.
         EngineError: the engine failed as a whole.
     """
-    pool = [text for text in seeds if text not in filters.held_out]
-    if len(pool) < shots.seeds + shots.generated:
+    pool = [text for text in seed_prompts if text not in filters.held_out]
+    if len(pool) < shots.seed_prompts + shots.generated:
         raise InputError(
-            f"each request shows {shots.seeds + shots.generated} examples, but only {len(pool)} "
-            "seed prompts are not held out: add more seed prompts"
+            f"each request shows {shots.seed_prompts + shots.generated} examples, but only "
+            f"{len(pool)} seed prompts are not held out: add more seed prompts"
         )
     making = _GenerationState(pool, filters)
     rounds = idle = 0
@@ -162,14 +162,14 @@ def generate_prompts(
 class _GenerationState:
     """Accepted prompts so far, and the reasons of dropped replies."""
 
-    def __init__(self, seeds: Sequence[str], filters: PromptFilters) -> None:
-        self.seeds = seeds
+    def __init__(self, seed_prompts: Sequence[str], filters: PromptFilters) -> None:
+        self.seed_prompts = seed_prompts
         self.made: list[tuple[Prompt, int]] = []
         self.left_out: list[tuple[str, GenerationDropReason, str | None]] = []
         self.replies = 0
         self._filters = filters
         self._known = NearDuplicateIndex(
-            [*seeds, *filters.held_out.texts], rouge_threshold=filters.rouge_threshold
+            [*seed_prompts, *filters.held_out.texts], rouge_threshold=filters.rouge_threshold
         )
 
     def read(self, completion: Completion, number: int) -> None:
@@ -223,7 +223,9 @@ def _build_request(
     rng = random.Random(derive_seed(seed, "shots", number, place))
     own = [prompt.text for prompt, _ in making.made]
     chosen = rng.sample(own, shots.generated) if len(own) >= shots.generated else []
-    chosen += rng.sample(list(making.seeds), shots.seeds + shots.generated - len(chosen))
+    chosen += rng.sample(
+        list(making.seed_prompts), shots.seed_prompts + shots.generated - len(chosen)
+    )
     rng.shuffle(chosen)
     examples = "\n\n".join(f"<task>\n{text}\n</task>" for text in chosen)
     return [{"role": "user", "content": shots.template.fill(examples=examples)}]

@@ -119,7 +119,7 @@ def cut_token_ids(
 
 
 @dataclass(frozen=True, slots=True)
-class ForcedLineTools:
+class ForcedLineDecoder:
     """What reads forced lines of one model.
 
     Attributes:

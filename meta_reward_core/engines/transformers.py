@@ -33,7 +33,7 @@ from meta_reward_core.engines.base import (
 )
 from meta_reward_core.engines.decoding import DecodingBatch, decode
 from meta_reward_core.engines.forced_lines import (
-    ForcedLineTools,
+    ForcedLineDecoder,
     LogProbabilities,
     NextTokens,
 )
@@ -172,14 +172,14 @@ class TransformersEngine:
 
         What prompts and completions have in common is read once, as in `sample`.
         """
-        tools = ForcedLineTools(
+        decoder = ForcedLineDecoder(
             self._tokenizer,
             lambda conversations: self._encoder.encode(conversations, options),
             self._read_next,
             self._end_ids,
             self._max_model_len,
         )
-        return tools.read(requests, line)
+        return decoder.read(requests, line)
 
     @torch.inference_mode()
     def _read_next(self, wanted: NextTokens) -> LogProbabilities:

@@ -78,7 +78,7 @@ class GameOutcomes:
     model: Array
     question: Array
     uids: list[str]
-    points: Array
+    scores: Array
     copies: Array
 
 
@@ -98,8 +98,8 @@ def build_outcomes(judgments: Sequence[ArenaJudgment], *, version: Version) -> G
     model_place = {name: place for place, name in enumerate(models)}
     uid_place = {uid: place for place, uid in enumerate(uids)}
     rows = [(model_place[j.model], uid_place[j.uid], *outcome) for j, outcome in played]
-    model, question, points, copies = np.array(rows, dtype=np.float64).T
-    return GameOutcomes(models, model, question, uids, points, copies)
+    model, question, scores, copies = np.array(rows, dtype=np.float64).T
+    return GameOutcomes(models, model, question, uids, scores, copies)
 
 
 def score_games(judgment: ArenaJudgment, *, version: Version) -> list[tuple[float, int]]:
@@ -258,11 +258,11 @@ def _compute_scores(
     outcomes: GameOutcomes, *, version: Version, rounds: int, seed: int
 ) -> tuple[list[float], list[Interval]]:
     """Scores in percent and the version's bands, per model."""
-    drawn = _resample_games(
+    resampled = _resample_games(
         outcomes, rounds, np.random.default_rng(seed), per_model=version == "2.0"
     )
     if version == "0.1":
-        rates = fit_bradley_terry_rates(outcomes, np.vstack([outcomes.copies, drawn]))
+        rates = fit_bradley_terry_rates(outcomes, np.vstack([outcomes.copies, resampled]))
         return (
             [float(rate) for rate in rates[0]],
             [
@@ -270,7 +270,7 @@ def _compute_scores(
                 for place in range(len(outcomes.models))
             ],
         )
-    rates = _compute_mean_scores(outcomes, np.vstack([outcomes.copies, drawn]))
+    rates = _compute_mean_scores(outcomes, np.vstack([outcomes.copies, resampled]))
     bands = [compute_percentile_interval(column, low=5, high=95) for column in rates[1:].T]
     return [float(mean) for mean in rates[0]], bands
 
@@ -284,13 +284,13 @@ def _resample_games(
         if per_model
         else [np.ones(len(outcomes.model), dtype=bool)]
     )
-    drawn = np.zeros((rounds, len(outcomes.model)))
+    resampled = np.zeros((rounds, len(outcomes.model)))
     for group in groups:
         copies = outcomes.copies[group]
         total = int(copies.sum())
         if total:
-            drawn[:, group] = rng.multinomial(total, copies / total, size=rounds)
-    return drawn
+            resampled[:, group] = rng.multinomial(total, copies / total, size=rounds)
+    return resampled
 
 
 def fit_bradley_terry_rates(outcomes: GameOutcomes, weights: Array) -> Array:
@@ -309,10 +309,10 @@ def fit_bradley_terry_rates(outcomes: GameOutcomes, weights: Array) -> Array:
     for row in weights:
         wins = np.zeros((size + 1, size + 1))
         wins[:size, size] = np.bincount(
-            outcomes.model.astype(int), row * outcomes.points, minlength=size
+            outcomes.model.astype(int), row * outcomes.scores, minlength=size
         )
         wins[size, :size] = np.bincount(
-            outcomes.model.astype(int), row * (1 - outcomes.points), minlength=size
+            outcomes.model.astype(int), row * (1 - outcomes.scores), minlength=size
         )
         matrices.append(wins)
     ratings = np.stack(fit_elo(matrices, prior=_PRIOR))
@@ -323,7 +323,7 @@ def fit_bradley_terry_rates(outcomes: GameOutcomes, weights: Array) -> Array:
 def _compute_mean_scores(outcomes: GameOutcomes, weights: Array) -> Array:
     """Weighted mean of the points per model in percent [problems, models]."""
     of_model = np.eye(len(outcomes.models))[outcomes.model.astype(int)]
-    means: Array = 100 * (weights * outcomes.points) @ of_model / (weights @ of_model)
+    means: Array = 100 * (weights * outcomes.scores) @ of_model / (weights @ of_model)
     return means
 
 
@@ -337,10 +337,10 @@ def _bootstrap_question_interval(
     """
     own = outcomes.model == place
     _, question = np.unique(outcomes.question[own], return_inverse=True)
-    won = np.bincount(question, outcomes.copies[own] * outcomes.points[own])
+    won = np.bincount(question, outcomes.copies[own] * outcomes.scores[own])
     played = np.bincount(question, outcomes.copies[own])
-    drawn = resample_counts(len(won), 1000, np.random.default_rng(seed))
-    band = compute_percentile_interval(100 * (drawn @ won) / (drawn @ played))
+    resampled = resample_counts(len(won), 1000, np.random.default_rng(seed))
+    band = compute_percentile_interval(100 * (resampled @ won) / (resampled @ played))
     mean = 100 * float(won.sum() / played.sum())
     plain = compute_bounded_mean_interval(
         mean, len(won), lowest=0.0, highest=100.0, missing=missing
@@ -366,7 +366,7 @@ def _make_controlled_metrics(
     of_model = np.eye(len(outcomes.models))[outcomes.model.astype(int)]
     found = fit_logistic(
         np.hstack([of_model, style[:, chosen]]),
-        outcomes.points,
+        outcomes.scores,
         _resample_games(outcomes, rounds, np.random.default_rng(seed), per_model=False),
         lasso=np.zeros(rounds),
         ridge=_PRIOR,

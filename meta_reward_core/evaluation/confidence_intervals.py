@@ -102,8 +102,8 @@ def compute_standard_error(values: Sequence[float] | Array) -> float | None:
 
 def resample_counts(size: int, rounds: int, rng: np.random.Generator) -> Array:
     """How often each of `size` things is drawn in each bootstrap round: [rounds, size]."""
-    drawn = rng.multinomial(size, np.full(size, 1 / size), size=rounds)
-    return drawn.astype(np.float64)
+    resampled = rng.multinomial(size, np.full(size, 1 / size), size=rounds)
+    return resampled.astype(np.float64)
 
 
 def compute_percentile_interval(values: Array, *, low: float = 2.5, high: float = 97.5) -> Interval:

@@ -28,10 +28,10 @@ from meta_reward_core.evaluation.confidence_intervals import (
 from meta_reward_core.evaluation.rater_agreement import compute_cohen_kappa
 from meta_reward_core.evaluation.ratings_io import (
     PairKey,
-    PairOrder,
+    PairPreference,
     Ratings,
     ResponseKey,
-    compute_pair_orders,
+    compute_pair_preferences,
 )
 from meta_reward_core.evaluation.scorecard import DataIssue, Metric, Scorecard, make_issue_if_any
 from meta_reward_core.method.parsing import MAX_SCORE, MIN_SCORE
@@ -56,7 +56,7 @@ def measure_agreement(judge: Ratings, reference: Ratings) -> Scorecard:
     Raises:
         EvaluationFileError: they have no pair and no response in common.
     """
-    mine, theirs = compute_pair_orders(judge), compute_pair_orders(reference)
+    mine, theirs = compute_pair_preferences(judge), compute_pair_preferences(reference)
     common = sorted(mine.keys() & theirs.keys())
     own, other = _compute_common_scores(judge, reference)
     if not common and not own:
@@ -87,8 +87,8 @@ def measure_agreement(judge: Ratings, reference: Ratings) -> Scorecard:
 
 def _make_pair_metrics(
     common: Sequence[PairKey],
-    mine: Mapping[PairKey, PairOrder],
-    theirs: Mapping[PairKey, PairOrder],
+    mine: Mapping[PairKey, PairPreference],
+    theirs: Mapping[PairKey, PairPreference],
 ) -> list[Metric]:
     ordered = [pair for pair in common if theirs[pair] != 0]
     decided = [pair for pair in ordered if mine[pair] != 0]
@@ -120,8 +120,8 @@ def _count_prompts(pairs: Iterable[PairKey | ResponseKey]) -> int:
 
 def _make_exact_order_metric(
     ordered: Sequence[PairKey],
-    mine: Mapping[PairKey, PairOrder],
-    theirs: Mapping[PairKey, PairOrder],
+    mine: Mapping[PairKey, PairPreference],
+    theirs: Mapping[PairKey, PairPreference],
 ) -> Metric:
     """Share of prompts whose every ordered pair the judge orders alike."""
     by_prompt: defaultdict[str, list[bool]] = defaultdict(list)
@@ -134,14 +134,17 @@ def _make_exact_order_metric(
     return Metric("exact_order", value, len(by_prompt), ends.low, ends.high)
 
 
-def _make_kappa_metric(orders: Sequence[tuple[int, int]]) -> Metric:
+def _make_kappa_metric(preferences: Sequence[tuple[int, int]]) -> Metric:
     """Cohen's kappa of better, worse and tie over all common pairs.
 
     Which response is named first is arbitrary, so every pair counts in both orientations.
     """
-    both = [*orders, *((-one, -other) for one, other in orders)]
+    both = [*preferences, *((-one, -other) for one, other in preferences)]
     return Metric(
-        "cohens_kappa", compute_label_kappa(both), len(orders), absent=_explain_missing_kappa(both)
+        "cohens_kappa",
+        compute_label_kappa(both),
+        len(preferences),
+        absent=_explain_missing_kappa(both),
     )
 
 
@@ -300,20 +303,20 @@ def _compute_calibration(
         bins[_round_half_up(value)].append(key)
     return [
         {
-            "points": points,
+            "points": score,
             "count": len(keys),
             "judge": math.fsum(own[key] for key in keys) / len(keys),
             "reference": math.fsum(other[key] for key in keys) / len(keys),
         }
-        for points, keys in sorted(bins.items())
+        for score, keys in sorted(bins.items())
     ]
 
 
 def _compute_agreement_by_gap(
     judge: Ratings,
     common: Sequence[PairKey],
-    mine: Mapping[PairKey, PairOrder],
-    theirs: Mapping[PairKey, PairOrder],
+    mine: Mapping[PairKey, PairPreference],
+    theirs: Mapping[PairKey, PairPreference],
 ) -> list[dict[str, Any]]:
     """Agreement by how far apart the judge's scores are: a judge that is sure should be right."""
     if not judge.scores:
@@ -412,7 +415,7 @@ def _make_percentage_metric(name: str, values: Sequence[bool], prompts: int) -> 
 
 
 def _find_issues(
-    judge: Ratings, mine: Mapping[PairKey, PairOrder], theirs: Mapping[PairKey, PairOrder]
+    judge: Ratings, mine: Mapping[PairKey, PairPreference], theirs: Mapping[PairKey, PairPreference]
 ) -> list[DataIssue]:
     common = mine.keys() & theirs.keys()
     ordered = [pair for pair in common if theirs[pair] != 0]

@@ -189,10 +189,10 @@ def _fit(data: _Data, *, rounds: int, seed: int) -> LengthControlledRate:
             unpenalised=unpenalised,
             absent=_explain_removal(int(data.rated.sum()), unpenalised),
         )
-    drawn = resample_counts(size, rounds, np.random.default_rng(seed))
+    resampled = resample_counts(size, rounds, np.random.default_rng(seed))
     rates = np.concatenate(
         [
-            _compute_rates(data, drawn[begin : begin + _CHUNK_ROUNDS])
+            _compute_rates(data, resampled[begin : begin + _CHUNK_ROUNDS])
             for begin in range(0, rounds, _CHUNK_ROUNDS)
         ]
     )

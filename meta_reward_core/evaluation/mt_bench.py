@@ -305,19 +305,19 @@ def _make_scorecard(
 
 def _make_metric(name: str, group: Sequence[TurnJudgment]) -> Metric:
     """Mean points of a group's judgments; the interval takes the turns of a question as one."""
-    points = defaultdict(list)
+    scores_by_question = defaultdict(list)
     for judgment in group:
         if judgment.score is not None:
-            points[judgment.question_id].append(judgment.score)
-    scores = [score for one in points.values() for score in one]
+            scores_by_question[judgment.question_id].append(judgment.score)
+    scores = [score for one in scores_by_question.values() for score in one]
     if not scores:
         return Metric(name, None, 0, absent="no judgment has points")
     mean = math.fsum(scores) / len(scores)
     of_questions = compute_graded_mean_interval(
-        [math.fsum(one) / len(one) for one in points.values()],
+        [math.fsum(one) / len(one) for one in scores_by_question.values()],
         lowest=MIN_SCORE,
         highest=MAX_SCORE,
-        missing=len({judgment.question_id for judgment in group} - points.keys()),
+        missing=len({judgment.question_id for judgment in group} - scores_by_question.keys()),
     )
     ends = enclose_intervals(of_questions, Interval(mean, mean))
     return Metric(name, mean, len(scores), ends.low, ends.high)

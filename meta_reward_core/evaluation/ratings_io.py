@@ -36,7 +36,7 @@ PairKey = tuple[str, str, str]
 ShownPair = tuple[str, str, str]
 """(prompt_id, id shown first, id shown second)"""
 
-PairOrder = Literal[-1, 0, 1]
+PairPreference = Literal[-1, 0, 1]
 """1: the first id of a pair is better; -1: the second; 0: a tie, or two verdicts that differ."""
 
 
@@ -179,14 +179,14 @@ def _to_verdict_row(shown: ShownPair, verdict: Verdict | None) -> dict[str, Any]
     return {"prompt_id": prompt, "first_id": first, "second_id": second, "verdict": verdict}
 
 
-def compute_pair_orders(opinions: Ratings) -> dict[PairKey, PairOrder]:
-    """The order of every pair of responses to one prompt that the opinions say something of.
+def compute_pair_preferences(opinions: Ratings) -> dict[PairKey, PairPreference]:
+    """Which response of each pair to one prompt the opinions prefer: 1, -1, or 0 for a tie.
 
     Of scores: by their means. Of verdicts: what all verdicts on the pair say, in whichever order
     it was shown; where they differ, 0.
     """
     if opinions.verdicts:
-        return _compute_verdict_orders(opinions.verdicts)
+        return _compute_verdict_preferences(opinions.verdicts)
     by_prompt: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for (prompt, response), scores in opinions.scores.items():
         by_prompt[prompt][response] = sum(scores) / len(scores)
@@ -197,20 +197,23 @@ def compute_pair_orders(opinions: Ratings) -> dict[PairKey, PairOrder]:
     }
 
 
-def _compute_verdict_orders(
+def _compute_verdict_preferences(
     verdicts: Mapping[ShownPair, Sequence[Verdict]],
-) -> dict[PairKey, PairOrder]:
-    said: defaultdict[PairKey, set[PairOrder]] = defaultdict(set)
+) -> dict[PairKey, PairPreference]:
+    said: defaultdict[PairKey, set[PairPreference]] = defaultdict(set)
     for (prompt, first, second), given in verdicts.items():
         one, other = sorted((first, second))
         for verdict in given:
             better = {"A": first, "B": second}.get(verdict)
-            order: PairOrder = 0 if better is None else (1 if better == one else -1)
-            said[prompt, one, other].add(order)
-    return {pair: orders.pop() if len(orders) == 1 else 0 for pair, orders in said.items()}
+            preference: PairPreference = 0 if better is None else (1 if better == one else -1)
+            said[prompt, one, other].add(preference)
+    return {
+        pair: preferences.pop() if len(preferences) == 1 else 0
+        for pair, preferences in said.items()
+    }
 
 
-def _compute_sign(difference: float) -> PairOrder:
+def _compute_sign(difference: float) -> PairPreference:
     if abs(difference) < EPSILON:
         return 0
     return 1 if difference > 0 else -1

@@ -118,16 +118,16 @@ def _make_leaderboard_columns(
         int((shares > TIE_PREFERENCE - 1).sum()),
         int((shares < TIE_PREFERENCE - 1).sum()),
     )
-    draws, total = len(shares) - wins - losses, len(shares)
+    ties, total = len(shares) - wins - losses, len(shares)
     error = compute_standard_error(shares)
     return {
         "win_rate": 100 * float(shares.mean()) if total else None,
         "standard_error": None if error is None else 100 * error,
         "n_wins": wins,
         "n_wins_base": losses,
-        "n_draws": draws,
+        "n_draws": ties,
         "n_total": total,
-        "discrete_win_rate": 100 * (wins + draws / 2) / total if total else None,
+        "discrete_win_rate": 100 * (wins + ties / 2) / total if total else None,
         "avg_length": math.floor(sum(len(a.output_2) for a in annotations) / len(annotations)),
         "length_controlled_winrate": controlled.rate,
         "lc_standard_error": controlled.standard_error,

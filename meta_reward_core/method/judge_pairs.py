@@ -230,8 +230,8 @@ def cap_judge_pairs(
     Source: an option, off by default; NeMo-Aligner's documentation advises 15%.
     """
     allowed = int(actor_pairs * max_share / (1 - max_share) + 1e-9)
-    drawn = sorted(pairs, key=lambda pair: derive_seed(seed, "cap", pair["prompt_id"]))
-    kept = {pair["prompt_id"] for pair in drawn[:allowed]}
+    shuffled = sorted(pairs, key=lambda pair: derive_seed(seed, "cap", pair["prompt_id"]))
+    kept = {pair["prompt_id"] for pair in shuffled[:allowed]}
     over = [
         Dropped(pair["prompt_id"], "judge", DropReason.OVER_PAIR_SHARE)
         for pair in pairs

@@ -243,11 +243,11 @@ def _make_forced_judgment(
     """Build a judgment with a forced score; without a value it has no score."""
     if value is None:
         return replace(free, score=None, unscored_reason=PROMPT_REFUSED, readout=readout)
-    points = value.expected_index if readout == "expected" else float(value.index)
+    value_index = value.expected_index if readout == "expected" else float(value.index)
     return replace(
         free,
         text=value.text,
-        score=points * (MAX_SCORE / max_score),
+        score=value_index * (MAX_SCORE / max_score),
         unscored_reason=None,
         readout=readout,
         probabilities=list_probabilities(line, value),

@@ -408,8 +408,8 @@ def select_most_varied_response(
     most_varied = [score for score, is_tied in zip(scored, tied, strict=True) if is_tied]
     if not most_varied:
         return DropReason.ZERO_VARIANCE
-    drawn = pick_tied_sample([score.sample for score in most_varied], rng)
-    return next(score for score in most_varied if score.sample == drawn)
+    picked = pick_tied_sample([score.sample for score in most_varied], rng)
+    return next(score for score in most_varied if score.sample == picked)
 
 
 def pick_tied_sample(samples: Sequence[int], rng: random.Random) -> int:

@@ -232,11 +232,11 @@ def _mark_battle_responses(judged: JudgedGrid, scored: Mask, *, seed: int) -> Ma
     sent = mark_most_varied(judged.variance, scored)
     rows = np.flatnonzero(sent.sum(axis=1) > 1)
     tied, samples = sent[rows], judged.grid.sample[rows]
-    drawn = [
+    picked = [
         _pick_tied(seed, judged.prompt_ids[row], tuple(compress(among, marks)))
         for row, among, marks in zip(rows.tolist(), samples.tolist(), tied.tolist(), strict=True)
     ]
-    sent[rows] = tied & (samples == np.array(drawn, dtype=np.int64)[:, None])
+    sent[rows] = tied & (samples == np.array(picked, dtype=np.int64)[:, None])
     return sent
 
 

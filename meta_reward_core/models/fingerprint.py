@@ -67,11 +67,13 @@ class ModelFiles:
             end_ids: as `read_end_ids` gives them.
         """
         needed = {name: sha256 for name, sha256 in hashes.items() if not is_document(name)}
-        drawn = {name: sha256 for name, sha256 in needed.items() if name != GENERATION_CONFIG}
-        drawn[f"{GENERATION_CONFIG}#eos_token_id"] = hashlib.sha256(
+        needed_to_generate = {
+            name: sha256 for name, sha256 in needed.items() if name != GENERATION_CONFIG
+        }
+        needed_to_generate[f"{GENERATION_CONFIG}#eos_token_id"] = hashlib.sha256(
             repr(end_ids).encode()
         ).hexdigest()
-        return cls(hashes, hash_model_files(drawn), hash_model_files(needed))
+        return cls(hashes, hash_model_files(needed_to_generate), hash_model_files(needed))
 
     def list_differences(self, others: Mapping[str, str]) -> list[str]:
         """Name the files that are not the same in other hashes, sorted."""

@@ -20,22 +20,29 @@ def load_engine(model: ModelRef, recipe: EngineRecipe) -> Engine:
 
 
 def make_stage_resources(
-    experiment: Experiment, roots: StorageRoots, *, number: int, draws: Path | None = None
+    experiment: Experiment,
+    roots: StorageRoots,
+    *,
+    number: int,
+    completion_cache: Path | None = None,
 ) -> StageResources:
     """Lend this process's engine and scratch folder to the stages of one iteration.
 
     Args:
-        draws: a folder that keeps what engines draw, for experiments that have draws in common.
+        completion_cache: a folder that keeps completions, for experiments that share some.
     """
     scratch = experiment.paths.layout.get_scratch(roots.scratch, number)
     return StageResources(
-        load_engine=load_engine if draws is None else _make_caching_loader(draws), scratch=scratch
+        load_engine=load_engine
+        if completion_cache is None
+        else _make_caching_loader(completion_cache),
+        scratch=scratch,
     )
 
 
-def _make_caching_loader(draws: Path) -> EngineLoader:
+def _make_caching_loader(completion_cache: Path) -> EngineLoader:
     """Engines that look first whether the same weights were asked the same here before."""
-    store = ArtifactStore(str(draws))
+    store = ArtifactStore(str(completion_cache))
 
     def load(model: ModelRef, recipe: EngineRecipe) -> Engine:
         identity = {

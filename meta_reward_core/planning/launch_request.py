@@ -269,13 +269,13 @@ def find_pool_error(recipe: Recipe, *, count: int, iterations: int) -> str:
         count: prompts of the pool.
         iterations: the last iteration to run.
     """
-    drawn = recipe.sample.prompts
-    if count < drawn:
+    per_iteration = recipe.sample.prompts
+    if count < per_iteration:
         return (
-            f"An iteration draws {drawn:,} prompts, but there are only {count:,}: give more, or "
-            "lower sample.prompts."
+            f"An iteration draws {per_iteration:,} prompts, but there are only {count:,}: give "
+            "more, or lower sample.prompts."
         )
-    wanted = drawn * iterations
+    wanted = per_iteration * iterations
     if recipe.sample.allow_reuse or count >= wanted:
         return ""
     return (

@@ -187,8 +187,8 @@ def _make_judge_hacking_block(arms: Sequence[Arm]) -> Block:
     lines = [
         f"{run.name}, iteration {t}: {one.name}. {one.sentence} {one.advice}"
         for run, gaming in looked
-        for t, findings in sorted(gaming.items())
-        for one in findings
+        for t, metrics in sorted(gaming.items())
+        for one in metrics
     ]
     return Notes(lines or [f"none in the answers of {len(looked)} experiments"])
 

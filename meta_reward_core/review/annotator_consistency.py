@@ -46,21 +46,21 @@ def measure_consistency(
     same: Sequence[tuple[object, object]],
     answers_by_item: Sequence[Sequence[tuple[str, Hashable]]],
     *,
-    points: bool = False,
+    has_numbers: bool = False,
 ) -> AnnotatorConsistency:
     """Measure what repeats say about auditors.
 
     Args:
         same: two answers of one auditor to one item, each.
         answers_by_item: for each item its (auditor, answer), one for each auditor.
-        points: whether answers are numbers; answers within half a point are then alike.
+        has_numbers: whether answers are numbers; answers within half a point are then alike.
     """
     units = [[answer for _, answer in answers] for answers in answers_by_item if len(answers) > 1]
-    alike = _is_close if points else _is_equal
+    alike = _is_close if has_numbers else _is_equal
     return AnnotatorConsistency(
         same=estimate_simple_share(sum(alike(a, b) for a, b in same), len(same)),
         other=_estimate_mean_share([_compute_pair_agreement(unit, alike) for unit in units]),
-        alpha=estimate_alpha(units, level="interval" if points else "nominal"),
+        alpha=estimate_alpha(units, level="interval" if has_numbers else "nominal"),
     )
 
 

@@ -93,7 +93,7 @@ class BatchSample:
     """The items of a batch in random order, and the strata they come from."""
 
     strata: tuple[StratumPlan, ...]
-    drawn: tuple[SampledItem, ...]
+    items: tuple[SampledItem, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class BatchSlot:
     again: RepeatKind | None
 
 
-def draw_sample(
+def sample_items(
     units: Sequence[SamplingUnit], *, strategy: str, size: int, rng: random.Random
 ) -> BatchSample:
     """Draw at most `size` items; a population that is smaller is drawn whole.
@@ -124,13 +124,13 @@ def draw_sample(
     groups = _group_into_strata(units, strategy, min(size, len(units)), rng)
     wanted = _allocate({name: len(found) for name, found in groups.items()}, strategy, size)
     plans = tuple(StratumPlan(name, len(groups[name]), wanted[name]) for name in sorted(groups))
-    drawn = [
+    items = [
         SampledItem(unit.key, plan.name, plan.probability)
         for plan in plans
         for unit in rng.sample(groups[plan.name], plan.sampled)
     ]
-    rng.shuffle(drawn)
-    return BatchSample(plans, tuple(drawn))
+    rng.shuffle(items)
+    return BatchSample(plans, tuple(items))
 
 
 def _group_into_strata(

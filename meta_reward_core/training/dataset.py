@@ -249,8 +249,8 @@ def sample_human_pairs(
         max_share: of people's pairs among all rows, in [0, 1).
     """
     allowed = int(others * max_share / (1 - max_share) + 1e-9)
-    drawn = sorted(offered, key=lambda row: derive_seed(seed, "human", *_get_row_key(row)))
-    taken = {_get_row_key(row) for row in drawn[:allowed]}
+    shuffled = sorted(offered, key=lambda row: derive_seed(seed, "human", *_get_row_key(row)))
+    taken = {_get_row_key(row) for row in shuffled[:allowed]}
     return [row for row in offered if _get_row_key(row) in taken]
 
 

@@ -39,7 +39,7 @@ def run(here: World, plan: Plan) -> list[Cell]:
             here.points.arm(step, fault.point)
     here.new_worker()
     here.start_reconciler()
-    following = here.hand_over()
+    following = here.queue_iteration()
     cells = [_strike_stage(here, plan[step], step) for step in STAGE_NAMES if step in plan]
     here.wait_for(lambda: here.status() == "finished")
     _check_command(following)

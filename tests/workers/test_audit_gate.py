@@ -22,7 +22,7 @@ from tests.webapp.conftest import make_person
 from tests.workers.installation import Installation, UseScript
 from tests.workers.miniature_script import RECIPE, MiniatureScript
 from tests.workers.test_run_iteration import table_bytes
-from tests.workers.test_scheduling import HostHere, Queue, do_nothing, hand_over, host, queue
+from tests.workers.test_scheduling import HostHere, Queue, do_nothing, host, queue, queue_iteration
 from webapp.audit.batch_report import is_stale, make_report
 from webapp.audit.batch_sampling import BatchPlan
 from webapp.audit.human_preference_pairs import build_human_pairs
@@ -43,7 +43,7 @@ __all__ = ["HostHere", "host", "queue"]
 @pytest.fixture
 def held(installation: Installation, queue: Queue) -> Iteration:
     """An iteration that workers have run as far as the gate lets them."""
-    iteration = hand_over(installation, target_iteration=2)
+    iteration = queue_iteration(installation, target_iteration=2)
     Gate.objects.create(
         experiment=iteration.experiment, min_agreement=0.5, confidence=0.95, min_answers=10
     )
@@ -192,7 +192,7 @@ def test_an_override_lets_one_iteration_through(held: Iteration, queue: Queue) -
 
 
 def test_without_a_gate_nothing_is_asked_for(installation: Installation, queue: Queue) -> None:
-    iteration = hand_over(installation)
+    iteration = queue_iteration(installation)
     queue.work()
     iteration.refresh_from_db()
     assert iteration.status == "finished"

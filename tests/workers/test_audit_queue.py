@@ -51,7 +51,7 @@ def test_workers_train_on_actor_pairs_alone_and_then_on_what_people_preferred(
     here = site_with_workers
     here.start_worker()
     here.start_reconciler()
-    here.hand_over(*GATED)
+    here.queue_iteration(*GATED)
     held = "select 1 from experiments_iteration where message like 'waits before training%'"
     here.wait_until(lambda: here.site.rows(held))
     decided = here.site.manage("shell", "-v", "0", "-c", DECIDE)

@@ -71,7 +71,7 @@ def test_a_whole_iteration_through_redis_equals_the_commands(
 
 def run_a_whole_iteration(here: Cluster, quiet: WorkerSite) -> None:
     worker = here.start_worker()
-    following = here.hand_over()
+    following = here.queue_iteration()
     here.wait_finished()
     assert following.wait(20) == 0
     assert here.site.digests() == quiet.digests()
@@ -101,7 +101,7 @@ def test_one_worker_with_two_engine_processes_equals_the_commands(
     with cluster(tmp_path / "site", models, running_broker) as here:
         here.start_worker(processes=2)
         here.start_reconciler()
-        here.hand_over(*PARTS)
+        here.queue_iteration(*PARTS)
         here.wait_until(lambda: count_running(here) == 2 and len(here.engines()) == 2)
         cores = [set(engine.cpu_affinity() or ()) for engine in here.engines()]
         here.engines()[0].kill()
@@ -144,7 +144,7 @@ def test_a_whole_iteration_on_postgresql_by_two_workers_equals_the_commands(
     ):
         here.start_worker("gpu")
         here.start_worker("gpu,cpu")
-        here.hand_over()
+        here.queue_iteration()
         here.wait_finished()
         assert here.site.digests() == quiet.digests()
         check_rows(here.site)
@@ -161,7 +161,7 @@ def test_a_frozen_worker_loses_its_shard_and_changes_nothing_when_it_wakes(
     here = site_with_workers
     frozen = here.start_worker()
     here.start_reconciler()
-    here.hand_over()
+    here.queue_iteration()
     here.wait_until(lambda: here.site.running("train"))
     os.killpg(frozen.pid, signal.SIGSTOP)
     here.start_worker()
@@ -189,7 +189,7 @@ def test_a_worker_killed_in_the_middle_of_a_stage_changes_nothing(
 def kill_a_worker_in(here: Cluster, quiet: WorkerSite, stage: str) -> None:
     worker = here.start_worker()
     here.start_reconciler()
-    here.hand_over()
+    here.queue_iteration()
     here.wait_until(lambda: here.site.running(stage))
     here.kill_tree(worker)
     here.wait_until(lambda: here.engines() == [], seconds=3)
@@ -223,7 +223,7 @@ def test_kills_in_every_stage_change_nothing(
     with cluster(tmp_path / "site", models, broker, META_REWARD_MAX_ATTEMPTS="100") as here:
         here.start_reconciler()
         pages = Pages(here)
-        here.hand_over()
+        here.queue_iteration()
         worker = here.start_worker()
         for stage in STAGES:
             here.wait_until(lambda name=stage.name: here.site.running(name), every_seconds=0.001)  # type: ignore[misc]
@@ -287,7 +287,7 @@ def test_a_broker_that_forgets_everything_changes_nothing(
     here = site_with_workers
     here.start_worker()
     here.start_reconciler()
-    here.hand_over()
+    here.queue_iteration()
     here.wait_until(lambda: here.site.running("generate"))
     here.broker.kill()
     time.sleep(2)
@@ -305,7 +305,7 @@ def test_an_engine_killed_in_the_middle_is_a_readable_failure_and_tried_again(
 ) -> None:
     here = site_with_workers
     here.start_worker()
-    here.hand_over()
+    here.queue_iteration()
     here.wait_until(lambda: here.site.running("train") and here.engines())
     time.sleep(0.5)
     for engine in here.engines():
@@ -325,10 +325,10 @@ LONG = ("--set", "judge.samples=250", "--set", "prompts_per_shard=2")
 def test_cancel_and_resume_of_a_running_judge_stage(site_with_workers: Cluster) -> None:
     here = site_with_workers
     here.start_worker()
-    following = here.hand_over(*LONG)
+    following = here.queue_iteration(*LONG)
     stop_and_resume_judging(here, "cancel", status="cancelled")
     assert following.wait(20) == 130
-    control(here, "pause", until="paused")
+    control(here, "pause", status="paused")
 
 
 @pytest.mark.slow
@@ -341,7 +341,7 @@ def test_judging_that_was_stopped_and_resumed_ends_in_the_same_bytes(
     longer = ("--set", "judge.samples=50", "--set", "prompts_per_shard=1")
     here = site_with_workers
     here.start_worker()
-    here.hand_over(*longer)
+    here.queue_iteration(*longer)
     stop_and_resume_judging(here, action, status=status)
     here.wait_finished(seconds=900)
     check_rows(here.site)
@@ -354,7 +354,7 @@ def stop_and_resume_judging(here: Cluster, action: str, *, status: str) -> None:
     """Both act at once, no process stays behind, and no finished shard is lost or run again."""
     here.wait_until(lambda: count(here.site, "judge", "finished") >= 1)
     here.wait_until(lambda: here.site.running("judge"))
-    seconds = control(here, action, until=status)
+    seconds = control(here, action, status=status)
     assert seconds < CONTROL_SECONDS
     here.wait_until(lambda: here.engines() == [], seconds=CONTROL_SECONDS - seconds)
     finished = finished_attempts(here.site)
@@ -380,13 +380,13 @@ def test_cancel_pause_and_resume_with_every_worker_down(
 ) -> None:
     here = site_with_workers
     worker = here.start_worker()
-    here.hand_over()
+    here.queue_iteration()
     here.wait_until(lambda: here.site.running("judge"))
     here.kill_tree(worker)
     here.wait_until(lambda: here.engines() == [], seconds=3)
     for action, status in (("pause", "paused"), ("cancel", "cancelled")):
-        assert control(here, action, until=status) < CONTROL_SECONDS
-        control(here, "resume", until="running")
+        assert control(here, action, status=status) < CONTROL_SECONDS
+        control(here, "resume", status="running")
     here.start_worker()
     here.wait_finished()
     assert here.site.digests() == quiet.digests()
@@ -400,12 +400,12 @@ def test_pause_or_cancel_and_resume_of_a_running_training(
 ) -> None:
     here = site_with_workers
     here.start_worker()
-    here.hand_over()
+    here.queue_iteration()
     here.wait_until(lambda: here.site.running("train"))
     time.sleep(1)
-    assert control(here, action, until=status) < CONTROL_SECONDS
+    assert control(here, action, status=status) < CONTROL_SECONDS
     assert here.engines() == []
-    control(here, "resume", until="running")
+    control(here, "resume", status="running")
     here.wait_finished()
     assert here.site.digests() == quiet.digests()
     check_rows(here.site)
@@ -423,16 +423,16 @@ def ask(here: Cluster, action: str) -> Process:
     return here.start("manage.py", "control_iteration", action, "--experiment", "tiny")
 
 
-def control(here: Cluster, action: str, *, until: str) -> float:
+def control(here: Cluster, action: str, *, status: str) -> float:
     """Ask, as a person does; returns how long it takes until the row says so.
 
     Python needs seconds to start on a busy machine, so the time counts from the flag on.
     """
     asking = ask(here, action)
-    flag = f"select 1 from experiments_iteration where {action}_requested or status = '{until}'"
+    flag = f"select 1 from experiments_iteration where {action}_requested or status = '{status}'"
     if action in ("cancel", "pause"):
         here.wait_until(lambda: here.site.rows(flag))
-    seconds = here.wait_until(lambda: here.site.iteration() == until)
+    seconds = here.wait_until(lambda: here.site.iteration() == status)
     assert asking.wait(20) == 0, here.log()
     return seconds
 
@@ -442,7 +442,7 @@ def test_ctrl_c_stops_following_and_not_the_work(
     site_with_workers: Cluster, quiet: WorkerSite
 ) -> None:
     here = site_with_workers
-    following = here.hand_over()
+    following = here.queue_iteration()
     time.sleep(1)
     following.send_signal(signal.SIGINT)
     assert following.wait(20) == 130
@@ -456,7 +456,7 @@ def test_ctrl_c_stops_following_and_not_the_work(
 def test_a_worker_that_is_stopped_gives_its_shard_back_at_once(site_with_workers: Cluster) -> None:
     here = site_with_workers
     worker = here.start_worker()
-    here.hand_over(*LONG)
+    here.queue_iteration(*LONG)
     here.wait_until(lambda: here.site.running("judge"))
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(20) == 0
@@ -474,7 +474,7 @@ def test_a_limit_of_memory_is_a_readable_failure(
     limits = {"META_REWARD_ENGINE_MEMORY_MB": "40", "META_REWARD_MAX_ATTEMPTS": "2"}
     with cluster(tmp_path / "site", models, running_broker, **limits) as here:
         here.start_worker()
-        here.hand_over()
+        here.queue_iteration()
         here.wait_until(lambda: here.site.iteration() == "failed")
         errors = here.site.rows("select error from experiments_attempt where status = 'failed'")
         assert len(errors) == 2
@@ -519,7 +519,7 @@ def test_random_kills_of_workers_engines_and_broker_change_nothing(
     with cluster(tmp_path / "site", models, running_broker, **generous) as here:
         workers = [here.start_worker(), here.start_worker()]
         here.start_reconciler()
-        here.hand_over()
+        here.queue_iteration()
         assert disturb(here, workers, seed=seed, seconds=seconds) >= 3
         here.wait_finished()
         assert here.site.digests() == quiet.digests()
@@ -533,7 +533,7 @@ def test_a_small_experiment_does_not_wait_for_a_large_one(
     """One worker; the small one comes when the large one has begun to judge, and ends before it."""
     with cluster(tmp_path / "site", models, running_broker, META_REWARD_TURN_SECONDS="1") as here:
         here.start_worker()
-        here.hand_over("--set", "judge.samples=60", "--set", "prompts_per_shard=1")
+        here.queue_iteration("--set", "judge.samples=60", "--set", "prompts_per_shard=1")
         here.wait_until(lambda: here.site.running("judge"))
         options = ("--experiment", "small", "--recipe", str(here.site.recipe))
         here.start("manage.py", "run_iteration", *options, "--queue")

@@ -51,7 +51,7 @@ def make_spec(folder: Path, **changes: object) -> MatrixSpec:
         "jobs": 2,
         "threads": 1,
         "logs": folder,
-        "draws": folder / "draws",
+        "completion_cache": folder / "draws",
     }
     return MatrixSpec(**(given | changes))  # type: ignore[arg-type]
 

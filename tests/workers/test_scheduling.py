@@ -119,7 +119,7 @@ def queue(monkeypatch: pytest.MonkeyPatch, host: HostHere) -> Queue:
     return made
 
 
-def hand_over(
+def queue_iteration(
     installation: Installation, *, target_iteration: int | None = 1, changes: tuple[str, ...] = ()
 ) -> Iteration:
     """Begin an experiment as the command does, without following it."""
@@ -139,7 +139,7 @@ def test_an_iteration_by_the_workers_equals_one_by_the_command(
     installation: Installation, queue: Queue, host: HostHere
 ) -> None:
     installation.run_iteration(name="quiet")
-    hand_over(installation)
+    queue_iteration(installation)
     queue.work()
     mine = Iteration.objects.get(experiment__name="mine")
     quiet = Iteration.objects.get(experiment__name="quiet")
@@ -157,7 +157,7 @@ def test_a_shard_starts_as_soon_as_the_shard_it_reads_is_finished(
 ) -> None:
     """Later stages do not wait for the last shard of an earlier one; tables stay the same."""
     installation.run_iteration(name="quiet")
-    hand_over(installation)
+    queue_iteration(installation)
     while queue.messages:
         queue.messages = deque(sorted(queue.messages, key=find_index))
         queue.work(most=1)
@@ -175,7 +175,7 @@ def find_index(pk: int) -> int:
 def test_calling_it_again_and_again_changes_nothing(
     installation: Installation, queue: Queue, host: HostHere
 ) -> None:
-    iteration = hand_over(installation)
+    iteration = queue_iteration(installation)
     while queue.messages:
         for _ in range(3):
             scheduling.advance_iteration(iteration)
@@ -191,7 +191,7 @@ def test_calling_it_again_and_again_changes_nothing(
 def test_a_message_delivered_three_times_runs_its_shard_once(
     installation: Installation, queue: Queue, host: HostHere
 ) -> None:
-    hand_over(installation)
+    queue_iteration(installation)
     while queue.messages:
         shard = queue.messages.popleft()
         for _ in range(3):
@@ -206,7 +206,7 @@ def test_a_store_that_is_away_for_a_while_stops_no_iteration(
     def away(iteration: Iteration) -> IterationContext:
         raise StorageUnreachableError("cannot read bucket/mine/experiment.json")
 
-    iteration = hand_over(installation)
+    iteration = queue_iteration(installation)
     with monkeypatch.context() as without_store:
         without_store.setattr(scheduling, "build_context", away)
         scheduling.advance_iteration(iteration)
@@ -223,7 +223,7 @@ def test_a_store_that_is_away_for_a_while_stops_no_iteration(
 def test_the_goal_begins_the_next_iteration_and_no_more(
     installation: Installation, queue: Queue
 ) -> None:
-    hand_over(installation, target_iteration=2)
+    queue_iteration(installation, target_iteration=2)
     queue.work()
     assert statuses(Iteration) == ["finished", "finished"]
     first, second = Iteration.objects.all()
@@ -235,7 +235,7 @@ def test_while_messages_are_on_their_way_a_pass_of_the_reconciler_writes_no_shar
     installation: Installation, queue: Queue
 ) -> None:
     """Or with thousands of waiting shards a pass would take longer than the time between two."""
-    hand_over(installation)
+    queue_iteration(installation)
     queue.work(most=1)
     assert len(queue.messages) > 1
     with CaptureQueriesContext(connection) as asked:
@@ -248,7 +248,7 @@ def test_what_the_broker_refuses_is_sent_by_the_reconciler(
     installation: Installation, queue: Queue
 ) -> None:
     queue.refuses = True
-    hand_over(installation)
+    queue_iteration(installation)
     assert not queue.messages
     assert set(Shard.objects.values_list("sent", flat=True)) == {None}
     queue.refuses = False
@@ -266,7 +266,7 @@ def test_an_engine_that_dies_is_a_readable_failure_and_tried_again(
             raise ShardFailedError("out of memory", kind="EngineDied", retryable=True)
 
     host.before = die_once
-    hand_over(installation)
+    queue_iteration(installation)
     queue.work()
     assert statuses(Iteration) == ["finished"]
     attempts = Attempt.objects.filter(shard__stage__name="judge", shard__index=1)
@@ -283,7 +283,7 @@ def test_a_shard_that_always_fails_ends_the_iteration_until_a_person_retries(
         raise EngineError("the device is gone")
 
     use_script(broken)
-    hand_over(installation)
+    queue_iteration(installation)
     queue.work()
     iteration = Iteration.objects.get()
     assert iteration.status == "failed"
@@ -306,7 +306,7 @@ def test_no_pair_is_a_finding(
     installation: Installation, queue: Queue, use_script: UseScript
 ) -> None:
     use_script(lambda conversation, sample, seed: f"answer {sample}\nScore: 3")
-    hand_over(installation)
+    queue_iteration(installation)
     queue.work()
     iteration = Iteration.objects.get()
     assert iteration.status == "no_pairs"
@@ -317,7 +317,7 @@ def test_a_judge_that_cannot_judge_needs_attention_until_somebody_continues(
     installation: Installation, queue: Queue, use_script: UseScript
 ) -> None:
     use_script(lambda conversation, sample, seed: f"nice answer {sample}")
-    hand_over(installation, changes=("probe.prompts=8",))
+    queue_iteration(installation, changes=("probe.prompts=8",))
     queue.work()
     iteration = Iteration.objects.get()
     assert iteration.status == "needs_attention"
@@ -347,7 +347,7 @@ def test_a_finished_shard_that_shows_a_fault_needs_attention_until_somebody_cont
 
     use_script(judge_badly)
     sizes = ("prompts_per_shard=8", "judge.samples=6", "probe.check_shards=true")
-    hand_over(installation, changes=sizes)
+    queue_iteration(installation, changes=sizes)
     queue.work()
     iteration = Iteration.objects.get()
     assert iteration.status == "needs_attention"
@@ -377,7 +377,7 @@ def test_a_stop_in_the_middle_keeps_what_is_finished_and_resumes(
             Iteration.objects.update(**{f"{action}_requested": True})
 
     host.before = stop
-    hand_over(installation)
+    queue_iteration(installation)
     queue.work()
     assert statuses(Iteration) == [status]
     assert not Shard.objects.filter(status="running").exists()
@@ -394,7 +394,7 @@ def test_a_stop_in_the_middle_keeps_what_is_finished_and_resumes(
 def test_a_stop_between_two_shards_leaves_no_idle_engine(
     installation: Installation, queue: Queue, host: HostHere, action: str
 ) -> None:
-    hand_over(installation)
+    queue_iteration(installation)
     while ("judge", 0) not in host.ran:
         queue.work(most=1)
     assert host.kills == 0
@@ -407,7 +407,7 @@ def test_a_stop_between_two_shards_leaves_no_idle_engine(
 def test_a_stop_without_any_worker_takes_effect_at_once(
     installation: Installation, queue: Queue, action: str, status: str
 ) -> None:
-    hand_over(installation)
+    queue_iteration(installation)
     installation.run("control_iteration", action, "--experiment", "mine")
     assert statuses(Iteration) == [status]
     queue.work()
@@ -429,7 +429,7 @@ def test_files_damaged_on_the_way_are_made_again_before_the_end(
             part.write_bytes(part.read_bytes()[:-9])
 
     host.before = damage
-    hand_over(installation)
+    queue_iteration(installation)
     queue.work()
     assert set(statuses(Iteration)) == {"finished"}
     root = installation.artifacts
@@ -446,7 +446,7 @@ def test_a_damaged_input_is_made_again_and_then_its_reader_runs(
             part.write_bytes(part.read_bytes()[:-9])
 
     host.before = damage
-    hand_over(installation)
+    queue_iteration(installation)
     queue.work()
     assert statuses(Iteration) == ["finished"]
     assert host.ran.count(("judge", 0)) == 2
@@ -459,7 +459,7 @@ def test_a_finished_iteration_handed_over_again_is_checked_and_mended(
     part = installation.artifacts / "mine/iteration-1/judgments/part-00000.parquet"
     whole = part.read_bytes()
     part.write_bytes(whole[:-7])
-    hand_over(installation)
+    queue_iteration(installation)
     queue.work()
     assert part.read_bytes() == whole
     assert statuses(Iteration) == ["finished"]
@@ -470,7 +470,7 @@ def test_files_made_without_rows_are_reused(
 ) -> None:
     installation.run_iteration()
     Experiment.objects.all().delete()
-    hand_over(installation)
+    queue_iteration(installation)
     queue.work()
     assert statuses(Iteration) == ["finished"]
     assert set(Attempt.objects.values_list("seconds", flat=True)) == {None}
@@ -479,7 +479,7 @@ def test_files_made_without_rows_are_reused(
 def test_the_command_keeps_away_while_the_workers_run_it_and_they_while_it_runs(
     installation: Installation, queue: Queue, settings: Settings
 ) -> None:
-    hand_over(installation)
+    queue_iteration(installation)
     with pytest.raises(CommandError, match="run by the workers") as caught:
         installation.run_iteration()
     assert caught.value.returncode == 5
@@ -487,13 +487,13 @@ def test_the_command_keeps_away_while_the_workers_run_it_and_they_while_it_runs(
     experiment = open_experiment(ArtifactStore(settings.META_REWARD_ARTIFACT_ROOT), "mine")
     assert experiment is not None
     with experiment.lock(), pytest.raises(ExperimentBusyError):
-        hand_over(installation, target_iteration=2)
+        queue_iteration(installation, target_iteration=2)
 
 
 def test_files_that_are_gone_end_the_iteration_with_words(
     installation: Installation, queue: Queue
 ) -> None:
-    hand_over(installation)
+    queue_iteration(installation)
     (installation.artifacts / "mine/experiment.json").unlink()
     queue.work()
     iteration = Iteration.objects.get()

@@ -140,7 +140,7 @@ def make_report(*batches: Batch) -> BatchReport:
         .select_related("item", "auditor")
         .order_by("submitted", "pk")
     )
-    consistency, conflicts = _measure_consistency(answers, points=not is_pairs)
+    consistency, conflicts = _measure_consistency(answers, has_numbers=not is_pairs)
     one = len(batches) == 1
     results = _estimate_results(items, frame, is_pairs=is_pairs, one=one)
     decided = sum(bool(item.adjudicated) for item in items)
@@ -245,7 +245,7 @@ def _to_audited_response(item: Item, *, one: bool, adjudicated: bool) -> Audited
 
 
 def _measure_consistency(
-    answers: Sequence[Answer], *, points: bool
+    answers: Sequence[Answer], *, has_numbers: bool
 ) -> tuple[AnnotatorConsistency, int]:
     """Self-consistency and agreement of auditors, and items on which auditors differ."""
     by_key: defaultdict[str, list[Answer]] = defaultdict(list)
@@ -259,7 +259,7 @@ def _measure_consistency(
         firsts = list(_get_first_answers(found).items())
         several.append(firsts)
         conflicts += len({value for _, value in firsts}) > 1
-    return measure_consistency(same, several, points=points), conflicts
+    return measure_consistency(same, several, has_numbers=has_numbers), conflicts
 
 
 def _list_own_repeats(answers: Sequence[Answer]) -> list[tuple[object, object]]:

@@ -22,7 +22,7 @@ from meta_reward_core.review.stratified_sampling import (
     BatchSample,
     SampledItem,
     StratumPlan,
-    draw_sample,
+    sample_items,
 )
 from meta_reward_core.storage.records import Battle, Judgment, Rating, ResponseScore
 from meta_reward_core.storage.schemas import get_table_name, list_columns
@@ -175,7 +175,7 @@ def sample_batch(
 
     def draw(units: Sequence[SamplingUnit]) -> BatchSample:
         rng = random.Random(derive_seed(plan.seed, "audit"))
-        return draw_sample(units, strategy=plan.strategy, size=plan.size, rng=rng)
+        return sample_items(units, strategy=plan.strategy, size=plan.size, rng=rng)
 
     return _sample_batch(experiment, number, plan, draw, say)
 
@@ -224,7 +224,7 @@ def _sample_batch(
     population = _POPULATIONS[plan.kind](files, say, policies)
     sample = draw(population.units)
     say("reading the texts of the items that were drawn")
-    facts = {drawn.key: population.facts_of(drawn.key) for drawn in sample.drawn}
+    facts = {item.key: population.facts_of(item.key) for item in sample.items}
     texts = _read_texts(files, list(facts.values()), policies)
     return SampledBatch(experiment, number, plan, digest, sample, facts, texts)
 

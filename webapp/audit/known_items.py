@@ -119,7 +119,7 @@ def save_known_items(batch: Batch, drawn: SampledBatch) -> None:
         )
         for known in plan.known_answers
     ]
-    keys = {item.key for item in drawn.sample.drawn}
+    keys = {item.key for item in drawn.sample.items}
     rows += [
         KnownItem(
             batch=batch,

@@ -286,7 +286,7 @@ def add_picked_items(drawn: SampledBatch, *, by: User | None) -> Batch:
         last = batch.items.aggregate(last=Max("number"))["last"] or 0
         items = [
             _make_item(batch, last, BatchSlot(index, None), drawn)
-            for index, one in enumerate(drawn.sample.drawn)
+            for index, one in enumerate(drawn.sample.items)
             if one.key not in has
         ]
         rng = random.Random(derive_seed(batch.pk, f"audit-order {last}"))
@@ -306,7 +306,7 @@ def add_picked_items(drawn: SampledBatch, *, by: User | None) -> Batch:
 def _write_items(batch: Batch, drawn: SampledBatch) -> None:
     rng = random.Random(derive_seed(batch.seed, "audit-order"))
     positions = arrange_batch(
-        len(drawn.sample.drawn), same=batch.same_share, other=batch.other_share, rng=rng
+        len(drawn.sample.items), same=batch.same_share, other=batch.other_share, rng=rng
     )
     items = [
         _make_item(batch, number, place, drawn) for number, place in enumerate(positions, start=1)
@@ -333,7 +333,7 @@ def _write_items(batch: Batch, drawn: SampledBatch) -> None:
 
 
 def _make_item(batch: Batch, number: int, place: BatchSlot, drawn: SampledBatch) -> Item:
-    chosen, texts = drawn.sample.drawn[place.index], drawn.texts
+    chosen, texts = drawn.sample.items[place.index], drawn.texts
     facts = drawn.facts[chosen.key]
     return Item(
         batch=batch,

@@ -214,13 +214,13 @@ def _read_cards(
 def _iter_card_rows(
     before: ScorecardDict, after: ScorecardDict, number: int
 ) -> Iterator[OutcomeRow]:
-    values = {figure["name"]: figure for figure in before["figures"]}
-    figures = {figure["name"]: figure for figure in after["figures"]}
+    values = {metric["name"]: metric for metric in before["figures"]}
+    metrics = {metric["name"]: metric for metric in after["figures"]}
     task = str(after["task"])
     group = _JUDGE if any(word in task for word in _JUDGE_TASKS) else _ACTOR
     shown = 0
-    for name, figure in figures.items():
-        change = figures.get(f"{name}{CHANGE_MARK}0")
+    for name, metric in metrics.items():
+        change = metrics.get(f"{name}{CHANGE_MARK}0")
         then = values.get(name)
         if change is None or then is None or shown == _MAX_TASK_METRICS:
             continue
@@ -229,7 +229,7 @@ def _iter_card_rows(
             measure=Measure(group, f"{task}, {name.replace('_', ' ').replace('.', ', ')}", 1),
             models=f"M0, M{number}",
             before=then["value"],
-            after=figure["value"],
+            after=metric["value"],
             count=change["count"],
             change=change["value"],
             low=change["low"],

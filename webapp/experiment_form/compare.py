@@ -218,7 +218,7 @@ def build_chart_groups(experiments: Sequence[Experiment]) -> list[ChartGroup]:
     for metric, values in found.items():
         if any(value is not None for points in values.values() for value in points.values()):
             charts[metric.group].append(_make_chart(metric, experiments, values))
-    return [ChartGroup(title, drawn) for title, drawn in charts.items() if drawn]
+    return [ChartGroup(title, charted) for title, charted in charts.items() if charted]
 
 
 def _make_chart(

@@ -76,7 +76,7 @@ def estimate_cost(person: AnyUser, recipe: Recipe, *, target_iteration: int) -> 
         plan_iteration(recipe, number, measured=speeds) for number in range(1, target_iteration + 1)
     ]
     stages = [stage for plan in plans for stage in plan]
-    drawn = [stage for stage in stages if stage.tokens]
+    generating = [stage for stage in stages if stage.tokens]
     model_bytes = find_model_bytes(recipe)
     disk = (
         None
@@ -86,9 +86,9 @@ def estimate_cost(person: AnyUser, recipe: Recipe, *, target_iteration: int) -> 
     free = get_free_bytes()
     return CostEstimate(
         costs=tuple(_sum_cost(name, stages) for name in dict.fromkeys(s.stage for s in stages)),
-        calls=sum(stage.calls for stage in drawn),
-        tokens=sum(stage.tokens for stage in drawn),
-        time=_format_time(drawn),
+        calls=sum(stage.calls for stage in generating),
+        tokens=sum(stage.tokens for stage in generating),
+        time=_format_time(generating),
         training=_format_time([stage for stage in stages if not stage.tokens]),
         basis=_describe_basis(speeds.measured_in),
         disk_bytes=disk,

@@ -439,8 +439,8 @@ def _find_pool_error(form: LaunchForm, recipe: Recipe, prompts: PromptsState) ->
     """Why there are too few prompts; empty if there are enough."""
     if prompts.count is None:
         return ""
-    until = form.cleaned_data.get("until") or 1
-    return find_pool_error(recipe, count=prompts.count, iterations=until)
+    target_iteration = form.cleaned_data.get("until") or 1
+    return find_pool_error(recipe, count=prompts.count, iterations=target_iteration)
 
 
 def _list_setting_differences(base: FormBase, form: LaunchForm) -> list[ValueDifference]:
@@ -466,10 +466,10 @@ def _format_yes_no(value: object) -> str:
 
 
 def _estimate_cost(user: AnyUser, form: LaunchForm, draft: RecipeDraft) -> CostEstimate | None:
-    until = form.cleaned_data.get("until")
-    if draft.recipe is None or not until:
+    target_iteration = form.cleaned_data.get("until")
+    if draft.recipe is None or not target_iteration:
         return None
-    return estimate_cost(user, draft.recipe, target_iteration=until)
+    return estimate_cost(user, draft.recipe, target_iteration=target_iteration)
 
 
 def write_launch_payload(state: LaunchFormState) -> dict[str, Any]:

@@ -106,9 +106,9 @@ def find_similar_throughput(
         experiment__recipe__engine__device=recipe.engine.device,
     ).order_by("-finished", "-pk")
     latest = list(alike.select_related("experiment")[:_MAX_ITERATIONS])
-    drawn = [row for row in latest if _get_engine_kind(row.experiment) == recipe.engine.kind]
+    same_engine = [row for row in latest if _get_engine_kind(row.experiment) == recipe.engine.kind]
     trained = [row for row in latest if _is_trained_alike(row.experiment, recipe)]
-    speeds = _get_finished_throughput(drawn[0]) if drawn else MeasuredThroughput()
+    speeds = _get_finished_throughput(same_engine[0]) if same_engine else MeasuredThroughput()
     trainings = (_get_finished_throughput(row) for row in trained)
     training = next(
         (one for one in trainings if one.seconds_per_row is not None), MeasuredThroughput()

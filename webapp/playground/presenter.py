@@ -25,10 +25,10 @@ _FOLLOWERS_SHOWN: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class JudgmentView:
-    """One judgment. `points` is empty where none could be read, and `reason` says why."""
+    """One judgment. `score` is empty where none could be read, and `reason` says why."""
 
     text: str
-    points: str
+    score: str
     reason: str
     tokens: int
 
@@ -197,12 +197,12 @@ def _make_response_view(
 
 
 def _make_verdict(judge: int, judgments: Sequence[Mapping[str, Any]]) -> Verdict:
-    points = [judgment["score"] for judgment in judgments if judgment["score"] is not None]
-    mean = compute_mean(points)
+    scores = [judgment["score"] for judgment in judgments if judgment["score"] is not None]
+    mean = compute_mean(scores)
     return Verdict(
         judge=f"M{judge}",
         mean="" if mean is None else f"{mean:.2f}",
-        scored=len(points),
+        scored=len(scores),
         judgments=[_make_judgment_view(judgment) for judgment in judgments],
     )
 
@@ -211,7 +211,7 @@ def _make_judgment_view(judgment: Mapping[str, Any]) -> JudgmentView:
     reason, score = judgment["unscored_reason"], judgment["score"]
     return JudgmentView(
         text=judgment["text"],
-        points="" if score is None else f"{score:g}",
+        score="" if score is None else f"{score:g}",
         reason="" if reason is None else _REASONS.get(reason, reason),
         tokens=judgment["tokens"],
     )

@@ -59,7 +59,7 @@ class ResponseView:
     """A response with everything that was said about it.
 
     Attributes:
-        points: of each judgment, in order, as short text.
+        scores: of each judgment, in order, as short text.
         mean, variance: absent where it is not scored.
         role: what it became in the pair.
         notes: in words, what else the rules saw in it.
@@ -70,7 +70,7 @@ class ResponseView:
     response_id: str
     passage: TextExcerpt
     tokens: int
-    points: Sequence[str]
+    scores: Sequence[str]
     valid: int
     mean: float | None
     variance: float | None
@@ -218,7 +218,7 @@ def _make_response_view(
         response_id=response.response_id,
         passage=TextExcerpt.from_text(response.text),
         tokens=response.tokens,
-        points=[_format_score(judgment) for judgment in judgments],
+        scores=[_format_score(judgment) for judgment in judgments],
         valid=score.valid if score else 0,
         mean=score.mean if score else None,
         variance=score.variance if score else None,

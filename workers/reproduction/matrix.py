@@ -35,7 +35,7 @@ class MatrixSpec:
         jobs: runs at a time.
         threads: of each run's libraries.
         logs: folder of what the runs print.
-        draws: folder of what runs that begin alike have drawn.
+        completion_cache: folder of completions that runs which begin alike share.
     """
 
     name: str
@@ -48,7 +48,7 @@ class MatrixSpec:
     jobs: int
     threads: int
     logs: Path
-    draws: Path
+    completion_cache: Path
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ _SHOWN_LINES: Final = 3
 
 
 def choose_seed_models(
-    spec: MatrixSpec, seeds: SeedModelRecords, *, train: bool
+    spec: MatrixSpec, seed_models: SeedModelRecords, *, train: bool
 ) -> list[GateResult]:
     """Try SFT seeds in order until enough have passed the gate.
 
@@ -48,22 +48,24 @@ def choose_seed_models(
                 f"gate: ask for fewer than {wanted}"
             )
         variant = SeedModelVariant(len(tried) + 1)
-        known = seeds.find_or_record(variant)
+        known = seed_models.find_or_record(variant)
         if known is None and not train:
             break
-        tried.append((known or _train_seed_model(variant, spec, seeds)).gate)
+        tried.append((known or _train_seed_model(variant, spec, seed_models)).gate)
     return tried
 
 
-def list_noisy_gates(runs: Sequence[PlannedRun], seeds: SeedModelRecords) -> list[GateResult]:
+def list_noisy_gates(runs: Sequence[PlannedRun], seed_models: SeedModelRecords) -> list[GateResult]:
     """How the noisy M0s of the runs did, as far as they were tried, by SFT seed."""
     wanted = sorted({run.model.sft_seed for run in runs if run.model and run.model.noisy})
-    known = (seeds.find_or_record(SeedModelVariant(sft_seed, noisy=True)) for sft_seed in wanted)
+    known = (
+        seed_models.find_or_record(SeedModelVariant(sft_seed, noisy=True)) for sft_seed in wanted
+    )
     return [tried.gate for tried in known if tried is not None]
 
 
 def prepare_seed_models(
-    spec: MatrixSpec, waiting: Sequence[PlannedRun], seeds: SeedModelRecords
+    spec: MatrixSpec, waiting: Sequence[PlannedRun], seed_models: SeedModelRecords
 ) -> None:
     """Have the seed models here that runs will begin from, one after the other.
 
@@ -71,22 +73,22 @@ def prepare_seed_models(
         InputError: one that is trained here has other weights than the one that records name.
     """
     for variant in dict.fromkeys(run.model for run in waiting if run.model):
-        here = seeds.find_local(variant) or _train_seed_model(variant, spec, seeds)
-        recorded = seeds.find_or_record(variant)
+        here = seed_models.find_local(variant) or _train_seed_model(variant, spec, seed_models)
+        recorded = seed_models.find_or_record(variant)
         if recorded is not None and recorded.model != here.model:
             raise InputError(
                 f"{variant.name} as it was trained here is not the seed model that "
-                f"{seeds.get_path(variant)} names: another kind of processor rounds otherwise. Put "
-                f"that model's folder below {seeds.models} in its place, or give another "
-                "--records folder and begin anew"
+                f"{seed_models.get_path(variant)} names: another kind of processor rounds "
+                f"otherwise. Put that model's folder below {seed_models.models} in its place, or "
+                "give another --records folder and begin anew"
             )
 
 
 def _train_seed_model(
-    variant: SeedModelVariant, spec: MatrixSpec, seeds: SeedModelRecords
+    variant: SeedModelVariant, spec: MatrixSpec, seed_models: SeedModelRecords
 ) -> SeedCandidate:
     """Train and gate a seed model in a child."""
-    seeds.say(f"training {variant.name}, two to five minutes on two idle cores")
+    seed_models.say(f"training {variant.name}, two to five minutes on two idle cores")
     log = spec.logs / f"{variant.name}.log"
     with log.open("ab") as file:
         child = start_child(
@@ -96,7 +98,7 @@ def _train_seed_model(
             child.wait()
         finally:
             stop_child(child, number=signal.SIGTERM, grace_seconds=_GRACE_SECONDS)
-    found = seeds.find_local(variant)
+    found = seed_models.find_local(variant)
     if found is None:
         raise InputError(f"{variant.name} could not be trained: see {log}")
     return found
@@ -160,7 +162,7 @@ class _Queue:
     def _remove_completions(self, group: str) -> None:
         """Remove what a group has drawn once none of its runs is left that could use it."""
         if all(run.group != group for run in [*self._todo, *self._children]):
-            shutil.rmtree(self._spec.draws / group, ignore_errors=True)
+            shutil.rmtree(self._spec.completion_cache / group, ignore_errors=True)
 
     def stop(self) -> None:
         """Stop what is going on; the same command goes on with it."""
@@ -187,7 +189,12 @@ def _start_run(spec: MatrixSpec, run: PlannedRun) -> subprocess.Popen[bytes]:
     command = [
         *build_manage_command("run_iteration", "--no-color"),
         *("--experiment", run.name, "--recipe", run.recipe, "--seed", str(run.seed)),
-        *("--iterations", str(run.iterations), "--completion-cache", str(spec.draws / run.group)),
+        *(
+            "--iterations",
+            str(run.iterations),
+            "--completion-cache",
+            str(spec.completion_cache / run.group),
+        ),
     ]
     command += [word for change in spec.changes for word in ("--set", change)]
     if run.model is not None:

@@ -484,12 +484,12 @@ def _check_round_trip(chat: _Chat) -> Check:
     if not changed:
         message = f"{len(texts)} kinds of text are rendered as they were drawn"
         return chat.check("round_trip", title, Level.GREEN, message)
-    finding = _describe_changes(chat, changed)
+    changes = _describe_changes(chat, changed)
     if chat.needs.stores_tokens:
-        message = f"{finding}; training uses the token ids that were drawn, not the rendered turn"
+        message = f"{changes}; training uses the token ids that were drawn, not the rendered turn"
         remedy = "correct the template if it should not do this"
         return chat.check("round_trip", title, Level.AMBER, message, remedy)
-    message = f"{finding}, and training uses the rendered turn, because no token ids are stored"
+    message = f"{changes}, and training uses the rendered turn, because no token ids are stored"
     remedy = (
         "use an engine that returns token ids (transformers, vllm, or an endpoint with "
         "return_token_ids), or another template"

@@ -67,11 +67,11 @@ class Check:
                 taken.append(self._build(prompt).get_instruction_args() or {})
         finally:
             random.setstate(state)
-        drawn = sorted(name for name in taken[0] if any(o[name] != taken[0][name] for o in taken))
-        if drawn:
-            given = {name: self.values.get(name) for name in drawn}
+        varying = sorted(name for name in taken[0] if any(o[name] != taken[0][name] for o in taken))
+        if varying:
+            given = {name: self.values.get(name) for name in varying}
             raise EvaluationFileError(
-                f"{self.kind} would check a random {' and '.join(drawn)}: give a value that it "
+                f"{self.kind} would check a random {' and '.join(varying)}: give a value that it "
                 f"takes (given: {given})"
             )
 

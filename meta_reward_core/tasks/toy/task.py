@@ -337,8 +337,8 @@ def write_meta_judgment(
     for believed, said_a, said_b in zip(rechecked, verdicts_a, verdicts_b, strict=True):
         a_is_right, b_is_right = said_a == believed, said_b == believed
         lead += a_is_right - b_is_right
-        findings = f"{CORRECTNESS_WORDS[not a_is_right]} {CORRECTNESS_WORDS[not b_is_right]}"
-        lines.append(f"{_format_yes_no(believed)} {findings} {LEADS[SLOTS + lead]}")
+        correctness = f"{CORRECTNESS_WORDS[not a_is_right]} {CORRECTNESS_WORDS[not b_is_right]}"
+        lines.append(f"{_format_yes_no(believed)} {correctness} {LEADS[SLOTS + lead]}")
     a_wins = lead > 0 or (lead == 0 and rng.random() < TIE_LEAN_TO_A)
     return "\n".join([*lines, f"Winner: Judgement {'A' if a_wins else 'B'}"])
 

@@ -69,14 +69,14 @@ def measure_wins(
         seed=seed,
         readout=readout,
     )
-    points: dict[str, list[float]] = {}
+    scores: dict[str, list[float]] = {}
     for judgment in made:
         if judgment.score is not None:
-            points.setdefault(judgment.response_id, []).append(judgment.score)
+            scores.setdefault(judgment.response_id, []).append(judgment.score)
     judged = {
-        number: _score_win(fmean(points[f"{number}.m"]), fmean(points[f"{number}.b"]))
+        number: _score_win(fmean(scores[f"{number}.m"]), fmean(scores[f"{number}.b"]))
         for number in range(len(answers))
-        if f"{number}.m" in points and f"{number}.b" in points
+        if f"{number}.m" in scores and f"{number}.b" in scores
     }
     shown: tuple[tuple[Basis, Mapping[int, float]], ...] = (
         ("oracle", true),

@@ -87,7 +87,7 @@ def test_bradley_terry_agrees_with_scipy(
     def loss(ratings: np.ndarray) -> float:
         total = 1e-6 * float((ratings**2).sum())
         for place, points, copies in zip(
-            outcomes.model.astype(int), outcomes.points, outcomes.copies, strict=True
+            outcomes.model.astype(int), outcomes.scores, outcomes.copies, strict=True
         ):
             gap = ratings[place] - ratings[-1]
             total += copies * (np.logaddexp(0, -gap) * points + np.logaddexp(0, gap) * (1 - points))
@@ -250,7 +250,7 @@ def test_style_control_agrees_with_scipy() -> None:
 
     def loss(x: np.ndarray) -> float:
         logits = x[0] + x[1] * z
-        return float((np.logaddexp(0, logits) - outcomes.points * logits).sum())
+        return float((np.logaddexp(0, logits) - outcomes.scores * logits).sum())
 
     best = minimize(loss, np.zeros(2), method="BFGS").x
     assert card.get_metric("score_controlled_length_band_90").value == pytest.approx(

@@ -22,7 +22,7 @@ from meta_reward_core.evaluation.judge_agreement import (
 )
 from meta_reward_core.evaluation.ratings_io import (
     Ratings,
-    compute_pair_orders,
+    compute_pair_preferences,
     read_ratings,
     write_verdicts,
 )
@@ -75,11 +75,11 @@ def test_a_pair_that_the_reference_does_not_order_is_in_no_agreement() -> None:
 def test_the_judges_mean_of_several_judgments_counts() -> None:
     """r0: (2 + 5) / 2 = 3.5 over r1: 3."""
     judge = scored({("p", "r0"): [2, 5], ("p", "r1"): [3]})
-    assert compute_pair_orders(judge) == {("p", "r0", "r1"): 1}
+    assert compute_pair_preferences(judge) == {("p", "r0", "r1"): 1}
 
 
 def test_responses_of_different_prompts_are_never_compared() -> None:
-    assert compute_pair_orders(scored({("p", "a"): [1], ("q", "b"): [2]})) == {}
+    assert compute_pair_preferences(scored({("p", "a"): [1], ("q", "b"): [2]})) == {}
 
 
 def test_verdicts_that_change_with_the_position_order_nothing() -> None:
@@ -87,7 +87,7 @@ def test_verdicts_that_change_with_the_position_order_nothing() -> None:
         ("p", "a", "b"): ["A"], ("p", "b", "a"): ["A"],
         ("p", "a", "c"): ["B"], ("p", "c", "a"): ["A"],
     }  # fmt: skip
-    assert compute_pair_orders(verdicts(given)) == {("p", "a", "b"): 0, ("p", "a", "c"): -1}
+    assert compute_pair_preferences(verdicts(given)) == {("p", "a", "b"): 0, ("p", "a", "c"): -1}
 
 
 def test_positions_and_repeats_by_hand() -> None:
@@ -260,7 +260,7 @@ def test_an_experiments_judgments_are_such_a_file(tmp_path: Path) -> None:
 def test_ranks_count_the_other_way_round(tmp_path: Path) -> None:
     rows = [{"prompt_id": "p", "response_id": r, "rank": n} for n, r in enumerate("ab", start=1)]
     found = read_ratings(write_lines(tmp_path / "ranks.jsonl", rows))
-    assert compute_pair_orders(found) == {("p", "a", "b"): 1}
+    assert compute_pair_preferences(found) == {("p", "a", "b"): 1}
     assert not found.has_scale
 
 

@@ -24,9 +24,9 @@ from meta_reward_core.review.sampling_units import (
 from meta_reward_core.review.stratified_estimators import Estimate
 from meta_reward_core.review.stratified_sampling import (
     SamplingFrame,
-    draw_sample,
     name_sample_stratum,
     pool_frames,
+    sample_items,
 )
 from meta_reward_core.storage.records import Judgment, ResponseScore
 
@@ -166,8 +166,8 @@ def simulate_responses(count: int, *, noise: float, seed: int) -> ScoredWorld:
     people: dict[str, float] = {}
     for number in range(count):
         quality, length = rng.gauss(2.8, 1.1), rng.randint(80, 900)
-        drawn = [quality + length / 1500 + rng.gauss(0, 0.7) for _ in range(5)]
-        points = [float(min(5, max(0, round(one)))) for one in drawn]
+        noisy = [quality + length / 1500 + rng.gauss(0, 0.7) for _ in range(5)]
+        points = [float(min(5, max(0, round(one)))) for one in noisy]
         mean = sum(points) / len(points)
         variance = sum((one - mean) ** 2 for one in points) / len(points)
         key = f"p{number}.0"
@@ -194,8 +194,8 @@ def coverages(
     held: Counter[str] = Counter()
     count = 0
     for seed in runs:
-        sample = draw_sample(world.units, strategy=strategy, size=size, rng=random.Random(seed))
-        rows = [world.answered(drawn.key, drawn.stratum) for drawn in sample.drawn]
+        sample = sample_items(world.units, strategy=strategy, size=size, rng=random.Random(seed))
+        rows = [world.answered(item.key, item.stratum) for item in sample.items]
         frame = SamplingFrame({stratum.name: stratum.population for stratum in sample.strata})
         found = world.find(rows, frame)  # type: ignore[arg-type]
         held.update(name for name, value in truth.items() if holds(found[name], value))
@@ -211,9 +211,9 @@ def holds(found: Estimate, truth: float) -> bool:
 def audit(world: World, *, strategy: str, size: int, seed: int, answered: float = 1.0) -> Estimate:
     """Draw a batch, answer it as people would, and estimate the meta-judge's accuracy."""
     rng = random.Random(seed)
-    sample = draw_sample(world.units, strategy=strategy, size=size, rng=rng)
-    given = sample.drawn[: round(answered * len(sample.drawn))]
-    rows = [world.answered(drawn.key, drawn.stratum) for drawn in given]
+    sample = sample_items(world.units, strategy=strategy, size=size, rng=rng)
+    given = sample.items[: round(answered * len(sample.items))]
+    rows = [world.answered(item.key, item.stratum) for item in given]
     frame = SamplingFrame({stratum.name: stratum.population for stratum in sample.strata})
     return estimate_decided_agreement(rows, frame, confidence=0.95)
 
@@ -225,14 +225,14 @@ def audit_twice(world: World, *, strategies: tuple[str, str], size: int, seed: i
     answers: dict[str, int] = {}
     for number, strategy in enumerate(strategies):
         name, rng = f"batch {number}", random.Random(f"{seed} {number}")
-        sample = draw_sample(world.units, strategy=strategy, size=size // (1 + number), rng=rng)
+        sample = sample_items(world.units, strategy=strategy, size=size // (1 + number), rng=rng)
         frames[name] = SamplingFrame(
             {stratum.name: stratum.population for stratum in sample.strata}
         )
-        answers[name] = len(sample.drawn)
+        answers[name] = len(sample.items)
         rows += [
-            world.answered(drawn.key, name_sample_stratum(name, drawn.stratum))
-            for drawn in sample.drawn
+            world.answered(item.key, name_sample_stratum(name, item.stratum))
+            for item in sample.items
         ]
     return estimate_decided_agreement(rows, pool_frames(frames, answers), confidence=0.95)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from meta_reward_core.review.meta_judge_results import HumanVerdict, estimate_decided_agreement
 from meta_reward_core.review.stratified_estimators import Estimate
-from meta_reward_core.review.stratified_sampling import SamplingFrame, draw_sample
+from meta_reward_core.review.stratified_sampling import SamplingFrame, sample_items
 from tests.core.review.simulated_battles import World, holds, share_that_holds, simulate
 
 WORLD = simulate(2000, accuracy=0.85, seed=1)
@@ -28,11 +28,11 @@ def review(world: World, seed: int) -> tuple[Estimate, Estimate]:
         The agreement before and after adjudication.
     """
     rng = random.Random(seed)
-    sample = draw_sample(world.units, strategy="certainty", size=SIZE, rng=rng)
+    sample = sample_items(world.units, strategy="certainty", size=SIZE, rng=rng)
     frame = SamplingFrame({stratum.name: stratum.population for stratum in sample.strata})
     before, after = [], []
-    for drawn in sample.drawn:
-        pair = world.answered(drawn.key, drawn.stratum)
+    for item in sample.items:
+        pair = world.answered(item.key, item.stratum)
         first, second = (answer(rng, pair.human, rate) for rate in rng.sample(ERROR_RATES, 2))
         before.append(replace(pair, human=first))
         after.append(replace(pair, human=first if first == second else pair.human))

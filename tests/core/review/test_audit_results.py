@@ -248,7 +248,7 @@ def test_alpha_of_auditors_who_agree_on_every_item_has_no_interval() -> None:
 
 
 def test_points_within_half_a_point_are_alike() -> None:
-    found = measure_consistency([(3.0, 3.5), (1.0, 4.0)], [], points=True)
+    found = measure_consistency([(3.0, 3.5), (1.0, 4.0)], [], has_numbers=True)
     assert found.same.value == 0.5
 
 

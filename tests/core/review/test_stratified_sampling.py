@@ -18,7 +18,7 @@ from meta_reward_core.review.stratified_sampling import (
     STRATEGIES_BY_KIND,
     UNIFORM_SHARE,
     arrange_batch,
-    draw_sample,
+    sample_items,
 )
 from meta_reward_core.storage.records import Battle, Judgment, Rating, ResponseScore
 from tests.core.review.simulated_battles import simulate
@@ -30,37 +30,37 @@ UNITS = simulate(300, accuracy=0.7, seed=1).units
 @settings(max_examples=25)
 @given(size=st.integers(2, 320), seed=st.integers(0, 99))
 def test_each_drawn_item_has_the_chance_of_its_stratum(strategy: str, size: int, seed: int) -> None:
-    sample = draw_sample(UNITS, strategy=strategy, size=size, rng=random.Random(seed))
-    drawn = Counter(one.stratum for one in sample.drawn)
+    sample = sample_items(UNITS, strategy=strategy, size=size, rng=random.Random(seed))
+    items = Counter(one.stratum for one in sample.items)
     assert sum(stratum.population for stratum in sample.strata) == len(UNITS)
     for stratum in sample.strata:
         assert 0 < stratum.sampled <= stratum.population
-        assert drawn[stratum.name] == stratum.sampled
-    assert len({one.key for one in sample.drawn}) == len(sample.drawn)
+        assert items[stratum.name] == stratum.sampled
+    assert len({one.key for one in sample.items}) == len(sample.items)
     chances = {stratum.name: stratum.probability for stratum in sample.strata}
-    assert all(one.probability == chances[one.stratum] for one in sample.drawn)
+    assert all(one.probability == chances[one.stratum] for one in sample.items)
 
 
 def test_the_batch_has_the_size_that_was_asked_for() -> None:
     for strategy in STRATEGIES_BY_KIND["judgments"]:
-        sample = draw_sample(UNITS, strategy=strategy, size=60, rng=random.Random(1))
-        assert len(sample.drawn) == 60
+        sample = sample_items(UNITS, strategy=strategy, size=60, rng=random.Random(1))
+        assert len(sample.items) == 60
 
 
 def test_the_same_seed_draws_the_same_batch() -> None:
     first, second = (
-        draw_sample(UNITS[::step], strategy="certainty", size=40, rng=random.Random(9))
+        sample_items(UNITS[::step], strategy="certainty", size=40, rng=random.Random(9))
         for step in (1, -1)
     )
     assert first == second
 
 
 def test_most_uncertain_items_are_all_there_and_a_fifth_is_uniform() -> None:
-    sample = draw_sample(UNITS, strategy="uncertain", size=50, rng=random.Random(2))
+    sample = sample_items(UNITS, strategy="uncertain", size=50, rng=random.Random(2))
     by_name = {stratum.name: stratum for stratum in sample.strata}
     assert by_name["most uncertain"].probability == 1
     assert by_name["the rest"].sampled == 50 * UNIFORM_SHARE
-    keys = {one.key for one in sample.drawn if one.stratum == "most uncertain"}
+    keys = {one.key for one in sample.items if one.stratum == "most uncertain"}
     rest = [unit.uncertainty for unit in UNITS if unit.key not in keys]
     assert min(unit.uncertainty for unit in UNITS if unit.key in keys) >= max(rest)
 
@@ -69,8 +69,8 @@ def test_each_item_is_drawn_as_often_as_its_chance_says() -> None:
     """An item of 300 in a uniform batch of 30: 600 draws hold it 60 +- 7.3 times."""
     key = UNITS[7].key
     held = sum(
-        key in {one.key for one in draw_sample(
-            UNITS, strategy="uniform", size=30, rng=random.Random(seed)).drawn}
+        key in {one.key for one in sample_items(
+            UNITS, strategy="uniform", size=30, rng=random.Random(seed)).items}
         for seed in range(600)
     )  # fmt: skip
     assert 30 <= held <= 90
@@ -78,11 +78,11 @@ def test_each_item_is_drawn_as_often_as_its_chance_says() -> None:
 
 def test_nothing_to_draw_from_is_refused() -> None:
     with pytest.raises(InputError, match="nothing to audit"):
-        draw_sample([], strategy="uniform", size=10, rng=random.Random(1))
+        sample_items([], strategy="uniform", size=10, rng=random.Random(1))
     with pytest.raises(InputError, match="at least 2"):
-        draw_sample(UNITS, strategy="uniform", size=1, rng=random.Random(1))
+        sample_items(UNITS, strategy="uniform", size=1, rng=random.Random(1))
     with pytest.raises(InputError, match="no strategy 'score'"):
-        draw_sample(UNITS, strategy="score", size=10, rng=random.Random(1))
+        sample_items(UNITS, strategy="score", size=10, rng=random.Random(1))
 
 
 def test_repeats_come_behind_what_they_repeat() -> None:

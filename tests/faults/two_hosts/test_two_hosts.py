@@ -169,7 +169,7 @@ def test_an_iteration_across_two_hosts_survives_a_minute_without_a_cable(
         points.arm("judge", "working")
         assert here.host is not None
         hosts.start()
-        here.hand_over()
+        here.queue_iteration()
         here.wait_until(lambda: points.reached("judge", "working"), seconds=WAIT_SECONDS)
         cable.cut()
         try:

@@ -135,8 +135,8 @@ def _build(options: dict[str, Any], console: Console) -> None:
 def _show(console: Console, data: EftData) -> None:
     table = Table("judgments", f"{data.judgments:,}", title_justify="left")
     table.add_row("kept", f"{len(data.rows):,}")
-    points = Counter(round(row.score) for row in data.rows)
-    _add_rows(table, "kept with points", dict(sorted(points.items())))
+    scores = Counter(round(row.score) for row in data.rows)
+    _add_rows(table, "kept with points", dict(sorted(scores.items())))
     _add_rows(table, "not kept", data.not_kept)
     _add_rows(table, "prompts left out", data.left_out)
     console.print(table)

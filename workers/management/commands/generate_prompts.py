@@ -58,7 +58,7 @@ class Command(ExemplifiedCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         add = parser.add_argument
-        seeds = add("--seed-prompts", type=Path, required=True, metavar="FILE",
+        seed_prompts = add("--seed-prompts", type=Path, required=True, metavar="FILE",
             help=f"File of prompts written by people: {', '.join(FORMATS)}.")  # fmt: skip
         add("--engine", required=True, metavar="ENGINE",
             help="Model that writes the prompts: a model folder, a Hugging Face id, endpoint:NAME "
@@ -102,7 +102,7 @@ class Command(ExemplifiedCommand):
         add("--max-new-tokens", type=parse_positive_int, default=512, metavar="N",
             help="Maximum tokens per completion. Default: 512.")  # fmt: skip
         add("--seed", type=int, default=0, metavar="N", help="Random seed. Default: 0.")
-        add_old_option(parser, "--seeds", seeds)
+        add_old_option(parser, "--seeds", seed_prompts)
         add_old_option(parser, "--out", output)
         add_old_option(parser, "--hold-out", held_out)
         add_old_option(parser, "--least-chars", min_chars)
@@ -124,7 +124,7 @@ def _generate(options: dict[str, Any], console: Console) -> None:
     shots = _build_shots(options)
     found_seeds = read_prompts(options["seed_prompts"])
     found_seeds.require_good_rows(options["seed_prompts"].name)
-    seeds = [prompt.text for prompt in found_seeds.prompts]
+    seed_prompts = [prompt.text for prompt in found_seeds.prompts]
     out: Path = options["output"]
     with create_output_folder(out):
         require_writable(out / "prompts.jsonl")
@@ -137,7 +137,7 @@ def _generate(options: dict[str, Any], console: Console) -> None:
         )
     found = generate_prompts(
         named.engine,
-        seeds,
+        seed_prompts,
         count=options["count"],
         shots=shots,
         filters=filters,
@@ -170,7 +170,7 @@ def _build_shots(options: dict[str, Any]) -> FewShotSettings:
         sampling=SamplingParams(
             options["temperature"], options["top_p"], options["max_new_tokens"]
         ),
-        seeds=options["shots"],
+        seed_prompts=options["shots"],
         generated=options["generated_shots"],
         requests=options["requests"],
         samples=options["samples"],

@@ -128,26 +128,26 @@ def _run_matrix(options: dict[str, Any], console: Console) -> dict[str, str]:
     def say(text: str) -> None:
         console.print(escape(text), soft_wrap=True)
 
-    seeds = SeedModelRecords(roots.models, folder, say)
+    seed_models = SeedModelRecords(roots.models, folder, say)
 
     def compute_basis(run: PlannedRun) -> RunFingerprint:
-        tried = None if run.model is None else seeds.find_or_record(run.model)
+        tried = None if run.model is None else seed_models.find_or_record(run.model)
         return compute_fingerprint(spec, run, roots, variant=None if tried is None else tried.model)
 
     plan_runs(spec, [])  # refuses what is wrong with names and recipes before the first training
-    gates = choose_seed_models(spec, seeds, train=not options["report_only"])
+    gates = choose_seed_models(spec, seed_models, train=not options["report_only"])
     runs = plan_runs(spec, gates)
     _check_baseline(options["baseline"], runs)
     records = RunRecords(folder, ArtifactStore(roots.artifacts), basis_of=compute_basis, say=say)
     failed: dict[str, str] = {}
     if not options["report_only"]:
-        prepare_seed_models(spec, [run for run in runs if records.find(run) is None], seeds)
+        prepare_seed_models(spec, [run for run in runs if records.find(run) is None], seed_models)
         failed = run_all(spec, runs, records, say=say)
     document = build_report(
         _build_arms(runs, records, failed),
         title=f"Reproduction: {spec.name}",
         baseline=options["baseline"],
-        foreword=_build_foreword(spec, gates, list_noisy_gates(runs, seeds)),
+        foreword=_build_foreword(spec, gates, list_noisy_gates(runs, seed_models)),
     )
     for path in write_report(document, stem):
         say(f"wrote {path}")
@@ -166,7 +166,7 @@ def _build_spec(options: dict[str, Any]) -> MatrixSpec:
         jobs=options["jobs"],
         threads=options["threads"],
         logs=VAR_ROOT / "reports" / f"{options['name']}-logs",
-        draws=get_storage_roots().scratch / "draws" / options["name"],
+        completion_cache=get_storage_roots().scratch / "draws" / options["name"],
     )
 
 

@@ -137,7 +137,9 @@ def _plan(request: ExperimentRequest, options: dict[str, Any], console: Console)
 def _execute(request: ExperimentRequest, options: dict[str, Any], console: Console) -> Summary:
     target_iteration, roots = options["iterations"], get_storage_roots()
     if not options["queue"]:
-        return _run(request, target_iteration, roots, console, draws=options["completion_cache"])
+        return _run(
+            request, target_iteration, roots, console, completion_cache=options["completion_cache"]
+        )
     return _run_by_workers(request, target_iteration, roots, console)
 
 
@@ -179,7 +181,7 @@ def _run(
     roots: StorageRoots,
     console: Console,
     *,
-    draws: Path | None,
+    completion_cache: Path | None,
 ) -> Summary:
     experiment = _open(request, roots, console, engine_here=True, target_iteration=target_iteration)
     check_next_engine(experiment, target_iteration=target_iteration)
@@ -195,7 +197,9 @@ def _run(
             _run_next(
                 experiment,
                 row,
-                make_stage_resources(experiment, roots, number=number, draws=draws),
+                make_stage_resources(
+                    experiment, roots, number=number, completion_cache=completion_cache
+                ),
                 number,
                 console,
                 goal=max(numbers),
