@@ -26,13 +26,12 @@ settings.load_profile("ours")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Set the time limits of the tiers, and start the files with few long tests first.
+    """Set the time limits of the tiers, and start the files that take longest first.
 
     Otherwise one process would be left alone with them at the end.
     """
     tiers.set_limits(items)
-    long, files = {"end_to_end", "looks", "project"}, {"test_queue", "test_matrix"}
-    items.sort(key=lambda item: not (long & set(item.path.parts) or item.path.stem in files))
+    items.sort(key=tiers.rank_by_duration)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ that runs other work is slow, not wrong.
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -13,6 +14,28 @@ import pytest
 QUICK: Final = "quick"
 LIMIT_SECONDS: Final = {QUICK: 180, "slow": 900, "faults": 1800, "vllm": 900, "gpu": 900}
 """Longest time of one test with its fixtures, by tier; a test without a marker is quick."""
+
+LONGEST_FIRST: Final = (
+    *("ui/test_pages.py", "workers/test_queue.py", "faults/test_matrix.py"),
+    *("end_to_end/test_dashboard.py", "end_to_end/test_serve.py"),
+    *("project/test_postgresql.py", "upgrades/test_earlier_versions.py"),
+    *("end_to_end/test_iteration.py", "end_to_end/test_adjudication.py"),
+    *("end_to_end/test_audit_annotation.py", "end_to_end/test_own_model.py"),
+    *("core/test_changed_settings.py", "workers/test_change_settings.py"),
+    *("webapp/test_authorization.py", "end_to_end", "project", "upgrades"),
+)
+"""Files and folders whose tests take longest, the longest first: processes share them well."""
+
+TESTS: Final = Path(__file__).parent
+
+
+def rank_by_duration(item: pytest.Item) -> int:
+    """Give the place of a test's file among the longest; the others come after them."""
+    path = item.path.relative_to(TESTS).as_posix() if TESTS in item.path.parents else ""
+    return next(
+        (place for place, name in enumerate(LONGEST_FIRST) if path.startswith(name)),
+        len(LONGEST_FIRST),
+    )
 
 
 def tier_of(item: pytest.Item) -> str:

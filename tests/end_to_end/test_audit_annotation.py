@@ -15,6 +15,7 @@ from tests.browser import launched_chromium
 from tests.end_to_end.conftest import Site, make_site
 from tests.end_to_end.serving import serving_pages
 
+ITEMS = 12
 PREPARE = """
 from pathlib import Path
 from tests.webapp import audit_fixtures
@@ -26,13 +27,13 @@ alice, carol = make_person("alice", "operator"), make_person("carol", "auditor")
 dave = make_person("dave", "auditor")
 row = audit_fixtures.record(root, owner=alice)
 for _ in range(3):
-    audit_fixtures.draw(row, by=alice, auditors=[carol, dave], size=20)
+    audit_fixtures.draw(row, by=alice, auditors=[carol, dave], size={size})
 """
 
 
 @dataclass(frozen=True)
 class Served:
-    """A site that a browser can visit, with three batches of twenty items for carol and dave."""
+    """A site that a browser can visit, with three batches for carol and dave."""
 
     site: Site
     url: str
@@ -46,7 +47,9 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     site = make_site(tmp_path_factory.mktemp("desk"))
-    prepared = site.manage("shell", "-v", "0", "-c", PREPARE.format(root=str(site.artifacts)))
+    prepared = site.manage(
+        "shell", "-v", "0", "-c", PREPARE.format(root=str(site.artifacts), size=ITEMS)
+    )
     assert prepared.returncode == 0, prepared.stdout
     with serving_pages(site) as url:
         yield Served(site, url)
@@ -82,7 +85,7 @@ def press(page: Page, key: str, *, until: str) -> None:
     expect(page.locator("main")).to_contain_text(until)
 
 
-def test_twenty_items_in_one_sitting_by_the_keyboard_alone(
+def test_a_batch_in_one_sitting_by_the_keyboard_alone(
     context: BrowserContext, served: Served
 ) -> None:
     page = context.new_page()
@@ -91,7 +94,7 @@ def test_twenty_items_in_one_sitting_by_the_keyboard_alone(
     page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(f"{served.url}/audits/1/annotate")
-    for count in range(20):
+    for count in range(ITEMS):
         expect(page.locator("main")).to_contain_text("Which judgment is better?")
         source = page.content()
         assert "Elo" not in source
@@ -115,7 +118,7 @@ def test_twenty_items_in_one_sitting_by_the_keyboard_alone(
             press(page, "r", until="Elo of A and B")
         page.keyboard.press("n")
     expect(page.locator("main")).to_contain_text("No items are left for you")
-    assert served.count("audit_answer", "auditor_name = 'carol' AND confidence = 3") == 20
+    assert served.count("audit_answer", "auditor_name = 'carol' AND confidence = 3") == ITEMS
     assert served.count("audit_answer", "comment = 'seen twice'") == 1
     assert served.count("audit_answer", "tags LIKE '%too long%'") == 1
     assert served.count("audit_answer", "revealed IS NOT NULL") == 1
@@ -132,7 +135,7 @@ def read_the_report(context: BrowserContext, served: Served) -> None:
     tab_to(page, "Human review")
     press(page, "Enter", until="All batches")
     tab_to(page, "Batch 1")
-    press(page, "Enter", until="20 of 20 items answered")
+    press(page, "Enter", until=f"{ITEMS} of {ITEMS} items answered")
     main = page.locator("main")
     expect(main).to_contain_text("Agreement with the meta-judge, without ties")
     expect(main).to_contain_text("Elo order agrees with human preference")
@@ -215,10 +218,10 @@ def test_two_auditors_who_race_answer_every_item_once(served: Served) -> None:
     with ThreadPoolExecutor() as pool:
         list(pool.map(Auditor.answer_everything, auditors))
     answered = [path for auditor in auditors for path in auditor.answered]
-    assert len(answered) == len(set(answered)) == 20
+    assert len(answered) == len(set(answered)) == ITEMS
     assert (
         served.count("audit_answer", "item_id IN (SELECT id FROM audit_item WHERE batch_id = 3)")
-        == 20
+        == ITEMS
     )
     assert served.count("activity_activity", "action = 'late'") == 0
     assert all(auditor.answered for auditor in auditors)

@@ -12,7 +12,14 @@ from tests.browser import chromium, launched_chromium
 from tests.end_to_end.serving import Server
 from tests.services import Broker, short_folder
 
-SMALL = {"judge.samples": "5", "actor.samples": "4", "sample.prompts": "12"}
+SMALL = {
+    "judge.samples": "5",
+    "actor.samples": "4",
+    "sample.prompts": "12",
+    "evaluation.prompts": "8",
+    "evaluation.judge_items": "8",
+    "evaluation.comparisons": "8",
+}
 MINUTES = 60_000.0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiers import LIMIT_SECONDS, QUICK, tier_of
+from tests.tiers import LIMIT_SECONDS, LONGEST_FIRST, QUICK, TESTS, tier_of
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -66,6 +66,10 @@ def test_a_quick_test_cannot_set_its_own_limit(tmp_path: Path) -> None:
     done = run_pytest(tmp_path, "import pytest\n@pytest.mark.timeout(60)\ndef test_long(): pass\n")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR, done.stdout + done.stderr
     assert "test_long sets its own time limit: mark it slow" in done.stdout + done.stderr
+
+
+def test_the_longest_files_exist() -> None:
+    assert [name for name in LONGEST_FIRST if not (TESTS / name).exists()] == []
 
 
 def test_every_test_of_this_run_has_a_limit(request: pytest.FixtureRequest) -> None:

@@ -1,16 +1,16 @@
 """Leased claims: one owner at a time, and a shard that nobody works on can always be taken."""
 
-import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F
 from hypothesis import HealthCheck, settings
 from hypothesis.extra.django import TestCase
@@ -18,8 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from hypothesis.strategies import booleans, sampled_from
 
 from meta_reward_core.iteration import STAGES
-from tests.databases import CHECKOUT
-from tests.services import postgres
+from tests.databases import CHECKOUT, find_migrated_database
 from webapp.experiments.models import (
     Attempt,
     AttemptStatus,
@@ -323,8 +322,6 @@ PREPARE = """
 import os, django
 os.environ["DJANGO_SETTINGS_MODULE"] = "webapp.settings"
 django.setup()
-from django.core.management import call_command
-call_command("migrate", verbosity=0)
 from tests.workers.test_leases import make_iteration, make_shard
 make_shard(make_iteration(), shards=500)
 """
@@ -340,32 +337,44 @@ print(Shard.objects.filter(status="running").count(), Attempt.objects.count(), t
 """
 
 
-@contextlib.contextmanager
-def sqlite(tmp_path: Path) -> Iterator[str]:
-    yield f"sqlite:///{tmp_path}/db.sqlite3"
+@pytest.fixture
+def migrated_url(django_db_setup: None, tmp_path: Path) -> str:
+    """The DATABASE_URL of a copy of the test database, which processes may open."""
+    if connection.vendor == "sqlite":
+        shutil.copy(find_migrated_database(), tmp_path / "db.sqlite3")
+        return f"sqlite:///{tmp_path}/db.sqlite3"
+    connection.close()
+    url = os.environ["DATABASE_URL"]
+    with psycopg.connect(url, autocommit=True) as server:
+        server.execute(f"create database race template {connection.settings_dict['NAME']}".encode())
+    return f"{url.rpartition('/')[0]}/race"
 
 
-@pytest.mark.parametrize("database", [pytest.param("sqlite", marks=pytest.mark.slow), "postgres"])
-def test_two_thousand_concurrent_claims_give_no_duplicate(database: str, tmp_path: Path) -> None:
-    """Four processes each claim each of 500 shards, in the same order at the same time."""
-    with sqlite(tmp_path) if database == "sqlite" else postgres() as url:
-        environment = os.environ | {"DATABASE_URL": url, "META_REWARD_VAR": str(tmp_path)}
+@pytest.mark.slow
+def test_two_thousand_concurrent_claims_give_no_duplicate(
+    migrated_url: str, tmp_path: Path
+) -> None:
+    """Four processes each claim each of 500 shards, in the same order at the same time.
 
-        def start(program: str) -> "subprocess.Popen[str]":
-            return subprocess.Popen(
-                [sys.executable, "-c", program],
-                cwd=CHECKOUT,
-                env=environment,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
+    `tests/project/test_postgresql.py` runs it among the quick tests.
+    """
+    environment = os.environ | {"DATABASE_URL": migrated_url, "META_REWARD_VAR": str(tmp_path)}
 
-        def output(process: "subprocess.Popen[str]") -> str:
-            out, _ = process.communicate(timeout=240)
-            assert process.returncode == 0
-            return out
+    def start(program: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=CHECKOUT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
-        output(start(PREPARE))
-        won = Counter(int(output(racer)) for racer in [start(RACE) for _ in range(4)])
-        assert sum(wins * racers for wins, racers in won.items()) == 500
-        assert output(start(COUNT)).split() == ["500", "500", "0"]
+    def output(process: "subprocess.Popen[str]") -> str:
+        out, _ = process.communicate(timeout=240)
+        assert process.returncode == 0
+        return out
+
+    output(start(PREPARE))
+    won = Counter(int(output(racer)) for racer in [start(RACE) for _ in range(4)])
+    assert sum(wins * racers for wins, racers in won.items()) == 500
+    assert output(start(COUNT)).split() == ["500", "500", "0"]
