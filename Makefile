@@ -38,9 +38,9 @@ test: setup  ## the quick tests, end to end: eight minutes on two cores; install
 	$(PYTEST) --dist loadfile -m "not slow and not faults and not gpu and not vllm"
 
 TESTS ?= tests
-test-slow: setup  ## tests that take minutes: PostgreSQL, long runs, every look; TESTS=some of them
+test-slow: setup  ## tests that take minutes: PostgreSQL, long runs, every look, more random examples; TESTS=some
 	tests/services.sh
-	$(PYTEST) --dist loadfile -m slow $(TESTS)
+	$(PYTEST) --dist loadfile -m "slow or hypothesis" --hypothesis-profile slow $(TESTS)
 
 ROWS_AT_ONCE ?= 2
 test-faults: setup  ## every fault in every stage, and two hosts; writes docs/reliability.md's table

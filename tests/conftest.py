@@ -20,8 +20,9 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # How long an example takes says something about the machine, not about the code.
-settings.register_profile("ours", deadline=None)
-settings.load_profile("ours")
+settings.register_profile("quick", deadline=None, max_examples=50)
+settings.register_profile("slow", deadline=None, max_examples=300)  # `make test-slow`
+settings.load_profile("quick")
 
 
 @pytest.hookimpl(trylast=True)

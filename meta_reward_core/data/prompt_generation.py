@@ -24,7 +24,7 @@ from meta_reward_core.data.prompt_filters import (
     is_in_language,
 )
 from meta_reward_core.engines.base import Completion, Conversation, Engine, SamplingParams
-from meta_reward_core.engines.seed_prompts import derive_seed
+from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import InputError
 from meta_reward_core.recipes.prompt_templates import PromptTemplate
 from meta_reward_core.storage.records import Prompt
