@@ -1,4 +1,4 @@
-"""Statistics of an audit: which items people look at, and what follows from their answers.
+"""Statistics of audits: sampling of items, and estimates from answers.
 
 Pure functions of numbers and labels. It knows no database, no page and no model.
 """

@@ -1,4 +1,4 @@
-"""What answers to the same item say about the auditors themselves."""
+"""Consistency of auditors, from several answers to the same item."""
 
 import math
 from collections.abc import Callable, Hashable, Sequence
@@ -28,7 +28,7 @@ _LARGE_POPULATION = 10**12
 
 @dataclass(frozen=True, slots=True)
 class AnnotatorConsistency:
-    """What repeats say about the auditors themselves.
+    """Consistency of auditors, from repeats.
 
     Attributes:
         same: share of items to which the same auditor gave the same answer again.
@@ -48,7 +48,7 @@ def measure_consistency(
     *,
     has_numbers: bool = False,
 ) -> AnnotatorConsistency:
-    """Measure what repeats say about auditors.
+    """Measure the consistency of auditors from repeats.
 
     Args:
         same: two answers of one auditor to one item, each.
@@ -80,7 +80,7 @@ def _compute_pair_agreement(
 
 
 def _estimate_mean_share(shares: Sequence[float]) -> Estimate:
-    """Mean of what independent items say, each a share; an item is one of very many."""
+    """Estimate the mean of shares of independent items from a large population."""
     design = SurveyDesign(("all",) * len(shares), {"all": _LARGE_POPULATION})
     return estimate_share(design, shares, [1.0] * len(shares))
 
@@ -88,7 +88,7 @@ def _estimate_mean_share(shares: Sequence[float]) -> Estimate:
 def estimate_alpha(
     units: Sequence[Sequence[Hashable]], *, level: Level, confidence: float = CONFIDENCE
 ) -> Estimate:
-    """Krippendorff's alpha with an interval by a jackknife over the units, on Fisher's z scale.
+    """Estimate Krippendorff's alpha with a jackknife interval over units, on Fisher's z scale.
 
     Args:
         units: for each its answers; those with one answer do not count.

@@ -1,4 +1,4 @@
-"""How good each auditor of a batch is: accuracy, biases, self-consistency, speed and drift.
+"""Quality of each auditor of a batch: accuracy, biases, self-consistency, speed and drift.
 
 What is right about an item is known where its answer was known before, where somebody adjudicated
 it, or where several auditors answered it alike. Errors that all of them share count as right, so
@@ -24,7 +24,7 @@ Value = str | float
 
 @dataclass(frozen=True, slots=True)
 class AuditorAnswer:
-    """One answer of an auditor, in the order in which they were given.
+    """An answer of an auditor; answers are in the order of submission.
 
     Attributes:
         value: first, second, tie or neither; of a response the score, 0 to 5.
@@ -49,7 +49,7 @@ class AuditorAnswer:
 
 @dataclass(frozen=True, slots=True)
 class AuditorQuality:
-    """What the answers of one auditor say about them; shares have Wilson's 95% intervals.
+    """Quality of one auditor; shares have Wilson 95% intervals.
 
     Attributes:
         accuracy: share of answers that are right, of those of which that is known.
@@ -77,7 +77,7 @@ class AuditorQuality:
 def measure_auditors(
     answers: Iterable[AuditorAnswer], *, min_accuracy: float
 ) -> list[AuditorQuality]:
-    """Measure each auditor, by name.
+    """Measure each auditor, ordered by name.
 
     Args:
         min_accuracy: auditors whose interval lies below this are flagged; a share.
@@ -128,7 +128,7 @@ def _is_alike(value: Value, other: Value | None) -> bool:
 
 
 def _measure_bias(found: Iterable[tuple[Value, str | None]]) -> Estimate:
-    """Share of named winners that are the given judgment, where one is given."""
+    """Compute the share of named winners that are the given judgment."""
     decided = [
         value == side
         for value, side in found

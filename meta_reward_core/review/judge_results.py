@@ -1,4 +1,4 @@
-"""What the answers of a batch of responses say about the judge, for the whole iteration."""
+"""Results about the judge for the whole iteration, from a batch of responses."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from meta_reward_core.review.stratified_sampling import SamplingFrame
 
 @dataclass(frozen=True, slots=True)
 class AuditedResponse:
-    """A response with a person's points and the judge's mean, both 0 to 5."""
+    """A response with a human score and the judge's mean score, both 0 to 5."""
 
     stratum: str
     human: float
@@ -30,7 +30,7 @@ class AuditedResponse:
 
 @dataclass(frozen=True, slots=True)
 class DifferenceGroup:
-    """People's points less the judge's within one group of a division."""
+    """Human score minus judge score within one group."""
 
     division: str
     name: str
@@ -39,7 +39,7 @@ class DifferenceGroup:
 
 @dataclass(frozen=True, slots=True)
 class JudgeResults:
-    """What a batch of responses says. `difference` is people's points less the judge's."""
+    """Results of a batch of responses. `difference` is human score minus judge score."""
 
     answers: int
     spearman: Estimate
@@ -53,7 +53,7 @@ class JudgeResults:
 def estimate_judge_results(
     responses: Sequence[AuditedResponse], frame: SamplingFrame, *, confidence: float = 0.95
 ) -> JudgeResults:
-    """Estimate how the judge's points go with people's."""
+    """Estimate how the judge's scores relate to human scores."""
     design = frame.make_design(found.stratum for found in responses)
     human = np.array([found.human for found in responses])
     judge = np.array([found.judge for found in responses])

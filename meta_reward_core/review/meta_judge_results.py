@@ -1,4 +1,4 @@
-"""What answers to pairs of judgments say about the meta-judge, for the whole iteration."""
+"""Results about the meta-judge for the whole iteration, from answers to pairs of judgments."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +39,7 @@ _MIN_ANSWERS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class AuditedPair:
-    """A pair of judgments with the meta-judge's two verdicts and a person's answer.
+    """A pair of judgments with the meta-judge's two verdicts and a human answer.
 
     Attributes:
         stratum: that it was drawn from.
@@ -63,12 +63,12 @@ class AuditedPair:
 
     @property
     def outcome(self) -> Outcome:
-        """The answer in the meta-judge's words."""
+        """The answer as a verdict of the meta-judge."""
         return "tie" if self.human == "neither" else self.human
 
     @property
     def orders(self) -> list[tuple[Outcome, Winner]]:
-        """For each readable order its outcome, and which judgment was shown first."""
+        """Outcome of each readable order, and which judgment was shown first."""
         found: list[tuple[Outcome | None, Winner]] = [
             (self.forward, "first"),
             (self.backward, "second"),
@@ -78,7 +78,7 @@ class AuditedPair:
 
 @dataclass(frozen=True, slots=True)
 class Bias:
-    """How often something wins: by the meta-judge's verdicts, and by people's answers."""
+    """How often one side wins, by the meta-judge's verdicts and by human answers."""
 
     name: str
     meta_judge: Estimate
@@ -87,7 +87,7 @@ class Bias:
 
 @dataclass(frozen=True, slots=True)
 class AgreementGroup:
-    """Agreement within one group of a division."""
+    """Agreement within one group."""
 
     division: str
     name: str
@@ -96,7 +96,7 @@ class AgreementGroup:
 
 @dataclass(frozen=True, slots=True)
 class MetaJudgeResults:
-    """What a batch of pairs of judgments says.
+    """Results of a batch of pairs of judgments.
 
     Attributes:
         agreement: share of readable verdicts, each order counted, that say what people say.
@@ -122,7 +122,7 @@ class MetaJudgeResults:
 def estimate_meta_judge_results(
     pairs: Sequence[AuditedPair], frame: SamplingFrame, *, confidence: float = 0.95
 ) -> MetaJudgeResults:
-    """Estimate everything about the meta-judge from answered pairs."""
+    """Estimate all results about the meta-judge from answered pairs."""
     design = frame.make_design(pair.stratum for pair in pairs)
     tables = np.array([_count_confusion(pair) for pair in pairs]).reshape(-1, 3, 3)
     share = _make_share_estimator(pairs, design, confidence)
@@ -152,7 +152,7 @@ def estimate_meta_judge_results(
 def estimate_decided_agreement(
     pairs: Sequence[AuditedPair], frame: SamplingFrame, *, confidence: float
 ) -> Estimate:
-    """Estimate how often a verdict names the winner that people name, ties left out."""
+    """Estimate how often a verdict names the human-preferred judgment, without ties."""
     design = frame.make_design(pair.stratum for pair in pairs)
     agreed, counted = _count_decided(pairs)
     return estimate_share(design, agreed, counted, confidence=confidence)
@@ -168,7 +168,7 @@ def _count_decided(pairs: Iterable[AuditedPair]) -> tuple[list[float], list[floa
 
 
 def _count_confusion(pair: AuditedPair) -> Array:
-    """Count of a pair's orders by (people, meta-judge), shape [3, 3]."""
+    """Count the orders of a pair by (human, meta-judge), shape [3, 3]."""
     table = np.zeros((3, 3))
     for outcome, shown in pair.orders:
         table[_get_outcome_index(pair.outcome, shown), _get_outcome_index(outcome, shown)] += 1
@@ -253,7 +253,7 @@ def _count_left_wins(pair: AuditedPair) -> tuple[float, float]:
 
 
 def _count_verdicts_for(pair: AuditedPair, what: Winner | None) -> tuple[float, float]:
-    """Decided orders that `what` won, and decided orders; none if the two are alike."""
+    """Count the decided orders that `what` won, and all decided orders; none if both are equal."""
     decided = [won for won, _ in pair.orders if won != "tie"] if what else []
     return float(decided.count(what or "first")), float(len(decided))
 
@@ -315,7 +315,7 @@ def _describe_elo(elo: Estimate) -> Iterable[str]:
 
 
 def _describe_biases(biases: Sequence[Bias]) -> Iterable[str]:
-    """Say where what wins by the meta-judge differs from what wins by people, beyond doubt."""
+    """Describe where the meta-judge's biases clearly differ from human ones."""
     for bias in biases:
         judge, people = bias.meta_judge, bias.people
         ends = (judge.low, judge.high, people.low, people.high)
@@ -330,7 +330,7 @@ def _describe_biases(biases: Sequence[Bias]) -> Iterable[str]:
 
 
 def describe_agreement_vs_chance(found: Estimate) -> str:
-    """Compare a share of agreement with chance in a sentence without a full stop."""
+    """Compare agreement with chance in a sentence without a period."""
     if found.value is None or found.low is None or found.high is None:
         return "There are too few answers to compare the meta-judge with chance"
     shown = (
@@ -345,7 +345,7 @@ def describe_agreement_vs_chance(found: Estimate) -> str:
 
 
 def describe_agreement_change(earlier: int, before: Estimate, later: int, after: Estimate) -> str:
-    """Say in words how agreement changed between two audited iterations."""
+    """Describe how agreement changed between two audited iterations."""
     change = estimate_difference(before, after)
     if change.value is None or change.low is None or change.high is None:
         return f"There are too few answers to compare iterations {earlier} and {later}."

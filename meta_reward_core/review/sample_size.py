@@ -1,4 +1,4 @@
-"""How many items an audit needs for an interval of a wanted width, and how long that takes.
+"""How many items an audit needs for an interval of a given width, and how long they take.
 
 Source: Wilson 1927 for the interval of a share; Särndal, Swensson, Wretman 1992, section 2.10 for
 the correction for a finite population.
@@ -16,7 +16,7 @@ HALF_WIDTHS: Final = (0.15, 0.10, 0.075, 0.05, 0.03)
 
 @dataclass(frozen=True, slots=True)
 class SampleSize:
-    """What an interval of one width costs.
+    """Cost of an interval of one width.
 
     Attributes:
         half_width: of the interval of a share; a share.
@@ -39,7 +39,7 @@ class SampleSize:
 def compute_sample_size(
     half_width: float, *, population: int | None = None, confidence: float = 0.95
 ) -> int:
-    """Compute how many items give Wilson's interval of a share a half width of at most this.
+    """Compute the items needed for a Wilson interval of at most this half width.
 
     The share is taken to be one half, where the interval is widest, so the interval of any other
     share is narrower.
@@ -64,7 +64,7 @@ def plan_sample_sizes(
     population: int | None = None,
     half_widths: Sequence[float] = HALF_WIDTHS,
 ) -> list[SampleSize]:
-    """Say for several widths how many items, answers and minutes they take.
+    """Compute the items, answers and minutes for several widths.
 
     Args:
         repeat_share: share of the items that come again.

@@ -1,4 +1,4 @@
-"""What can be audited: pairs of judgments that battled, and responses that were scored.
+"""Units of sampling: pairs of judgments that battled, and scored responses.
 
 A pair is one item with both orders of the meta-judge; its `first` judgment is the one whose id
 sorts first, whatever stood where.
@@ -41,26 +41,26 @@ class JudgedPair:
 
     @property
     def key(self) -> str:
-        """Names the pair in its iteration."""
+        """Key of the pair in its iteration."""
         return f"{self.first.judgment_id} {self.second.judgment_id}"
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredResponse:
-    """A response with the judge's mean points, and whether it became part of a pair."""
+    """A response with the judge's mean score, and whether it is in a pair."""
 
     score: ResponseScore
     in_pair: bool
 
     @property
     def key(self) -> str:
-        """Names the response in its iteration."""
+        """Key of the response in its iteration."""
         return self.score.response_id
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingUnit:
-    """An item of the population, as far as sampling looks at it.
+    """A population item with what sampling needs.
 
     Attributes:
         strata: by strategy, the stratum that the item falls into.
@@ -78,7 +78,7 @@ def build_judged_pairs(
     ratings: Iterable[Rating],
     decided: Iterable[frozenset[str]],
 ) -> list[JudgedPair]:
-    """Put both orders of each pair together, by key.
+    """Combine both orders of each pair, ordered by key.
 
     Args:
         judgments: by id, those that battled.
@@ -112,7 +112,7 @@ def _to_outcome(battle: Battle, is_forward: bool) -> Outcome | None:  # noqa: FB
 
 
 def classify_score_gap(pair: JudgedPair) -> str:
-    """Name how far apart the points of two judgments are."""
+    """Classify the gap between the scores of two judgments."""
     if pair.first.score is None or pair.second.score is None:
         return "no score"
     gap = abs(pair.first.score - pair.second.score)
@@ -122,14 +122,14 @@ def classify_score_gap(pair: JudgedPair) -> str:
 
 
 def classify_certainty(pair: JudgedPair) -> str:
-    """Name whether both orders of the meta-judge name the same outcome."""
+    """Classify whether both orders of the meta-judge agree."""
     if pair.forward is None or pair.backward is None:
         return "one order readable, or none"
     return "orders agree" if pair.forward == pair.backward else "orders disagree"
 
 
 def classify_position(pair: JudgedPair) -> str:
-    """Name what the place of a judgment did."""
+    """Classify the effect of position."""
     positions = {
         ("first", "second"): "whatever was shown first",
         ("second", "first"): "whatever was shown second",
@@ -141,7 +141,7 @@ def classify_position(pair: JudgedPair) -> str:
 
 
 def build_pair_units(pairs: Iterable[JudgedPair]) -> list[SamplingUnit]:
-    """Say for each pair into which stratum each strategy puts it."""
+    """Assign each pair to its stratum of each strategy."""
     listed = list(pairs)
     lengths = {pair.key: len(pair.first.text) + len(pair.second.text) for pair in listed}
     thirds = classify_lengths(lengths)
@@ -162,14 +162,14 @@ def build_pair_units(pairs: Iterable[JudgedPair]) -> list[SamplingUnit]:
 
 
 def _compute_uncertainty(pair: JudgedPair) -> tuple[float, ...]:
-    """Orders that disagree, then ties and unreadable ones; among equals the smaller Elo gap."""
+    """Rank orders that disagree first, then ties and unreadable ones; then by smaller Elo gap."""
     steps = {"orders disagree": 2.0, "one order readable, or none": 1.0}
     gap = abs((pair.elo_first or 0.0) - (pair.elo_second or 0.0))
     return (steps.get(classify_certainty(pair), 0.0) + (pair.forward == "tie"), -gap)
 
 
 def build_response_units(responses: Iterable[ScoredResponse]) -> list[SamplingUnit]:
-    """Say for each scored response into which stratum each strategy puts it."""
+    """Assign each scored response to its stratum of each strategy."""
     listed = [response for response in responses if response.score.mean is not None]
     thirds = classify_lengths({response.key: response.score.length_chars for response in listed})
     return [
@@ -199,7 +199,7 @@ def _classify_variance(variance: float) -> str:
 
 
 def classify_lengths(lengths: Mapping[str, int]) -> dict[str, str]:
-    """Name for each key whether its length is in the lower, middle or upper third of all."""
+    """Classify each length into the lower, middle or upper third."""
     ordered = sorted(lengths.values())
     count = len(ordered)
     low, high = (ordered[count * third // 3] for third in (1, 2)) if ordered else (0, 0)

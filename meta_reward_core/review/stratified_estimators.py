@@ -38,7 +38,7 @@ _JACKKNIFE_CHUNK: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A statistic of the whole population, as far as the answers tell.
+    """Estimate of a population statistic from the answers.
 
     Attributes:
         value: absent where nothing was counted.
@@ -57,7 +57,7 @@ NO_ESTIMATE: Final = Estimate(None, None, None, 0)
 
 @dataclass(frozen=True)
 class SurveyDesign:
-    """Which stratum each answered item is from, and how large the strata are.
+    """The stratum of each answered item, and the sizes of the strata.
 
     Attributes:
         strata: name of the stratum of each answered item, shape [n].
@@ -71,29 +71,29 @@ class SurveyDesign:
 
     @cached_property
     def members(self) -> dict[str, IndexArray]:
-        """Places of the answered items of each stratum, strata by name."""
+        """Indices of the answered items of each stratum, strata ordered by name."""
         names = np.array(self.strata, dtype=object)
         return {name: np.flatnonzero(names == name) for name in sorted(set(self.strata))}
 
     @cached_property
     def weights(self) -> Array:
-        """How many items of the population each answered one stands for, shape [n]."""
+        """Population items that each answered item represents, shape [n]."""
         weights = np.zeros(len(self.strata))
         for name, positions in self.members.items():
             weights[positions] = self.get_population_weight(name) / len(positions)
         return weights
 
     def get_population_weight(self, name: str) -> float:
-        """How many items of the population a stratum stands for."""
+        """Return the number of population items that a stratum represents."""
         return self.sizes[name] * self.factors.get(name, 1.0)
 
     def compute_unsampled_share(self, name: str) -> float:
-        """Share of a stratum that was not answered: what its variance shrinks by."""
+        """Compute the unanswered share of a stratum, which scales its variance."""
         return 1 - len(self.members[name]) / self.sizes[name]
 
     @property
     def coverage(self) -> float | None:
-        """Share of the population whose strata have any answer."""
+        """Share of the population in strata that have an answer."""
         total = sum(map(self.get_population_weight, self.sizes))
         return sum(map(self.get_population_weight, self.members)) / total if total else None
 
@@ -105,7 +105,7 @@ def estimate_share(
     *,
     confidence: float = CONFIDENCE,
 ) -> Estimate:
-    """Estimate the population's sum of `part` over its sum of `whole`, a share in [0, 1].
+    """Estimate the ratio of the population sums of `part` and `whole`, a share in [0, 1].
 
     An item that does not belong to what is asked has a whole of 0; it stays in the lists,
     because it tells how many such items its stratum has.
@@ -140,7 +140,7 @@ def estimate_share(
 
 
 def _compute_stratum_margins(y: Array, x: Array, left_out: float, z: float) -> tuple[float, float]:
-    """How far a stratum's own share may lie below and above its estimate."""
+    """Compute how far a stratum's share can lie below and above its estimate."""
     if x.sum() <= 0 or left_out <= 0:
         return 0.0, 0.0
     share = float(y.sum() / x.sum())
@@ -167,7 +167,7 @@ def _compute_effective_size(y: Array, x: Array, share: float, left_out: float) -
 
 
 def _compute_size_variance(y: Array, x: Array, overall: float, left_out: float) -> float:
-    """Variance that comes from not knowing how many items of the stratum belong to the whole."""
+    """Compute the variance from the unknown number of stratum items in `whole`."""
     if len(x) < 2 or x.sum() <= 0 or left_out <= 0:
         return 0.0
     share = float(y.sum() / x.sum())
@@ -175,7 +175,7 @@ def _compute_size_variance(y: Array, x: Array, overall: float, left_out: float) 
 
 
 def estimate_simple_share(yes: int, count: int, *, confidence: float = CONFIDENCE) -> Estimate:
-    """Share of independent answers without a design, with Wilson's interval."""
+    """Estimate a share of independent answers with Wilson's interval."""
     if count == 0:
         return NO_ESTIMATE
     z = _compute_normal_quantile(confidence)
@@ -183,7 +183,7 @@ def estimate_simple_share(yes: int, count: int, *, confidence: float = CONFIDENC
 
 
 def estimate_difference(before: Estimate, after: Estimate) -> Estimate:
-    """How much larger `after` is than `before`, two independent estimates, by MOVER."""
+    """Estimate the difference of two independent estimates, `after` minus `before`, by MOVER."""
     if before.value is None or after.value is None:
         return NO_ESTIMATE
     value, count = after.value - before.value, min(before.count, after.count)
@@ -199,7 +199,7 @@ def estimate_difference(before: Estimate, after: Estimate) -> Estimate:
 def estimate_mean(
     design: SurveyDesign, values: Sequence[float | None], *, confidence: float = CONFIDENCE
 ) -> Estimate:
-    """Estimate the population's mean over items that have a value.
+    """Estimate the population mean over items that have a value.
 
     Args:
         values: shape [n]; None where an item does not belong to what is asked.
@@ -228,7 +228,7 @@ def estimate_mean(
 def _compute_t_quantile(
     design: SurveyDesign, spread: Mapping[str, float], confidence: float
 ) -> float:
-    """Student's quantile of a sum of variances, one for each stratum.
+    """Compute Student's quantile for a sum of variances, one per stratum.
 
     A stratum that adds much of the variance and was seen in few items makes the whole as doubtful
     as itself. Source: Satterthwaite 1946.
@@ -268,7 +268,7 @@ def estimate_statistic_from_share(
     count: int,
     confidence: float = CONFIDENCE,
 ) -> Estimate:
-    """Estimate a statistic that rises with a share, as kappa does with agreement.
+    """Estimate a statistic that increases with a share, as kappa does with agreement.
 
     Its interval is as wide as a jackknife says, and as skew as that of the share: where a stratum
     agrees nearly always, an interval that reaches as far to both sides misses too often.
@@ -296,7 +296,7 @@ def _compute_normal_quantile(confidence: float) -> float:
 def _compute_value_and_margin(
     design: SurveyDesign, statistic: WeightedStatistic, confidence: float
 ) -> tuple[float | None, float | None]:
-    """A statistic, and how far it may lie from its estimate; None where too few answers tell."""
+    """Compute a statistic and its margin; None with too few answers."""
     if not design.strata:
         return None, None
     [found] = statistic(design.weights[None])
@@ -324,7 +324,7 @@ def _compute_margin(
 
 
 def compute_fisher_interval(value: float, reach: float) -> tuple[float, float]:
-    """An interval that reaches as far on both sides of z; at -1 and 1 z has no end."""
+    """Compute an interval that is symmetric in z; it is undefined at -1 and 1."""
     slope = 1 - value**2
     if slope < _EPSILON:
         return max(-1.0, value - reach), min(1.0, value + reach)
@@ -335,7 +335,7 @@ def compute_fisher_interval(value: float, reach: float) -> tuple[float, float]:
 def _compute_jackknife_variances(
     design: SurveyDesign, statistic: WeightedStatistic, value: float
 ) -> dict[str, float] | None:
-    """Variance by stratum, leaving one item out at a time; None where a statistic is none then."""
+    """Compute leave-one-out variances by stratum; None if a statistic is undefined."""
     spread: dict[str, float] = {}
     for name, positions in design.members.items():
         n, squares = len(positions), 0.0
@@ -354,7 +354,7 @@ def _compute_jackknife_variances(
 
 
 def _leave_one_out(weights: Array, members: IndexArray, some: IndexArray) -> Array:
-    """Weights without each of some positions: the rest of its stratum also stands for it."""
+    """Yield weights without one item each; the rest of its stratum represents it."""
     left = np.tile(weights, (len(some), 1))
     if len(members) > 1:
         left[:, members] *= len(members) / (len(members) - 1)

@@ -1,4 +1,4 @@
-"""Sample the items of a batch with known probabilities, and describe what was sampled from.
+"""Sample the items of a batch with known probabilities, and describe the population.
 
 Every strategy is a stratified sample without replacement: within a stratum each item has the
 chance `sampled / population`. "Most uncertain first" takes the most uncertain items all, and at
@@ -67,7 +67,7 @@ RepeatKind = Literal["same", "other"]
 
 @dataclass(frozen=True, slots=True)
 class StratumPlan:
-    """A stratum: how many items it has, and how many of them are in the batch."""
+    """A stratum with its population and sample size."""
 
     name: str
     population: int
@@ -75,13 +75,13 @@ class StratumPlan:
 
     @property
     def probability(self) -> float:
-        """Chance of each of its items to be drawn."""
+        """Sampling probability of its items."""
         return self.sampled / self.population
 
 
 @dataclass(frozen=True, slots=True)
 class SampledItem:
-    """An item of the batch, with the chance that it had."""
+    """A sampled item with its sampling probability."""
 
     key: str
     stratum: str
@@ -90,7 +90,7 @@ class SampledItem:
 
 @dataclass(frozen=True, slots=True)
 class BatchSample:
-    """The items of a batch in random order, and the strata they come from."""
+    """Sampled items in random order, and their strata."""
 
     strata: tuple[StratumPlan, ...]
     items: tuple[SampledItem, ...]
@@ -98,7 +98,7 @@ class BatchSample:
 
 @dataclass(frozen=True, slots=True)
 class BatchSlot:
-    """One place in the order of a batch: an item, or the same item again.
+    """A position in a batch: an item or a repeat of it.
 
     Attributes:
         index: of the item among those drawn.
@@ -112,7 +112,7 @@ class BatchSlot:
 def sample_items(
     units: Sequence[SamplingUnit], *, strategy: str, size: int, rng: random.Random
 ) -> BatchSample:
-    """Draw at most `size` items; a population that is smaller is drawn whole.
+    """Sample at most `size` items; a smaller population is used whole.
 
     Raises:
         InputError: there is nothing to draw from, the size is below 2, or the strategy is unknown.
@@ -161,7 +161,7 @@ def _stratify_by_uncertainty(
 
 
 def _allocate(sizes: Mapping[str, int], strategy: str, size: int) -> dict[str, int]:
-    """How many to draw from each stratum: alike from all, as far as they reach."""
+    """Allocate the sample equally to the strata, as far as they have items."""
     if strategy == "uncertain" and "most uncertain" in sizes:
         taken = sizes["most uncertain"]
         return {"most uncertain": taken, "the rest": min(size - taken, sizes["the rest"])}
@@ -180,7 +180,7 @@ def _allocate(sizes: Mapping[str, int], strategy: str, size: int) -> dict[str, i
 
 
 def arrange_batch(count: int, *, same: float, other: float, rng: random.Random) -> list[BatchSlot]:
-    """Put the items of a batch into an order, some of them a second time further behind.
+    """Order the items of a batch, with repeats later in the order.
 
     Args:
         count: items drawn.
@@ -203,7 +203,7 @@ def arrange_batch(count: int, *, same: float, other: float, rng: random.Random) 
 
 @dataclass(frozen=True, slots=True)
 class SamplingFrame:
-    """What the answered items were drawn from.
+    """The population of the answered items.
 
     Attributes:
         sizes: items of each stratum in the population.
@@ -214,12 +214,12 @@ class SamplingFrame:
     factors: Mapping[str, float] = field(default_factory=dict)
 
     def make_design(self, strata: Iterable[str]) -> SurveyDesign:
-        """Say from which strata answered items are, in their order."""
+        """Build the design for answered items of these strata, in order."""
         return SurveyDesign(tuple(strata), self.sizes, self.factors)
 
 
 def pool_frames(frames: Mapping[str, SamplingFrame], answers: Mapping[str, int]) -> SamplingFrame:
-    """Put samples of one population together; each counts by its share of the answers.
+    """Pool samples of one population; each counts by its share of the answers.
 
     Args:
         frames: by name; a stratum is then called as `name_sample_stratum` says.

@@ -1,1 +1,1 @@
-"""Humans judge the judge: blind items, their answers, and what follows from them."""
+"""Human review: blind items, their answers, and the resulting estimates."""

@@ -1,4 +1,4 @@
-"""Decide between answers: claims, drafts, decisions and undone decisions, by conditional UPDATEs.
+"""Adjudicate items: claims, drafts, decisions and undone decisions, by conditional UPDATEs.
 
 A decision names the version of the item that it was made from. Of two review leads who decide the
 same item one is told that the other was first, and keeps what they wrote as a draft.
@@ -70,7 +70,7 @@ def check_choice(choice: str, kind: str) -> str:
 
 
 def check_reason(reason: str) -> str:
-    """Return a reason without the spaces around it.
+    """Return a reason without surrounding whitespace.
 
     Raises:
         InputError: it is too short or too long.
@@ -84,7 +84,7 @@ def check_reason(reason: str) -> str:
 
 
 def explain_refusal(item: Item) -> str:
-    """Say why an item cannot be adjudicated; empty if it can."""
+    """Return why an item cannot be adjudicated; empty if it can."""
     if item.repeat_kind != RepeatKind.NO:
         return "A repeat is not adjudicated by itself. Adjudicate the item that it repeats."
     if item.batch.status != BatchStatus.OPEN:
@@ -96,7 +96,7 @@ def explain_refusal(item: Item) -> str:
 
 
 def adjudicate_item(item: Item, decision: Decision, *, by: User) -> bool:
-    """Write a decision, which then counts instead of the answers to the item.
+    """Store a decision, which then counts instead of the answers to the item.
 
     Returns:
         False if the item was adjudicated or undone since; then the decision is kept as a draft.
@@ -129,7 +129,7 @@ def adjudicate_item(item: Item, decision: Decision, *, by: User) -> bool:
 
 
 def undo_adjudication(item: Item, *, by: User) -> bool:
-    """Return an item to what it was before a lead's own decision, which becomes a draft.
+    """Undo a lead's own decision, which becomes a draft.
 
     Returns:
         False if the last decision on the item is not theirs.
@@ -198,7 +198,7 @@ def _write_state(item: Item, version: int, **columns: Any) -> bool:
 
 
 def _find_earlier(item: Item) -> dict[str, Any]:
-    """What counted before the current decision on an item: decisions less the undone ones."""
+    """Return the decision that applied before the current one: decisions minus undone ones."""
     rows = Activity.objects.filter(object_type=ObjectType.ITEM, object_id=item.pk)
     kept: list[dict[str, Any]] = []
     for row in rows.order_by("pk"):
@@ -210,7 +210,7 @@ def _find_earlier(item: Item) -> dict[str, Any]:
 
 
 def list_item_activity(item: Item) -> QuerySet[Activity]:
-    """Everything that was recorded about an item and its repeats, newest first."""
+    """List all activity on an item and its repeats, newest first."""
     keys = [item.pk, *item.repeats.values_list("pk", flat=True)]
     return Activity.objects.filter(object_type=ObjectType.ITEM, object_id__in=keys)
 
@@ -231,7 +231,7 @@ def _record(action: Action, item: Item, *, by: User, reason: str = "", **values:
 
 
 def save_draft(item: Item, lead: User, *, choice: str, reason: str) -> None:
-    """Keep what a lead has filled in so far, and the claim with it."""
+    """Save what a lead has filled in so far, and extend the claim."""
     AdjudicationDraft.objects.update_or_create(
         item=item,
         lead=lead,
@@ -241,19 +241,19 @@ def save_draft(item: Item, lead: User, *, choice: str, reason: str) -> None:
 
 
 def find_draft(item: Item, lead: User) -> AdjudicationDraft | None:
-    """What a lead has filled in so far; None if nothing."""
+    """Return what a lead has filled in so far; None if nothing."""
     return AdjudicationDraft.objects.filter(item=item, lead=lead).first()
 
 
 def claim_item(item: Item, lead: User) -> bool:
-    """Tell others that a lead is adjudicating an item; False if somebody else is already."""
+    """Mark an item as being adjudicated by a lead; False if somebody else already claimed it."""
     free = Q(claimed_by__isnull=True) | Q(claimed_by=lead) | Q(claimed_until__lt=Now())
     claimed = Item.objects.filter(free, pk=item.pk)
     return claimed.update(claimed_by=lead, claimed_until=from_now(CLAIM_SECONDS)) == 1
 
 
 def find_last_decision(lead: User) -> Item | None:
-    """The last item that a lead decided and can still undo."""
+    """Return the last item that a lead decided and can still undo."""
     own = Item.objects.filter(
         adjudicated_by=lead, batch__status=BatchStatus.OPEN, repeat_kind=RepeatKind.NO
     ).exclude(adjudicated="")

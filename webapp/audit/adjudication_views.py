@@ -1,4 +1,4 @@
-"""Pages of review leads: lists of items, and decisions between answers."""
+"""Pages for review leads: item lists, and decisions between answers."""
 
 from typing import Any, Final
 
@@ -62,7 +62,7 @@ _MAX_CSV_ROWS: Final = 20_000
 @require_safe
 @require_view
 def list_items(request: HttpRequest) -> HttpResponse:
-    """List items of audits; without a filter those that wait for a decision."""
+    """List audit items; without a filter, those that need a decision."""
     person = get_user(request)
     form = ReviewFilterForm(request.GET or None)
     values = _read_filter(form)
@@ -104,7 +104,7 @@ def download_items(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_view
 def review_item(request: HttpRequest, pk: int, number: int) -> HttpResponse:
-    """Show an item with everything that is known of it; take the decision of a review lead."""
+    """Show an item with all details, and accept the decision of a review lead."""
     person = get_user(request)
     item = _get_item(person, pk, number)
     if request.method == "POST":
@@ -115,7 +115,7 @@ def review_item(request: HttpRequest, pk: int, number: int) -> HttpResponse:
 
 
 def _get_item(person: User, pk: int, number: int) -> Item:
-    """Find an item of a visible batch; a repeat stands for the item that it repeats.
+    """Find an item of a visible batch; a repeat resolves to its original item.
 
     Raises:
         Http404: there is none, or the person may still be asked to answer it.
@@ -162,7 +162,7 @@ def _save_decision(request: HttpRequest, person: User, item: Item) -> HttpRespon
 
 
 def _render_conflict(request: HttpRequest, person: User, item: Item) -> HttpResponse:
-    """Show what another lead decided meanwhile, with what this one wrote as a draft."""
+    """Show another lead's decision, and keep this lead's input as a draft."""
     now = _get_item(person, item.batch_id, item.number)
     return _render_item(request, person, now, _make_form(now, person), status=409)
 
@@ -211,7 +211,7 @@ def _find_last(person: User) -> Item | None:
 @require_adjudicate
 @require_view
 def save_adjudication_draft(request: HttpRequest, pk: int, number: int) -> HttpResponse:
-    """Keep what a lead has filled in so far; htmx sends it while they fill it in."""
+    """Save what a lead has filled in so far; htmx calls this while they type."""
     person = get_user(request)
     item = _get_item(person, pk, number)
     form = make_adjudication_form(item.batch.kind, request.POST)
@@ -232,7 +232,7 @@ def save_adjudication_draft(request: HttpRequest, pk: int, number: int) -> HttpR
 @require_adjudicate
 @require_view
 def undo_adjudication(request: HttpRequest, pk: int, number: int) -> HttpResponse:
-    """Take a lead's own decision back and fill it in again."""
+    """Undo a lead's own decision and restore it as a draft."""
     person = get_user(request)
     item = _get_item(person, pk, number)
     values = _read_filter(ReviewFilterForm(request.GET or None))
@@ -247,7 +247,7 @@ def undo_adjudication(request: HttpRequest, pk: int, number: int) -> HttpRespons
 
 
 def _read_filter(form: ReviewFilterForm) -> dict[str, Any]:
-    """The values of a filter that can be read; others are left out and shown as errors."""
+    """Return the valid values of a filter; invalid ones are shown as errors."""
     if not form.is_bound:
         return {}
     form.is_valid()

@@ -1,4 +1,4 @@
-"""Review: answers with disagreements first, adjudication, history, assignment, closing."""
+"""Admin pages of audits: answers, adjudication, history, assignment, closing."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final, cast
@@ -97,31 +97,31 @@ _EXCERPT_CHARS: Final = 80
 
 
 class ReviewerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Rows that reviewers see and nobody adds or deletes."""
+    """Base class for rows that reviewers see and nobody adds or deletes."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
-        """Rows are created by annotation pages and imports."""
+        """Rows are created by annotation pages and imports only."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
-        """Nothing of an audit is deleted."""
+        """Audit data is never deleted."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
-        """Only reviewers change anything."""
+        """Only reviewers can change rows."""
         return request.user.has_perm(ADJUDICATE)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
-        """Reviewers see everything."""
+        """Reviewers can see all rows."""
         return request.user.has_perm(ADJUDICATE)
 
     def has_module_permission(self, request: HttpRequest) -> bool:
-        """Reviewers, and auditors for their own answers."""
+        """Shown to reviewers, and to auditors for their own answers."""
         return request.user.has_perm(ADJUDICATE) or request.user.has_perm(ANSWER)
 
 
 class AssignForm(ActionForm):
-    """For whom the chosen action is."""
+    """The auditor that the selected action applies to."""
 
     auditor = ModelChoiceField(
         queryset=User.objects.none(), required=False, label="Auditor:", empty_label="none"
@@ -135,7 +135,7 @@ class AssignForm(ActionForm):
 
 @admin.register(Batch)
 class BatchAdmin(ReviewerAdmin):
-    """Batches: close them, and say who answers them, several at once."""
+    """Batches: close them and assign auditors, several at once."""
 
     list_display = ("format_number", "format_origin", "format_kind", "status", "format_progress",
                     "list_auditors", "list_links", "created")  # fmt: skip
@@ -154,7 +154,7 @@ class BatchAdmin(ReviewerAdmin):
     action_form = AssignForm
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Batch]:
-        """Batches with their counts and auditors."""
+        """Load batches with their counts and auditors."""
         counted = (
             super()
             .get_queryset(request)
@@ -169,22 +169,22 @@ class BatchAdmin(ReviewerAdmin):
 
     @admin.display(ordering="pk", description="batch")
     def format_number(self, row: Batch) -> str:
-        """The batch by its number."""
+        """Format the number of the batch."""
         return f"Batch {row.pk}"
 
     @admin.display(ordering="experiment_name", description="experiment")
     def format_origin(self, row: Batch) -> str:
-        """What it was drawn from, and how."""
+        """Format the source of the items and the sampling strategy."""
         return f"{row.experiment_name}, iteration {row.iteration}, by {row.strategy}"
 
     @admin.display(ordering="kind", description="items")
     def format_kind(self, row: Batch) -> str:
-        """What its items are, in a word."""
+        """Format the kind of the items."""
         return "judgments" if row.kind == ItemKind.JUDGMENTS else "responses"
 
     @admin.display(description="links")
     def list_links(self, row: Batch) -> str:
-        """Its items here, and its pages on the site."""
+        """Link to the items here and to the pages on the site."""
         items = f"{reverse('admin:audit_item_changelist')}?batch__id__exact={row.pk}"
         queue = f"{reverse('audit_items')}?batch={row.pk}"
         links = [
@@ -196,7 +196,7 @@ class BatchAdmin(ReviewerAdmin):
 
     @admin.action(description="Export answers as CSV", permissions=["view"])
     def export(self, request: HttpRequest, rows: QuerySet[Batch]) -> HttpResponse:  # noqa: ARG002
-        """Send the answers of the chosen batches in one file."""
+        """Download the answers of the selected batches as one file."""
         log_event(
             Action.EXPORTED,
             "audit batches",
@@ -210,17 +210,17 @@ class BatchAdmin(ReviewerAdmin):
 
     @admin.display(description="answers")
     def format_progress(self, row: Any) -> str:
-        """How far the batch is."""
+        """Format the progress of the batch."""
         return f"{row.answer_count} of {row.item_count}"
 
     @admin.display(description="auditors")
     def list_auditors(self, row: Batch) -> str:
-        """Who answers it."""
+        """List the assigned auditors."""
         return ", ".join(sorted(person.username for person in row.auditors.all())) or "nobody"
 
     @admin.action(description="Assign to auditor")
     def assign(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
-        """Let an auditor answer the chosen batches, too."""
+        """Assign an auditor to the selected batches."""
         auditor = self._get_chosen_auditor(request)
         if auditor is not None:
             for batch in rows:
@@ -229,7 +229,7 @@ class BatchAdmin(ReviewerAdmin):
 
     @admin.action(description="Remove from auditor")
     def unassign(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
-        """Let an auditor answer the chosen batches no longer; answers stay."""
+        """Remove an auditor from the selected batches; answers stay."""
         auditor = self._get_chosen_auditor(request)
         if auditor is not None:
             for batch in rows:
@@ -248,27 +248,27 @@ class BatchAdmin(ReviewerAdmin):
 
     @admin.action(description="Close")
     def close_batches(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
-        """Take no more answers."""
+        """Close batches, which then accept no answers."""
         for batch in rows:
             set_status(batch, BatchStatus.CLOSED, by=get_user(request))
 
     @admin.action(description="Reopen")
     def open_batches(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
-        """Take answers again."""
+        """Reopen batches."""
         for batch in rows:
             set_status(batch, BatchStatus.OPEN, by=get_user(request))
 
     def save_model(self, request: HttpRequest, obj: Batch, form: Any, change: Any) -> None:  # noqa: ARG002
-        """Close or open a batch, and write down who did."""
+        """Close or reopen a batch and record it in the activity log."""
         set_status(obj, obj.status, by=get_user(request))
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: Any) -> None:  # noqa: ARG002
-        """Say who answers a batch, and write down who said so."""
+        """Assign auditors and record it in the activity log."""
         self._assign(request, form.instance, form.cleaned_data["auditors"])
 
 
 def annotate_agreement(rows: QuerySet[Answer]) -> QuerySet[Answer]:
-    """Say of each answer how it stands to the meta-judge's verdicts, disagreements first."""
+    """Annotate answers with their agreement with the meta-judge, disagreements first."""
     forward, backward = (
         KeyTextTransform(name, "item__hidden_verdict__facts") for name in ("forward", "backward")
     )
@@ -286,26 +286,26 @@ def annotate_agreement(rows: QuerySet[Answer]) -> QuerySet[Answer]:
 
 
 class ChoiceFilter(admin.SimpleListFilter):
-    """A filter with fixed choices; a subclass says which rows each of them keeps."""
+    """A filter with fixed choices; subclasses select the rows of each choice."""
 
     options: ClassVar[Mapping[str, str]] = {}
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002
-        """The choices beside "All"."""
+        """The choices besides "All"."""
         return list(self.options.items())
 
     def queryset(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:  # noqa: ARG002
-        """Rows of the chosen value; a value that is no choice is left out."""
+        """Filter by the chosen value; an unknown value is ignored."""
         value = self.value()
         return rows if value is None or value not in self.options else self.select(rows, value)
 
     def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
-        """Rows that a choice keeps."""
+        """Select the rows of a choice."""
         raise NotImplementedError
 
 
 class AgreementFilter(ChoiceFilter):
-    """Answers by how many of the meta-judge's verdicts say the same."""
+    """Answers by the number of meta-judge verdicts that agree."""
 
     title = "meta-judge"
     parameter_name = "agreement"
@@ -352,7 +352,7 @@ def _select_by_answers(rows: QuerySet[Any], answers: QuerySet[Answer]) -> QueryS
 
 @admin.register(Answer)
 class AnswerAdmin(ReviewerAdmin):
-    """Answers: reviewers see all, disagreements first; auditors see their own alone."""
+    """Answers: reviewers see all, disagreements first; auditors see only their own."""
 
     list_display = ("format_item", "auditor_name", "get_answer", "confidence", "get_agreement",
                     "format_tags", "format_comment", "submitted")  # fmt: skip
@@ -366,7 +366,7 @@ class AnswerAdmin(ReviewerAdmin):
                                 "source")  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Answer]:
-        """Everybody's for reviewers, one's own for auditors."""
+        """Load all answers for reviewers, their own for auditors."""
         person = get_user(request)
         if not person.has_perm(ADJUDICATE):
             return Answer.objects.filter(auditor=person)
@@ -376,63 +376,63 @@ class AnswerAdmin(ReviewerAdmin):
         )
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
-        """Disagreements of the surest first."""
+        """Order disagreements by confidence, highest first."""
         if request.user.has_perm(ADJUDICATE):
             return ("agreement", "-confidence", "pk")
         return ("-submitted",)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Auditors see their own work."""
+        """Auditors can see their own answers."""
         if super().has_view_permission(request, obj):
             return True
         own = obj is None or obj.auditor_id == request.user.pk
         return own and request.user.has_perm(ANSWER)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
-        """Answers are changed on the annotation page only; reviewers adjudicate the item."""
+        """Answers can be changed on the annotation page only; reviewers adjudicate the item."""
         return False
 
     def get_list_filter(self, request: HttpRequest) -> Any:
-        """What would tell an auditor the meta-judge's verdict is for reviewers."""
+        """Show filters that reveal verdicts of the meta-judge to reviewers only."""
         filters = super().get_list_filter(request)
         return filters if request.user.has_perm(ADJUDICATE) else ("confidence", "choice")
 
     def get_list_display(self, request: HttpRequest) -> Any:
-        """The same holds of columns."""
+        """Show columns that reveal verdicts of the meta-judge to reviewers only."""
         if request.user.has_perm(ADJUDICATE):
             return self.list_display
         return tuple(name for name in self.list_display if name != "get_agreement")
 
     @admin.display(ordering="item__number", description="item")
     def format_item(self, row: Answer) -> str:
-        """The item by batch and number."""
+        """Format the item as batch and number."""
         original = row.item.original
         again = f" repeats {original.number}" if original is not None else ""
         return f"{row.item.batch_id}/{row.item.number}{again}"
 
     @admin.display(ordering="choice", description="answer")
     def get_answer(self, row: Answer) -> str:
-        """The answer by the letters of the item's page, whatever its kind."""
+        """Format the answer with the letters of the item's page."""
         return format_value(row.choice, row.points, row.item.original or row.item)
 
     @admin.display(description="tags")
     def format_tags(self, row: Answer) -> str:
-        """Tags as text."""
+        """Format the tags as text."""
         return ", ".join(map(str, row.tags)) or "–"
 
     @admin.display(ordering="comment", description="comment")
     def format_comment(self, row: Answer) -> str:
-        """The beginning of the comment."""
+        """Format the beginning of the comment."""
         return Truncator(row.comment).chars(_EXCERPT_CHARS) or "–"
 
     @admin.display(ordering="agreement", description="meta-judge")
     def get_agreement(self, row: Any) -> str:
-        """How many verdicts say the same."""
+        """Format how many verdicts agree."""
         return AgreementFilter.options.get(str(row.agreement), "–")
 
 
 class DisagreementFilter(ChoiceFilter):
-    """Items by the disagreement that there is about them."""
+    """Items by kind of disagreement."""
 
     title = "disagreement"
     parameter_name = "disagreement"
@@ -483,7 +483,7 @@ class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
             raise ValidationError(str(error)) from None
 
     def clean(self) -> dict[str, Any]:
-        """Refuse a decision that was made from an earlier state of the item."""
+        """Refuse a decision that is based on an outdated state of the item."""
         values = super().clean() or {}
         now = Item.objects.get(pk=self.instance.pk)
         if values.get("version") != now.adjudication_version:
@@ -505,7 +505,7 @@ def _list_decisions(item: Item) -> list[tuple[str, str]]:
 
 @admin.register(Item)
 class ItemAdmin(ReviewerAdmin):
-    """Items: read the answers and decide between them."""
+    """Items: read the answers and adjudicate."""
 
     form = ItemDecisionForm
     list_display = ("format_place", "format_prompt", "format_disagreements", "format_answers",
@@ -530,7 +530,7 @@ class ItemAdmin(ReviewerAdmin):
     )  # fmt: skip
 
     def get_fieldsets(self, request: HttpRequest, obj: Item | None = None) -> Any:
-        """Of an item that cannot be adjudicated the decision is shown and not asked for."""
+        """Show the decision as text where an item cannot be adjudicated."""
         sets: Any = super().get_fieldsets(request, obj)
         if self.has_change_permission(request, obj):
             return sets
@@ -540,63 +540,63 @@ class ItemAdmin(ReviewerAdmin):
         ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Item]:
-        """Items with their disagreements."""
+        """Load items with their disagreements."""
         found = annotate_disagreements(get_reviewable_items(get_user(request)))
         return found.select_related("batch__experiment", "answer", "hidden_verdict", "claimed_by")
 
     def get_ordering(self, request: HttpRequest) -> Any:  # noqa: ARG002
-        """Items without a decision on which people disagree first."""
+        """Order items with a disagreement and without a decision first."""
         return (Case(When(adjudicated="", priority__lt=3, then=Value(0)), default=Value(1)),
                 "priority", "-batch", "number")  # fmt: skip
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Results of a closed batch are final, and repeats are not adjudicated by themselves."""
+        """Closed batches are final, and repeats are not adjudicated separately."""
         allowed = super().has_change_permission(request, obj)
         return allowed and (obj is None or not explain_refusal(obj))
 
     def has_module_permission(self, request: HttpRequest) -> bool:
-        """For reviewers alone."""
+        """Shown to reviewers only."""
         return request.user.has_perm(ADJUDICATE)
 
     @admin.display(ordering="number", description="item")
     def format_place(self, row: Item) -> str:
-        """The item by batch and number."""
+        """Format the item as batch and number."""
         return f"{row.batch_id}/{row.number}"
 
     @admin.display(ordering="instruction", description="prompt")
     def format_prompt(self, row: Item) -> str:
-        """The beginning of the prompt."""
+        """Format the beginning of the prompt."""
         return Truncator(row.instruction).chars(_EXCERPT_CHARS)
 
     @admin.display(ordering="priority", description="disagreement")
     def format_disagreements(self, row: Item) -> str:
-        """Which disagreements there are."""
+        """Format the disagreements."""
         return ", ".join(list_disagreements(row)) or "none"
 
     @admin.display(description="answers")
     def format_answers(self, row: Item) -> str:
-        """Everybody's answer."""
+        """Format all answers."""
         lines = [(answer,) for answer in make_review_rows([row], User())[0].answers]
         return format_html_join("", "<div>{}</div>", lines) or "none yet"
 
     @admin.display(description="meta-judge or judge")
     def format_meta_judge(self, row: Item) -> str:
-        """Both verdicts, or the judge's mean."""
+        """Format both verdicts, or the judge's mean score."""
         return format_meta_judge(row)
 
     @admin.display(ordering="adjudicated", description="decision")
     def format_decided(self, row: Item) -> str:
-        """The decision by the letters of the item's page."""
+        """Format the decision with the letters of the item's page."""
         return format_decision(row) or "–"
 
     @admin.display(ordering="adjudicated_by_name", description="decided by")
     def format_decider(self, row: Item) -> str:
-        """Who decided."""
+        """Format who decided."""
         return row.adjudicated_by_name or "–"
 
     @admin.display(description="links")
     def list_links(self, row: Item) -> str:
-        """Pages of the site about the item."""
+        """Link to the pages of the site about the item."""
         found = make_links(row)
         links = [
             (reverse("audit_review", args=[row.batch_id, row.number]), "review page"),
@@ -608,27 +608,27 @@ class ItemAdmin(ReviewerAdmin):
 
     @admin.display(description="instruction")
     def show_instruction(self, row: Item) -> str:
-        """The whole prompt."""
+        """Show the whole prompt."""
         return _format_text(row.instruction)
 
     @admin.display(description="response")
     def show_response(self, row: Item) -> str:
-        """The whole response."""
+        """Show the whole response."""
         return _format_text(row.response)
 
     @admin.display(description="judgment A")
     def show_judgment_a(self, row: Item) -> str:
-        """The judgment that the item's page shows as A."""
+        """Show the judgment that the item's page shows as A."""
         return _format_text(row.second if row.is_swapped else row.first)
 
     @admin.display(description="judgment B")
     def show_judgment_b(self, row: Item) -> str:
-        """The judgment that the item's page shows as B."""
+        """Show the judgment that the item's page shows as B."""
         return _format_text(row.first if row.is_swapped else row.second)
 
     @admin.display(description="answers")
     def list_answers(self, row: Item) -> str:
-        """What everybody said of the item, on its repeats, too."""
+        """List all answers to the item and its repeats."""
         lines = [
             (one.auditor, one.occasion, one.answer, one.confidence, ", ".join(one.tags) or "–",
              one.comment or "–")
@@ -640,12 +640,12 @@ class ItemAdmin(ReviewerAdmin):
 
     @admin.display(description="judge and meta-judge")
     def list_hidden_verdicts(self, row: Item) -> str:
-        """What was hidden from who answered."""
+        """List what was hidden from the auditors."""
         return _format_table(("", ""), [(fact.name, fact.value) for fact in list_facts(row)])
 
     @admin.display(description="current decision")
     def show_state(self, row: Item) -> str:
-        """The decision as it is now, and why it cannot be changed."""
+        """Show the current decision, and why it cannot be changed."""
         refusal = explain_refusal(row)
         claimed = get_other_claimant(row, User())
         parts = [
@@ -659,7 +659,7 @@ class ItemAdmin(ReviewerAdmin):
 
     @admin.display(description="history")
     def list_history(self, row: Item) -> str:
-        """Everything that happened to the item."""
+        """List all activity on the item."""
         lines = [
             (f"{one.created:%Y-%m-%d %H:%M:%S}", one.who, one.what, one.details)
             for one in make_history(row)
@@ -667,7 +667,7 @@ class ItemAdmin(ReviewerAdmin):
         return _format_table(("When", "By", "Action", "Details"), lines)
 
     def save_model(self, request: HttpRequest, obj: Item, form: Any, change: Any) -> None:  # noqa: ARG002
-        """Write the decision in the way of the site, with its entry in the activity log."""
+        """Store the decision by the same rules as the site, and record it in the activity log."""
         decision = Decision(obj.adjudicated, obj.adjudication, form.cleaned_data["version"])
         if not adjudicate_item(obj, decision, by=get_user(request)):
             self.message_user(
@@ -696,20 +696,20 @@ def _format_table(headings: Iterable[str], lines: Iterable[Iterable[object]]) ->
 
 
 class ReadOnlyAdmin(ReviewerAdmin):
-    """Rows that reviewers read and nobody changes."""
+    """Base class for rows that reviewers read and nobody changes."""
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
-        """These are written by pages and workers alone."""
+        """These rows are written by pages and workers only."""
         return False
 
     def has_module_permission(self, request: HttpRequest) -> bool:
-        """For reviewers alone."""
+        """Shown to reviewers only."""
         return request.user.has_perm(ADJUDICATE)
 
 
 @admin.register(HiddenVerdict)
 class HiddenVerdictAdmin(ReadOnlyAdmin):
-    """What judge and meta-judge said of the items, hidden from who answers."""
+    """Scores and verdicts of judge and meta-judge, hidden from auditors."""
 
     list_display = ("format_item", "format_verdicts")
     list_filter = ("item__batch",)
@@ -717,18 +717,18 @@ class HiddenVerdictAdmin(ReadOnlyAdmin):
     fields = readonly_fields = ("format_item", "format_verdicts")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[HiddenVerdict]:
-        """Of items that the reviewer cannot be asked to answer any longer."""
+        """Load those of items that the reviewer can no longer be asked to answer."""
         seen = get_reviewable_items(get_user(request))
         return HiddenVerdict.objects.filter(Q(item__in=seen) | Q(item__original__in=seen))
 
     @admin.display(ordering="item__number", description="item")
     def format_item(self, row: HiddenVerdict) -> str:
-        """The item by batch and number."""
+        """Format the item as batch and number."""
         return f"{row.item.batch_id}/{row.item.number}"
 
     @admin.display(description="judge and meta-judge")
     def format_verdicts(self, row: HiddenVerdict) -> str:
-        """What they said, by the letters of the item's page."""
+        """Format the verdicts with the letters of the item's page."""
         return _format_table(("", ""), [(fact.name, fact.value) for fact in list_facts(row.item)])
 
 
@@ -742,14 +742,14 @@ class AdjudicationDraftAdmin(ReadOnlyAdmin):
     list_select_related = ("item__batch", "lead")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AdjudicationDraft]:
-        """Of items that the reviewer may see."""
+        """Load those of items that the reviewer can see."""
         seen = get_reviewable_items(get_user(request))
         return AdjudicationDraft.objects.filter(item__in=seen)
 
 
 @admin.register(Gate)
 class GateAdmin(ReadOnlyAdmin):
-    """Experiments that wait for a passed audit, and what it must show."""
+    """Experiments that require a passed audit, and its terms."""
 
     list_display = ("experiment", "min_agreement", "confidence", "min_answers", "on_failure")
     list_filter = ("on_failure",)
@@ -759,7 +759,7 @@ class GateAdmin(ReadOnlyAdmin):
 
 @admin.register(GateOverride)
 class GateOverrideAdmin(ReadOnlyAdmin):
-    """What was decided without a passed audit, of deleted experiments too."""
+    """Overrides of the audit gate, those of deleted experiments included."""
 
     list_display = (
         "created",

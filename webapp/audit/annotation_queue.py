@@ -1,4 +1,4 @@
-"""Who answers which item: leased, answered, taken back and skipped by conditional UPDATEs.
+"""Assign items to auditors: lease, answer, undo and skip, by conditional UPDATEs.
 
 An item belongs to its holder until somebody else takes it, which they may once its lease has run
 out in the database's time. Nothing here reads what is hidden of an item.
@@ -45,7 +45,7 @@ TAGS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class AnswerInput:
-    """An answer as it was given; choice or points is set, by the kind of the batch."""
+    """A submitted answer; choice or points is set, depending on the kind of the batch."""
 
     choice: str
     points: float | None
@@ -55,7 +55,7 @@ class AnswerInput:
     seconds: float
 
     def to_columns(self) -> dict[str, Any]:
-        """The answer as columns of its row."""
+        """Return the answer as columns of its row."""
         return {
             "choice": self.choice,
             "points": self.points,
@@ -68,7 +68,7 @@ class AnswerInput:
 
 @dataclass(frozen=True, slots=True)
 class AuditorProgress:
-    """How far an auditor is with a batch.
+    """Progress of an auditor in a batch.
 
     Attributes:
         mine: items that they answered.
@@ -85,17 +85,17 @@ class AuditorProgress:
 
     @property
     def total(self) -> int:
-        """Answered and left together."""
+        """Items answered and left."""
         return self.mine + self.left
 
 
 def get_possible_auditors() -> QuerySet[User]:
-    """Active accounts that may answer."""
+    """Return the active accounts that can answer items."""
     return get_users_with_permission(ANSWER, superusers=False).order_by("username")
 
 
 def list_unblinded_auditors(people: Iterable[User]) -> list[str]:
-    """Names of auditors who may also see experiments, and thereby the hidden verdicts."""
+    """List auditors who can also see experiments, and therefore the hidden verdicts."""
     sighted = get_users_with_permission(SEE, is_active=None).filter(
         pk__in=[person.pk for person in people]
     )
@@ -103,12 +103,12 @@ def list_unblinded_auditors(people: Iterable[User]) -> list[str]:
 
 
 def get_assigned_batches(person: User) -> QuerySet[Batch]:
-    """Batches that a person may answer."""
+    """Return the batches that a user is assigned to."""
     return Batch.objects.filter(auditors=person)
 
 
 def _select_suitable_items(batch: Batch, person: User) -> QuerySet[Item]:
-    """Unanswered items that may be put before a person, held ones among them.
+    """Select the unanswered items that a user could answer, held ones included.
 
     A repeat waits for its original, and goes to who answered that or to somebody else. An item with
     a known answer goes to the auditor for whom it was copied.
@@ -128,7 +128,7 @@ def _build_free_filter(person: User) -> Q:
 
 
 def compute_progress(batch: Batch, person: User) -> AuditorProgress:
-    """Count what a person has answered and could still answer."""
+    """Count the items that a user has answered and could still answer."""
     suited = _select_suitable_items(batch, person).filter(_build_free_filter(person))
     drawn = batch.items.exclude(repeat_kind=RepeatKind.KNOWN)
     return AuditorProgress(
@@ -141,7 +141,7 @@ def compute_progress(batch: Batch, person: User) -> AuditorProgress:
 
 
 def lease_next_item(batch: Batch, person: User) -> Item | None:
-    """Lease the next item to a person: first what they hold, else what is free.
+    """Lease the next item to a user: first the one they hold, then a free one.
 
     Returns:
         None if nothing is left but what they skipped.
@@ -171,13 +171,13 @@ def _try_lease_next(batch: Batch, person: User) -> Item | None:
 
 
 def _lease_item(item: Item, person: User) -> bool:
-    """Take an item; False if somebody else was first."""
+    """Lease an item; False if somebody else was first."""
     free = Item.objects.filter(_build_free_filter(person), pk=item.pk, is_answered=False)
     return free.update(holder=person, lease_until=from_now(LEASE_SECONDS)) == 1
 
 
 def reassign_repeats(batch: Batch) -> int:
-    """Let others answer the repeats of an auditor who can answer no longer, and count them.
+    """Reassign the repeats of auditors who can no longer answer, and count them.
 
     That is who was removed, is not active, has lost the role, or is assigned no more. Else nobody
     could answer these items, and the batch would stay unfinished for ever.
@@ -214,14 +214,14 @@ def _reassign(item: Item) -> bool:
 
 
 def save_draft(item: Item, person: User, draft: Mapping[str, Any], seconds: float) -> bool:
-    """Keep what is filled in so far, and the lease with it; False if it was lost."""
+    """Save what is filled in so far and extend the lease; False if the lease was lost."""
     held = Item.objects.filter(pk=item.pk, holder=person, is_answered=False)
     seconds = min(max(seconds, 0.0), _MAX_SECONDS)
     return held.update(draft=dict(draft), seconds=seconds, lease_until=from_now(LEASE_SECONDS)) == 1
 
 
 def submit_answer(item: Item, person: User, given: AnswerInput) -> bool:
-    """Write an answer; False if somebody else has the item, or the batch is closed.
+    """Store an answer; False if somebody else has the item, or the batch is closed.
 
     What came too late is kept in the history and counts nowhere.
     """
@@ -241,7 +241,7 @@ def submit_answer(item: Item, person: User, given: AnswerInput) -> bool:
 
 
 def undo_answer(item: Item, person: User) -> bool:
-    """Take an answer back that was not followed by its reveal; False if it cannot be."""
+    """Undo an answer that was not yet revealed; False if that is not possible."""
     with transaction.atomic():
         is_open = Batch.objects.filter(pk=item.batch_id, status=BatchStatus.OPEN).exists()
         own = Answer.objects.filter(item=item, auditor=person, revealed__isnull=True)
@@ -260,12 +260,12 @@ def undo_answer(item: Item, person: User) -> bool:
 
 
 def build_draft(found: Answer) -> dict[str, Any]:
-    """An answer as the annotation form shows it."""
+    """Convert an answer to the values of the annotation form."""
     return {name: value for name, value in get_answer_values(found).items() if name != "seconds"}
 
 
 def get_answer_values(found: Answer) -> dict[str, Any]:
-    """An answer as plain values."""
+    """Return an answer as plain values."""
     return {
         "choice": found.choice,
         "points": found.points,
@@ -277,13 +277,13 @@ def get_answer_values(found: Answer) -> dict[str, Any]:
 
 
 def get_last_answer(batch: Batch, person: User) -> Answer | None:
-    """The last answer that a person could still take back."""
+    """Return the last answer that a user can still undo."""
     own = Answer.objects.filter(item__batch=batch, auditor=person, revealed__isnull=True, source="")
     return own.select_related("item").order_by("-submitted", "-pk").first()
 
 
 def skip_item(item: Item, person: User) -> bool:
-    """Give an item back unanswered, and not get it again before all others."""
+    """Return an item unanswered, to be shown again after all others."""
     with transaction.atomic():
         held = Item.objects.filter(pk=item.pk, holder=person, is_answered=False)
         won = held.update(holder=None, lease_until=None) == 1
@@ -294,12 +294,12 @@ def skip_item(item: Item, person: User) -> bool:
 
 
 def requeue_skipped(batch: Batch, person: User) -> None:
-    """Put what a person skipped before them again."""
+    """Show the items that a user skipped again."""
     Item.skipped_by.through.objects.filter(item__batch=batch, user=person).delete()
 
 
 def explain_withheld(item: Item, person: User) -> str:
-    """Why a person who answered an item may not see its reveal yet; empty if they may."""
+    """Return why a user cannot see the reveal of an answered item yet; empty if they can."""
     batch = item.batch
     if batch.status == BatchStatus.CLOSED:
         return ""
@@ -312,7 +312,7 @@ def explain_withheld(item: Item, person: User) -> str:
 
 
 def reveal_item(item: Item, person: User) -> bool:
-    """Note that a person looks at the reveal of what they answered; from then on it stands."""
+    """Record that a user viewed the reveal, which makes the answer final."""
     if explain_withheld(item, person):
         return False
     own = Answer.objects.filter(item=item, auditor=person)
@@ -329,7 +329,7 @@ def log_change(
     *,
     reason: str = "",
 ) -> None:
-    """Record what happened to an item.
+    """Record an action on an item.
 
     Args:
         person: None for whoever asks just now.

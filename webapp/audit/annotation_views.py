@@ -54,7 +54,7 @@ def show_next_item(request: HttpRequest, pk: int) -> HttpResponse:
 @never_cache
 @require_annotate
 def annotate_item(request: HttpRequest, pk: int, number: int) -> HttpResponse:
-    """Show an item that the person holds, or their answer to it; take their answer."""
+    """Show an item that the user holds, or their answer to it, and accept their answer."""
     person = get_user(request)
     found = get_assigned_item(person, pk, number)
     answered = find_own_answer(found, person)
@@ -116,7 +116,7 @@ def _render_item(
 
 
 def _is_showing_differences(request: HttpRequest) -> bool:
-    """Whether differences are marked: as this address says, or as the user chose last."""
+    """Whether differences are marked: by the address, or by the user's last choice."""
     chosen = request.GET.get("differences")
     if chosen is not None:
         request.session[_DIFFERENCES] = chosen == "1"
@@ -144,7 +144,7 @@ def _render_answered(
 @require_POST
 @require_annotate
 def save_draft(request: HttpRequest, pk: int, number: int) -> HttpResponse:
-    """Keep what is filled in so far; htmx sends it while somebody fills it in."""
+    """Save what is filled in so far; htmx calls this while the user types."""
     person = get_user(request)
     found = get_assigned_item(person, pk, number)
     form = make_answer_form(found.batch.kind, request.POST)
@@ -162,7 +162,7 @@ def save_draft(request: HttpRequest, pk: int, number: int) -> HttpResponse:
 @require_POST
 @require_annotate
 def skip_item(request: HttpRequest, pk: int, number: int) -> HttpResponse:
-    """Give an item back unanswered."""
+    """Return an item unanswered."""
     person = get_user(request)
     annotation_queue.skip_item(get_assigned_item(person, pk, number), person)
     return redirect("annotate", pk=pk)
@@ -171,7 +171,7 @@ def skip_item(request: HttpRequest, pk: int, number: int) -> HttpResponse:
 @require_POST
 @require_annotate
 def requeue_skipped(request: HttpRequest, pk: int) -> HttpResponse:
-    """Put what was skipped before its auditor again."""
+    """Show the skipped items to their auditor again."""
     person = get_user(request)
     batch = get_object_or_404(annotation_queue.get_assigned_batches(person), pk=pk)
     annotation_queue.requeue_skipped(batch, person)
@@ -181,7 +181,7 @@ def requeue_skipped(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 @require_annotate
 def undo_answer(request: HttpRequest, pk: int, number: int) -> HttpResponse:
-    """Take an answer back and fill it in again."""
+    """Undo an answer and restore it as a draft."""
     person = get_user(request)
     found = get_assigned_item(person, pk, number)
     if annotation_queue.undo_answer(found, person):
@@ -193,7 +193,7 @@ def undo_answer(request: HttpRequest, pk: int, number: int) -> HttpResponse:
 @require_POST
 @require_annotate
 def reveal_item(request: HttpRequest, pk: int, number: int) -> HttpResponse:
-    """Show what judge and meta-judge said of an answered item."""
+    """Show the scores and verdicts of an answered item."""
     person = get_user(request)
     found = get_assigned_item(person, pk, number)
     if find_own_answer(found, person) is None:

@@ -33,7 +33,7 @@ _JSON_PARTS: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{},]', re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """An answer or an entry that is not imported.
+    """An answer or entry that is not imported.
 
     Attributes:
         where: the line or the entry of the file.
@@ -47,7 +47,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of a file: an item, and its answers.
+    """An entry of a file: an item and its answers.
 
     Attributes:
         names_item: whether it names the very item that it answers, as our own exports do; a task
@@ -162,7 +162,7 @@ def _parse_object(text: str) -> Any:
 
 
 def _split_array(text: str) -> Iterator[str]:
-    """Cut a JSON array into its entries without parsing them, so that each can fail alone."""
+    """Split a JSON array into its entries without parsing them, so that each can fail alone."""
     depth, begin = 0, 0
     for part in _JSON_PARTS.finditer(text):
         sign = part[0]
@@ -185,7 +185,7 @@ def _split_array(text: str) -> Iterator[str]:
 
 
 def _read_entry(where: str, row: Mapping[str, Any]) -> Entry | LeftOut:
-    """Read one row, which holds one answer in our files and may hold several in other tools'."""
+    """Read a row: one answer in our files, possibly several in those of other tools."""
     item = None
     try:
         place_of, said, names_item = detect_format(row)

@@ -1,4 +1,4 @@
-"""The formats of imported answers: our export, MLflow, Label Studio and Argilla.
+"""Formats of imported answers: our export, MLflow, Label Studio and Argilla.
 
 Files come from other people and other tools, so every value is checked against a schema. A text in
 place of an answer is the reason why it is left out.
@@ -49,7 +49,7 @@ def _read_name(value: Any) -> str | None:
 
 
 def _read_account(value: Any) -> str | None:
-    """Read another tool's name of a person: text, a number, or an object with one of them."""
+    """Read another tool's user name: text, a number, or an object with one of them."""
     if isinstance(value, dict):
         value = value.get("email") or value.get("id")
         if value is None:
@@ -88,7 +88,7 @@ def _read_seconds(value: Any) -> float:
 
 
 def _read_shown(value: Any) -> str | float | None:
-    """Read a choice as another tool shows it, or points."""
+    """Read a choice as another tool shows it, or a score."""
     if isinstance(value, dict | list):
         raise ValueError("is neither a choice nor a number")
     return (_read_text(value) or None) if isinstance(value, str) else _read_number(value)
@@ -116,7 +116,7 @@ Account = Annotated[str | None, BeforeValidator(_read_account)]
 
 
 class _Schema(BaseModel):
-    """What is read of an object; what else it has is passed over."""
+    """Values read from an object; others are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -129,7 +129,7 @@ class Place(_Schema):
 
 
 class AnswerRow(_Schema):
-    """An answer by the columns of our own export.
+    """An answer with the columns of our export.
 
     Attributes:
         auditor: None if the file does not name anybody.
@@ -148,7 +148,7 @@ class AnswerRow(_Schema):
 
 
 class _Control(_Schema):
-    """What one control of Label Studio's page holds."""
+    """Value of one Label Studio control."""
 
     from_name: Text = ""
     value: Any = None
@@ -162,7 +162,7 @@ class _ControlValue(_Schema):
 
 
 class _Annotation(_Schema):
-    """What one person answered to a task of Label Studio."""
+    """One user's annotation of a Label Studio task."""
 
     was_cancelled: bool | None = None
     completed_by: Account = None
@@ -171,14 +171,14 @@ class _Annotation(_Schema):
 
 
 class _Task(_Schema):
-    """A task of Label Studio."""
+    """A Label Studio task."""
 
     data: dict[Any, Any] | None = None
     annotations: Any = None
 
 
 class _Value(_Schema):
-    """What one person answered to one question of Argilla."""
+    """One user's answer to one Argilla question."""
 
     value: Any = None
     user_id: Account = None
@@ -186,7 +186,7 @@ class _Value(_Schema):
 
 
 class _Response(_Schema):
-    """What one person answered to all questions of Argilla."""
+    """One user's answers to all Argilla questions."""
 
     values: dict[Any, Any] | None = None
     user_id: Account = None
@@ -194,7 +194,7 @@ class _Response(_Schema):
 
 
 class _Record(_Schema):
-    """A record of Argilla, whose client gives responses by question and whose server by person."""
+    """An Argilla record: its client groups responses by question, its server by user."""
 
     metadata: dict[Any, Any] | None = None
     responses: Any = None
@@ -209,7 +209,7 @@ class _Feedback(_Schema):
 
 
 class _Assessment(_Schema):
-    """An assessment of MLflow, as we export it."""
+    """An MLflow assessment as we export it."""
 
     metadata: dict[Any, Any]
     feedback: _Feedback
@@ -254,7 +254,7 @@ def _convert_assessment(found: _Assessment) -> Columns:
 
 
 def parse_answer_row(said: Columns | str) -> AnswerRow | str:
-    """Check an answer against its schema; a text is the reason why it is left out."""
+    """Validate an answer; a text is the reason why it is not imported."""
     if isinstance(said, str):
         return said
     try:
@@ -286,7 +286,7 @@ def _convert_annotation(found: Any) -> Columns | str:
 
 
 def _iter_each(read: Callable[[Any], T | str], found: Any) -> list[T | str]:
-    """Read each part of a list; a text in place of all parts is the reason why there are none."""
+    """Yield the parts of a list; a text instead of a list is the reason why there are none."""
     if not isinstance(found, list | None):
         return ["has answers that are not a list"]
     return list(map(read, found or ()))
@@ -299,7 +299,7 @@ def _convert_responses(responses: Any) -> list[Columns | str]:
 
 
 def _convert_questions(responses: Mapping[Any, Any]) -> list[Columns | str]:
-    """Read responses by question, as Argilla's client writes them."""
+    """Convert responses grouped by question, as written by Argilla's client."""
     answers, comments = (
         _iter_each(_read_value, responses.get(name)) for name in ("answer", "comment")
     )
@@ -318,7 +318,7 @@ def _read_value(found: Any) -> _Value | str:
 
 
 def _convert_response(found: Any) -> Columns | str:
-    """Read what one person answered, as Argilla's server writes it."""
+    """Convert one user's answers, as written by Argilla's server."""
     try:
         response = _Response.model_validate(found)
         values = response.values or {}
@@ -347,7 +347,7 @@ def _get_first_of(*values: str | float | None) -> str | float | None:
 
 
 def explain_validation_error(error: ValidationError) -> str:
-    """Say in one line which value is wrong, and how; safe to be shown."""
+    """Explain in one line which value is wrong and how; safe to display."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     path = ".".join(map(str, first["loc"])) or "the entry"
     said = _REASONS.get(first["type"], first["msg"].removeprefix("Value error, "))

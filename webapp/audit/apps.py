@@ -1,9 +1,9 @@
-"""The app's name."""
+"""App configuration."""
 
 from django.apps import AppConfig
 
 
 class AuditConfig(AppConfig):
-    """Batches of items that people answer blind."""
+    """Batches of items for blind human review."""
 
     name = "webapp.audit"

@@ -1,4 +1,4 @@
-"""How good the auditors of a batch are, and what it says without those who are flagged."""
+"""Quality of the auditors of a batch, and the results without flagged auditors."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +42,7 @@ class AuditorReport:
 
 
 def find_own_quality(batch: Batch, person: User) -> AuditorQuality | None:
-    """What a batch shows an auditor of themselves; None if it shows nothing, or nothing yet."""
+    """Return an auditor's own quality if the batch shows it; None if there is nothing to show."""
     if not batch.shows_quality:
         return None
     name = person.get_username()
@@ -80,7 +80,7 @@ def make_auditor_report(batch: Batch) -> AuditorReport:
 
 
 def _list_values(answers: Sequence[Answer]) -> set[Value]:
-    """What several auditors answered to an item; own repeats left out."""
+    """Return the answers of different auditors to an item, without own repeats."""
     return {_get_value(one) for one in answers if one.item.repeat_kind != RepeatKind.SAME}
 
 
@@ -89,7 +89,7 @@ def _get_value(answer: Answer) -> Value:
 
 
 def _find_known(batch: Batch, answers: Sequence[Answer], decided: str | None) -> Value | None:
-    """What is right about an item; None where nobody can say."""
+    """Return the known value of an item; None if it is not known."""
     if decided:
         return decided if batch.kind == ItemKind.JUDGMENTS else float(decided)
     values = _list_values(answers)
@@ -126,7 +126,7 @@ def _find_larger(first: float | None, second: float | None) -> str | None:
 
 
 def _estimate_without(batch: Batch, flagged: Sequence[str]) -> MetaJudgeResults | JudgeResults:
-    """What decisions and the answers of other auditors say, with the same weights."""
+    """Estimate results from decisions and the answers of other auditors, with the same weights."""
     kept = batch.items.filter(repeat_kind=RepeatKind.NO).filter(
         ~Q(adjudicated="") | Q(answer__isnull=False) & ~Q(answer__auditor_name__in=flagged)
     )

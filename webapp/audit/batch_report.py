@@ -1,4 +1,4 @@
-"""From the rows of a batch, or of several batches of one iteration, to what they say."""
+"""Estimates from the rows of a batch, or of several batches of one iteration."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ Facts = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class AuditorSummary:
-    """What one auditor did in a batch.
+    """Answers of one auditor in a batch.
 
     Attributes:
         seconds: median of an answer; None where it is not known.
@@ -49,7 +49,7 @@ class AuditorSummary:
 
 @dataclass(frozen=True, slots=True)
 class StratumSummary:
-    """A stratum, with the chance of its items and how many are answered."""
+    """A stratum with the sampling probability and the number of answers."""
 
     name: str
     population: int
@@ -60,7 +60,7 @@ class StratumSummary:
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """Everything about batches of a kind; `pairs` or `responses` is set, by that kind.
+    """Results of batches of one kind; `pairs` or `responses` is set, depending on the kind.
 
     Attributes:
         conflicts: items on which auditors differ.
@@ -83,35 +83,35 @@ class BatchReport:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What follows, in plain words."""
+        """Conclusions in plain sentences."""
         found = self.pairs or self.responses
         return found.sentences if found else ()
 
     @property
     def has_gone(self) -> bool:
-        """Whether somebody who answered has no account any longer."""
+        """Whether an auditor's account no longer exists."""
         return any(auditor.is_gone for auditor in self.auditors)
 
     @property
     def coverage(self) -> float | None:
-        """Share of the population whose strata have any answer."""
+        """Share of the population in strata that have an answer."""
         found = self.pairs or self.responses
         return found.coverage if found else None
 
 
 def get_strata_sizes(batch: Batch) -> dict[str, int]:
-    """Population of each stratum."""
+    """Return the population of each stratum."""
     return {stratum["name"]: stratum["population"] for stratum in batch.strata}
 
 
 def list_answered_items(batch: Batch) -> list[Item]:
-    """Items that count in estimates: answered or adjudicated, repeats left out."""
+    """List the items that count in estimates: answered or adjudicated, without repeats."""
     items = batch.items.filter(repeat_kind=RepeatKind.NO).select_related("answer", "hidden_verdict")
     return [item for item in items if item.adjudicated or hasattr(item, "answer")]
 
 
 def get_final_value(item: Item, *, adjudicated: bool = True) -> str | float | None:
-    """The value of an item that counts: a decision, or else the answer.
+    """Return the value of an item that counts: the decision, or else the answer.
 
     Args:
         adjudicated: False for the answer alone.
@@ -126,7 +126,7 @@ def get_final_value(item: Item, *, adjudicated: bool = True) -> str | float | No
 
 
 def make_report(*batches: Batch) -> BatchReport:
-    """Estimate everything that a batch tells, or several of one iteration and kind, pooled.
+    """Estimate all results of a batch, or of several pooled batches of one iteration and kind.
 
     Each batch is a sample of the whole iteration; it counts by its share of the answers.
     """
@@ -163,7 +163,7 @@ def make_report(*batches: Batch) -> BatchReport:
 
 
 def estimate_batch(batch: Batch, items: Sequence[Item]) -> MetaJudgeResults | JudgeResults:
-    """Estimate what some items of a batch say, each with a decision or an answer."""
+    """Estimate the results of some items of a batch, each with a decision or an answer."""
     frame = SamplingFrame(get_strata_sizes(batch))
     is_pairs = batch.kind == ItemKind.JUDGMENTS
     return _estimate_results(items, frame, is_pairs=is_pairs, one=True)
@@ -189,7 +189,7 @@ def _format_batch_name(batch: Batch) -> str:
 
 
 def _get_stratum_name(item: Item, *, one: bool) -> str:
-    """Strata of several batches are told apart by their batch."""
+    """Return the name of a stratum, with its batch if there are several."""
     return (
         item.stratum if one else name_sample_stratum(_format_batch_name(item.batch), item.stratum)
     )
@@ -212,7 +212,7 @@ def _make_frame(batches: Sequence[Batch], answered: Mapping[str, Sequence[Item]]
 
 
 def to_audited_pair(item: Item, *, one: bool = True, adjudicated: bool = True) -> AuditedPair:
-    """An answered item as the statistics want it.
+    """Convert an answered item for the statistics.
 
     Args:
         one: whether its batch is the only one that is looked at.
@@ -247,7 +247,7 @@ def _to_audited_response(item: Item, *, one: bool, adjudicated: bool) -> Audited
 def _measure_consistency(
     answers: Sequence[Answer], *, has_numbers: bool
 ) -> tuple[AnnotatorConsistency, int]:
-    """Self-consistency and agreement of auditors, and items on which auditors differ."""
+    """Measure self-consistency and agreement of auditors, and count conflicting items."""
     by_key: defaultdict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
         by_key[answer.item.key].append(answer)
@@ -308,14 +308,14 @@ def _iter_auditors(answers: Sequence[Answer]) -> Iterable[AuditorSummary]:
 
 
 def _is_gone(answer: Answer) -> bool:
-    """Whether the account of an auditor who answered on the site was deleted or lost its role."""
+    """Whether an auditor's account was deleted or lost its role after answering on the site."""
     if answer.auditor is None:
         return not answer.source
     return not answer.auditor.is_active
 
 
 def iter_named_estimates(report: BatchReport) -> Iterator[tuple[str, str, Estimate]]:
-    """Every figure of a report that has an interval: which part it is of, its name, and itself."""
+    """Yield every metric of a report that has an interval: its part, its name, and its estimate."""
     if report.pairs is not None:
         yield from _iter_pair_estimates(report.pairs)
     if report.responses is not None:
@@ -356,14 +356,14 @@ def _iter_response_estimates(found: JudgeResults) -> Iterator[tuple[str, str, Es
 
 
 def is_stale(batch: Batch) -> bool:
-    """Whether the iteration's items were made again after the batch was drawn, or are gone."""
+    """Whether the iteration was rerun after the batch was sampled, or its files are gone."""
     if batch.experiment is None:
         return True
     return hash_source_files(batch.experiment, batch.iteration, batch.kind) != batch.source_sha256
 
 
 def estimate_agreement(batch: Batch, *, confidence: float, adjudicated: bool = True) -> Estimate:
-    """Agreement without ties, with an interval of any confidence.
+    """Estimate agreement without ties, with an interval of any confidence level.
 
     Args:
         adjudicated: whether decisions count instead of answers.

@@ -1,4 +1,4 @@
-"""Make a batch: draw items from an iteration's files, and copy the few texts that they need."""
+"""Sample the items of a batch from an iteration's files, and copy the texts they need."""
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -61,7 +61,7 @@ class KnownAnswer:
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """What a batch shall be.
+    """Settings of a new batch.
 
     Attributes:
         size: distinct items.
@@ -90,7 +90,7 @@ class BatchPlan:
 
 @dataclass(frozen=True, slots=True)
 class _Population:
-    """Everything that could be drawn, and what is known of an item, by its key."""
+    """All items that can be sampled, with their facts by key."""
 
     units: Sequence[SamplingUnit]
     facts_of: Callable[[str], Facts]
@@ -98,7 +98,7 @@ class _Population:
 
 @dataclass(frozen=True, slots=True)
 class ItemTexts:
-    """Texts of the drawn items alone, by id."""
+    """Texts of the sampled items, by id."""
 
     prompts: Mapping[str, str]
     responses: Mapping[str, str]
@@ -107,7 +107,7 @@ class ItemTexts:
 
 @dataclass(frozen=True, slots=True)
 class SampledBatch:
-    """A batch that is not written yet.
+    """A batch that is sampled but not stored.
 
     Attributes:
         digest: hash of the files that it was drawn from.
@@ -124,31 +124,31 @@ class SampledBatch:
 
 
 def _ignore_status(doing: str) -> None:
-    """Nobody wants to know."""
+    """Ignore status messages."""
 
 
 def hash_source_files(experiment: Experiment, number: int, kind: str) -> str:
-    """Hash the files that items of a kind are drawn from, as they are now."""
+    """Hash the current files that items of a kind are sampled from."""
     return open_iteration_files(experiment, number).hash_inputs(SOURCES[kind])
 
 
 @dataclass(frozen=True, slots=True)
 class ReasoningPolicies:
-    """What counts of the texts of each role."""
+    """Reasoning policies of the actor and the judge."""
 
     actor: ReasoningPolicy
     judge: ReasoningPolicy
 
 
 def read_reasoning_policies(experiment: Experiment) -> ReasoningPolicies:
-    """The reasoning policies of an experiment's recipe; one that is not written down is `keep`."""
+    """Return the reasoning policies of an experiment's recipe; the default is `keep`."""
     recipe: Mapping[str, Mapping[str, Any]] = experiment.recipe
     actor, judge = (recipe.get(role, {}).get("reasoning", "keep") for role in ("actor", "judge"))
     return ReasoningPolicies(actor, judge)
 
 
 def read_experiment_templates(experiment: Experiment) -> dict[str, str]:
-    """Rubric and templates that the experiment began with.
+    """Return the rubric and the templates of an experiment.
 
     Raises:
         InputError: its files are gone.
@@ -163,7 +163,7 @@ def read_experiment_templates(experiment: Experiment) -> dict[str, str]:
 def sample_batch(
     experiment: Experiment, number: int, plan: BatchPlan, *, say: StatusCallback = _ignore_status
 ) -> SampledBatch:
-    """Draw the items of a batch, without a row; it takes a while where an iteration is large.
+    """Sample the items of a batch without storing it; this is slow for a large iteration.
 
     Args:
         say: told what is being read.
@@ -188,7 +188,7 @@ def pick_items(
     *,
     say: StatusCallback = _ignore_status,
 ) -> SampledBatch:
-    """Make a batch of items that somebody chose, by their keys.
+    """Build a batch of hand-picked items, by their keys.
 
     Raises:
         InputError: the iteration has no finished stage to take them from, or no such item.
@@ -230,7 +230,7 @@ def _sample_batch(
 
 
 def require_finished(experiment: Experiment, number: int, kind: UnitKind) -> None:
-    """Refuse to draw from a stage that is not finished.
+    """Require that the stage to sample from is finished.
 
     Raises:
         InputError: it is not.
@@ -332,7 +332,7 @@ _POPULATIONS: Final = {"judgments": _load_pair_population, "responses": _load_re
 def _read_texts(
     files: IterationFiles, drawn: Sequence[Facts], policies: ReasoningPolicies
 ) -> ItemTexts:
-    """Texts as the judge and the meta-judge were shown them."""
+    """Read the texts that the judge and the meta-judge saw."""
     names = [fact.get(f"{side}_judgment_id") for fact in drawn for side in ("first", "second")]
     return ItemTexts(
         prompts=_read_text_column(

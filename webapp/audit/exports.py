@@ -34,7 +34,7 @@ _JUDGES: Final = ("forward", "backward", "elo_first", "elo_second")
 
 @dataclass(frozen=True, slots=True)
 class ExportFile:
-    """A file to hand out."""
+    """A file to download."""
 
     name: str
     media_type: str
@@ -42,7 +42,7 @@ class ExportFile:
 
 
 def iter_answer_rows(batch: Batch) -> Iterator[Row]:
-    """One row for each answer, repeats too, in the order of the batch."""
+    """Yield one row per answer, repeats included, in the order of the batch."""
     answers = Answer.objects.filter(item__batch=batch).select_related("item__hidden_verdict")
     for answer in answers.order_by("item__number"):
         item, facts = answer.item, answer.item.hidden_verdict.facts
@@ -73,7 +73,7 @@ def iter_answer_rows(batch: Batch) -> Iterator[Row]:
 
 
 def export_answers(batches: Iterable[Batch]) -> bytes:
-    """Answers of several batches in one CSV file; see `COLUMNS`."""
+    """Export the answers of several batches as one CSV file; see `COLUMNS`."""
     rows = (
         row | {"tags": "; ".join(row["tags"])}
         for batch in batches
@@ -87,7 +87,7 @@ def _export_csv(batch: Batch) -> bytes:
 
 
 def _export_estimates(batch: Batch) -> bytes:
-    """Every figure with its interval, and how many items are behind it."""
+    """Export every metric with its interval and number of items."""
     found = iter_named_estimates(make_report(batch))
     rows = ([part, name, one.value, one.low, one.high, one.count] for part, name, one in found)
     columns = ("part", "figure", "estimate", "low", "high", "items")
@@ -118,7 +118,7 @@ def _export_parquet(batch: Batch) -> bytes:
 
 
 def _build_task(batch: Batch, item: Item) -> Row:
-    """An item as an auditor sees it, without hidden verdicts."""
+    """Build the task of an item without hidden verdicts."""
     shown: Row = {"instruction": item.instruction, "response": item.response}
     if batch.kind == ItemKind.JUDGMENTS:
         a, b = get_shown_judgments(
@@ -136,7 +136,7 @@ def _list_open_items(batch: Batch) -> Iterable[Item]:
 
 
 def _export_label_studio(batch: Batch) -> bytes:
-    """Tasks of what is not answered; name the control `answer` in the labelling interface."""
+    """Export unanswered items as tasks; name the control `answer` in the labeling interface."""
     tasks = [
         {"data": {"batch": batch.pk, "item": item.number, **_build_task(batch, item)}}
         for item in _list_open_items(batch)
@@ -145,7 +145,7 @@ def _export_label_studio(batch: Batch) -> bytes:
 
 
 def _export_argilla(batch: Batch) -> bytes:
-    """Records of what is not answered, for a question named `answer`."""
+    """Export unanswered items as records for a question named `answer`."""
     return _encode_json_lines(
         {
             "id": f"{batch.pk}-{item.number}",
@@ -157,7 +157,7 @@ def _export_argilla(batch: Batch) -> bytes:
 
 
 def _export_assessments(batch: Batch) -> bytes:
-    """Assessments as MLflow names them, one for each answer."""
+    """Export one MLflow assessment per answer."""
     return _encode_json_lines(
         {
             "trace_id": row["key"],
@@ -175,7 +175,7 @@ def _export_assessments(batch: Batch) -> bytes:
 
 
 def _export_eft(batch: Batch) -> bytes:
-    """The judgments that people preferred, as rows that teach the judge."""
+    """Export human-preferred judgments as training rows for the judge."""
     return _encode_json_lines(
         {"prompt": row["prompt"][0]["content"], "response": row["chosen"][0]["content"]}
         for row in build_pair_rows(batch)
@@ -183,7 +183,7 @@ def _export_eft(batch: Batch) -> bytes:
 
 
 def _export_judge_pairs(batch: Batch) -> bytes:
-    """Human judge pairs: TRL's conversational rows as the table `human_pairs` has them."""
+    """Export human judge pairs as TRL rows with the columns of the table `human_pairs`."""
     return _encode_json_lines(build_pair_rows(batch))
 
 
@@ -206,7 +206,7 @@ FORMATS: Final[Mapping[str, tuple[str, str, Callable[[Batch], bytes]]]] = {
 
 
 def export_batch(batch: Batch, form: str) -> ExportFile:
-    """Write a batch in one format.
+    """Export a batch in one format.
 
     Raises:
         InputError: the batch has nothing of that kind.

@@ -36,7 +36,7 @@ JUDGMENT_CHOICES: Final = (
 
 
 class AnswerForm(forms.Form):
-    """What every answer holds; the question itself is a subclass's."""
+    """Fields of every answer; subclasses add the question."""
 
     confidence = forms.TypedChoiceField(
         choices=Confidence.choices,
@@ -57,7 +57,7 @@ class AnswerForm(forms.Form):
     seconds = forms.FloatField(required=False, widget=forms.HiddenInput)
 
     def make_answer(self, item: Item) -> AnswerInput:
-        """The answer, by the item's own names of its judgments."""
+        """Build the answer with the item's own names of its judgments."""
         values = self.cleaned_data
         choice = values.get("choice", "")
         return AnswerInput(
@@ -71,7 +71,7 @@ class AnswerForm(forms.Form):
 
 
 class ChoiceForm(AnswerForm):
-    """Which of two judgments is better, by the letters that are shown."""
+    """Which of two judgments is better, by displayed letter."""
 
     choice = forms.ChoiceField(
         choices=JUDGMENT_CHOICES,
@@ -96,24 +96,24 @@ class ScoreForm(AnswerForm):
 def make_answer_form(
     kind: str, data: Any = None, *, initial: dict[str, Any] | None = None
 ) -> AnswerForm:
-    """The form of a kind of item."""
+    """Build the form for a kind of item."""
     return (ChoiceForm if kind == ItemKind.JUDGMENTS else ScoreForm)(data, initial=initial)
 
 
 def to_item_choice(letter: str, item: Item) -> str:
-    """From the letter that was shown to the item's own name of a judgment."""
+    """Convert a displayed letter to the item's own name of a judgment."""
     a, b = ("second", "first") if item.is_swapped else ("first", "second")
     return {"A": a, "B": b}.get(letter, letter)
 
 
 def to_shown_letter(choice: str, item: Item) -> str:
-    """From the item's own name of a judgment to the letter that was shown."""
+    """Convert the item's own name of a judgment to the displayed letter."""
     a, b = ("second", "first") if item.is_swapped else ("first", "second")
     return {a: "A", b: "B"}.get(choice, choice)
 
 
 class AdjudicationForm(forms.Form):
-    """What every decision holds; the decision itself is a subclass's field."""
+    """Fields of every decision; subclasses add the decision."""
 
     reason = forms.CharField(
         min_length=MIN_REASON_CHARS,
@@ -124,7 +124,7 @@ class AdjudicationForm(forms.Form):
     version = forms.IntegerField(min_value=0, max_value=2**31 - 1, widget=forms.HiddenInput)
 
     def make_decision(self, item: Item) -> Decision:
-        """The decision, by the item's own names of its judgments."""
+        """Build the decision with the item's own names of its judgments."""
         values = self.cleaned_data
         choice = values.get("choice")
         given = to_item_choice(choice, item) if choice else values["points"]
@@ -132,7 +132,7 @@ class AdjudicationForm(forms.Form):
 
 
 class PairDecisionForm(AdjudicationForm):
-    """Which of two judgments is better, by the letters that the page shows."""
+    """Which of two judgments is better, by displayed letter."""
 
     choice = forms.ChoiceField(
         choices=JUDGMENT_CHOICES,
@@ -156,13 +156,13 @@ class ScoreDecisionForm(AdjudicationForm):
 def make_adjudication_form(
     kind: str, data: Any = None, *, initial: dict[str, Any] | None = None
 ) -> AdjudicationForm:
-    """The form of a decision on a kind of item."""
+    """Build the form for a decision on a kind of item."""
     form = PairDecisionForm if kind == ItemKind.JUDGMENTS else ScoreDecisionForm
     return form(data, initial=initial)
 
 
 class BatchForm(forms.Form):
-    """What a new batch shall be."""
+    """Settings of a new batch."""
 
     iteration = forms.TypedChoiceField(coerce=int, label="Iteration")
     kind = forms.ChoiceField(choices=ItemKind.choices, label="Question")
@@ -238,7 +238,7 @@ class BatchForm(forms.Form):
         auditors.queryset = get_possible_auditors()
 
     def clean(self) -> dict[str, Any]:
-        """Refuse a strategy that the kind does not have."""
+        """Refuse a strategy that does not apply to the kind, and read the file of known answers."""
         values = super().clean() or {}
         kind, strategy = values.get("kind"), values.get("strategy")
         known = {str(name): strategies for name, strategies in STRATEGIES_BY_KIND.items()}
@@ -261,7 +261,7 @@ class BatchForm(forms.Form):
             self.add_error("known_file", f"{more:,} more rows cannot be used.")
 
     def plan(self) -> BatchPlan:
-        """What was asked for."""
+        """Build the plan of the batch."""
         values = self.cleaned_data
         return BatchPlan(
             kind=values["kind"],
@@ -281,7 +281,7 @@ class BatchForm(forms.Form):
 
 
 class AuditorsForm(forms.Form):
-    """Who answers a batch."""
+    """Auditors of a batch."""
 
     auditors = forms.ModelMultipleChoiceField(
         queryset=User.objects.none(), required=False, widget=forms.CheckboxSelectMultiple
@@ -294,7 +294,7 @@ class AuditorsForm(forms.Form):
 
 
 class GateForm(forms.ModelForm):  # type: ignore[type-arg]
-    """What an audit must show before an experiment trains on judge pairs."""
+    """Audit results that an experiment needs before it trains on judge pairs."""
 
     reason = forms.CharField(
         required=False,
@@ -322,11 +322,11 @@ class GateForm(forms.ModelForm):  # type: ignore[type-arg]
             del self.fields["reason"]
 
     def clean_min_agreement(self) -> float:
-        """A share."""
+        """Require a share."""
         return _check_share(self.cleaned_data["min_agreement"])
 
     def clean_confidence(self) -> float:
-        """A share above 0."""
+        """Require a share above 0."""
         share = _check_share(self.cleaned_data["confidence"])
         if share == 0:
             raise forms.ValidationError("Must be above 0 and below 1.")
@@ -334,7 +334,7 @@ class GateForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 class RemovalForm(forms.Form):
-    """Why nothing shall be asked for any longer."""
+    """Reason for removing the gate."""
 
     reason = forms.CharField(
         min_length=MIN_REASON_CHARS,
@@ -350,7 +350,7 @@ def _check_share(value: float) -> float:
 
 
 class OverrideForm(forms.Form):
-    """Let an iteration train although its audit was not passed."""
+    """Override the gate of an iteration whose audit has not passed."""
 
     iteration = forms.TypedChoiceField(coerce=int)
     outcome = forms.ChoiceField(
@@ -378,16 +378,16 @@ class OverrideForm(forms.Form):
 
     @property
     def has_iterations(self) -> bool:
-        """Whether anything can be decided."""
+        """Whether there is an iteration to override."""
         return bool(self._undecided)
 
     @property
     def battles(self) -> str:
-        """Hash of the battles that the chosen iteration has."""
+        """Hash of the battles of the chosen iteration."""
         return hash_battles(self._undecided[self.cleaned_data["iteration"]])
 
     def clean(self) -> dict[str, Any]:
-        """Refuse to train on the actor pairs of an iteration that has none."""
+        """Refuse to train on the actor pairs of an iteration without any."""
         values = super().clean() or {}
         iteration = self._undecided.get(values.get("iteration", 0))
         alone = values.get("outcome") == OverrideOutcome.ACTOR_PAIRS

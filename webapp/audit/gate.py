@@ -1,4 +1,4 @@
-"""Whether an iteration may train, and on which pairs: its battles must have passed an audit."""
+"""The audit gate: whether an iteration can train, and on which pairs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from webapp.experiments.statuses import HELD_AT_GATE
 
 @dataclass(frozen=True, slots=True)
 class GateDecision:
-    """What the gate says of an iteration that has all its pairs.
+    """Decision of the gate for an iteration with all its pairs.
 
     Attributes:
         waits: why it must not train yet; empty if it may.
@@ -40,7 +40,7 @@ PASSED: Final = GateDecision()
 
 
 def evaluate_gate(iteration: Iteration) -> GateDecision:
-    """Say whether an iteration may train, and on what.
+    """Decide whether an iteration can train, and on which pairs.
 
     Without a gate and without judge pairs nothing holds it; what was decided for it and its
     battles stands. The newest batch that is complete decides: to look again after every answer,
@@ -86,12 +86,12 @@ def _evaluate_audits(iteration: Iteration, gate: Gate) -> GateDecision:
 
 
 def explain_hold(iteration: Iteration) -> str:
-    """Say why an iteration must not train yet; empty if it may."""
+    """Return why an iteration cannot train yet; empty if it can."""
     return evaluate_gate(iteration).waits
 
 
 def is_complete(batch: Batch) -> bool:
-    """Whether all its items are answered, or somebody has closed it."""
+    """Whether all items are answered, or the batch is closed."""
     waiting = batch.items.filter(repeat_kind=RepeatKind.NO, is_answered=False, adjudicated="")
     return batch.status == BatchStatus.CLOSED or not waiting.exists()
 
@@ -103,19 +103,19 @@ def _explain_no_audit(batches: list[Batch]) -> str:
 
 
 def has_pairs(iteration: Iteration, kind: str) -> bool:
-    """Whether an iteration trains on a kind of pairs at all."""
+    """Whether an iteration trains on a kind of pairs."""
     stage = iteration.stages.filter(name=f"pair_{kind}")
     return stage.exclude(status=StageStatus.SKIPPED).exists()
 
 
 def has_battles(iteration: Iteration) -> bool:
-    """Whether its battles are fought and paired, so that somebody can decide about them."""
+    """Whether the battles are finished and paired, so that they can be audited."""
     paired = iteration.stages.filter(name="pair_judge", status=StageStatus.FINISHED)
     return paired.exists()
 
 
 def find_override(iteration: Iteration) -> GateOverride | None:
-    """What was decided without a passed audit for an iteration and the battles that it has now."""
+    """Find the override for an iteration and its current battles."""
     decided = list_overrides(iteration)
     if not decided:
         return None  # most iterations: their files need not be looked at
@@ -124,18 +124,18 @@ def find_override(iteration: Iteration) -> GateOverride | None:
 
 
 def list_overrides(iteration: Iteration) -> list[GateOverride]:
-    """What was ever decided for an iteration, for other battles too, newest first."""
+    """List all overrides of an iteration, those for earlier battles included, newest first."""
     experiment = iteration.experiment_id
     return list(GateOverride.objects.filter(experiment=experiment, iteration=iteration.number))
 
 
 def hash_battles(iteration: Iteration) -> str:
-    """Hash of the battles that an iteration has now."""
+    """Hash the current battles of an iteration."""
     return hash_source_files(iteration.experiment, iteration.number, ItemKind.JUDGMENTS)
 
 
 def _explain_not_passed(batch: Batch, gate: Gate) -> str:
-    """Why a batch does not open a gate; empty if it does."""
+    """Return why a batch does not pass the gate; empty if it does."""
     found = estimate_agreement(batch, confidence=gate.confidence)
     if found.count < gate.min_answers:
         return f"audit {batch.pk} has {found.count} of {gate.min_answers} answers that count"
@@ -147,7 +147,7 @@ def _explain_not_passed(batch: Batch, gate: Gate) -> str:
 
 
 def _explain_adjudication(batch: Batch, gate: Gate) -> str:
-    """Name the agreement before adjudication, where items were adjudicated."""
+    """Describe the agreement before adjudication if items were adjudicated."""
     decided = batch.items.exclude(adjudicated="").count()
     if not decided:
         return ""
@@ -169,17 +169,17 @@ _EARLIER_TERMS: Final = {
 
 
 def get_gate_terms(gate: Gate) -> Terms:
-    """What a gate asks for, as plain values."""
+    """Return the terms of a gate as plain values."""
     return {name: getattr(gate, name) for name in _TERMS}
 
 
 def read_terms(stored: Terms) -> Terms:
-    """Read the terms of a gate from a log entry, which may hold their earlier names."""
+    """Read the terms of a gate from a log entry, which can use earlier names."""
     return {_EARLIER_TERMS.get(name, name): value for name, value in stored.items()}
 
 
 def is_looser(before: Terms, after: Terms) -> bool:
-    """Whether a gate asks for less than it did, in any of its terms."""
+    """Whether a gate requires less than before in any of its terms."""
     less = any(
         after[name] < before[name] for name in ("min_agreement", "confidence", "min_answers")
     )

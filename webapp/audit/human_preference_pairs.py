@@ -1,4 +1,4 @@
-"""Judgments that people preferred, as preference pairs that teach the judge."""
+"""Human-preferred judgments as preference pairs for training the judge."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Literal, cast
@@ -18,7 +18,7 @@ _OTHER: Final[dict[Side, Side]] = {"first": "second", "second": "first"}
 
 
 def build_human_pairs(experiment: Experiment, *, before: int) -> list[Row]:
-    """Gather the rows of the table `build_human_pairs` from audits of earlier iterations.
+    """Build the rows of the table `human_pairs` from audits of earlier iterations.
 
     Complete batches count whose battles were not made again since, but none of items that somebody
     picked, who could see what the meta-judge said of them. Where two batches name
@@ -46,7 +46,7 @@ def build_human_pairs(experiment: Experiment, *, before: int) -> list[Row]:
 
 
 def iter_preferred(batch: Batch) -> Iterator[tuple[Item, Side]]:
-    """Yield the items whose winner everybody names who answered them, or who had the last word.
+    """Yield the items on whose winner all auditors agree, or that were adjudicated.
 
     Raises:
         InputError: a batch of responses has none.
@@ -64,7 +64,7 @@ def iter_preferred(batch: Batch) -> Iterator[tuple[Item, Side]]:
 
 
 def can_be_chosen(item: Item, winner: Side) -> bool:
-    """Whether the token limit did not cut the preferred judgment off, as far as is known.
+    """Whether the preferred judgment was not cut off by the token limit, as far as known.
 
     Batches that were drawn before this was written down do not know: then it may.
     """
@@ -72,7 +72,7 @@ def can_be_chosen(item: Item, winner: Side) -> bool:
 
 
 def make_judge_prompt_renderer(experiment: Experiment | None) -> Callable[[Item], str]:
-    """Say how the judge was asked about an item.
+    """Return a function that renders the judge prompt of an item.
 
     Raises:
         InputError: the experiment is gone.
@@ -87,7 +87,7 @@ def make_judge_prompt_renderer(experiment: Experiment | None) -> Callable[[Item]
 
 
 def build_pair_rows(batch: Batch) -> Iterable[Row]:
-    """Write a batch's preferred judgments that may be chosen as rows of `build_human_pairs`."""
+    """Convert a batch's usable preferred judgments to rows of the table `human_pairs`."""
     ask = make_judge_prompt_renderer(batch.experiment)
     return (
         build_pair_row(batch, item, winner, ask)
@@ -97,7 +97,7 @@ def build_pair_rows(batch: Batch) -> Iterable[Row]:
 
 
 def build_pair_row(batch: Batch, item: Item, winner: Side, ask: Callable[[Item], str]) -> Row:
-    """Write one preferred judgment as a row of the table `build_human_pairs`."""
+    """Convert one preferred judgment to a row of the table `human_pairs`."""
     facts, loser = item.hidden_verdict.facts, _OTHER[winner]
     texts = {"first": item.first, "second": item.second}
     return {

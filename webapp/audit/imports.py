@@ -1,4 +1,4 @@
-"""Answers that were given elsewhere: each that can be read is written, the others are counted.
+"""Import answers from files: valid ones are stored, the others are counted by reason.
 
 Some faults refuse a file as a whole, because then no part of it can be trusted or belongs here:
 the batch is closed, the file is not of a kind that can be read (`answer_files.read_entries`), or
@@ -41,7 +41,7 @@ _ANSWER: Final = ("choice", "points", "confidence", "tags", "comment")
 
 @dataclass(frozen=True, slots=True)
 class ParsedAnswer:
-    """An answer from a file, the item that it answers, and where it stood in the file."""
+    """An answer from a file, its item, and its position in the file."""
 
     where: str
     item: Item
@@ -49,11 +49,11 @@ class ParsedAnswer:
     given: AnswerInput
 
     def leave_out(self, reason: str) -> LeftOut:
-        """Say why this answer is not imported."""
+        """Return the reason why this answer is not imported."""
         return LeftOut(self.where, self.item.number, reason)
 
     def is_same(self, auditor: str, values: Mapping[str, Any]) -> bool:
-        """Whether this is the answer of that auditor with those values."""
+        """Whether this is the same answer by the same auditor."""
         given = self.given.to_columns()
         return self.auditor == auditor and all(values[name] == given[name] for name in _ANSWER)
 
@@ -63,7 +63,7 @@ Found = ParsedAnswer | LeftOut
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """What became of a file.
+    """Result of importing a file.
 
     Attributes:
         added: answers written.
@@ -83,7 +83,7 @@ class ImportResult:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A reason why answers were left out, how many, and the first positions in the file."""
+    """A reason why answers were not imported, their number, and the first positions."""
 
     text: str
     count: int
@@ -92,7 +92,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A batch that takes answers: its items by number, and repeats for other auditors."""
+    """The batch that receives answers: its items by number, and repeats for other auditors."""
 
     batch: Batch
     by: User
@@ -101,7 +101,7 @@ class _Target:
 
 
 def import_file(batch: Batch, name: str, content: bytes, *, by: User) -> ImportResult:
-    """Write the answers of a file, all that can be read, in one transaction.
+    """Import all valid answers of a file in one transaction.
 
     The same file a second time adds nothing. Without any answer to import nothing is written, and
     `left_out` says why.
@@ -129,7 +129,7 @@ def import_file(batch: Batch, name: str, content: bytes, *, by: User) -> ImportR
 
 
 def group_reasons(left_out: Iterable[LeftOut]) -> list[Reason]:
-    """Gather what was left out by reason, the most frequent first."""
+    """Group skipped answers by reason, most frequent first."""
     groups: defaultdict[str, list[LeftOut]] = defaultdict(list)
     for one in left_out:
         groups[one.reason].append(one)
@@ -153,7 +153,7 @@ def _format_positions(ones: Sequence[LeftOut]) -> str:
 
 
 def _require_batch(batch: Batch, name: str, entries: Sequence[Entry | LeftOut]) -> None:
-    """Refuse a file of another batch: it was given to the wrong page.
+    """Refuse a file of another batch.
 
     Raises:
         InputError: entries name their batch, and none names this one.
@@ -216,7 +216,7 @@ def _place_answers(target: _Target, entry: Entry, item: Item) -> Iterator[Found]
 
 
 def _match_items(target: _Target, item: Item, names: Sequence[str]) -> list[Item]:
-    """Find for each annotator of a task the item, or its repeat for another auditor.
+    """Match each annotator of a task to the item or to its repeat for another auditor.
 
     Who has answered one of them already keeps it; the others take what is left, in order.
 
@@ -254,7 +254,7 @@ def _parse_answer(batch: Batch, item: Item, said: AnswerRow) -> AnswerInput:
 
 
 def _parse_choice(said: AnswerRow, item: Item) -> str:
-    """Ours names judgments as the item does, other tools by the letters that they showed."""
+    """Parse a choice: by item name in our files, by displayed letter in those of other tools."""
     if said.shown is None:
         choice, known = said.answer, tuple(PreferenceLabel.values)
     else:
@@ -284,7 +284,7 @@ def _parse_confidence(value: float | None) -> int:
 
 
 def _keep_one_each(found: Iterable[Found]) -> Iterator[Found]:
-    """Leave out what a file says twice; of answers that differ nobody can say which one holds."""
+    """Drop duplicate answers of a file; conflicting answers are all dropped."""
     by_item: defaultdict[int, list[ParsedAnswer]] = defaultdict(list)
     for one in found:
         if isinstance(one, LeftOut):
@@ -303,7 +303,7 @@ def _keep_one_each(found: Iterable[Found]) -> Iterator[Found]:
 
 
 def _write_answer(read: ParsedAnswer, name: str, by: User) -> bool | LeftOut:
-    """Write one answer; False if this very answer is there already."""
+    """Store an answer; False if the same answer is already stored."""
     item = read.item
     known = Answer.objects.filter(item=item).first()
     if known is not None:

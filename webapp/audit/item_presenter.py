@@ -1,4 +1,4 @@
-"""What the annotation pages show of an item; hidden verdicts only once it is answered."""
+"""Item data for the annotation pages; hidden verdicts only after the answer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Facts = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ShownJudgments:
-    """Judgments A and B as they are shown; spans instead of markdown to mark differences."""
+    """Judgments A and B for display; spans instead of Markdown if differences are marked."""
 
     a: SafeString
     b: SafeString
@@ -46,7 +46,7 @@ class RevealedFact:
 def make_item_view(
     item: Item, batch: Batch, *, differences: bool = False, whole: bool = False
 ) -> ItemView:
-    """Show an item; what is hidden of it is not read.
+    """Build the view of an item without reading its hidden verdicts.
 
     Args:
         whole: whether score lines are shown even where the batch hides them from auditors.
@@ -84,7 +84,7 @@ def _render_judgments(item: Item, *, differences: bool, hides_score_lines: bool)
 
 
 def format_answer(found: Answer, item: Item) -> str:
-    """Format an answer as the annotation page shows it."""
+    """Format an answer for the annotation page."""
     sure = Confidence(found.confidence).label
     if found.points is not None:
         return f"{found.points:g} of 5 ({sure})"
@@ -92,7 +92,7 @@ def format_answer(found: Answer, item: Item) -> str:
 
 
 def format_choice(choice: str | None, item: Item) -> str:
-    """Name an outcome by the letters that the auditor saw."""
+    """Format an outcome with the letters that the auditor saw."""
     letters = {"first": "B" if item.is_swapped else "A", "second": "A" if item.is_swapped else "B"}
     words = {"tie": "tie", "neither": "neither is acceptable"}
     if choice in letters:
@@ -101,7 +101,7 @@ def format_choice(choice: str | None, item: Item) -> str:
 
 
 def list_revealed_facts(item: Item, facts: Facts) -> list[RevealedFact]:
-    """What judge and meta-judge said of an item, by the letters that the auditor saw."""
+    """List scores and verdicts of an item with the letters that the auditor saw."""
     if item.known is not None:
         return [RevealedFact("Known answer", _format_known(item, item.known.answer))]
     if "mean" in facts:

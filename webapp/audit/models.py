@@ -1,4 +1,4 @@
-"""Rows of an audit: a batch, its items, what is hidden of them, and what people answered.
+"""Database models of audits: batches, items, hidden verdicts and answers.
 
 What the judge and the meta-judge said of an item stands in a row of its own (`HiddenVerdict`),
 which nothing that shows an unanswered item reads. Answers outlive their auditors; every change of
@@ -21,14 +21,14 @@ MIN_ACCURACY: Final = 0.7
 
 
 class ItemKind(models.TextChoices):
-    """What an item asks."""
+    """Question of an item."""
 
     JUDGMENTS = "judgments", "which of two judgments is better"
     RESPONSES = "responses", "how good is this response"
 
 
 class BatchStatus(models.TextChoices):
-    """A closed batch takes no more answers."""
+    """Status of a batch; a closed one accepts no answers."""
 
     OPEN = "open", "open"
     CLOSED = "closed", "closed"
@@ -44,7 +44,7 @@ class RepeatKind(models.TextChoices):
 
 
 class PreferenceLabel(models.TextChoices):
-    """Which judgment is better; first and second as the item keeps them, not as they are shown."""
+    """Which judgment is better; first and second in the item's stored order, not as displayed."""
 
     FIRST = "first", "the first"
     SECOND = "second", "the second"
@@ -53,7 +53,7 @@ class PreferenceLabel(models.TextChoices):
 
 
 class Confidence(models.IntegerChoices):
-    """How sure an auditor is."""
+    """Confidence of an auditor."""
 
     LOW = 1, "guess"
     MEDIUM = 2, "fairly sure"
@@ -61,7 +61,7 @@ class Confidence(models.IntegerChoices):
 
 
 class Batch(models.Model):
-    """Items drawn from finished stages of one iteration.
+    """Items sampled from finished stages of one iteration.
 
     Attributes:
         experiment: None once it was deleted; `experiment_name` keeps its name.
@@ -125,7 +125,7 @@ class Batch(models.Model):
 
     @property
     def is_hand_picked(self) -> bool:
-        """Whether somebody chose its items, so that it says nothing about others."""
+        """Whether users picked the items, so that results do not apply to other items."""
         return self.strategy == HAND_PICKED
 
 
@@ -164,7 +164,7 @@ class KnownItem(models.Model):
 
 
 class Item(models.Model):
-    """One thing to look at; a repeat is an item of its own with the same texts.
+    """An item to review; a repeat is an item of its own with the same texts.
 
     Attributes:
         number: its place in the batch, from 1.
@@ -250,7 +250,7 @@ class Item(models.Model):
 
 
 class AdjudicationDraft(models.Model):
-    """A decision that a review lead is still writing; each lead has their own for an item."""
+    """A decision that a review lead has not saved yet, one per lead and item."""
 
     item = models.ForeignKey(Item, on_delete=models.CASCADE, related_name="adjudication_drafts")
     lead = models.ForeignKey(
@@ -287,7 +287,7 @@ class HiddenVerdict(models.Model):
 
 
 class Answer(models.Model):
-    """What somebody answered.
+    """An auditor's answer.
 
     Attributes:
         auditor: None once the account was removed; `auditor_name` stays.
@@ -335,14 +335,14 @@ class Answer(models.Model):
 
 
 class OnGateFailure(models.TextChoices):
-    """What happens when a complete audit has not passed."""
+    """What happens if a completed audit does not pass."""
 
     WAIT = "wait", "wait for a decision"
     ACTOR_PAIRS = "actor_pairs", "train on the actor pairs only"
 
 
 class Gate(models.Model):
-    """An experiment trains on an iteration's judge pairs only after a passed audit of them.
+    """The requirement that an experiment trains on judge pairs only after a passed audit.
 
     Attributes:
         min_agreement: agreement without ties must be shown to be above this.
@@ -382,14 +382,14 @@ class Gate(models.Model):
 
 
 class OverrideOutcome(models.TextChoices):
-    """What an iteration trains on whose audit was not passed."""
+    """What an iteration with an overridden gate trains on."""
 
     ALL = "all", "all pairs"
     ACTOR_PAIRS = "actor_pairs", "the actor pairs only"
 
 
 class GateOverride(models.Model):
-    """Somebody, or the gate itself, let an iteration train although its audit was not passed.
+    """Permission for an iteration to train without a passed audit.
 
     Attributes:
         experiment: None once it was deleted; `experiment_name` keeps its name.

@@ -1,4 +1,4 @@
-"""What all batches of an iteration say together, and how that goes on over iterations."""
+"""Results of all batches of an iteration together, and their trend over iterations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from webapp.experiments.models import Experiment
 
 @dataclass(frozen=True, slots=True)
 class PooledReport:
-    """What the batches of one iteration and kind say together.
+    """Pooled results of the batches of one iteration and kind.
 
     Attributes:
         batches: that count: with an answer, and of items that were not made again since.
@@ -30,7 +30,7 @@ class PooledReport:
 
 @dataclass(frozen=True, slots=True)
 class TrendPoint:
-    """What all batches of one iteration say of verdicts, of points and of the auditors.
+    """Results of all batches of one iteration: verdicts, scores and auditors.
 
     Attributes:
         alpha: of answers about verdicts; where there are none, of points.
@@ -46,7 +46,7 @@ class TrendPoint:
 
 
 def pool_iteration(experiment: Experiment, number: int) -> list[PooledReport]:
-    """Pool the batches of an iteration, kind by kind; kinds without a batch are left out.
+    """Pool the batches of an iteration by kind; kinds without a batch are skipped.
 
     Batches of items that somebody picked are no samples of the iteration and are left out.
     """
@@ -68,7 +68,7 @@ def _is_counted(batch: Batch) -> bool:
 
 
 def compute_trend(experiment: Experiment) -> list[TrendPoint]:
-    """What each audited iteration's batches say together, in order; those without answers not."""
+    """Compute the results of each audited iteration in order, without unanswered ones."""
     numbers = experiment.audits.values_list("iteration", flat=True).distinct().order_by("iteration")
     points = [_compute_trend_point(experiment, number) for number in numbers]
     return [point for point in points if point.agreement.count or point.difference.count]
@@ -90,7 +90,7 @@ def _compute_trend_point(experiment: Experiment, number: int) -> TrendPoint:
 
 
 def describe_trend(points: Sequence[TrendPoint]) -> list[str]:
-    """Say in words how agreement changed from each audited iteration to the next one."""
+    """Describe how agreement changed from each audited iteration to the next."""
     audited = [point for point in points if point.agreement.count]
     return [
         describe_agreement_change(

@@ -1,4 +1,4 @@
-"""Texts of models as auditors read them: markdown without danger, score lines cut."""
+"""Model texts for auditors: safe Markdown, without score lines."""
 
 from typing import Final
 
@@ -17,7 +17,7 @@ _markdown = MarkdownIt("commonmark", {"html": False}).disable(["image", "link", 
 
 
 def render_markdown(text: str) -> SafeString:
-    """Render a model's markdown: no HTML of its own, no link, no image, no attribute.
+    """Render a model's Markdown without HTML, links, images or attributes.
 
     A text that is too long to parse at once is shown as it stands.
     """
@@ -31,7 +31,7 @@ def render_markdown(text: str) -> SafeString:
 def get_shown_judgments(
     first: str, second: str, *, is_swapped: bool, hides_score_lines: bool
 ) -> tuple[str, str]:
-    """Judgments A and B as an auditor sees them."""
+    """Return judgments A and B as displayed to an auditor."""
     texts = (second, first) if is_swapped else (first, second)
     if hides_score_lines:
         return remove_score_lines(texts[0]), remove_score_lines(texts[1])

@@ -1,4 +1,4 @@
-"""Figures in the form that templates show."""
+"""Metrics of audits in the form that templates show."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ _FULL_COVERAGE: Final = 0.9995
 
 @dataclass(frozen=True, slots=True)
 class MetricLine:
-    """A figure with its interval and the items behind it, as text."""
+    """A metric with its interval and number of items, as text."""
 
     name: str
     value: str
@@ -43,7 +43,7 @@ class MetricLine:
 
 @dataclass(frozen=True, slots=True)
 class BiasLine:
-    """What wins, by the meta-judge and by people."""
+    """How often one side wins, by the meta-judge and by auditors."""
 
     name: str
     meta_judge: MetricLine
@@ -52,7 +52,7 @@ class BiasLine:
 
 @dataclass(frozen=True, slots=True)
 class ConfusionRow:
-    """What people said, and how often the meta-judge said what to it."""
+    """A human verdict with the shares of meta-judge verdicts."""
 
     name: str
     cells: tuple[MetricLine, ...]
@@ -73,7 +73,7 @@ class ReportView:
 
 @dataclass(frozen=True, slots=True)
 class AuditorLine:
-    """How good an auditor is, as text."""
+    """Quality of an auditor, as text."""
 
     name: str
     answers: int
@@ -84,7 +84,7 @@ class AuditorLine:
 
 @dataclass(frozen=True, slots=True)
 class BatchView:
-    """A batch in a list; `strategy` in words."""
+    """A batch in a list; `strategy` is a label."""
 
     batch: Batch
     strategy: str
@@ -94,7 +94,7 @@ class BatchView:
 
 @dataclass(frozen=True, slots=True)
 class TrendLine:
-    """What all audits of one iteration say."""
+    """Results of all audits of one iteration."""
 
     iteration: int
     agreement: MetricLine
@@ -106,7 +106,7 @@ class TrendLine:
 
     @property
     def metrics(self) -> tuple[MetricLine, ...]:
-        """All of them, in the order of `TREND`."""
+        """All metrics, in the order of `TREND`."""
         return (
             self.agreement, self.elo, self.kappa, self.alpha, self.spearman, self.difference
         )  # fmt: skip
@@ -125,7 +125,7 @@ TREND: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """What audits say over iterations."""
+    """Audit results over iterations."""
 
     charts: tuple[Chart, ...]
     lines: tuple[TrendLine, ...]
@@ -134,7 +134,7 @@ class Trend:
 
 @dataclass(frozen=True, slots=True)
 class AuditLogLine:
-    """Who did what to a gate or a batch."""
+    """An action on a gate or a batch."""
 
     created: datetime
     created_by_name: str
@@ -146,14 +146,14 @@ class AuditLogLine:
 
 @dataclass(frozen=True, slots=True)
 class PooledView:
-    """All tables of what an iteration's batches of one kind say together."""
+    """All tables of the pooled batches of one iteration and kind."""
 
     pooled: PooledReport
     metrics: ReportView | None
 
 
 def format_share_line(name: str, found: Estimate) -> MetricLine:
-    """A share in percent."""
+    """Format a share as a percentage."""
     return _make_line(name, found, lambda value: f"{value:.1%}")
 
 
@@ -170,14 +170,14 @@ def _make_number_line(name: str, found: Estimate) -> MetricLine:
 
 
 def make_batch_view(batch: Any) -> BatchView:
-    """A batch with its counts, which the query has annotated."""
+    """Build the view of a batch from a query with annotated counts."""
     label = "hand-picked items" if batch.is_hand_picked else STRATEGIES[batch.strategy]
     return BatchView(batch, label.partition(":")[0], batch.item_count, batch.answer_count)
 
 
 @dataclass(frozen=True, slots=True)
 class PlanningView:
-    """What helps to plan a batch.
+    """Data that helps to plan a batch.
 
     Attributes:
         seconds: median of the answers that were timed; None where there is none.
@@ -193,7 +193,7 @@ class PlanningView:
 
 
 def make_planning_view(person: User, experiment: Experiment) -> PlanningView:
-    """Say how many items an interval takes, what that costs, and what each strategy is for."""
+    """Compute how many items an interval takes and their cost, and describe each strategy."""
     spent = list_answer_seconds(person, experiment)
     seconds = median(spent) if spent else None
     sizes = plan_sample_sizes(repeat_share=USUAL_REPEAT_SHARE, seconds=seconds)
@@ -202,7 +202,7 @@ def make_planning_view(person: User, experiment: Experiment) -> PlanningView:
 
 
 def make_report_view(report: BatchReport) -> ReportView:
-    """All tables of a report."""
+    """Build all tables of a report."""
     pairs, responses = report.pairs, report.responses
     return ReportView(
         headline=_make_pair_lines(pairs) if pairs else _make_response_lines(responses),
@@ -216,12 +216,12 @@ def make_report_view(report: BatchReport) -> ReportView:
 
 
 def make_auditor_lines(report: AuditorReport) -> list[AuditorLine]:
-    """A line for each auditor of a batch."""
+    """Build a line for each auditor of a batch."""
     return [_make_auditor_line(one) for one in report.auditors]
 
 
 def make_own_line(found: AuditorQuality | None) -> AuditorLine | None:
-    """The line of one auditor, where there is anything to show."""
+    """Build the line of one auditor; None if there is nothing to show."""
     return _make_auditor_line(found) if found else None
 
 
@@ -240,7 +240,7 @@ def _make_auditor_line(found: AuditorQuality) -> AuditorLine:
 
 
 def make_headline(found: MetaJudgeResults | JudgeResults | None) -> tuple[MetricLine, ...]:
-    """The headline of results, whatever their kind."""
+    """Build the headline metrics of results of either kind."""
     return (
         _make_pair_lines(found)
         if isinstance(found, MetaJudgeResults)
@@ -249,17 +249,17 @@ def make_headline(found: MetaJudgeResults | JudgeResults | None) -> tuple[Metric
 
 
 def _make_answers_only_lines(report: BatchReport) -> tuple[MetricLine, ...]:
-    """The headline without decisions; empty where nothing is adjudicated."""
+    """Build the headline metrics before adjudication; empty if nothing is adjudicated."""
     return make_headline(report.answers_only)
 
 
 def _format_coverage(share: float | None) -> str:
-    """How much of an iteration the answers speak for; empty where it is all, or nothing."""
+    """Format the share of an iteration that the answers cover; empty if it is all, or none."""
     return "" if share is None or share > _FULL_COVERAGE else f"{share:.1%}"
 
 
 def make_pooled_view(pooled: PooledReport) -> PooledView:
-    """All tables of what an iteration's batches say together."""
+    """Build all tables of the pooled batches of an iteration."""
     report = pooled.report
     return PooledView(pooled, make_report_view(report) if report else None)
 
@@ -321,7 +321,7 @@ def _make_consistency_lines(report: BatchReport) -> tuple[MetricLine, ...]:
 
 
 def _make_alpha_line(name: str, found: Estimate) -> MetricLine:
-    """Alpha, which is none where all answers are alike, however many there are."""
+    """Format alpha, which is undefined if all answers are equal."""
     line = _make_number_line(name, found)
     if found.value is not None:
         return line
@@ -361,7 +361,7 @@ def _describe_terms(values: Mapping[str, Any]) -> str:
 
 
 def make_trend(points: Sequence[TrendPoint]) -> Trend:
-    """Agreement and points over iterations, as far as there are any."""
+    """Build the trend of agreement and scores over iterations, as far as available."""
     pairs = [point for point in points if point.agreement.count]
     scored = [point for point in points if point.difference.count]
     charts = []

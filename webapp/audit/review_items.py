@@ -1,4 +1,4 @@
-"""Which items of audits a reader may see, on which of them people and the meta-judge disagree."""
+"""Select the audit items that a user can see, with their disagreements."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -74,7 +74,7 @@ def _number(label: str) -> forms.IntegerField:
 
 
 class ReviewFilterForm(forms.Form):
-    """Which items are listed. Without any value: those with a disagreement and no decision."""
+    """Filter of the item list. By default: items with a disagreement and without a decision."""
 
     q = forms.CharField(label="Text or comment", required=False, max_length=200)
     state = forms.ChoiceField(label="State", required=False, choices=list(STATES.items()))
@@ -105,7 +105,7 @@ class ReviewFilterForm(forms.Form):
 
 
 def get_reviewable_items(person: User) -> QuerySet[Item]:
-    """Items of the batches that a person may see, repeats left out.
+    """Return the items of batches that a user can see, without repeats.
 
     What a person may still be asked to answer is left out as well: the answers of others, and the
     meta-judge's verdicts, would influence theirs.
@@ -117,7 +117,7 @@ def get_reviewable_items(person: User) -> QuerySet[Item]:
 
 
 def annotate_disagreements(items: QuerySet[Item]) -> QuerySet[Any]:
-    """Say of each item which disagreements there are: `differs`, `contradicts`, `against`.
+    """Annotate items with their disagreements: `differs`, `contradicts`, `against`.
 
     `priority` is the place of the most important one among `DISAGREEMENTS`.
     """
@@ -167,7 +167,7 @@ def _flag(condition: Any) -> Case:
 
 
 def filter_by_disagreement(items: QuerySet[Any], name: str) -> QuerySet[Any]:
-    """Items with a kind of disagreement; "" is any of them, "all" leaves none out."""
+    """Filter by kind of disagreement; "" is any kind, "all" does not filter."""
     flags = {AUDITORS_DIFFER: "differs", SELF_CONTRADICTION: "contradicts",
              AGAINST_META_JUDGE: "against"}  # fmt: skip
     if name == "all":
@@ -176,14 +176,14 @@ def filter_by_disagreement(items: QuerySet[Any], name: str) -> QuerySet[Any]:
 
 
 def filter_by_state(items: QuerySet[Any], state: str) -> QuerySet[Any]:
-    """Items without a decision, with one, or all."""
+    """Filter by decision: without, with, or all."""
     if state == "all":
         return items
     return items.exclude(adjudicated="") if state else items.filter(adjudicated="")
 
 
 def select_items(person: User, values: Mapping[str, Any]) -> QuerySet[Any]:
-    """Items that a person may see, by the values of a `ReviewFilterForm`."""
+    """Select the visible items by the values of a `ReviewFilterForm`."""
     items = annotate_disagreements(get_reviewable_items(person))
     items = filter_by_state(items, values.get("state", ""))
     items = filter_by_disagreement(items, values.get("disagreement", ""))
@@ -204,7 +204,7 @@ def select_items(person: User, values: Mapping[str, Any]) -> QuerySet[Any]:
 
 
 def _filter_by_answers(items: QuerySet[Any], values: Mapping[str, Any]) -> QuerySet[Any]:
-    """Items of which one answer, of the item or of a repeat, has all of these."""
+    """Keep items with an answer, to the item or a repeat, that has all of these values."""
     of_item = Q(item=OuterRef("pk")) | Q(item__original=OuterRef("pk"))
     answers = Answer.objects.filter(of_item).annotate(tag_text=Cast("tags", TextField()))
     wanted = {}
@@ -231,22 +231,22 @@ def _filter_by_text(items: QuerySet[Any], text: str) -> QuerySet[Any]:
 
 
 def find_item(batch: int, number: int) -> Item | None:
-    """Find an item by its number in a batch, whoever may see it."""
+    """Find an item by its number in a batch, without a permission check."""
     return Item.objects.filter(batch=batch, number=number).first()
 
 
 def get_item_address(key: int) -> Item:
-    """Read of an item what its address consists of: its batch and its number."""
+    """Load the batch and the number of an item, which form its address."""
     return Item.objects.only("batch_id", "number").get(pk=key)
 
 
 def count_to_adjudicate(person: User, **values: Any) -> int:
-    """How many items wait for a decision, of what a person may see."""
+    """Count the visible items that need a decision."""
     return select_items(person, values).count()
 
 
 def find_neighbours(items: QuerySet[Any], current: Item, person: User) -> tuple[Any, Any]:
-    """The items before and after one in a list; those that somebody else has claimed are skipped.
+    """Find the items before and after one in a list, skipping those claimed by others.
 
     After the last one it goes on with the first.
 

@@ -1,4 +1,4 @@
-"""What the pages of review leads show: items, everybody's answers, and decisions."""
+"""Data for the pages of review leads: items, answers and decisions."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -51,7 +51,7 @@ class ReviewRow:
 
 @dataclass(frozen=True, slots=True)
 class AnswerRowView:
-    """One answer beside an item, by the letters that the item's page shows."""
+    """An answer to an item, with the letters of the item's page."""
 
     auditor: str
     is_own: bool
@@ -66,7 +66,7 @@ class AnswerRowView:
 
 @dataclass(frozen=True, slots=True)
 class HistoryLine:
-    """One thing that happened to an item."""
+    """One entry of the history of an item."""
 
     created: datetime
     who: str
@@ -76,14 +76,14 @@ class HistoryLine:
 
 @dataclass(frozen=True, slots=True)
 class ItemLinks:
-    """Addresses of what an item was drawn from; empty where that is gone."""
+    """Addresses of the sources of an item; empty if they are gone."""
 
     prompt: str = ""
     battle: str = ""
 
 
 def format_value(choice: str, points: float | None, item: Item) -> str:
-    """Name an outcome briefly, by the letters that the item's page shows."""
+    """Format an outcome briefly, with the letters of the item's page."""
     if points is not None:
         return f"{points:g}"
     letters = {"first": "B" if item.is_swapped else "A", "second": "A" if item.is_swapped else "B"}
@@ -91,7 +91,7 @@ def format_value(choice: str, points: float | None, item: Item) -> str:
 
 
 def format_decision(item: Item) -> str:
-    """Name a decision, by the letters that the item's page shows; empty if there is none."""
+    """Format a decision with the letters of the item's page; empty if there is none."""
     if not item.adjudicated:
         return ""
     if item.batch.kind == ItemKind.JUDGMENTS:
@@ -100,7 +100,7 @@ def format_decision(item: Item) -> str:
 
 
 def list_disagreements(item: Any) -> tuple[str, ...]:
-    """Name the disagreements of an item that `annotate_disagreements` has looked at."""
+    """List the disagreements of an item annotated by `annotate_disagreements`."""
     found = [name for name in DISAGREEMENTS if getattr(item, _FLAGS[name])]
     by_score = item.batch.kind == ItemKind.RESPONSES
     return tuple(
@@ -110,14 +110,14 @@ def list_disagreements(item: Any) -> tuple[str, ...]:
 
 
 def make_review_rows(items: Iterable[Item], person: User) -> list[ReviewRow]:
-    """Items with their answers, for a list."""
+    """Build list rows of items with their answers."""
     items = list(items)
     answers = _read_answers(items)
     return [_make_row(item, answers[item.pk], person) for item in items]
 
 
 def _read_answers(items: Iterable[Item]) -> dict[int, list[Answer]]:
-    """By item everybody's answers to it and to its repeats, the first one first."""
+    """Load all answers to items and their repeats by item, the first answer first."""
     answers: dict[int, list[Answer]] = {item.pk: [] for item in items}
     keys = list(answers)
     found = Answer.objects.filter(Q(item__in=keys) | Q(item__original__in=keys))
@@ -146,7 +146,7 @@ def _format_brief_answer(answer: Answer, item: Item) -> str:
 
 
 def format_meta_judge(item: Item) -> str:
-    """Name both verdicts of the meta-judge, or the judge's mean."""
+    """Format both verdicts of the meta-judge, or the judge's mean score."""
     facts = item.hidden_verdict.facts
     if "mean" in facts:
         return "none" if facts["mean"] is None else f"{facts['mean']:.2f}"
@@ -157,7 +157,7 @@ def format_meta_judge(item: Item) -> str:
 
 
 def get_other_claimant(item: Item, person: User) -> str:
-    """Who else is adjudicating an item now; empty if nobody is."""
+    """Return who else is adjudicating an item; empty if nobody is."""
     is_valid = item.claimed_until is not None and item.claimed_until > timezone.now()
     if not is_valid or item.claimed_by is None or item.claimed_by_id == person.pk:
         return ""
@@ -165,7 +165,7 @@ def get_other_claimant(item: Item, person: User) -> str:
 
 
 def make_answer_views(item: Item, person: User) -> list[AnswerRowView]:
-    """Everybody's answers to an item, the reader's own ones marked."""
+    """Build views of all answers to an item, with the reader's own answers marked."""
     occasions = {"": "", RepeatKind.SAME: "own repeat", RepeatKind.OTHER: "repeat"}
     return [
         AnswerRowView(
@@ -188,12 +188,12 @@ def make_answer_views(item: Item, person: User) -> list[AnswerRowView]:
 
 
 def list_facts(item: Item) -> list[RevealedFact]:
-    """What judge and meta-judge said of an item."""
+    """List the scores and verdicts of an item."""
     return list_revealed_facts(item, item.hidden_verdict.facts)
 
 
 def make_history(item: Item) -> list[HistoryLine]:
-    """What was recorded about an item and its repeats, newest first."""
+    """Build the history of an item and its repeats, newest first."""
     rows = list_item_activity(item)[:_HISTORY_SHOWN]
     return [
         HistoryLine(
@@ -204,7 +204,7 @@ def make_history(item: Item) -> list[HistoryLine]:
 
 
 def _format_change(row: Any, item: Item) -> str:
-    """What an action changed, by the letters that the item's page shows."""
+    """Format what an action changed, with the letters of the item's page."""
     parts = [
         f"{_NAMES.get(name, name.replace('_', ' '))}: {_format_changed_value(name, value, item)}"
         for name, value in row.after.items()
@@ -228,7 +228,7 @@ def _format_changed_value(name: str, value: Any, item: Item) -> str:
 
 
 def make_links(item: Item) -> ItemLinks:
-    """Addresses of the prompt and the battle that an item was drawn from."""
+    """Build links to the prompt and the battle of an item."""
     batch, facts = item.batch, item.hidden_verdict.facts
     if batch.experiment is None:
         return ItemLinks()
@@ -245,7 +245,7 @@ def make_links(item: Item) -> ItemLinks:
 
 
 def format_items_csv(items: Iterable[Item], person: User) -> str:
-    """A list of items as CSV; see `ITEM_COLUMNS`. Letters A and B are those of the item's page."""
+    """Format items as CSV; see `ITEM_COLUMNS`. A and B are the letters of the item's page."""
     return format_csv([ITEM_COLUMNS, *_iter_csv_rows(list(items), person)])
 
 
@@ -266,5 +266,5 @@ def _iter_csv_rows(items: list[Item], person: User) -> Iterator[list[object]]:
 
 
 def encode_filter(values: Mapping[str, Any]) -> str:
-    """The query of a list's address, without empty values."""
+    """Encode the non-empty filter values of a list as a query string."""
     return urlencode({name: value for name, value in values.items() if value not in ("", None)})

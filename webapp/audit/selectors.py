@@ -34,7 +34,7 @@ _TIMED_ANSWERS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class TrainingNotes:
-    """What an audit changed about a training, by decision and in the finished summary.
+    """How an audit changed a training, by override and in the final summary.
 
     Attributes:
         is_held: whether the iteration waits at the gate.
@@ -46,7 +46,7 @@ class TrainingNotes:
 
 
 def make_training_notes(iteration: Iteration) -> TrainingNotes | None:
-    """Say what an audit changed about an iteration's training; None where nothing."""
+    """Describe how an audit changed an iteration's training; None if it did not."""
     decision = _find_decision(iteration)
     found: Mapping[str, Any] | None = iteration.metrics.get("audit")
     sentences = tuple(describe_audit(found))
@@ -57,7 +57,7 @@ def make_training_notes(iteration: Iteration) -> TrainingNotes | None:
 
 
 def _find_decision(iteration: Iteration) -> GateOverride | None:
-    """What was decided; once it has trained, files that went since change nothing about that."""
+    """Find the override; after the training, deleted files do not change it."""
     if iteration.status != RunStatus.FINISHED:
         return find_override(iteration)
     return next(iter(list_overrides(iteration)), None)
@@ -65,7 +65,7 @@ def _find_decision(iteration: Iteration) -> GateOverride | None:
 
 @dataclass(frozen=True, slots=True)
 class PendingBatch:
-    """An audit that was asked for and is not there: it is being drawn, or it was refused."""
+    """A requested audit batch that is still being sampled, or failed."""
 
     job: Job
     iteration: int
@@ -74,7 +74,7 @@ class PendingBatch:
 
 
 def list_pending_batches(experiment: Experiment) -> list[PendingBatch]:
-    """What was asked for lately and is not there, newest first."""
+    """List recent requests without a batch, newest first."""
     jobs = experiment.jobs.filter(kind=JobKind.AUDIT).select_related("created_by")
     return [
         PendingBatch(
@@ -89,12 +89,12 @@ def list_pending_batches(experiment: Experiment) -> list[PendingBatch]:
 
 
 def is_any_pending(found: Iterable[PendingBatch]) -> bool:
-    """Whether anything is still being drawn."""
+    """Whether any batch is still being sampled."""
     return any(one.is_active for one in found)
 
 
 def get_visible_batches(person: User) -> QuerySet[Batch]:
-    """Batches whose results a person may see; of a deleted experiment one's own, or an admin's."""
+    """Return the batches that a user can see; admins see those of deleted experiments too."""
     if not person.has_perm(SEE):
         return Batch.objects.none()
     orphans = Q(experiment__isnull=True)
@@ -104,7 +104,7 @@ def get_visible_batches(person: User) -> QuerySet[Batch]:
 
 
 def annotate_counts(batches: QuerySet[Batch]) -> QuerySet[Any]:
-    """Batches with their numbers of items and answers, newest first; known items left out."""
+    """Annotate batches with item and answer counts, newest first; known items are not counted."""
     drawn = ~Q(items__repeat_kind=RepeatKind.KNOWN)
     counted: QuerySet[Any] = batches.annotate(
         item_count=Count("items", filter=drawn, distinct=True),
@@ -114,7 +114,7 @@ def annotate_counts(batches: QuerySet[Batch]) -> QuerySet[Any]:
 
 
 def get_changeable_batch(person: User, pk: int) -> Batch:
-    """Find a batch that a person may change: who may steer its experiment, or made it.
+    """Find a batch that a user can change: they control its experiment, or created it.
 
     Raises:
         Http404: there is none, or it is a stranger's.
@@ -127,12 +127,12 @@ def get_changeable_batch(person: User, pk: int) -> Batch:
 
 
 def is_held(iteration: Iteration) -> bool:
-    """Whether an iteration has come to the gate and is still held there."""
+    """Whether an iteration is blocked by the gate."""
     return iteration.message.startswith(HELD_AT_GATE) and bool(explain_hold(iteration))
 
 
 def get_gate_or_default(experiment: Experiment) -> Gate:
-    """An experiment's gate, or one that could be asked for."""
+    """Return an experiment's gate, or an unsaved default one."""
     return find_gate(experiment) or Gate(experiment=experiment)
 
 
@@ -142,7 +142,7 @@ def find_gate(experiment: Experiment) -> Gate | None:
 
 
 def get_assigned_item(person: User, pk: int, number: int) -> Item:
-    """Find an item of a batch that a person is assigned to.
+    """Find an item of a batch that a user is assigned to.
 
     Raises:
         Http404: there is none, or it is not theirs.
@@ -165,7 +165,7 @@ def read_hidden_facts(item: Item) -> dict[str, Any]:
 
 
 def list_answer_seconds(person: User, experiment: Experiment) -> list[float]:
-    """Seconds that answers took lately: in an experiment's audits, else in all that one may see."""
+    """List the seconds of recent answers in an experiment's audits, else in all visible ones."""
     timed = Answer.objects.filter(seconds__gt=0).order_by("-submitted", "-pk")
     own = timed.filter(item__batch__experiment=experiment)
     found = own if own.exists() else timed.filter(item__batch__in=get_visible_batches(person))
@@ -173,7 +173,7 @@ def list_answer_seconds(person: User, experiment: Experiment) -> list[float]:
 
 
 def list_own_batches(person: User) -> list[tuple[Batch, annotation_queue.AuditorProgress]]:
-    """Batches that a person answers, with how far they are."""
+    """List the batches that a user is assigned to, with their progress."""
     return [
         (batch, annotation_queue.compute_progress(batch, person))
         for batch in annotation_queue.get_assigned_batches(person)

@@ -57,7 +57,7 @@ BY_THE_RECIPE: Final = "the recipe"
 
 
 def create_gate_from_recipe(experiment: Experiment) -> None:
-    """Ask for audits if an experiment's recipe does; for when its row is made."""
+    """Create the audit gate that an experiment's recipe requires."""
     asked = restore_names(experiment.recipe).get("audit") or {}
     if asked.get("required") and not Gate.objects.filter(experiment=experiment).exists():
         gate = Gate(
@@ -93,7 +93,7 @@ def write_gate(gate: Gate, *, before: Terms | None, by: User | None, reason: str
 
 
 def remove_gate(experiment: Experiment, *, by: User, reason: str) -> None:
-    """Ask for no audit any longer; where nothing was asked for, nothing happens.
+    """Remove the gate of an experiment, if there is one.
 
     Raises:
         InputError: there is no reason.
@@ -117,7 +117,7 @@ def _require_reason(reason: str) -> None:
 
 
 def record_gate_decision(iteration: Iteration) -> GateDecision:
-    """Say the same as `evaluate_gate`, and write down what the gate decides by its own rule."""
+    """Evaluate the gate, and record a decision that it makes by its own rule."""
     ruling = evaluate_gate(iteration)
     if not ruling.is_new:
         return ruling
@@ -146,7 +146,7 @@ def override_gate(
     reason: str,
     by: User,
 ) -> bool:
-    """Decide what an iteration trains on although its audit was not passed.
+    """Override the gate: decide what an iteration trains on without a passed audit.
 
     Args:
         source_sha256: of the battles that the decision is about.
@@ -180,7 +180,7 @@ def request_batch(
     by: User,
     auditors: Iterable[User],
 ) -> Job:
-    """Ask the workers for a batch: to draw it may take longer than a page should."""
+    """Request a batch as a job, because sampling can take longer than a page request."""
     names = [person.username for person in auditors]
     payload = {"iteration": number, "plan": asdict(plan), "auditors": names}
     return enqueue_job(JobKind.AUDIT, by=by, experiment=experiment, payload=payload)
@@ -189,7 +189,7 @@ def request_batch(
 def request_picked_item(
     experiment: Experiment, number: int, kind: UnitKind, key: str, *, by: User
 ) -> Job:
-    """Ask the workers to put one item into the hand-picked batch of its iteration.
+    """Request a job that adds one item to the hand-picked batch of its iteration.
 
     Raises:
         InputError: the iteration has no finished stage to take it from.
@@ -200,14 +200,14 @@ def request_picked_item(
 
 
 def read_plan(payload: Mapping[str, Any]) -> BatchPlan:
-    """The plan of a batch that was asked for."""
+    """Read the plan of a requested batch."""
     values = dict(payload["plan"])
     known = tuple(KnownAnswer(**one) for one in values.pop("known_answers", ()))
     return BatchPlan(**values, known_answers=known)
 
 
 def read_auditors(payload: Mapping[str, Any]) -> list[User]:
-    """Who shall answer it, as far as they still may."""
+    """Return the requested auditors who can still answer."""
     return list(get_possible_auditors().filter(username__in=payload["auditors"]))
 
 
@@ -219,7 +219,7 @@ def create_batch(
     by: User | None,
     auditors: Iterable[User] = (),
 ) -> Batch:
-    """Draw the items of a batch and write their rows, all or none.
+    """Sample the items of a batch and store them in one transaction.
 
     Raises:
         InputError: the iteration has no finished stage to draw from, or the plan cannot be drawn.
@@ -229,7 +229,7 @@ def create_batch(
 
 
 def save_batch(drawn: SampledBatch, *, by: User | None, auditors: Iterable[User] = ()) -> Batch:
-    """Write the rows of a batch, all or none.
+    """Store a sampled batch in one transaction.
 
     A lone auditor gets no repeats for another auditor, because nobody could answer them.
     """
@@ -262,7 +262,7 @@ def save_batch(drawn: SampledBatch, *, by: User | None, auditors: Iterable[User]
 
 
 def add_picked_items(drawn: SampledBatch, *, by: User | None) -> Batch:
-    """Put items that somebody chose into the open hand-picked batch of their iteration.
+    """Add hand-picked items to the open hand-picked batch of their iteration.
 
     A new batch is made where there is none, or where its battles were made again since. Items
     that the batch has already are not added again.
@@ -350,7 +350,7 @@ def _make_item(batch: Batch, number: int, place: BatchSlot, drawn: SampledBatch)
 
 
 def set_status(batch: Batch, status: str, *, by: User) -> bool:
-    """Close a batch, or open it again; False if it was so already."""
+    """Close or reopen a batch; False if it already has this status."""
     with transaction.atomic():
         others = Batch.objects.filter(pk=batch.pk).exclude(status=status)
         if others.update(status=status) != 1:
@@ -369,7 +369,7 @@ def set_status(batch: Batch, status: str, *, by: User) -> bool:
 
 
 def set_auditors(batch: Batch, wanted: Iterable[User], *, by: User | None) -> None:
-    """Say who answers a batch; answers that were given stay."""
+    """Assign the auditors of a batch; existing answers stay."""
     with transaction.atomic():
         before = list_auditor_names(batch)
         batch.auditors.set(wanted)
@@ -387,12 +387,12 @@ def set_auditors(batch: Batch, wanted: Iterable[User], *, by: User | None) -> No
 
 
 def list_auditor_names(batch: Batch) -> list[str]:
-    """Who answers a batch, by name."""
+    """List the names of a batch's auditors."""
     return list(batch.auditors.order_by("username").values_list("username", flat=True))
 
 
 def assign_auditors(batch: Batch, wanted: Iterable[User], *, by: User) -> list[str]:
-    """Say who answers a batch from now on, and return what whoever says so should know."""
+    """Assign the auditors of a batch, and return warnings for the user."""
     set_auditors(batch, wanted, by=by)
     passed_on = reassign_repeats(batch)
     notes = [format_unblinded_warning(batch.auditors.all())]
@@ -407,7 +407,7 @@ def assign_auditors(batch: Batch, wanted: Iterable[User], *, by: User) -> list[s
 
 
 def format_unblinded_warning(people: Iterable[User]) -> str:
-    """Say who of those who answer blind could look up what the meta-judge said; else empty."""
+    """Name the blind auditors who could look up the meta-judge's verdicts; else empty."""
     names = list_unblinded_auditors(people)
     if not names:
         return ""

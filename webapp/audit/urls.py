@@ -1,4 +1,4 @@
-"""Addresses of the audit's pages."""
+"""URLs of the audit pages."""
 
 from django.urls import path
 

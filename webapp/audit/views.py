@@ -1,4 +1,4 @@
-"""Pages of whoever makes audits and reads what came of them."""
+"""Pages for creating audits and reading their results."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -81,7 +81,7 @@ _MAY_WAIT: Final = (RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.NEEDS_ATTENTI
 
 @dataclass(frozen=True, slots=True)
 class GateForms:
-    """Forms of the gate that were sent and are shown again with what is wrong in them."""
+    """Submitted gate forms that are shown again with their errors."""
 
     change: GateForm | None = None
     removal: RemovalForm | None = None
@@ -90,7 +90,7 @@ class GateForms:
 
 @require_safe
 def list_audits(request: HttpRequest) -> HttpResponse:
-    """List what the person answers, and what they may read."""
+    """List the batches that the user answers and those they can read."""
     person = get_user(request)
     if not (person.has_perm(ANSWER) or person.has_perm(SEE)):
         raise PermissionDenied
@@ -106,7 +106,7 @@ def list_audits(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @require_run
 def create_batch(request: HttpRequest, name: str) -> HttpResponse:
-    """Ask for a batch of an iteration."""
+    """Request a batch of an iteration."""
     experiment = get_controllable_experiment(request.user, name)
     numbers = list(experiment.iterations.order_by("-number").values_list("number", flat=True))
     form = BatchForm(request.POST or None, request.FILES or None, numbers=numbers)
@@ -128,7 +128,7 @@ def create_batch(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def _request_batch(request: HttpRequest, experiment: Experiment, form: BatchForm) -> None:
-    """Ask for what the form says; what can be seen at once to be impossible is refused.
+    """Request what the form says, after checks that need no job.
 
     Raises:
         InputError: the iteration has no finished stage to draw from.
@@ -150,7 +150,7 @@ def _request_batch(request: HttpRequest, experiment: Experiment, form: BatchForm
 @require_safe
 @require_view
 def show_report(request: HttpRequest, pk: int) -> HttpResponse:
-    """Show what a batch says."""
+    """Show the results of a batch."""
     person = get_user(request)
     batch = get_object_or_404(get_visible_batches(person).select_related("experiment"), pk=pk)
     return _render_report(request, batch, ImportForm())
@@ -184,7 +184,7 @@ def _render_report(
 
 
 def _make_auditor_context(person: User, batch: Batch) -> dict[str, Any]:
-    """How good the auditors are, for review leads and who may change the batch."""
+    """Auditor quality, for review leads and users who can change the batch."""
     is_owner = batch.experiment is not None and can_control(person, batch.experiment)
     if not (person.has_perm(ADJUDICATE) or is_owner):
         return {}
@@ -200,7 +200,7 @@ def _make_auditor_context(person: User, batch: Batch) -> dict[str, Any]:
 @require_POST
 @require_run
 def set_batch_status(request: HttpRequest, pk: int) -> HttpResponse:
-    """Close a batch, or open it again."""
+    """Close or reopen a batch."""
     person = get_user(request)
     batch = get_changeable_batch(person, pk)
     is_open = batch.status == BatchStatus.OPEN
@@ -211,7 +211,7 @@ def set_batch_status(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 @require_run
 def update_auditors(request: HttpRequest, pk: int) -> HttpResponse:
-    """Say who answers a batch."""
+    """Assign the auditors of a batch."""
     person = get_user(request)
     batch = get_changeable_batch(person, pk)
     form = AuditorsForm(request.POST)
@@ -226,7 +226,7 @@ def update_auditors(request: HttpRequest, pk: int) -> HttpResponse:
 @require_safe
 @require_view
 def download_export(request: HttpRequest, pk: int, form: str) -> HttpResponse:
-    """Hand a batch out in a format."""
+    """Download a batch in a format."""
     batch = get_object_or_404(
         get_visible_batches(get_user(request)).select_related("experiment"), pk=pk
     )
@@ -249,7 +249,7 @@ def download_export(request: HttpRequest, pk: int, form: str) -> HttpResponse:
 @require_POST
 @require_run
 def import_answers(request: HttpRequest, pk: int) -> HttpResponse:
-    """Take answers from a file; what cannot be read is listed with its reason."""
+    """Import answers from a file; invalid entries are listed with their reasons."""
     person = get_user(request)
     batch = get_changeable_batch(person, pk)
     form = ImportForm(request.POST, request.FILES)
@@ -265,7 +265,7 @@ def import_answers(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _show_imported(request: HttpRequest, batch: Batch, done: ImportResult) -> HttpResponse:
-    """Say what became of a file; what was left out is shown once, and kept nowhere."""
+    """Show the result of an import once."""
     if not done.left_out:
         messages.success(request, str(done))
         return redirect("audit_report", pk=batch.pk)
@@ -286,7 +286,7 @@ def show_experiment_audits(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def _render_pending(request: HttpRequest, experiment: Experiment) -> HttpResponse:
-    """Show what is being drawn; once nothing is, the whole page is due again."""
+    """Show the batches being sampled, and reload the page when none is left."""
     found = list_pending_batches(experiment)
     context = {"experiment": experiment, "drawings": found, "is_drawing": is_any_pending(found)}
     response = render_page_or_partial(
@@ -334,7 +334,7 @@ def _render_experiment(
 @require_safe
 @require_view
 def show_iteration_audits(request: HttpRequest, name: str, number: int) -> HttpResponse:
-    """Show what all batches of an iteration say together."""
+    """Show the pooled results of all batches of an iteration."""
     experiment = get_viewable_experiment(request.user, name)
     get_object_or_404(experiment.iterations, number=number)
     found = pool_iteration(experiment, number)
@@ -349,7 +349,7 @@ def show_iteration_audits(request: HttpRequest, name: str, number: int) -> HttpR
 @require_POST
 @require_run
 def set_gate(request: HttpRequest, name: str) -> HttpResponse:
-    """Ask for a passed audit before training; for a reason where less is asked for."""
+    """Set the audit gate; loosening it requires a reason."""
     experiment = get_controllable_experiment(request.user, name)
     form = GateForm(request.POST, instance=get_gate_or_default(experiment), auto_id=_GATE_IDS)
     if form.is_valid():
@@ -366,7 +366,7 @@ def set_gate(request: HttpRequest, name: str) -> HttpResponse:
 @require_POST
 @require_run
 def remove_gate(request: HttpRequest, name: str) -> HttpResponse:
-    """Ask for no audit any longer, for a reason."""
+    """Remove the audit gate, with a reason."""
     experiment = get_controllable_experiment(request.user, name)
     form = RemovalForm(request.POST, auto_id=_REMOVAL_IDS)
     if form.is_valid():
@@ -378,7 +378,7 @@ def remove_gate(request: HttpRequest, name: str) -> HttpResponse:
 @require_POST
 @require_run
 def override_gate(request: HttpRequest, name: str) -> HttpResponse:
-    """Say on what an iteration trains although its audit was not passed, for a reason."""
+    """Override the gate of an iteration, with a reason."""
     experiment = get_controllable_experiment(request.user, name)
     form = OverrideForm(request.POST, experiment=experiment)
     if not form.is_valid():

@@ -1,1 +1,1 @@
-"""Look into what an experiment made, prompt by prompt."""
+"""Browse the results of an experiment, prompt by prompt."""

@@ -1,4 +1,4 @@
-"""What somebody who reads a prompt can send to an audit: a response, or a pair of judgments."""
+"""Items that can be sent to an audit: a response, or a pair of judgments."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from webapp.results.prompt_index import IterationIndex
 
 @dataclass(frozen=True, slots=True)
 class AuditOption:
-    """An item that could be sent, by the key that audits use."""
+    """An item that can be sent, with its key in audits."""
 
     kind: UnitKind
     key: str
@@ -28,7 +28,7 @@ def list_audit_options(
     judgment: str = "",
     other: str = "",
 ) -> Sequence[AuditOption]:
-    """List the items that a reader means.
+    """List the items that the given ids refer to.
 
     Args:
         response: id of a scored response.

@@ -1,4 +1,4 @@
-"""Two judgments of one response, and what the meta-judge wrote about them in both orders."""
+"""Two judgments of one response, with the meta-judge's text in both orders."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class ComparedJudgmentView:
 
 @dataclass(frozen=True, slots=True)
 class OrderView:
-    """What was written with one of them shown first.
+    """The meta-judge's text in one order.
 
     Attributes:
         winner: sample of the judgment that won; None for a tie or an unreadable reply.
@@ -51,7 +51,7 @@ class BattlePage:
 def read_battle_page(
     opened: OpenIteration, index: IterationIndex, row: int, *, first: int, second: int
 ) -> BattlePage | None:
-    """Read the battles of two judgments, given by their samples; None if they never met.
+    """Read the battles of two judgments, given by their samples; None if they did not battle.
 
     Raises:
         ArtifactError: a file is gone or differs from its manifest.

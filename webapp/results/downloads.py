@@ -1,4 +1,4 @@
-"""Which files of an experiment can be had: those it is made of, and some written on the way out.
+"""Downloadable files of an experiment: stored ones, and some generated on request.
 
 What a path may be is listed here, name by name; every other path is no file. So nothing outside
 of the experiment's folder can be asked for, nor the lock or half-written files in it.
@@ -46,7 +46,7 @@ _WRITTEN: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class GeneratedFile:
-    """A file that is written while it is sent; one of the fields says which.
+    """A file that is generated while it is sent; one of the fields is set.
 
     Attributes:
         table: as CSV.
@@ -62,7 +62,7 @@ class GeneratedFile:
 
 @dataclass(frozen=True, slots=True)
 class FileRow:
-    """A file in the list. `rows` only of tables; `size` absent where it is written on the way."""
+    """A file in the list. `rows` is set for tables only; `size` is None for a generated file."""
 
     path: str
     what: str
@@ -72,7 +72,7 @@ class FileRow:
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """A table of an iteration: its parts, as far as they are shown, and the whole of it as CSV."""
+    """A table of an iteration: the listed partitions, and the whole table as CSV."""
 
     name: str
     rows: int
@@ -84,7 +84,7 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class IterationRow:
-    """What an iteration has to offer; `zip` is the checkpoint as an archive."""
+    """Files of an iteration; `zip` is the checkpoint as an archive."""
 
     number: int
     zip: str
@@ -97,14 +97,14 @@ class IterationRow:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRow:
-    """The scorecards that are kept of a model, as `manage.py evaluate` keeps them."""
+    """The stored scorecards of a model, as written by `manage.py evaluate`."""
 
     number: int
     cards: Sequence[FileRow]
 
 
 def list_evaluations(files: ExperimentFiles, *, models: int) -> list[EvaluationRow]:
-    """List the kept scorecards of M0, M1, ...; models without any are left out.
+    """List the stored scorecards of M0, M1, ...; models without scorecards are skipped.
 
     Args:
         models: how many models there are.
@@ -122,12 +122,12 @@ def _list_scorecards(files: ExperimentFiles, number: int) -> list[FileRow]:
 
 
 def is_stored(path: str) -> bool:
-    """Whether a path is the name of a file that an experiment may have."""
+    """Whether a path can be a stored file of an experiment."""
     return _STORED.fullmatch(path) is not None
 
 
 def parse_generated_path(path: str) -> GeneratedFile | None:
-    """Read the name of a file that is written on the way out; None if it is no such name."""
+    """Parse the path of a generated file; None for any other path."""
     found = _WRITTEN.fullmatch(path)
     if found is None:
         return None
@@ -148,7 +148,7 @@ def find_safe_local_path(files: ExperimentFiles, path: str) -> Path | None:
 
 
 def list_iterations(opened: Sequence[OpenIteration], *, whole: str) -> list[IterationRow]:
-    """List the files of iterations as their manifests promise them; number 0 is the pool.
+    """List the files of iterations by their manifests; number 0 is the pool.
 
     Args:
         whole: of which long list all is wanted, such as `1-judgments` or `1-manifests`.
@@ -198,7 +198,7 @@ def _make_table_row(files: IterationFiles, number: int, name: str, whole: str) -
 
 
 def _limit_files(found: list[FileRow], name: str, whole: str) -> list[FileRow]:
-    """A list as far as it is shown before all of it is asked for."""
+    """Return the part of a list that is shown by default."""
     return found if name == whole else found[:_SHOWN]
 
 
@@ -216,7 +216,7 @@ def _iter_checkpoint_files(files: IterationFiles, number: int) -> Iterator[FileR
 
 
 def list_checkpoint_files(checkpoint: Checkpoint) -> dict[str, int]:
-    """Sizes of the files of a checkpoint by name, sorted; links are none of them."""
+    """List the sizes of a checkpoint's files by name, sorted, without links."""
     return {name: size for name, size in checkpoint.list_files().items() if is_plain_name(name)}
 
 

@@ -1,4 +1,4 @@
-"""What a reader of results may ask for."""
+"""Forms of the result pages."""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -33,13 +33,13 @@ def _list_outcomes(reasons: Iterable[DropReason]) -> list[tuple[str, str]]:
 
 
 def _make_minimum_field(label: str) -> forms.FloatField:
-    """A metric that a prompt must reach; empty keeps those without one, too."""
+    """Build a field for the minimum of a metric; if empty, prompts without the metric stay."""
     number = forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"})
     return forms.FloatField(label=label, required=False, min_value=0, widget=number)
 
 
 class ListForm(forms.Form):
-    """Which prompts to list, and in which order."""
+    """Filter and order of the prompt list."""
 
     q = forms.CharField(label="Text", required=False, max_length=500, strip=False)
     sort = forms.ChoiceField(label="Job", required=False, choices=list(SORTS.items()))
@@ -58,7 +58,7 @@ class ListForm(forms.Form):
 
 
 class RulesForm(forms.Form):
-    """Other values of the rules that choose pairs."""
+    """Other values of the pairing rules."""
 
     rho = forms.FloatField(
         label="rho",
@@ -91,5 +91,5 @@ class RulesForm(forms.Form):
         )
 
     def make_rules(self) -> PairRules:
-        """The rules that were asked for, once the form is valid."""
+        """Return the requested rules of a valid form."""
         return PairRules(**self.cleaned_data)

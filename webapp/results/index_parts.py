@@ -1,4 +1,4 @@
-"""A piece of an index: one part of an iteration, boiled down to one row for each prompt.
+"""A part of an index: one partition of an iteration, reduced to one row per prompt.
 
 A piece is a function of the part's files, so it is kept under their hashes: it is made once, by
 whoever looks first, and made again only where a shard is.
@@ -87,7 +87,7 @@ INDEX_PART_SCHEMA: Final = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class IndexPartInputs:
-    """What a piece depends on beside the files of its part.
+    """Inputs of an index part besides the files of its partition.
 
     Attributes:
         ratings: the iteration's, as far as there are any.
@@ -102,7 +102,7 @@ class IndexPartInputs:
 
 
 def compute_index_part_key(files: IterationFiles, part: int, facts: IndexPartInputs) -> str:
-    """Hash everything that a piece is made from."""
+    """Hash all inputs of an index part."""
     return hash_json(
         {
             "version": _VERSION,
@@ -117,13 +117,13 @@ def compute_index_part_key(files: IterationFiles, part: int, facts: IndexPartInp
 
 
 def _describe_reasoning(recipe: Recipe) -> dict[str, list[ReasoningPolicy]]:
-    """The reasoning policies where they change what counts of a text."""
+    """Return the reasoning policies if they change which text counts."""
     policies = [recipe.actor.reasoning, recipe.judge.reasoning]
     return {} if set(policies) == {"keep"} else {"reasoning": policies}
 
 
 def read_index_part(path: Path) -> pa.Table | None:
-    """Map a piece that was kept; None if there is none, or it cannot be read."""
+    """Memory-map a cached index part; None if there is none, or it cannot be read."""
     try:
         with pa.memory_map(str(path)) as source:
             piece = pa.ipc.open_file(source).read_all()
@@ -133,7 +133,7 @@ def read_index_part(path: Path) -> pa.Table | None:
 
 
 def save_index_part(path: Path, piece: pa.Table) -> None:
-    """Keep a piece, whole or not at all, and drop older ones of the same part.
+    """Cache an index part atomically, and delete older ones of the same partition.
 
     A piece that cannot be kept is no loss but time.
     """
@@ -155,7 +155,7 @@ def save_index_part(path: Path, piece: pa.Table) -> None:
 
 
 def build_index_part(files: IterationFiles, part: int, facts: IndexPartInputs) -> pa.Table:
-    """Boil one part down, as far as its shards are finished.
+    """Build the index part of one partition from its finished shards.
 
     Raises:
         DamagedArtifactError: a file differs from what its manifest promises.

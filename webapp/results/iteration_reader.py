@@ -1,4 +1,4 @@
-"""An iteration's files, opened once and looked at again only when its manifests have changed."""
+"""An iteration's files, opened once and reopened only when its manifests change."""
 
 import threading
 import time
@@ -27,7 +27,7 @@ _SETTLED_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class OpenIteration:
-    """An iteration's files as their manifests stood.
+    """An iteration's files as of the manifests when it was opened.
 
     Attributes:
         number: t, from 1.
@@ -42,7 +42,7 @@ class OpenIteration:
 
     @property
     def weights(self) -> PositionWeights:
-        """Position weights of the battles so far, from what their shards counted."""
+        """Position weights of the battles so far, from the counts of their shards."""
         made = [
             found.counts for found in self.files.list_manifests() if found.stage == "meta_judge"
         ]
@@ -54,7 +54,7 @@ class OpenIteration:
         )
 
     def is_made(self, stage: str) -> bool:
-        """Whether a stage of one shard is finished."""
+        """Whether a single-shard stage is finished."""
         return self.files.find_manifest(stage) is not None
 
 
@@ -63,7 +63,7 @@ _opened: OrderedDict[tuple[str, UUID, int], tuple[float, OpenIteration]] = Order
 
 
 def open_iteration(experiment: Experiment, number: int) -> OpenIteration:
-    """Open the files of an iteration, as they are now."""
+    """Open the current files of an iteration."""
     place = (experiment.artifact_root, experiment.uuid, number)
     files = open_iteration_files(experiment, number)
     stamp = _get_change_time(files.store, files.manifests_folder)
@@ -82,7 +82,7 @@ def open_iteration(experiment: Experiment, number: int) -> OpenIteration:
 
 
 def _is_same(known: Experiment, now: Experiment) -> bool:
-    """Pages show what the row says: a row that was changed since is another."""
+    """Whether the database row is unchanged; pages show its values."""
     return known == now and known.recipe == now.recipe
 
 
@@ -96,7 +96,7 @@ def _open_files(experiment: Experiment, number: int, files: IterationFiles) -> O
 
 
 def _get_change_time(store: ArtifactStore, folder: str) -> float:
-    """When the manifests changed last; a remote store is asked again every few seconds."""
+    """Return the last change of the manifests; a remote store is asked every few seconds."""
     if not store.is_local:
         return time.time() // _REMOTE_SECONDS * _REMOTE_SECONDS
     try:
@@ -110,7 +110,7 @@ def _is_settled(stamp: float, *, is_local: bool) -> bool:
 
 
 def read_prompt_rows(files: IterationFiles, table: str, part: int, prompt_id: str) -> pa.Table:
-    """Read what one part of a table says of one prompt, without the ids of tokens.
+    """Read the rows of one prompt from a partition, without token ids.
 
     Raises:
         DamagedArtifactError: bytes differ from what the manifest promises.
@@ -120,7 +120,7 @@ def read_prompt_rows(files: IterationFiles, table: str, part: int, prompt_id: st
 
 
 def read_outcomes(files: IterationFiles, part: int, prompt_id: str | None = None) -> list[Battle]:
-    """Read how the battles of one part went, of one prompt or of all, without their texts.
+    """Read the outcomes of a partition's battles, of one prompt or all, without texts.
 
     Raises:
         DamagedArtifactError: bytes differ from what the manifest promises.

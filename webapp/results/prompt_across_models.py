@@ -27,7 +27,7 @@ PICKS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ShownResponse:
-    """What M_{number-1} answered in iteration `number`.
+    """The response of M_{number-1} in iteration `number`.
 
     Attributes:
         spans: the answer before (first) against this one (second).
@@ -46,7 +46,7 @@ class ShownResponse:
 
 @dataclass(frozen=True, slots=True)
 class LaterResponse:
-    """What a model answered when somebody asked; `spans` and `left_out` as above."""
+    """A response generated on request; `spans` and `left_out` as in `ShownResponse`."""
 
     answer: ResponseView
     chars: int
@@ -65,7 +65,7 @@ class _PickedResponse:
 def list_responses_across(
     found: Sequence[tuple[OpenIteration, IterationIndex]], prompt_id: str, *, pick: str
 ) -> list[ShownResponse]:
-    """One answer of each iteration that has the prompt, in order.
+    """List one response of each iteration that has the prompt, in order.
 
     Args:
         pick: which answer, one of `PICKS`.
@@ -118,7 +118,7 @@ def _pick_response(
 
 
 def compare_later(tried: PlaygroundTurn) -> list[LaterResponse]:
-    """Compare what models answered when somebody asked, each with the one before."""
+    """Compare the responses generated on request, each with the previous one."""
     texts = [answer.text for answer in tried.answers]
     return [
         LaterResponse(
@@ -149,6 +149,6 @@ def _iter_compared(picks: Sequence[_PickedResponse]) -> Iterator[ShownResponse]:
 
 
 def _compare_beginnings(before: str | None, text: str) -> list[Span]:
-    """Compare what is shown of two answers; the first answer of all is compared with itself."""
+    """Compare the displayed text of two responses; the first response is compared with itself."""
     text = text[:LONGEST]
     return compare_texts(text if before is None else before[:LONGEST], text)

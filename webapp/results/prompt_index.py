@@ -1,4 +1,4 @@
-"""An iteration's index: every prompt with its metrics as columns, held in memory.
+"""The index of an iteration: every prompt with its metrics as columns, in memory.
 
 It is put together from pieces, one for each part of the iteration. Pieces that do not exist yet
 are made within a budget of time, so that a page comes at once and says how far it is.
@@ -52,7 +52,7 @@ KINDS: Final[tuple[PairKind, ...]] = ("actor", "judge")
 
 @dataclass(frozen=True, slots=True)
 class StoredPairs:
-    """What the iteration's own files say of one kind of pair.
+    """The stored pairs of one kind of an iteration.
 
     Attributes:
         scheduled: whether the iteration trains on it at all.
@@ -69,13 +69,13 @@ class StoredPairs:
     pairs: Mapping[str, Mapping[str, Any]]
 
     def get_reason(self, row: int) -> DropReason | None:
-        """Why a prompt has no pair; None if it has one, or nobody has chosen yet."""
+        """Return why a prompt has no pair; None if it has one, or pairs are not selected yet."""
         return None if not self.made or self.paired[row] else REASONS[self.reason[row]]
 
 
 @dataclass(frozen=True)
 class IterationIndex:
-    """The prompts of an iteration, with everything that lists and what-if need.
+    """The prompts of an iteration with all columns for lists and what-if.
 
     Attributes:
         rows: the pieces, one row for each prompt.
@@ -93,35 +93,35 @@ class IterationIndex:
 
     @cached_property
     def prompt_ids(self) -> list[str]:
-        """Ids in the order of the rows."""
+        """Prompt ids in row order."""
         ids: list[str] = self.rows["prompt_id"].to_pylist()
         return ids
 
     @cached_property
     def row_of(self) -> dict[str, int]:
-        """Row of each prompt."""
+        """Row of each prompt id."""
         return {prompt_id: row for row, prompt_id in enumerate(self.prompt_ids)}
 
     @cached_property
     def judged(self) -> JudgedGrid:
-        """The columns that the rules of pairing look at."""
+        """The inputs of the pairing rules."""
         return _build_judged_grid(self)
 
     @cached_property
     def actor_positions(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """Places of each prompt's chosen and rejected response; 0 where there is no pair."""
+        """Positions of each prompt's chosen and rejected response; 0 without a pair."""
         return _find_positions(self, "chosen_response_id"), _find_positions(
             self, "rejected_response_id"
         )
 
     @cached_property
     def scored(self) -> Mask:
-        """Which responses, of shape [prompts, positions], the recipe calls scored."""
+        """Mask of scored responses by the recipe, shape [prompts, positions]."""
         enough: Mask = self.judged.grid.scored & (self.judged.valid >= self.min_valid_judgments)
         return enough
 
     def get_counts(self, column: str) -> IntArray:
-        """A column of counts; absent ones are 0."""
+        """Return a column of counts; missing values are 0."""
         return self._counts[column]
 
     @cached_property
@@ -131,12 +131,12 @@ class IterationIndex:
 
     @cached_property
     def folded(self) -> pa.Array:
-        """Texts as a search sees them: capitals are like small letters."""
+        """Case-folded texts for searching."""
         return pa.array([text.casefold() for text in self.rows["text"].to_pylist()], pa.string())
 
     @cached_property
     def mean(self) -> FloatArray:
-        """Mean of the scores of each prompt's responses; NaN where none is scored."""
+        """Mean score of each prompt's responses; NaN if none is scored."""
         return _compute_masked_mean(self.judged.grid.mean, self.scored)
 
     @cached_property
@@ -146,7 +146,7 @@ class IterationIndex:
 
     @cached_property
     def gap(self) -> FloatArray:
-        """Best minus worst score of each prompt; NaN where none is scored."""
+        """Highest minus lowest score of each prompt; NaN if none is scored."""
         mean, scored = self.judged.grid.mean, self.scored
         top = mean.max(axis=1, where=scored, initial=-np.inf)
         bottom = mean.min(axis=1, where=scored, initial=np.inf)
@@ -155,13 +155,13 @@ class IterationIndex:
 
     @cached_property
     def variance(self) -> FloatArray:
-        """Largest variance among each prompt's responses; NaN where none is scored."""
+        """Largest score variance among each prompt's responses; NaN if none is scored."""
         largest = self.judged.variance.max(axis=1, where=self.scored, initial=0.0)
         return np.where(self.scored.any(axis=1), largest, np.nan)
 
     @cached_property
     def is_response(self) -> Mask:
-        """Which positions, of shape [prompts, positions], hold a response."""
+        """Mask of positions that contain a response, shape [prompts, positions]."""
         counted = np.diff(_get_offsets(self.rows["response_id"]))
         return np.arange(_compute_width(counted))[None, :] < counted[:, None]
 
@@ -196,7 +196,7 @@ class ReadProgress:
 
     @property
     def is_whole(self) -> bool:
-        """Whether everything that is there has been read."""
+        """Whether all available files have been read."""
         return self.read == self.parts
 
 
@@ -207,7 +207,7 @@ _whole: OrderedDict[tuple[str, UUID, int], tuple[str, IterationIndex]] = Ordered
 def find_index(
     opened: OpenIteration, *, budget_seconds: float = _BUDGET_SECONDS
 ) -> tuple[IterationIndex, ReadProgress]:
-    """Put an iteration's index together, as far as the time allows.
+    """Assemble an iteration's index within the time limit.
 
     Raises:
         ArtifactError: a file is gone or differs from its manifest.
@@ -231,7 +231,7 @@ def find_index(
 
 
 def build_index_parts(opened: OpenIteration) -> int:
-    """Make the pieces that are missing, so that nobody has to wait for them; returns how many.
+    """Build the missing index parts in advance; return their number.
 
     Raises:
         ArtifactError: a file is gone or differs from its manifest.
@@ -249,7 +249,7 @@ def build_index_parts(opened: OpenIteration) -> int:
 def _find_index_parts(
     opened: OpenIteration, parts: Sequence[int], *, deadline: float
 ) -> list[pa.Table]:
-    """Pieces of the parts, in order, until the time is over; at least one is made then."""
+    """Yield index parts in order until the time is over; at least one is built."""
     facts = _make_part_inputs(opened)
     pieces: list[pa.Table] = []
     has_made = False
@@ -267,7 +267,7 @@ def _find_index_parts(
 
 
 def _get_index_part_path(opened: OpenIteration, part: int, key: str) -> Path:
-    """Pieces are in the scratch folder, under a name that no experiment can have."""
+    """Return the scratch path of an index part, whose name no experiment can have."""
     root = Path(settings.META_REWARD_SCRATCH_ROOT) / ".results"
     layout = open_experiment_files(opened.experiment).layout
     return layout.get_scratch(root, opened.number) / f"part-{part:05d}.{key[:32]}.arrow"
@@ -362,7 +362,7 @@ def _compute_width(counted: npt.NDArray[Any]) -> int:
 
 
 def _get_offsets(column: pa.ChunkedArray) -> npt.NDArray[np.int32]:
-    """Where each row's list begins in the flat column, and where the last one ends."""
+    """Return the offsets of each row's list in the flat column, with the final end."""
     lists = _combine_chunks(column)
     offsets: npt.NDArray[np.int32] = lists.offsets.to_numpy()
     return offsets

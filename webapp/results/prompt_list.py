@@ -1,4 +1,4 @@
-"""Search, filter and sort an iteration's prompts, by the columns of its index."""
+"""Search, filter and sort the prompts of an iteration, by the columns of its index."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ _METRICS: Final[dict[str, Callable[[IterationIndex], FloatArray]]] = {
 
 @dataclass(frozen=True, slots=True)
 class PairOutcome:
-    """What became of a prompt's pair of one kind, in words."""
+    """Outcome of a prompt's pair of one kind, as text."""
 
     label: str
     is_pair: bool
@@ -34,7 +34,7 @@ class PairOutcome:
 
 @dataclass(frozen=True, slots=True)
 class PromptRow:
-    """A prompt in a list; metrics are absent where nothing is scored."""
+    """A prompt in a list; metrics are None if nothing is scored."""
 
     prompt_id: str
     excerpt: str
@@ -51,7 +51,7 @@ class PromptRow:
 
 
 def find_rows(index: IterationIndex, wanted: Mapping[str, Any]) -> list[int]:
-    """Rows that fit what was asked for, in the order asked for.
+    """Return the rows that match the filter, in the requested order.
 
     Args:
         wanted: cleaned values of a `ListForm`.
@@ -74,7 +74,7 @@ def find_rows(index: IterationIndex, wanted: Mapping[str, Any]) -> list[int]:
 
 
 def _match_text(index: IterationIndex, text: str) -> Mask:
-    """Whether a prompt's text holds another, in capitals or not."""
+    """Whether a prompt's text contains another, ignoring case."""
     found: Mask = pc.match_substring(index.folded, text.casefold()).to_numpy(zero_copy_only=False)
     return found
 
@@ -94,7 +94,7 @@ def _match_outcome(kind: StoredPairs, wanted: str) -> Mask:
 def _sort_rows(
     index: IterationIndex, rows: npt.NDArray[np.intp], sort: str
 ) -> npt.NDArray[np.intp]:
-    """Rows by a metric, those without it last."""
+    """Sort rows by a metric, those without it last."""
     if not sort:
         return rows
     metrics = _METRICS[sort.removeprefix("-")](index)[rows]
@@ -103,7 +103,7 @@ def _sort_rows(
 
 
 def describe_rows(index: IterationIndex, rows: Sequence[int]) -> list[PromptRow]:
-    """What a list shows of some prompts."""
+    """Build the list rows of some prompts."""
     return [_describe_row(index, row) for row in rows]
 
 
@@ -132,7 +132,7 @@ def make_excerpt(text: str) -> str:
 
 
 def describe_outcome(index: IterationIndex, kind: PairKind, row: int) -> PairOutcome:
-    """What became of one prompt's pair of a kind."""
+    """Describe the outcome of a prompt's pair of one kind."""
     found = index.kinds[kind]
     if not found.scheduled:
         return PairOutcome("not scheduled", is_pair=False)

@@ -1,4 +1,4 @@
-"""One prompt of an iteration: what was answered, judged and compared, and what came of it."""
+"""One prompt of an iteration: responses, judgments, battles and pairs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _LABELS: Final = {"A": "row", "B": "col", "tie": "tie", None: "?"}
 
 @dataclass(frozen=True, slots=True)
 class TextExcerpt:
-    """A text as far as it is shown, and how long it is."""
+    """The displayed part of a text, and its full length."""
 
     text: str
     chars: int
@@ -35,13 +35,13 @@ class TextExcerpt:
 
     @classmethod
     def from_text(cls, text: str) -> "TextExcerpt":
-        """Cut a text to what a page shows."""
+        """Cut a text to the displayed length."""
         return cls(text[:MAX_SHOWN_CHARS], len(text), max(0, len(text) - MAX_SHOWN_CHARS))
 
 
 @dataclass(frozen=True, slots=True)
 class JudgmentView:
-    """A judgment; `elo` only where it battled. `role` says what it became in the pair."""
+    """A judgment; `elo` is set if it battled, `role` if it is in the pair."""
 
     name: str
     judgment_id: str
@@ -56,7 +56,7 @@ class JudgmentView:
 
 @dataclass(frozen=True, slots=True)
 class ResponseView:
-    """A response with everything that was said about it.
+    """A response with its judgments and scores.
 
     Attributes:
         scores: of each judgment, in order, as short text.
@@ -81,7 +81,7 @@ class ResponseView:
 
 @dataclass(frozen=True, slots=True)
 class PairView:
-    """Whether a kind of pair was made of the prompt, and why just this one, in sentences."""
+    """Whether the prompt has a pair of a kind, with an explanation in sentences."""
 
     outcome: PairOutcome
     why: Sequence[str]
@@ -89,7 +89,7 @@ class PairView:
 
 @dataclass(frozen=True, slots=True)
 class PromptPage:
-    """Everything that the page of a prompt shows.
+    """Contents of the page of a prompt.
 
     Attributes:
         battles: both orders of every pair of judgments; None where nothing battled.
@@ -114,14 +114,14 @@ class PromptPage:
 
     @property
     def missing(self) -> Sequence[int]:
-        """Samples below the highest number that are not listed: identical to an earlier one."""
+        """Unlisted samples below the highest number: duplicates of earlier ones."""
         listed = {response.sample for response in self.responses}
         return [sample for sample in range(max(listed, default=0)) if sample not in listed]
 
 
 @dataclass(frozen=True, slots=True)
 class _PromptRecords:
-    """What the files say of a prompt."""
+    """Stored records of a prompt."""
 
     responses: Sequence[Response]
     judgments: Mapping[str, Sequence[Judgment]]
@@ -132,7 +132,7 @@ class _PromptRecords:
 
 
 def read_prompt_page(opened: OpenIteration, index: IterationIndex, row: int) -> PromptPage:
-    """Read a prompt's page from the files of its part.
+    """Read the page of a prompt from the files of its partition.
 
     Raises:
         ArtifactError: a file is gone or differs from its manifest.
@@ -244,7 +244,7 @@ def _iter_notes(response: Response, found: _PromptRecords) -> Iterator[str]:
 
 
 def _has_ended_in_reasoning(response: Response, found: _PromptRecords) -> bool:
-    """Whether a response got no judgments because reasoning is stripped and it has no answer."""
+    """Whether a response has no judgments because nothing follows its stripped reasoning."""
     was_judged = bool(found.judgments.get(response.response_id))
     is_scored = response.response_id in found.scores
     return is_scored and not was_judged and extract_finished_part(response.text) is None
@@ -280,7 +280,7 @@ def _format_score(judgment: Judgment) -> str:
 def _explain_actor_pair(
     found: _PromptRecords, index: IterationIndex, row: int, rules: PairRules, recipe: Recipe
 ) -> Iterator[str]:
-    """Say how the rule of length control came to what it chose."""
+    """Explain how length control selected the pair."""
     reason = index.kinds["actor"].get_reason(row)
     scores = [score for score in found.scores.values() if score.mean is not None]
     if len(scores) >= 2:
@@ -331,7 +331,7 @@ def _format_samples(samples: Sequence[int]) -> str:
 def _explain_judge_pair(
     found: _PromptRecords, opened: OpenIteration, rules: PairRules
 ) -> Iterator[str]:
-    """Say which judgments battled and how the pair came out of it."""
+    """Explain which judgments battled and how the pair was selected."""
     if found.battled is None or found.battled not in found.scores:
         yield from _explain_no_battles(found, opened)
         return
@@ -377,7 +377,7 @@ def _explain_no_battles(found: _PromptRecords, opened: OpenIteration) -> Iterato
 
 
 def _get_compared_judgments(found: _PromptRecords) -> dict[str, int]:
-    """Samples of the judgments that battled, by their ids."""
+    """Return the samples of the judgments that battled, by id."""
     battled = {battle.first_judgment_id for battle in found.battles}
     return {
         judgment.judgment_id: judgment.sample
@@ -387,7 +387,7 @@ def _get_compared_judgments(found: _PromptRecords) -> dict[str, int]:
 
 
 def _build_battle_chart(found: _PromptRecords) -> Chart:
-    """Both orders of every pair: the row is shown first, the column second."""
+    """Build the matrix of both orders of every pair: the row is shown first, the column second."""
     battles = {(one.first_judgment_id, one.second_judgment_id): one for one in found.battles}
     compared = _get_compared_judgments(found)
     names = {one: f"j{compared[one]}" for one in sorted(compared, key=lambda one: compared[one])}

@@ -1,4 +1,4 @@
-"""Files that are written while they are sent: piece by piece, never whole in memory."""
+"""Files that are generated while they are sent, never whole in memory."""
 
 import io
 import json
@@ -22,7 +22,7 @@ Kinds = Sequence[PairKind]
 
 
 def stream_csv(files: IterationFiles, table: str) -> Iterator[bytes]:
-    """A table as CSV, its first line the names of the columns."""
+    """Stream a table as CSV with a header."""
     names: list[str] = SCHEMAS[table].names
     yield format_csv([names]).encode()
     for rows in _iter_batches(files, table):
@@ -30,7 +30,7 @@ def stream_csv(files: IterationFiles, table: str) -> Iterator[bytes]:
 
 
 def stream_jsonl(files: IterationFiles, kinds: Kinds, *, format_name: str) -> Iterator[bytes]:
-    """Pairs in the format of another tool, a JSON object a line."""
+    """Stream pairs in another tool's format, one JSON object per line."""
     export = EXPORTS[format_name]
     for kind in kinds:
         for rows in _iter_batches(files, f"{kind}_pairs"):
@@ -39,7 +39,7 @@ def stream_jsonl(files: IterationFiles, kinds: Kinds, *, format_name: str) -> It
 
 
 def stream_parquet(files: IterationFiles, kinds: Kinds) -> Iterator[bytes]:
-    """Pairs as one Parquet file with the columns that TRL's DPOTrainer reads."""
+    """Stream pairs as one Parquet file with the columns of TRL's DPOTrainer."""
     sink = _StreamBuffer()
     schema = pa.schema([field for field in SCHEMAS["actor_pairs"] if field.name in _DPO_COLUMNS])
     with pq.ParquetWriter(pa.PythonFile(sink, mode="w"), schema, compression="zstd") as writer:
@@ -58,7 +58,7 @@ _DPO_COLUMNS: Final = (
 
 
 def stream_zip(checkpoint: Checkpoint, names: Sequence[str]) -> Iterator[bytes]:
-    """Files of a model as a ZIP archive, stored as they are: weights hardly compress."""
+    """Stream the files of a model as an uncompressed ZIP archive: weights hardly compress."""
     sink = _StreamBuffer()
     with zipfile.ZipFile(cast(Any, sink), "w", zipfile.ZIP_STORED) as archive:
         for name in names:
@@ -82,7 +82,7 @@ def _to_pair_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[PairRow]:
 
 
 class _StreamBuffer(io.RawIOBase):
-    """What writers write into, and a stream takes from; it cannot go back."""
+    """A write-only buffer that a stream drains; it cannot seek."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,6 +105,6 @@ class _StreamBuffer(io.RawIOBase):
         return len(taken)
 
     def take_written(self) -> bytes:
-        """What was written since the last time."""
+        """Return what was written since the last call."""
         taken, self._waiting = b"".join(self._waiting), []
         return taken

@@ -1,4 +1,4 @@
-"""Addresses of the pages about results."""
+"""URLs of the result pages."""
 
 from django.urls import path
 

@@ -1,4 +1,4 @@
-"""Pages about what an experiment made."""
+"""Pages with the results of an experiment."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -65,7 +65,7 @@ _View = Callable[Concatenate[HttpRequest, _Rest], HttpResponseBase]
 
 
 def _handle_damage(view: _View[_Rest]) -> _View[_Rest]:
-    """Say so where a file is gone or damaged, instead of failing."""
+    """Show an explanation if a file is missing or damaged, instead of failing."""
 
     @wraps(view)
     def explained(
@@ -84,7 +84,7 @@ def _handle_damage(view: _View[_Rest]) -> _View[_Rest]:
 @require_view
 @_handle_damage
 def list_prompts(request: HttpRequest, name: str, number: int) -> HttpResponse:
-    """List the prompts of an iteration, searched, filtered and sorted."""
+    """List the prompts of an iteration: search, filter and sort."""
     opened = _find_iteration(request, name, number)
     index, progress = find_index(opened)
     form = ListForm(request.GET, label_suffix="")
@@ -111,7 +111,7 @@ def list_prompts(request: HttpRequest, name: str, number: int) -> HttpResponse:
 @require_view
 @_handle_damage
 def show_prompt(request: HttpRequest, name: str, number: int, prompt_id: str) -> HttpResponse:
-    """Show everything that became of one prompt in one iteration."""
+    """Show all results of one prompt in one iteration."""
     opened = _find_iteration(request, name, number)
     index, progress = find_index(opened)
     row = index.row_of.get(prompt_id)
@@ -134,7 +134,7 @@ def show_prompt(request: HttpRequest, name: str, number: int, prompt_id: str) ->
 @require_view
 @_handle_damage
 def show_battle(request: HttpRequest, name: str, number: int, prompt_id: str) -> HttpResponse:
-    """Show what the meta-judge wrote about two judgments, in both orders."""
+    """Show the meta-judge's texts on two judgments, in both orders."""
     opened = _find_iteration(request, name, number)
     index, _ = find_index(opened)
     row = index.row_of.get(prompt_id)
@@ -159,7 +159,7 @@ def show_battle(request: HttpRequest, name: str, number: int, prompt_id: str) ->
 @require_run
 @_handle_damage
 def send_to_audit(request: HttpRequest, name: str, number: int, prompt_id: str) -> HttpResponse:
-    """Let a person send a response or a pair of judgments to the hand-picked audit batch."""
+    """Send a response or a pair of judgments to the hand-picked audit batch."""
     experiment = get_controllable_experiment(request.user, name)
     opened = _find_iteration(request, name, number)
     index, _ = find_index(opened)
@@ -192,7 +192,7 @@ def send_to_audit(request: HttpRequest, name: str, number: int, prompt_id: str) 
 @require_view
 @_handle_damage
 def show_across_models(request: HttpRequest, name: str, prompt_id: str) -> HttpResponse:
-    """Show what each model answered to the same prompt."""
+    """Show each model's response to the same prompt."""
     experiment = get_viewable_experiment(request.user, name)
     found, is_whole = _find_indexes(experiment)
     text = _find_prompt_text(found, prompt_id)
@@ -227,7 +227,7 @@ def show_across_models(request: HttpRequest, name: str, prompt_id: str) -> HttpR
 @require_run
 @_handle_damage
 def ask_all_models(request: HttpRequest, name: str, prompt_id: str) -> HttpResponse:
-    """Let a worker ask every model of the experiment what it says to one of its prompts."""
+    """Request a response to a prompt from every model of the experiment."""
     experiment = get_viewable_experiment(request.user, name)
     text = _find_prompt_text(_find_indexes(experiment)[0], prompt_id)
     if text is None:
@@ -246,7 +246,7 @@ def ask_all_models(request: HttpRequest, name: str, prompt_id: str) -> HttpRespo
 def _find_indexes(
     experiment: Experiment,
 ) -> tuple[list[tuple[OpenIteration, IterationIndex]], bool]:
-    """The index of every iteration, as far as each is read; and whether all are read whole."""
+    """Return the index of every iteration as far as it is read, and whether all are complete."""
     numbers = experiment.iterations.order_by("number").values_list("number", flat=True)
     opened = [open_iteration(experiment, number) for number in numbers]
     read = [(one, *find_index(one)) for one in opened]
@@ -268,7 +268,7 @@ def _find_prompt_text(
 @require_view
 @_handle_damage
 def show_what_if(request: HttpRequest, name: str, number: int) -> HttpResponse:
-    """Show which pairs other rules would have made, without a new generation."""
+    """Show which pairs other rules would select, without generating anything."""
     opened = _find_iteration(request, name, number)
     index, progress = find_index(opened)
     as_they_were = get_rules(opened.recipe, number)
@@ -300,7 +300,7 @@ def show_what_if(request: HttpRequest, name: str, number: int) -> HttpResponse:
 @require_view
 @_handle_damage
 def list_files(request: HttpRequest, name: str) -> HttpResponse:
-    """List every file of an experiment that can be had."""
+    """List all downloadable files of an experiment."""
     experiment = get_viewable_experiment(request.user, name)
     numbers = sorted(experiment.iterations.values_list("number", flat=True))
     opened = [open_iteration(experiment, number) for number in (0, *numbers)]
@@ -319,7 +319,7 @@ def list_files(request: HttpRequest, name: str) -> HttpResponse:
 @require_view
 @_handle_damage
 def send_file(request: HttpRequest, name: str, path: str) -> HttpResponseBase:
-    """Send a file of an experiment, or write one while it is sent."""
+    """Send a stored or generated file of an experiment."""
     experiment = get_viewable_experiment(request.user, name)
     if is_stored(path):
         return _to_download(_send_stored(experiment, path), experiment, path)
@@ -332,7 +332,7 @@ def send_file(request: HttpRequest, name: str, path: str) -> HttpResponseBase:
 
 
 def _find_iteration(request: HttpRequest, name: str, number: int) -> OpenIteration:
-    """Open an iteration that this person may see.
+    """Open an iteration that the user can see.
 
     Raises:
         Http404: there is none, or it is a stranger's.
@@ -379,7 +379,7 @@ def _stream_checkpoint(made: IterationFiles) -> Iterator[bytes]:
 
 
 def _to_download(answer: Any, experiment: Experiment, path: str) -> HttpResponseBase:
-    """Have a browser save the file and guess nothing about it."""
+    """Make the browser save the file without guessing its type."""
     log_event(Action.EXPORTED, experiment.name, detail=path)
     name = f"{experiment.name}-{path.replace('/', '-')}"
     answer["Content-Type"] = "application/octet-stream"

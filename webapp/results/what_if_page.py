@@ -1,4 +1,4 @@
-"""What other rules would have made of an iteration, beside what is on disk."""
+"""What-if: pairs under other rules next to the stored ones."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ SHOWN_ON_A_PAGE: Final = 25
 
 @dataclass(frozen=True, slots=True)
 class DropCount:
-    """How often a reason drops prompts, before and after."""
+    """How many prompts a reason drops, before and after."""
 
     text: str
     before: int
@@ -35,7 +35,7 @@ class DropCount:
 
 @dataclass(frozen=True, slots=True)
 class KindView:
-    """One kind of pair before and after. Lengths are mean characters, absent without a pair."""
+    """One kind of pair before and after. Lengths are mean characters, None without a pair."""
 
     kind: PairKind
     before: int
@@ -51,7 +51,7 @@ class KindView:
 
 @dataclass(frozen=True, slots=True)
 class ChangedPair:
-    """A prompt whose pair of a kind is another one, in words."""
+    """A prompt whose pair of a kind changed, as text."""
 
     row: int
     kind: PairKind
@@ -61,7 +61,7 @@ class ChangedPair:
 
 @dataclass(frozen=True, slots=True)
 class ChangedPrompt:
-    """A changed pair as the page lists it."""
+    """A changed pair in the list of the page."""
 
     prompt_id: str
     excerpt: str
@@ -72,7 +72,7 @@ class ChangedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """What rules make of an iteration.
+    """Result of other rules for an iteration.
 
     Attributes:
         as_it_was: whether the rules are those of the recipe.
@@ -87,7 +87,7 @@ class WhatIf:
 
 
 def compute_what_if(opened: OpenIteration, index: IterationIndex, rules: PairRules) -> WhatIf:
-    """Choose all pairs anew under other rules; kinds that are not made yet are left out."""
+    """Select all pairs under other rules; kinds without stored pairs are skipped."""
     made = _reselect(opened, index, rules)
     known = {kind: pairs for kind, pairs in made.items() if index.kinds[kind].made}
     return WhatIf(
@@ -106,7 +106,7 @@ def compute_what_if(opened: OpenIteration, index: IterationIndex, rules: PairRul
 def describe_changed(
     what_if: WhatIf, index: IterationIndex, shown: Sequence[tuple[PairKind, int]]
 ) -> list[ChangedPrompt]:
-    """Put some of the changes into words."""
+    """Describe some of the changes."""
     return [
         ChangedPrompt(
             prompt_id=index.prompt_ids[row],
@@ -179,7 +179,7 @@ def _compute_mean(values: IntArray) -> float | None:
 
 
 def _is_changed(kind: PairKind, pairs: PairSelection, index: IterationIndex) -> Mask:
-    """Whether a prompt's pair is another one, or gone, or new, or no longer known.
+    """Whether a prompt's pair changed, disappeared, appeared, or is no longer known.
 
     Judge pairs of a response that has battled can only come and go.
     """
