@@ -1,12 +1,19 @@
-"""Drive the declared stages of one iteration in this process, one shard after the other."""
+"""Drive the declared stages of one iteration: which shard comes next, and one engine that runs it.
+
+Shard k of a stage that reads part by part may run once shard k of what it reads is finished, so
+several engines never wait for the last shard of a stage. One engine runs stage after stage.
+"""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from meta_reward_core.context import IterationContext, StageResources
 from meta_reward_core.errors import InputError
 from meta_reward_core.iteration import STAGES, Stage
+from meta_reward_core.recipes.dataflow import STREAMED_INPUTS, WHOLE_INPUTS
 from meta_reward_core.storage.shards import ShardManifest
 from meta_reward_core.system.command_hint import format_command
 
@@ -26,13 +33,25 @@ class RunCallback(Protocol):
     def reuse_shard(self, stage: Stage, shard: int, manifest: ShardManifest) -> None:
         """A shard was finished by an earlier run."""
 
+    def report(self, stage: Stage, shard: int, done: int, tokens: int) -> None:
+        """An engine has drawn so many completions, and tokens, of a running shard."""
+
+    def log(self, stage: Stage, shard: int, row: dict[str, float]) -> None:
+        """A training wrote a row of its log."""
+
     def finish_shard(
         self, stage: Stage, shard: int, manifest: ShardManifest, *, seconds: float
     ) -> None:
         """A shard is finished."""
 
-    def fail_shard(self, stage: Stage, shard: int, error: BaseException) -> None:
-        """A shard failed or was interrupted."""
+    def retry_shard(self, stage: Stage, shard: int, error: Exception) -> None:
+        """A shard failed and will be run again."""
+
+    def fail_shard(self, stage: Stage, shard: int, error: Exception) -> None:
+        """A shard failed."""
+
+    def stop_shard(self, stage: Stage, shard: int, reason: str) -> None:
+        """A running shard was stopped, for a reason in words."""
 
     def finish_stage(self, stage: Stage) -> None:
         """All shards of the stage are finished."""
@@ -51,8 +70,7 @@ def run_iteration(
     """Run what is left of an iteration; finished, undamaged shards are not run again.
 
     Args:
-        before_training: called once every pair is there; it may write what an audit gave
-            (`training_data.write_audit`), and it keeps the iteration from training by raising.
+        before_training: see `ShardSchedule`.
 
     Raises:
         InputError: the recipe asks for an audit, and nobody here can know of one.
@@ -60,26 +78,137 @@ def run_iteration(
         NoPairsError: the iteration gave no preference pair.
         MetaRewardError: a shard failed.
     """
-    if before_training is None and context.recipe.audit.required:
-        raise InputError(
-            "the recipe asks for a passed audit before training (audit.required), and the core "
-            f"alone knows of no audits: use `{format_command('run_iteration')}`"
-        )
-    context.files.remove_partial_files()
-    for stage in STAGES:
+    schedule = ShardSchedule(context, callback, before_training=before_training)
+    while (taken := schedule.take_next()) is not None:
+        stage, shard = taken
+        _run_shard(context, stage, shard, resources, callback)
+        schedule.finish_shard(stage, shard)
+    publish_manifest(context)
+
+
+@dataclass(slots=True)
+class _OpenStage:
+    """Shards of a stage that has begun.
+
+    Attributes:
+        waiting: those that nobody runs, ascending.
+        unfinished: these, and those that run.
+    """
+
+    waiting: list[int]
+    unfinished: set[int]
+
+
+class ShardSchedule:
+    """Which shards of an iteration may run now, and which stages are finished with them.
+
+    Args:
+        before_training: called once every pair is there; it may write what an audit gave
+            (`training_data.write_audit`), and it keeps the iteration from training by raising.
+
+    Raises:
+        InputError: the recipe asks for an audit, and nobody here can know of one.
+    """
+
+    def __init__(
+        self,
+        context: IterationContext,
+        callback: RunCallback,
+        *,
+        before_training: BeforeTraining | None = None,
+    ) -> None:
+        if before_training is None and context.recipe.audit.required:
+            raise InputError(
+                "the recipe asks for a passed audit before training (audit.required), and the core "
+                f"alone knows of no audits: use `{format_command('run_iteration')}`"
+            )
+        context.files.remove_partial_files()
+        self._context = context
+        self._callback = callback
+        self._before_training = before_training
+        self._open: dict[str, _OpenStage] = {}
+        self._done: set[str] = set()
+
+    def take_next(self) -> tuple[Stage, int] | None:
+        """Take a shard of the earliest stage that has one whose inputs are finished.
+
+        Returns:
+            None if what is left waits for shards that run, or nothing is left.
+
+        Raises:
+            NeedsAttentionError: a finished shard of a stage that begins shows a fault.
+        """
+        for stage in STAGES:
+            if stage.name not in self._open and not self._begin(stage):
+                continue
+            shard = self._take_ready(stage)
+            if shard is not None:
+                return stage, shard
+        return None
+
+    def put_back(self, stage: Stage, shard: int) -> None:
+        """Let a shard that was taken wait again."""
+        self._open[stage.name].waiting.append(shard)
+        self._open[stage.name].waiting.sort()
+
+    def finish_shard(self, stage: Stage, shard: int) -> None:
+        """Take note that a shard is finished.
+
+        Raises:
+            NeedsAttentionError: it shows a fault.
+        """
+        stage.require_healthy(self._context)
+        self._open[stage.name].unfinished.remove(shard)
+        self._close_if_finished(stage)
+
+    def _begin(self, stage: Stage) -> bool:
+        """Begin a stage if its inputs are there, or are being made part by part."""
+        name = stage.name
+        if name in self._done or not self._can_begin(name):
+            return False
+        context, callback = self._context, self._callback
         if not stage.is_scheduled_in(context):
             callback.skip_stage(stage)
-            continue
-        if before_training is not None and needs_training(stage, context):
-            before_training(context)
-        shards = stage.plan_shards(context)
-        callback.plan_stage(stage, shards)
+            self._done.add(name)
+            return False
+        if self._before_training is not None and needs_training(stage, context):
+            self._before_training(context)
+        shards = range(stage.plan_shards(context))
+        callback.plan_stage(stage, len(shards))
         stage.require_healthy(context)
-        for shard in range(shards):
-            if _run_shard(context, stage, shard, resources, callback):
-                stage.require_healthy(context)
-        callback.finish_stage(stage)
-    publish_manifest(context)
+        self._open[name] = _OpenStage(list(shards), set(shards))
+        return True
+
+    def _can_begin(self, name: str) -> bool:
+        return self._done.issuperset(WHOLE_INPUTS[name]) and all(
+            one in self._done or one in self._open for one in STREAMED_INPUTS[name]
+        )
+
+    def _take_ready(self, stage: Stage) -> int | None:
+        inputs = [self._open[name] for name in STREAMED_INPUTS[stage.name] if name in self._open]
+        opened = self._open[stage.name]
+        while (shard := _find_ready(opened, inputs)) is not None:
+            opened.waiting.remove(shard)
+            made = stage.find_finished_shard(self._context, shard)
+            if made is None:
+                return shard
+            self._callback.reuse_shard(stage, shard, made)
+            opened.unfinished.remove(shard)
+        self._close_if_finished(stage)
+        return None
+
+    def _close_if_finished(self, stage: Stage) -> None:
+        if not self._open[stage.name].unfinished:
+            del self._open[stage.name]
+            self._done.add(stage.name)
+            self._callback.finish_stage(stage)
+
+
+def _find_ready(opened: _OpenStage, inputs: Sequence[_OpenStage]) -> int | None:
+    ready = (
+        shard for shard in opened.waiting if not any(shard in one.unfinished for one in inputs)
+    )
+    return next(ready, None)
 
 
 def needs_training(stage: Stage, context: IterationContext) -> bool:
@@ -93,21 +222,20 @@ def _run_shard(
     shard: int,
     resources: StageResources,
     callback: RunCallback,
-) -> bool:
-    """Run a shard unless it is finished; say whether it was run."""
-    done = stage.find_finished_shard(context, shard)
-    if done is not None:
-        callback.reuse_shard(stage, shard, done)
-        return False
+) -> None:
+    resources.progress = partial(callback.report, stage, shard)
+    resources.on_log = partial(callback.log, stage, shard)
     callback.start_shard(stage, shard)
     began = time.monotonic()
     try:
         manifest = stage.run_shard(context, shard, resources)
-    except BaseException as error:
+    except Exception as error:
         callback.fail_shard(stage, shard, error)
         raise
+    except BaseException as stop:
+        callback.stop_shard(stage, shard, type(stop).__name__)
+        raise
     callback.finish_shard(stage, shard, manifest, seconds=time.monotonic() - began)
-    return True
 
 
 def publish_manifest(context: IterationContext) -> None:

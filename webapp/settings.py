@@ -20,8 +20,9 @@ META_REWARD_UPLOAD_MB       largest file of prompts that a form takes, in MB; de
 META_REWARD_LEASE_SECONDS   a worker that is silent for so long loses its shard; default: 30
 META_REWARD_MAX_ATTEMPTS    a shard that failed so often waits for a person; default: 5
 META_REWARD_TURN_SECONDS    a worker stays with one experiment for so long while others wait: 60
-META_REWARD_ENGINE_PROCESSES  engine processes of a worker, each on its own share of the GPUs or CPU
-                            cores; default: one for each GPU, or one without GPUs
+META_REWARD_ENGINE_PROCESSES  engine processes of a worker, and of run_iteration without a queue,
+                            each on its own share of the GPUs or CPU cores; default: one for each
+                            GPU, or one without GPUs
 META_REWARD_ENGINE_MEMORY_MB  limit of an engine process's memory; default: none
 META_REWARD_PUBLISH_ROOT    where published models are put; default: var/published
 HF_TOKEN                    lets models be published on the Hugging Face hub, and gated or private

@@ -1,26 +1,14 @@
 """Several who keep count of one iteration at once, such as rows and a person who watches."""
 
-from typing import Protocol
-
 from meta_reward_core.iteration import Stage
 from meta_reward_core.runner import RunCallback
 from meta_reward_core.storage.shards import ShardManifest
 
 
-class ProgressCallback(RunCallback, Protocol):
-    """A run callback that also receives the progress inside a shard."""
-
-    def report(self, done: int, tokens: int) -> None:
-        """An engine has drawn so many completions, and tokens, of the running shard."""
-
-    def log(self, row: dict[str, float]) -> None:
-        """A training wrote a row of its log."""
-
-
 class CallbackList:
     """Tell everything to each of several watchers, in order."""
 
-    def __init__(self, *watchers: ProgressCallback) -> None:
+    def __init__(self, *watchers: RunCallback) -> None:
         self._watchers = watchers
 
     def skip_stage(self, stage: Stage) -> None:
@@ -50,22 +38,32 @@ class CallbackList:
         for watcher in self._watchers:
             watcher.finish_shard(stage, shard, manifest, seconds=seconds)
 
-    def fail_shard(self, stage: Stage, shard: int, error: BaseException) -> None:
+    def retry_shard(self, stage: Stage, shard: int, error: Exception) -> None:
+        """See `RunCallback`."""
+        for watcher in self._watchers:
+            watcher.retry_shard(stage, shard, error)
+
+    def fail_shard(self, stage: Stage, shard: int, error: Exception) -> None:
         """See `RunCallback`."""
         for watcher in self._watchers:
             watcher.fail_shard(stage, shard, error)
+
+    def stop_shard(self, stage: Stage, shard: int, reason: str) -> None:
+        """See `RunCallback`."""
+        for watcher in self._watchers:
+            watcher.stop_shard(stage, shard, reason)
 
     def finish_stage(self, stage: Stage) -> None:
         """See `RunCallback`."""
         for watcher in self._watchers:
             watcher.finish_stage(stage)
 
-    def report(self, done: int, tokens: int) -> None:
-        """See `ProgressCallback`."""
+    def report(self, stage: Stage, shard: int, done: int, tokens: int) -> None:
+        """See `RunCallback`."""
         for watcher in self._watchers:
-            watcher.report(done, tokens)
+            watcher.report(stage, shard, done, tokens)
 
-    def log(self, row: dict[str, float]) -> None:
-        """See `ProgressCallback`."""
+    def log(self, stage: Stage, shard: int, row: dict[str, float]) -> None:
+        """See `RunCallback`."""
         for watcher in self._watchers:
-            watcher.log(row)
+            watcher.log(stage, shard, row)

@@ -6,6 +6,7 @@ Without a terminal the same is told in plain lines, not often.
 import contextlib
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import IO, Any, Final, Protocol, cast
 
 from rich.console import Console
@@ -63,11 +64,42 @@ def make_console(stream: Stream, *, color: bool = True) -> Console:
     )
 
 
+@dataclass(slots=True)
+class _ShownShard:
+    """A shard that runs: how far it is, of how many completions, since when."""
+
+    calls: int | None
+    began: float
+    share: float = 0.0
+    tokens: int = 0
+
+
+@dataclass(slots=True)
+class _ShownStage:
+    """A stage that runs.
+
+    Attributes:
+        engines: how many of its shards ran at the same time, at most.
+    """
+
+    stage: Stage
+    planned: int
+    began: float
+    told_at: float
+    task: TaskID | None
+    finished: int = 0
+    reused: int = 0
+    engines: int = 0
+    running: dict[int, _ShownShard] = field(default_factory=dict)
+
+
 class ConsoleCallback:
     """Show an iteration while it runs, and remember how long each stage took.
 
+    Stages that run at the same time have a bar each.
+
     Attributes:
-        timings: of what ran in this process, by stage.
+        timings: of what ran in this process, by stage: the seconds of its shards together.
         shards_run: how many shards were not there before.
     """
 
@@ -77,11 +109,7 @@ class ConsoleCallback:
         self._console = console
         self._context = context
         self._progress = _make_progress(console) if console.is_terminal else None
-        self._task: TaskID | None = None
-        self._stage: Stage | None = None
-        self._planned = self._count_done = self._reused = 0
-        self._calls: int | None = None
-        self._shard_began = self._told_at = 0.0
+        self._shown: dict[str, _ShownStage] = {}
 
     @contextlib.contextmanager
     def show(self) -> Iterator[None]:
@@ -97,103 +125,137 @@ class ConsoleCallback:
             yield
 
     def skip_stage(self, stage: Stage) -> None:
-        """See `Ledger`."""
+        """See `RunCallback`."""
         self._print_line(f"[dim]{stage.name:<11} not scheduled in this iteration[/dim]")
 
     def plan_stage(self, stage: Stage, shards: int) -> None:
-        """See `Ledger`."""
-        self._stage, self._planned, self._count_done, self._reused = stage, shards, 0, 0
+        """See `RunCallback`."""
+        now, task = time.monotonic(), None
         if self._progress is not None:
-            self._task = self._progress.add_task(stage.title, total=shards, note="")
+            task = self._progress.add_task(stage.title, total=shards, note="")
         elif shards > 1 or stage.resource != "cpu":
             self._print_line(f"{stage.name:<11} {stage.title}: {_format_count(shards, 'shard')}")
+        self._shown[stage.name] = _ShownStage(stage, shards, began=now, told_at=now, task=task)
 
     def start_shard(self, stage: Stage, shard: int) -> None:
-        """See `Ledger`."""
-        self._calls = estimate_shard_calls(self._context, stage.name, shard)
-        self._shard_began = self._told_at = time.monotonic()
+        """See `RunCallback`."""
+        now, shown = time.monotonic(), self._shown[stage.name]
+        if not shown.finished and not shown.running:
+            shown.began = shown.told_at = now
+        calls = estimate_shard_calls(self._context, stage.name, shard)
+        shown.running[shard] = _ShownShard(calls, began=now)
+        shown.engines = max(shown.engines, len(shown.running))
 
     def reuse_shard(self, stage: Stage, shard: int, manifest: ShardManifest) -> None:  # noqa: ARG002
-        """See `Ledger`."""
-        self._reused += 1
-        self._advance()
+        """See `RunCallback`."""
+        self._shown[stage.name].reused += 1
+        self._end_shard(stage, shard, finished=1)
 
     def finish_shard(
-        self,
-        stage: Stage,
-        shard: int,  # noqa: ARG002
-        manifest: ShardManifest,
-        *,
-        seconds: float,
+        self, stage: Stage, shard: int, manifest: ShardManifest, *, seconds: float
     ) -> None:
-        """See `Ledger`."""
+        """See `RunCallback`."""
         spent = Timing(seconds, manifest.counts.get("tokens", 0))
         self.timings[stage.name] = self.timings.get(stage.name, Timing(0.0)) + spent
         self.shards_run += 1
-        self._advance()
+        self._end_shard(stage, shard, finished=1)
 
-    def fail_shard(self, stage: Stage, shard: int, error: BaseException) -> None:  # noqa: ARG002
-        """See `Ledger`."""
-        self._remove_task()
+    def retry_shard(self, stage: Stage, shard: int, error: Exception) -> None:
+        """See `RunCallback`."""
+        self._end_shard(stage, shard)
+        reason = str(error).partition("\n")[0]
+        self._print_line(
+            f"{stage.name:<11} shard {shard} failed and runs again: {escape(reason)}", wraps=True
+        )
+
+    def fail_shard(self, stage: Stage, shard: int, error: Exception) -> None:  # noqa: ARG002
+        """See `RunCallback`."""
+        self.stop_stage(stage)
+
+    def stop_shard(self, stage: Stage, shard: int, reason: str) -> None:  # noqa: ARG002
+        """See `RunCallback`."""
+        self.stop_stage(stage)
+
+    def stop_stage(self, stage: Stage) -> None:
+        """Remove the bar of a stage that goes no further now."""
+        self._remove_task(stage)
 
     def finish_stage(self, stage: Stage) -> None:
-        """See `Ledger`."""
-        self._remove_task()
+        """See `RunCallback`."""
+        shown = self._remove_task(stage)
         timing = self.timings.get(stage.name)
         parts = [f"{timing.seconds:,.1f} s" if timing else "finished before"]
+        each = ""
+        if timing and shown.engines > 1:
+            parts = [f"{timing.seconds:,.1f} s of {shown.engines} engines together"]
+            each = " each"
         if timing and timing.tokens:
-            parts.append(f"{timing.tokens:,} tokens, {_format_tokens_per_second(timing)}")
-        if timing and self._reused:
+            parts.append(f"{timing.tokens:,} tokens, {_format_tokens_per_second(timing)}{each}")
+        if timing and shown.reused:
             parts.append(
-                f"{self._reused} of {_format_count(self._planned, 'shard')} finished before"
+                f"{shown.reused} of {_format_count(shown.planned, 'shard')} finished before"
             )
         self._print_line(f"{stage.name:<11} [green]done[/green]: {'; '.join(parts)}")
 
-    def report(self, done: int, tokens: int) -> None:
-        """Show how far the engine is with the running shard."""
-        seconds = time.monotonic() - self._shard_began
-        share = min(done / self._calls, 1.0) if self._calls else 0.0
-        self._update_progress(
-            share, f"{tokens:,} tokens, {_format_tokens_per_second(Timing(seconds, tokens))}"
-        )
+    def report(self, stage: Stage, shard: int, done: int, tokens: int) -> None:
+        """Show how far the engines are with the running shards of a stage."""
+        shown = self._shown[stage.name]
+        one = shown.running.get(shard)
+        if one is None:
+            return
+        one.share = min(done / one.calls, 1.0) if one.calls else 0.0
+        one.tokens = tokens
+        now = time.monotonic()
+        running = shown.running.values()
+        speed = sum(each.tokens / max(now - each.began, 1e-9) for each in running)
+        drawn = sum(each.tokens for each in running)
+        engines = f" by {len(running)} engines" if len(running) > 1 else ""
+        self._update_progress(shown, f"{drawn:,} tokens, {speed:,.0f}/s{engines}")
 
-    def log(self, row: dict[str, float]) -> None:
+    def log(self, stage: Stage, shard: int, row: dict[str, float]) -> None:
         """Show how far the training is."""
-        share = min(row.get("epoch", 0.0) / self._context.recipe.training.epochs, 1.0)
-        shown = [f"step {row.get('step', 0):.0f}"]
+        shown = self._shown[stage.name]
+        one = shown.running.get(shard)
+        if one is None:
+            return
+        one.share = min(row.get("epoch", 0.0) / self._context.recipe.training.epochs, 1.0)
+        told = [f"step {row.get('step', 0):.0f}"]
         for name, metric in (("loss", "loss"), ("accuracy", "rewards/accuracies")):
             if metric in row:
-                shown.append(f"{name} {row[metric]:.3f}")
-        self._update_progress(share, ", ".join(shown))
+                told.append(f"{name} {row[metric]:.3f}")
+        self._update_progress(shown, ", ".join(told))
 
-    def _update_progress(self, share: float, note: str) -> None:
-        """Tell that a share of the running shard is done."""
-        done = self._count_done + share
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, note=note)
+    def _update_progress(self, shown: _ShownStage, note: str) -> None:
+        """Tell how far a stage is."""
+        done = shown.finished + sum(one.share for one in shown.running.values())
+        if self._progress is not None and shown.task is not None:
+            self._progress.update(shown.task, completed=done, note=note)
             return
         now = time.monotonic()
-        if now - self._told_at >= PLAIN_SECONDS and self._stage is not None:
-            self._told_at = now
-            percent = 100 * done / max(self._planned, 1)
-            left = _format_time_left(
-                now - self._shard_began, share, self._planned - self._count_done
-            )
-            self._print_line(f"{self._stage.name:<11} {percent:.0f}%, {note}{left}")
+        if now - shown.told_at >= PLAIN_SECONDS:
+            shown.told_at = now
+            made = done - shown.reused
+            percent = 100 * done / max(shown.planned, 1)
+            left = _format_time_left(now - shown.began, made, shown.planned - done)
+            self._print_line(f"{shown.stage.name:<11} {percent:.0f}%, {note}{left}")
 
-    def _advance(self) -> None:
-        self._count_done += 1
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=self._count_done)
+    def _end_shard(self, stage: Stage, shard: int, *, finished: int = 0) -> None:
+        shown = self._shown[stage.name]
+        shown.running.pop(shard, None)
+        shown.finished += finished
+        if self._progress is not None and shown.task is not None:
+            self._progress.update(shown.task, completed=shown.finished)
 
-    def _remove_task(self) -> None:
-        if self._progress is not None and self._task is not None:
-            self._progress.remove_task(self._task)
+    def _remove_task(self, stage: Stage) -> _ShownStage:
+        shown = self._shown[stage.name]
+        if self._progress is not None and shown.task is not None:
+            self._progress.remove_task(shown.task)
             self._progress.refresh()  # or the line that follows is written above the old bar
-            self._task = None
+            shown.task = None
+        return shown
 
-    def _print_line(self, line: str) -> None:
-        self._console.print(line)
+    def _print_line(self, line: str, *, wraps: bool = False) -> None:
+        self._console.print(line, soft_wrap=wraps)
 
 
 def _make_progress(console: Console) -> Progress:
@@ -224,11 +286,9 @@ def estimate_shard_calls(context: IterationContext, stage: str, shard: int) -> i
     return part.rows * calls_per_row or None if part else None
 
 
-def _format_time_left(seconds: float, share: float, shards_left: int) -> str:
-    if share <= 0:
-        return ""
-    left = seconds / share * shards_left - seconds
-    return f", about {_format_duration(left)} left"
+def _format_time_left(seconds: float, made: float, left: float) -> str:
+    """Write out how long the shards that are left take at the rate of those made."""
+    return f", about {_format_duration(seconds / made * left)} left" if made > 0 else ""
 
 
 def print_plan(console: Console, plan: list[StagePlan], *, title: str) -> None:

@@ -100,10 +100,10 @@ def decode(
             rows.keep_rows(kept)
             numbers, going, tokens = numbers[kept], going[kept], tokens[kept]
         rows.advance(tokens)
-    return [_cut_at_end_token(row, end_ids) for row in drawn.tolist()]
+    return [cut_at_end_token(row, end_ids) for row in drawn.tolist()]
 
 
-def _cut_at_end_token(row: list[int], end_ids: Sequence[int]) -> list[int]:
+def cut_at_end_token(row: list[int], end_ids: Sequence[int]) -> list[int]:
     """The row up to and with its first end token."""
     stop = next((index for index, token in enumerate(row) if token in end_ids), len(row))
     return row[: stop + 1]

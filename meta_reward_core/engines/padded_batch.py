@@ -16,7 +16,7 @@ class PaddedBatch:
 
     def __init__(self, model: PreTrainedModel, batch: PromptBatch) -> None:
         """Read the prompts; `logits` are those of the first token after them."""
-        ids, mask = _pad_left(batch.prompts, device=model.device)
+        ids, mask = pad_left(batch.prompts, device=model.device)
         self._model = model
         self._cache = make_model_cache(model)
         output = model(
@@ -52,7 +52,7 @@ class PaddedBatch:
         self._mask, self._positions = self._mask[kept], self._positions[kept]
 
 
-def _pad_left(prompts: Sequence[TokenIds], *, device: torch.device) -> tuple[Tensor, Tensor]:
+def pad_left(prompts: Sequence[TokenIds], *, device: torch.device) -> tuple[Tensor, Tensor]:
     """Prompts as one tensor of ids and its mask, both (prompts, longest prompt)."""
     width = max(len(prompt) for prompt in prompts)
     ids = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]

@@ -45,6 +45,7 @@ def _load_transformers(folder: Path, recipe: EngineRecipe, base: Path | None) ->
         threads=recipe.threads,
         max_batch_tokens=recipe.max_batch_tokens,
         max_model_len=recipe.max_model_len,
+        decoding=recipe.decoding,
     )
 
 

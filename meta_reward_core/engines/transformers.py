@@ -1,10 +1,11 @@
-"""The embedded engine: a Hugging Face causal model decoded by a loop of our own.
+"""The embedded engine: a Hugging Face causal model, by a loop of our own or by `generate`.
 
-`generate` reads a prompt once per sample, and again for each token; here what prompts of a call
-have in common is read once, and once for each token that all their rows draw. What a batch holds
-is planned from shapes alone, so that the same call draws the same tokens wherever the number of
-threads is the same. Of the generation config only the end tokens are read: how tokens are drawn
-is the recipe's matter.
+On a GPU transformers' own `generate` draws, unless the recipe says otherwise: the loop waits there
+for Python. On a CPU it is the loop: `generate` reads a prompt once per sample, and again for each
+token; in the loop what prompts of a call have in common is read once, and once for each token that
+all their rows draw. What a batch holds is planned from shapes alone, so that the same call draws
+the same tokens wherever the number of threads is the same. Of the generation config only the end
+tokens are read: how tokens are drawn is the recipe's matter.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -37,6 +39,7 @@ from meta_reward_core.engines.forced_lines import (
     LogProbabilities,
     NextTokens,
 )
+from meta_reward_core.engines.generate_decoding import generate_rows
 from meta_reward_core.engines.padded_batch import PaddedBatch
 from meta_reward_core.engines.prefix_batching import (
     PromptBatch,
@@ -49,6 +52,7 @@ from meta_reward_core.engines.shared_prefix_batch import SharedPrefixBatch
 from meta_reward_core.errors import EngineError, ModelFolderError
 from meta_reward_core.models.chat import ChatOptions
 from meta_reward_core.models.library_errors import translate_library_errors
+from meta_reward_core.recipes.schema import Decoding
 from meta_reward_core.system.third_party_logging import silence_libraries
 
 STEPS_BETWEEN_REPORTS = 16
@@ -73,6 +77,7 @@ def load_transformers_engine(
     threads: int | None,
     max_batch_tokens: int,
     max_model_len: int | None,
+    decoding: Decoding = "auto",
 ) -> "TransformersEngine":
     """Load safetensors weights of a local folder; no network, no code from the folder.
 
@@ -84,6 +89,7 @@ def load_transformers_engine(
         max_batch_tokens: bound on the tokens held at a time, each shared one counted once; where
             prefixes cannot be shared, on rows x (longest prompt + max_new_tokens).
         max_model_len: a limit below the model's own, or None.
+        decoding: "auto" for `generate` on a GPU and the loop with shared prefixes elsewhere.
 
     Raises:
         ModelFolderError: the folder cannot be loaded.
@@ -113,7 +119,15 @@ def load_transformers_engine(
         tokenizer,
         max_batch_tokens=max_batch_tokens,
         max_model_len=_compute_token_limit(model, max_model_len),
+        decoding=decoding,
     )
+
+
+def choose_decoding(decoding: Decoding, device: str) -> Decoding:
+    """Say how an engine draws on a kind of device, such as cpu or cuda."""
+    if decoding != "auto":
+        return decoding
+    return "generate" if device == "cuda" else "shared_prefixes"
 
 
 class TransformersEngine:
@@ -126,15 +140,19 @@ class TransformersEngine:
         *,
         max_batch_tokens: int,
         max_model_len: int | None,
+        decoding: Decoding = "auto",
     ) -> None:
         """Put `model` into evaluation mode, find out whether it can share prefixes, and keep it."""
         self._model: PreTrainedModel | None = model.eval()
-        self._shares = enable_prefix_sharing(model)
+        self._generates = choose_decoding(decoding, model.device.type) == "generate"
+        self._shares = not self._generates and enable_prefix_sharing(model)
         self._tokenizer = tokenizer
         self._encoder = PromptEncoder(tokenizer)
         self._max_batch_tokens = max_batch_tokens
         self._max_model_len = max_model_len
         self._end_ids = _find_end_token_ids(model, tokenizer)
+        if self._generates:
+            model.generation_config = GenerationConfig()
 
     def sample(
         self,
@@ -235,20 +253,13 @@ class TransformersEngine:
             raise EngineError("This engine is closed: load the model again.")
         drawn: dict[TokenIds, list[Completion]] = {prompt: [] for prompt in wanted}
         opened = self._encoder.find_opened_reasoning(sampling.chat_options) if wanted else ""
-        model = self._model
-        plan, make_rows = self._choose_batching()
+        plan = plan_padded_batches if self._generates else self._choose_batching()[0]
         batches = plan(
             wanted, max_new_tokens=sampling.max_new_tokens, max_batch_tokens=self._max_batch_tokens
         )
         for index, batch in enumerate(batches):
             try:
-                rows = decode(
-                    partial(make_rows, model, batch),
-                    end_ids=self._end_ids,
-                    sampling=sampling,
-                    generator=_make_generator(seed, index),
-                    on_step=tally.record_step,
-                )
+                rows = self._decode(self._model, batch, sampling, _derive_seed(seed, index), tally)
             except torch.OutOfMemoryError as error:
                 raise EngineError(f"Out of memory: lower max_batch_tokens. {error}") from error
             owners = (p for p, n in zip(batch.prompts, batch.copies, strict=True) for _ in range(n))
@@ -256,6 +267,33 @@ class TransformersEngine:
                 drawn[prompt].append(completion)
             tally.record_completions(len(rows))
         return {prompt: iter(completions) for prompt, completions in drawn.items()}
+
+    def _decode(
+        self,
+        model: PreTrainedModel,
+        batch: PromptBatch,
+        sampling: SamplingParams,
+        seed: int,
+        tally: "_ProgressCounter",
+    ) -> list[list[int]]:
+        if self._generates:
+            return generate_rows(
+                model,
+                batch,
+                end_ids=self._end_ids,
+                sampling=sampling,
+                seed=seed,
+                on_step=tally.record_step,
+            )
+        _, make_rows = self._choose_batching()
+        return decode(
+            partial(make_rows, model, batch),
+            end_ids=self._end_ids,
+            sampling=sampling,
+            # Always the CPU's, so that a GPU draws the same numbers.
+            generator=torch.Generator().manual_seed(seed),
+            on_step=tally.record_step,
+        )
 
     def _read(self, rows: list[list[int]], opened: str) -> list[Completion]:
         """Generated token ids as text; a row that holds no end token was cut off.
@@ -297,10 +335,10 @@ class _ProgressCounter:
             self._progress(self._completions, self._tokens)
 
 
-def _make_generator(seed: int, batch_index: int) -> torch.Generator:
-    """Randomness of one batch; always the CPU's, so that a GPU draws the same numbers."""
+def _derive_seed(seed: int, batch_index: int) -> int:
+    """Seed of one batch."""
     digest = hashlib.sha256(f"{seed}:{batch_index}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return int.from_bytes(digest[:7], "big")
 
 
 def _find_end_token_ids(

@@ -173,7 +173,7 @@ _ENGINE: Final = (
         "engine.max_model_len",
         when=_require_engine("transformers", "vllm"),
     ),
-    *_need("engine.device", when=_require_engine("transformers")),
+    *_need("engine.device", "engine.decoding", when=_require_engine("transformers")),
     *_need(
         "engine.max_num_seqs",
         "engine.tensor_parallel_size",

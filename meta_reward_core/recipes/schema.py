@@ -244,6 +244,9 @@ class MetaJudgeRecipe(DecodingRecipe):
     )
 
 
+Decoding = Literal["auto", "shared_prefixes", "generate"]
+
+
 class EngineRecipe(Section):
     """Inference engine."""
 
@@ -258,6 +261,13 @@ class EngineRecipe(Section):
     device: str = declare_field("auto", "Device: auto, cpu, cuda or cuda:<n>.", source=OURS)
     dtype: Literal["float32", "bfloat16", "float16"] = declare_field(
         "float32", "Data type of the weights during generation.", source=OURS
+    )
+    decoding: Decoding = declare_field(
+        "auto",
+        "Decoding loop of the `transformers` engine: `shared_prefixes` reads what prompts have in "
+        "common once, `generate` is the library's own. auto: generate on a GPU, else "
+        "shared_prefixes.",
+        source=OURS,
     )
     threads: int | None = declare_field(
         None,

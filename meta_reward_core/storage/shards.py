@@ -144,6 +144,13 @@ class IterationFiles:
             self._remember(name, self._read_manifest(name))
         return self._manifests.get(name)
 
+    def read_new_manifest(self, stage: str, shard: int) -> ShardManifest | None:
+        """Read the manifest of a shard that another process has just made, whatever was known."""
+        self._forget(stage, shard)
+        manifest = self._read_manifest((stage, shard))
+        self._remember((stage, shard), manifest)
+        return manifest
+
     def list_manifests(self) -> list[ShardManifest]:
         """Return all manifests, by stage and shard."""
         self.gather()

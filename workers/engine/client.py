@@ -13,15 +13,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Final
 
+from meta_reward_core import errors
 from meta_reward_core.engines.base import Completion, Conversation, SamplingParams
+from meta_reward_core.errors import EngineError, MetaRewardError
 from meta_reward_core.iteration import Resource
 from meta_reward_core.system.signals import make_parent_death_preexec
 from workers.engine.output import EngineOutput
-from workers.ops.devices import DeviceGroup, build_environment, get_pool, list_cores
+from workers.ops.devices import DeviceGroup, DevicePool, build_environment, get_pool, list_cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,13 @@ class ShardFailedError(Exception):
         self.kind = kind
         self.retryable = retryable
 
+    def to_core_error(self) -> MetaRewardError:
+        """The error as it would have been raised in this process; an engine's own if unknown."""
+        found = getattr(errors, self.kind, None)
+        if isinstance(found, type) and issubclass(found, MetaRewardError):
+            return found(self.message)
+        return EngineError(str(self))
+
 
 class ShardStoppedError(Exception):
     """The child was killed on purpose, in the middle of a shard."""
@@ -87,11 +96,15 @@ class ShardStoppedError(Exception):
 class EngineHost:
     """At most one engine child at a time.
 
+    Args:
+        find_pool: where it is noted which child uses which devices.
+
     Attributes:
         groups: devices that the child was started with, if one runs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, find_pool: Callable[[], DevicePool] = get_pool) -> None:
+        self._find_pool = find_pool
         self._child: subprocess.Popen[bytes] | None = None
         self._output: EngineOutput | None = None
         self._model: str | None = None
@@ -133,7 +146,43 @@ class EngineHost:
         finally:
             if resource == "trainer":
                 self.kill()
-        return ShardResult(answer["finished"], answer["reused"], answer["device"])
+        return _build_result(answer)
+
+    def submit(
+        self,
+        request: ShardRequest,
+        *,
+        resource: Resource,
+        model: str,
+        groups: Sequence[DeviceGroup],
+    ) -> None:
+        """Let the child run a shard while this process does something else; see `run`.
+
+        Raises:
+            ShardFailedError: the child died.
+        """
+        self._prepare(resource, model, groups)
+        with self._kill_on_error():
+            self._ask(request)
+
+    def fileno(self) -> int:
+        """File descriptor that can be read when the child has said something, or has died."""
+        assert self._child is not None and self._child.stdout is not None  # noqa: S101, PT018
+        return self._child.stdout.fileno()
+
+    def receive(self, on_message: Callable[[dict[str, Any]], None]) -> ShardResult | None:
+        """Take what the child has said about a submitted shard; None while that runs.
+
+        Raises:
+            ShardFailedError: the shard failed, or the child died.
+        """
+        with self._kill_on_error():
+            while (message := self._read_message(0.0)) is not None:
+                if _is_answer(message):
+                    break
+                on_message(message)
+            self._log_output()
+        return None if message is None else _build_result(self._check_answer(message))
 
     def sample(
         self,
@@ -166,13 +215,21 @@ class EngineHost:
         every_seconds: float,
     ) -> dict[str, Any]:
         """Ask, and wait for the last message; a child that was not heard out is killed."""
-        try:
+        with self._kill_on_error():
             self._ask(request)
             answer = self._wait_for_answer(on_message, can_continue, every_seconds)
+            self._log_output()
+        return self._check_answer(answer)
+
+    @contextlib.contextmanager
+    def _kill_on_error(self) -> Iterator[None]:
+        try:
+            yield
         except BaseException:
             self.kill()
             raise
-        self._log_output()
+
+    def _check_answer(self, answer: dict[str, Any]) -> dict[str, Any]:
         if answer.get("fault"):
             self.kill()
         if "failed" in answer:
@@ -192,7 +249,7 @@ class EngineHost:
             _close(stream)
         if self._output is not None:
             self._output.close()
-        get_pool().forget_engine(self.groups, self._child.pid)
+        self._find_pool().forget_engine(self.groups, self._child.pid)
         self._child = self._output = self._model = None
         self._unread = b""
         self.groups = ()
@@ -207,7 +264,7 @@ class EngineHost:
             self.kill()
         if groups and self.groups != tuple(groups):
             self.kill()
-        get_pool().stop_other_engines(groups, keep=self.pid)
+        self._find_pool().stop_other_engines(groups, keep=self.pid)
         if self._child is None:
             self._start(groups)
         if resource == "engine":
@@ -225,7 +282,7 @@ class EngineHost:
             process_group=0,
             preexec_fn=_make_preexec(list_cores(groups)),
         )
-        get_pool().note_engine(groups, self._child.pid)
+        self._find_pool().note_engine(groups, self._child.pid)
 
     def _ask(self, request: ShardRequest | SampleRequest) -> None:
         assert self._child is not None and self._child.stdin is not None  # noqa: S101, PT018
@@ -245,7 +302,7 @@ class EngineHost:
         ask_at = time.monotonic() + every_seconds
         while True:
             message = self._read_message(max(ask_at - time.monotonic(), 0.0))
-            if message is not None and ("finished" in message or "failed" in message):
+            if message is not None and _is_answer(message):
                 return message
             if message is not None:
                 on_message(message)
@@ -285,6 +342,14 @@ class EngineHost:
     def _log_output(self) -> None:
         if self._output is not None:
             self._output.log_new_lines()
+
+
+def _is_answer(message: dict[str, Any]) -> bool:
+    return "finished" in message or "failed" in message
+
+
+def _build_result(answer: dict[str, Any]) -> ShardResult:
+    return ShardResult(answer["finished"], answer["reused"], answer["device"])
 
 
 def _make_preexec(cores: frozenset[int]) -> Callable[[], None]:

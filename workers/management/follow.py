@@ -58,17 +58,19 @@ def follow_iteration(iteration: Iteration, console: Console) -> Iteration:
         MetaRewardError: it failed.
     """
     _warn_without_workers(console)
-    told: set[str] = set()
-    while True:
-        row = _find_current_stage(iteration, told)
-        if row is not None:
-            _follow_stage(row, console)
-            told.add(row.name)
-            continue
-        iteration = Iteration.objects.select_related("experiment").get(pk=iteration.pk)
-        if not _is_running(iteration):
-            break
-        _wait()
+    callback = ConsoleCallback(console, build_context(iteration))
+    followed = {step.name: _FollowedStage(step, callback) for step in STAGES}
+    with callback.show():
+        while True:
+            for row in iteration.stages.order_by("position"):
+                followed[row.name].show(row)
+            iteration = Iteration.objects.select_related("experiment").get(pk=iteration.pk)
+            if not _is_running(iteration):
+                break
+            _wait()
+        for row in iteration.stages.order_by("position"):
+            followed[row.name].show(row)
+            followed[row.name].stop()
     _raise_unless_finished(iteration)
     return iteration
 
@@ -79,69 +81,67 @@ def _warn_without_workers(console: Console) -> None:
         console.print(f"no worker is up: start one with `{escape(format_command('worker'))}`")
 
 
-def _find_current_stage(iteration: Iteration, told: set[str]) -> Stage | None:
-    """The next stage that has been begun and not been told of."""
-    begun = iteration.stages.exclude(status=StageStatus.WAITING).exclude(name__in=told)
-    return begun.order_by("position").first()
-
-
 def _is_running(iteration: Iteration) -> bool:
     return iteration.status == RunStatus.RUNNING and iteration.driver == Driver.WORKERS
 
 
-def _follow_stage(row: Stage, console: Console) -> None:
-    """Show one stage until it is finished, or its iteration is at rest."""
-    step = next(step for step in STAGES if step.name == row.name)
-    callback = ConsoleCallback(console, build_context(row.iteration))
-    if row.status == StageStatus.SKIPPED:
-        callback.skip_stage(step)
-        return
-    callback.plan_stage(step, row.shard_count or 0)
-    callback.start_shard(step, 0)  # its size stands for that of the others, which run beside it
-    told: set[int] = set()
-    with callback.show():
-        while True:
-            row.refresh_from_db()
-            _report_shards(row, step, callback, told)
-            if row.status == StageStatus.FINISHED:
-                callback.finish_stage(step)
-                return
-            if row.status == StageStatus.FAILED or not _is_running(
-                Iteration.objects.get(pk=row.iteration_id)
-            ):
-                callback.fail_shard(step, 0, IterationStoppedError())
-                return
-            _wait()
+class _FollowedStage:
+    """What a person has been told of a stage."""
 
+    def __init__(self, step: Step, callback: ConsoleCallback) -> None:
+        self._step = step
+        self._callback = callback
+        self._is_open = self._is_over = False
+        self._finished: set[int] = set()
+        self._running: set[int] = set()
 
-def _report_shards(row: Stage, step: Step, callback: ConsoleCallback, told: set[int]) -> None:
-    shards = list(row.shards.filter(index__lt=row.shard_count or 0))
-    for shard in shards:
-        if shard.status == ShardStatus.FINISHED and shard.index not in told:
-            told.add(shard.index)
-            _report_finished(shard, step, callback)
-    _report_running(
-        [shard for shard in shards if shard.status == ShardStatus.RUNNING], step, callback
-    )
+    def show(self, row: Stage) -> None:
+        """Tell what has changed."""
+        if self._is_over or row.status == StageStatus.WAITING:
+            return
+        if row.status == StageStatus.SKIPPED:
+            self._is_over = True
+            self._callback.skip_stage(self._step)
+            return
+        if not self._is_open:
+            self._is_open = True
+            self._callback.plan_stage(self._step, row.shard_count or 0)
+        for shard in row.shards.filter(index__lt=row.shard_count or 0):
+            if shard.status == ShardStatus.RUNNING:
+                self._show_running(shard)
+            elif shard.status == ShardStatus.FINISHED and shard.index not in self._finished:
+                self._finished.add(shard.index)
+                self._show_finished(shard)
+        if row.status == StageStatus.FINISHED:
+            self._is_over = True
+            self._callback.finish_stage(self._step)
 
+    def stop(self) -> None:
+        """The iteration is at rest."""
+        if self._is_open and not self._is_over:
+            self._callback.stop_stage(self._step)
 
-def _report_running(running: list[Shard], step: Step, callback: ConsoleCallback) -> None:
-    done = sum(shard.done for shard in running)
-    tokens = sum(shard.tokens for shard in running)
-    if done and step.resource == "trainer":
-        callback.log({"step": float(done)})
-    elif done:
-        callback.report(done, tokens)
+    def _show_running(self, shard: Shard) -> None:
+        step, callback = self._step, self._callback
+        if shard.index not in self._running:
+            self._running.add(shard.index)
+            callback.start_shard(step, shard.index)
+        if shard.done and step.resource == "trainer":
+            callback.log(step, shard.index, {"step": float(shard.done)})
+        elif shard.done:
+            callback.report(step, shard.index, shard.done, shard.tokens)
 
-
-def _report_finished(shard: Shard, step: Step, callback: ConsoleCallback) -> None:
-    manifest = ShardManifest(step.name, shard.index, "", (), shard.counts, None, {})
-    made = Attempt.objects.filter(shard=shard, status=AttemptStatus.FINISHED, seconds__isnull=False)
-    attempt = made.order_by("-number").first()
-    if attempt is None:
-        callback.reuse_shard(step, shard.index, manifest)
-    else:
-        callback.finish_shard(step, shard.index, manifest, seconds=attempt.seconds or 0.0)
+    def _show_finished(self, shard: Shard) -> None:
+        manifest = ShardManifest(self._step.name, shard.index, "", (), shard.counts, None, {})
+        made = Attempt.objects.filter(
+            shard=shard, status=AttemptStatus.FINISHED, seconds__isnull=False
+        )
+        attempt = made.order_by("-number").first()
+        if attempt is None:
+            self._callback.reuse_shard(self._step, shard.index, manifest)
+        else:
+            seconds = attempt.seconds or 0.0
+            self._callback.finish_shard(self._step, shard.index, manifest, seconds=seconds)
 
 
 def _wait() -> None:

@@ -1,6 +1,7 @@
 """The run callback that writes the progress of one iteration into its rows, for one process."""
 
 import time
+from dataclasses import dataclass, field
 from typing import Final
 
 from meta_reward_core.errors import ExperimentBusyError
@@ -15,6 +16,15 @@ REPORT_SECONDS: Final = 0.5
 """Progress is written at most so often: a row is not a log."""
 
 
+@dataclass(slots=True)
+class _Claim:
+    """A shard that runs, and what was last written about it."""
+
+    attempt: Attempt
+    progress: TrainingProgress = field(default_factory=TrainingProgress)
+    reported_at: float = 0.0
+
+
 class DatabaseCallback:
     """Write what happens to an iteration into its rows.
 
@@ -24,9 +34,7 @@ class DatabaseCallback:
     def __init__(self, iteration: models.Iteration) -> None:
         self._stages = {stage.name: stage for stage in iteration.stages.all()}
         self._name = str(iteration)
-        self._attempt: Attempt | None = None
-        self._reported_at = 0.0
-        self._progress = TrainingProgress()
+        self._claims: dict[tuple[str, int], _Claim] = {}
 
     def skip_stage(self, stage: Stage) -> None:
         """This iteration does not have the stage."""
@@ -41,9 +49,10 @@ class DatabaseCallback:
         row = self._get_shard(stage, shard)
         if row.status == ShardStatus.FINISHED:
             self._check(shard_claims.reopen_shard(row))
-        self._attempt = shard_claims.claim_shard(row)
-        self._progress = TrainingProgress()
-        self._check(self._attempt is not None)
+        attempt = shard_claims.claim_shard(row)
+        self._check(attempt is not None)
+        if attempt is not None:
+            self._claims[stage.name, shard] = _Claim(attempt)
 
     def reuse_shard(self, stage: Stage, shard: int, manifest: ShardManifest) -> None:
         """The shard's files were finished by an earlier run; the row follows them."""
@@ -52,53 +61,64 @@ class DatabaseCallback:
             self._check(shard_claims.accept_shard(row, counts=manifest.counts))
 
     def finish_shard(
-        self,
-        stage: Stage,  # noqa: ARG002
-        shard: int,  # noqa: ARG002
-        manifest: ShardManifest,
-        *,
-        seconds: float,
+        self, stage: Stage, shard: int, manifest: ShardManifest, *, seconds: float
     ) -> None:
         """The claimed shard is finished."""
-        attempt, self._attempt = self._attempt, None
+        claim = self._claims.pop((stage.name, shard), None)
         self._check(
-            attempt is not None
-            and shard_claims.finish_attempt(attempt, counts=manifest.counts, seconds=seconds)
+            claim is not None
+            and shard_claims.finish_attempt(claim.attempt, counts=manifest.counts, seconds=seconds)
         )
 
-    def fail_shard(self, stage: Stage, shard: int, error: BaseException) -> None:  # noqa: ARG002
-        """The claimed shard failed, or the process is being stopped."""
-        attempt, self._attempt = self._attempt, None
-        stopped = not isinstance(error, Exception)
-        if stopped:
-            transitions.drop_interrupted_transaction()
-        if attempt is not None:
-            status: shard_claims.Unfinished = (
-                AttemptStatus.INTERRUPTED if stopped else AttemptStatus.FAILED
-            )
-            shard_claims.fail_attempt(attempt, status=status, error=_format_reason(error))
-        if not stopped:
-            transitions.fail_stage(self._stages[stage.name])
+    def retry_shard(self, stage: Stage, shard: int, error: Exception) -> None:
+        """The claimed shard failed and waits again."""
+        self._end_attempt(stage, shard, AttemptStatus.FAILED, _format_reason(error), again=True)
+
+    def fail_shard(self, stage: Stage, shard: int, error: Exception) -> None:
+        """The claimed shard failed, and its stage with it."""
+        self._end_attempt(stage, shard, AttemptStatus.FAILED, _format_reason(error))
+        transitions.fail_stage(self._stages[stage.name])
+
+    def stop_shard(self, stage: Stage, shard: int, reason: str) -> None:
+        """The claimed shard was stopped and waits again."""
+        transitions.drop_interrupted_transaction()
+        self._end_attempt(stage, shard, AttemptStatus.INTERRUPTED, reason)
+
+    def _end_attempt(
+        self,
+        stage: Stage,
+        shard: int,
+        status: shard_claims.Unfinished,
+        error: str,
+        *,
+        again: bool = False,
+    ) -> None:
+        claim = self._claims.pop((stage.name, shard), None)
+        if claim is not None:
+            shard_claims.fail_attempt(claim.attempt, status=status, error=error, again=again)
 
     def finish_stage(self, stage: Stage) -> None:
         """All shards of the stage are finished."""
         self._check(transitions.finish_stage(self._stages[stage.name]))
 
-    def report(self, done: int, tokens: int) -> None:
-        """Write the running shard's progress, but not too often."""
+    def report(self, stage: Stage, shard: int, done: int, tokens: int) -> None:
+        """Write a running shard's progress, but not too often."""
         now = time.monotonic()
-        if self._attempt is None or now - self._reported_at < REPORT_SECONDS:
+        claim = self._claims.get((stage.name, shard))
+        if claim is None or now - claim.reported_at < REPORT_SECONDS:
             return
-        self._reported_at = now
-        metrics = self._progress.list_rows()
+        claim.reported_at = now
+        metrics = claim.progress.list_rows()
         self._check(
-            shard_claims.report_progress(self._attempt, done=done, tokens=tokens, metrics=metrics)
+            shard_claims.report_progress(claim.attempt, done=done, tokens=tokens, metrics=metrics)
         )
 
-    def log(self, row: dict[str, float]) -> None:
+    def log(self, stage: Stage, shard: int, row: dict[str, float]) -> None:
         """A training's step counts as progress; all its figures stand in the artifacts later."""
-        self._progress.add_row(row)
-        self.report(int(row.get("step", 0)), 0)
+        claim = self._claims.get((stage.name, shard))
+        if claim is not None:
+            claim.progress.add_row(row)
+            self.report(stage, shard, int(row.get("step", 0)), 0)
 
     def _get_shard(self, stage: Stage, shard: int) -> Shard:
         return Shard.objects.get(stage=self._stages[stage.name], index=shard)

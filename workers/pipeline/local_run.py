@@ -1,5 +1,6 @@
-"""Run iterations in this very process, with rows that follow: no broker, no other machine."""
+"""Run iterations by this command alone, with rows that follow: no broker, no other machine."""
 
+from django.conf import settings
 from rich.console import Console
 
 from meta_reward_core.cli.callbacks import CallbackList
@@ -20,6 +21,7 @@ from webapp.experiments.models import AttemptStatus, RunStatus
 from workers.pipeline import transitions
 from workers.pipeline.audit_gate import require_audit_passed
 from workers.pipeline.db_callback import DatabaseCallback
+from workers.pipeline.parallel_run import ParallelRun
 from workers.pipeline.sync_rows import compute_stage_timings, record_iteration
 
 LOST = "the process that ran it went away without a word"
@@ -43,11 +45,13 @@ def run_and_record(
     goal: int,
     resources: StageResources,
     console: Console,
+    engine_processes: int = 1,
 ) -> tuple[Summary, bool]:
     """Run what is left of an iteration and keep its rows; call it under the experiment's lock.
 
     Args:
         goal: the last iteration that this command runs; the experiment is completed with it.
+        engine_processes: with one, its engine runs in this process.
 
     Returns:
         The iteration's summary, and whether anything was left to run.
@@ -63,8 +67,11 @@ def run_and_record(
     iteration = record_iteration(row, number, model_in=context.model.sha256)
     if not transitions.start_iteration(iteration, model_in=context.model.sha256):
         raise ExperimentBusyError(f"{iteration} is being run by another process: wait for it")
+    watcher = ConsoleCallback(console, context)
+    callback = CallbackList(DatabaseCallback(iteration), watcher)
     try:
-        anything = _run_stages(context, iteration, resources, console)
+        with watcher.show():
+            _run_stages(experiment, context, iteration, resources, callback, engine_processes)
     except (AuditWaitsError, NeedsAttentionError) as error:
         transitions.stop_iteration(iteration, status=RunStatus.NEEDS_ATTENTION, message=str(error))
         raise
@@ -87,26 +94,32 @@ def run_and_record(
         metrics=summary,
         goal=goal,
     )
-    return summary, anything
+    return summary, watcher.shards_run > 0
 
 
 def _run_stages(
+    experiment: Experiment,
     context: IterationContext,
     iteration: models.Iteration,
     resources: StageResources,
-    console: Console,
-) -> bool:
-    watcher = ConsoleCallback(console, context)
-    callbacks = CallbackList(DatabaseCallback(iteration), watcher)
-    resources.progress, resources.on_log = callbacks.report, callbacks.log
-    with watcher.show():
-        run_iteration(
-            context,
-            resources,
-            callbacks,
-            before_training=lambda context: require_audit_passed(iteration, context),
-        )
-    return watcher.shards_run > 0
+    callback: CallbackList,
+    engine_processes: int,
+) -> None:
+    def before_training(context: IterationContext) -> None:
+        require_audit_passed(iteration, context)
+
+    if engine_processes == 1:
+        run_iteration(context, resources, callback, before_training=before_training)
+        return
+    run = ParallelRun(
+        experiment,
+        context,
+        callback,
+        processes=engine_processes,
+        scratch=str(resources.scratch),
+        max_attempts=settings.META_REWARD_MAX_ATTEMPTS,
+    )
+    run.run(before_training=before_training)
 
 
 def summarize(experiment: Experiment, iteration: models.Iteration) -> Summary:

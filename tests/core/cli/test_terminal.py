@@ -16,6 +16,7 @@ from meta_reward_core.cli.terminal import (
     print_summary,
 )
 from meta_reward_core.context import IterationContext
+from meta_reward_core.errors import EngineError
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.planning.cost_estimate import MeasuredThroughput, plan_iteration
 from meta_reward_core.recipes.schema import Recipe
@@ -48,7 +49,7 @@ def test_a_stage_is_told_in_plain_lines(context: IterationContext) -> None:
         ledger.plan_stage(GENERATE, 2)
         ledger.reuse_shard(GENERATE, 0, manifest(tokens=5))
         ledger.start_shard(GENERATE, 1)
-        ledger.report(3, 30)
+        ledger.report(GENERATE, 1, 3, 30)
         ledger.finish_shard(GENERATE, 1, manifest(tokens=100), seconds=2.0)
         ledger.finish_stage(GENERATE)
         ledger.skip_stage(META_JUDGE)
@@ -84,12 +85,34 @@ def test_a_long_shard_is_told_of_with_rate_and_time_left(
     ledger.plan_stage(GENERATE, 2)
     ledger.start_shard(GENERATE, 0)
     now[0] += 20.0
-    ledger.report(10, 400)
-    ledger.report(11, 440)  # too soon after
+    ledger.report(GENERATE, 0, 10, 400)
+    ledger.report(GENERATE, 0, 11, 440)  # too soon after
     told = stream.getvalue().splitlines()[1:]
     assert [line.split() for line in told] == [
         ["generate", "12%,", "400", "tokens,", "20/s,", "about", "2", "min", "20", "s", "left"]
     ]
+
+
+def test_stages_that_run_at_the_same_time_have_a_bar_each(context: IterationContext) -> None:
+    SAMPLE.run_shard(context, 0, scripted_world.make_scripted_resources(Path("unused")))
+    stream = Terminal()
+    ledger = ConsoleCallback(make_console(stream), context)
+    with ledger.show():
+        ledger.plan_stage(GENERATE, 2)
+        ledger.plan_stage(JUDGE, 2)
+        ledger.start_shard(GENERATE, 0)
+        ledger.start_shard(GENERATE, 1)
+        ledger.report(GENERATE, 0, 10, 400)
+        ledger.report(GENERATE, 1, 10, 400)
+        ledger.finish_shard(GENERATE, 0, manifest(tokens=100), seconds=2.0)
+        ledger.start_shard(JUDGE, 0)
+        ledger.finish_shard(GENERATE, 1, manifest(tokens=100), seconds=2.0)
+        ledger.finish_stage(GENERATE)
+        ledger.stop_stage(JUDGE)
+    shown = stream.getvalue()
+    assert "4.0 s of 2 engines together; 200 tokens, 50/s each" in shown
+    assert shown.count(JUDGE.title) > 0
+    assert shown.rindex(JUDGE.title) > shown.rindex(GENERATE.title)
 
 
 def test_a_training_is_told_by_its_steps(
@@ -103,7 +126,7 @@ def test_a_training_is_told_by_its_steps(
     ledger.plan_stage(TRAIN, 1)
     ledger.start_shard(TRAIN, 0)
     now[0] += 30.0
-    ledger.log({"step": 3.0, "epoch": 5.0, "loss": 0.5, "rewards/accuracies": 0.75})
+    ledger.log(TRAIN, 0, {"step": 3.0, "epoch": 5.0, "loss": 0.5, "rewards/accuracies": 0.75})
     told = stream.getvalue().splitlines()[-1]
     expected = "train 50%, step 3, loss 0.500, accuracy 0.750, about 30 s left"
     assert told.split() == expected.split()
@@ -115,7 +138,7 @@ def test_a_terminal_shows_a_bar_that_goes_away(context: IterationContext) -> Non
     with ledger.show():
         ledger.plan_stage(TRAIN, 1)
         ledger.start_shard(TRAIN, 0)
-        ledger.log({"step": 3.0, "epoch": 5.0, "loss": 0.5, "rewards/accuracies": 0.75})
+        ledger.log(TRAIN, 0, {"step": 3.0, "epoch": 5.0, "loss": 0.5, "rewards/accuracies": 0.75})
         ledger.finish_shard(TRAIN, 0, manifest(), seconds=1.0)
         ledger.finish_stage(TRAIN)
     shown = stream.getvalue()
@@ -128,7 +151,7 @@ def test_an_interrupted_terminal_is_left_clean(context: IterationContext) -> Non
     with ledger.show():
         ledger.plan_stage(JUDGE, 1)
         ledger.start_shard(JUDGE, 0)
-        ledger.fail_shard(JUDGE, 0, KeyboardInterrupt())
+        ledger.stop_shard(JUDGE, 0, "KeyboardInterrupt")
     after_the_bar = stream.getvalue().rpartition("\x1b[2K")[2]
     assert after_the_bar.strip() == "\x1b[?25h"  # the line is empty, the cursor is back
 
@@ -140,13 +163,16 @@ def test_every_watcher_is_told_everything(context: IterationContext) -> None:
     ledger.plan_stage(GENERATE, 2)
     ledger.reuse_shard(GENERATE, 0, manifest())
     ledger.start_shard(GENERATE, 1)
-    ledger.report(1, 1)
-    ledger.log({"step": 1.0})
+    ledger.report(GENERATE, 1, 1, 1)
+    ledger.log(GENERATE, 1, {"step": 1.0})
+    ledger.retry_shard(GENERATE, 1, EngineError("killed\nlast lines"))
     ledger.finish_shard(GENERATE, 1, manifest(), seconds=1.0)
-    ledger.fail_shard(GENERATE, 1, KeyboardInterrupt())
+    ledger.fail_shard(GENERATE, 1, EngineError("killed"))
+    ledger.stop_shard(GENERATE, 1, "KeyboardInterrupt")
     ledger.finish_stage(GENERATE)
     first, second = (stream.getvalue() for stream in streams)
     assert first == second != ""
+    assert "shard 1 failed and runs again: killed\n" in first
 
 
 def test_calls_are_known_once_the_inputs_are(context: IterationContext, tmp_path: Path) -> None:

@@ -1,15 +1,23 @@
 """The embedded engine draws what the model says, whatever the batch around a row."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from meta_reward_core.engines.base import Conversation, SamplingParams
 from meta_reward_core.engines.prompt_encoder import PromptEncoder
-from meta_reward_core.engines.transformers import TransformersEngine, load_transformers_engine
+from meta_reward_core.engines.transformers import (
+    TransformersEngine,
+    choose_decoding,
+    load_transformers_engine,
+)
 from meta_reward_core.errors import EngineError, ModelFolderError
+from meta_reward_core.recipes.schema import Decoding
 from tests.core.engines.architectures import MODELS, make_random
 from tests.core.tiny_model import make_tokenizer, save_model
 
@@ -46,7 +54,11 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(
-    folder: Path, *, max_batch_tokens: int = 4096, limit: int | None = None
+    folder: Path,
+    *,
+    max_batch_tokens: int = 4096,
+    limit: int | None = None,
+    decoding: Decoding = "auto",
 ) -> TransformersEngine:
     return load_transformers_engine(
         folder,
@@ -55,7 +67,11 @@ def load(
         threads=1,
         max_batch_tokens=max_batch_tokens,
         max_model_len=limit,
+        decoding=decoding,
     )
+
+
+both_ways = pytest.mark.parametrize("decoding", ["shared_prefixes", "generate"])
 
 
 @pytest.fixture(scope="session")
@@ -84,10 +100,44 @@ def test_at_temperature_zero_it_says_what_generate_says(
     assert len(set(expected)) > 2, "the models under test should not all say the same"
 
 
-def test_the_same_seed_gives_the_same_completions(folder: Path) -> None:
-    first = load(folder, max_batch_tokens=200).sample(CONVERSATIONS, 5, sampling=WARM, seed=3)
-    again = load(folder, max_batch_tokens=200).sample(CONVERSATIONS, 5, sampling=WARM, seed=3)
-    other = load(folder, max_batch_tokens=200).sample(CONVERSATIONS, 5, sampling=WARM, seed=4)
+def test_generate_says_the_same_at_temperature_zero(
+    folder: Path, expected: list[tuple[str, int]]
+) -> None:
+    engine = load(folder, max_batch_tokens=150, decoding="generate")
+    drawn = engine.sample(CONVERSATIONS, 2, sampling=GREEDY, seed=0)
+    assert [[(c.text, c.tokens) for c in row] for row in drawn] == [[e, e] for e in expected]
+
+
+def test_a_gpu_decodes_by_generate_unless_the_recipe_says_otherwise() -> None:
+    assert choose_decoding("auto", "cuda") == "generate"
+    assert choose_decoding("auto", "cpu") == "shared_prefixes"
+    assert choose_decoding("shared_prefixes", "cuda") == "shared_prefixes"
+    assert choose_decoding("generate", "cpu") == "generate"
+
+
+def test_generate_reads_no_sampling_values_of_the_model(llama_folder: Path, tmp_path: Path) -> None:
+    """With top_k 1 of the generation config all samples would be the same."""
+    shutil.copytree(llama_folder, tmp_path / "model")
+    values = {"eos_token_id": 2, "do_sample": True, "top_k": 1, "repetition_penalty": 9.0}
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(values))
+    plain = load(llama_folder, decoding="generate")
+    engine = load(tmp_path / "model", decoding="generate")
+    engine._end_ids = plain._end_ids
+    before = torch.get_rng_state()
+    drawn = engine.sample(CONVERSATIONS, 8, sampling=WARM, seed=5)
+    assert len({c.text for c in drawn[0]}) > 1
+    assert drawn == plain.sample(CONVERSATIONS, 8, sampling=WARM, seed=5)
+    assert torch.equal(before, torch.get_rng_state()), "the randomness of others is left alone"
+
+
+@both_ways
+def test_the_same_seed_gives_the_same_completions(llama_folder: Path, decoding: Decoding) -> None:
+    first, again, other = (
+        load(llama_folder, max_batch_tokens=200, decoding=decoding).sample(
+            CONVERSATIONS, 5, sampling=WARM, seed=seed
+        )
+        for seed in (3, 3, 4)
+    )
     assert first == again
     assert first != other
 
@@ -99,8 +149,11 @@ def test_samples_of_equal_conversations_differ(llama_folder: Path) -> None:
     assert drawn[0] != drawn[4], "two equal conversations share a prefill, not their samples"
 
 
-def test_a_reply_ends_at_any_end_token_and_counts_it(llama_folder: Path) -> None:
-    drawn = load(llama_folder).sample(CONVERSATIONS, 40, sampling=WARM, seed=0)
+@both_ways
+def test_a_reply_ends_at_any_end_token_and_counts_it(
+    llama_folder: Path, decoding: Decoding
+) -> None:
+    drawn = load(llama_folder, decoding=decoding).sample(CONVERSATIONS, 40, sampling=WARM, seed=0)
     completions = [completion for row in drawn for completion in row]
     ended = [c for c in completions if c.finish_reason == "stop"]
     cut = [c for c in completions if c.finish_reason == "length"]
@@ -110,9 +163,13 @@ def test_a_reply_ends_at_any_end_token_and_counts_it(llama_folder: Path) -> None
     assert all(c.tokens == WARM.max_new_tokens for c in cut)
 
 
-def test_the_ids_are_those_of_the_drawn_tokens_with_the_end_token(llama_folder: Path) -> None:
+@both_ways
+def test_the_ids_are_those_of_the_drawn_tokens_with_the_end_token(
+    llama_folder: Path, decoding: Decoding
+) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(llama_folder, local_files_only=True)
-    drawn = load(llama_folder).sample(CONVERSATIONS, 40, sampling=WARM, seed=0)
+    engine = load(llama_folder, decoding=decoding)
+    drawn = engine.sample(CONVERSATIONS, 40, sampling=WARM, seed=0)
     for completion in (completion for row in drawn for completion in row):
         ids = completion.token_ids
         assert ids is not None
@@ -166,9 +223,12 @@ def test_a_conversation_is_rendered_by_the_template_turn_by_turn() -> None:
     )
 
 
-def test_progress_is_reported_while_a_batch_is_decoded(llama_folder: Path) -> None:
+@both_ways
+def test_progress_is_reported_while_a_batch_is_decoded(
+    llama_folder: Path, decoding: Decoding
+) -> None:
     seen: list[tuple[int, int]] = []
-    engine = load(llama_folder, max_batch_tokens=150)
+    engine = load(llama_folder, max_batch_tokens=150, decoding=decoding)
     drawn = engine.sample(
         CONVERSATIONS, 4, sampling=GREEDY, seed=0, progress=lambda *at: seen.append(at)
     )

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from rich.console import Console
 from rich.markup import escape
@@ -13,6 +14,7 @@ from meta_reward_core.cli.options import (
     EXIT_INTERRUPTED,
     add_run_options,
     build_request,
+    parse_positive_int,
     show_plan,
 )
 from meta_reward_core.cli.renamed_options import add_old_option
@@ -50,6 +52,7 @@ from workers.management.follow import follow_iteration
 from workers.pipeline.change_settings import make_changer
 from workers.pipeline.control import run_exclusively, submit_to_workers
 from workers.pipeline.local_run import close_stale_attempts, run_and_record, summarize
+from workers.pipeline.parallel_run import count_engine_processes
 from workers.pipeline.sync_rows import check_rows_have_files, record_experiment
 
 EXAMPLES = """\
@@ -66,6 +69,9 @@ examples:
 
   training refused too many pairs as too long: another limit, and nothing is drawn again
     python manage.py run_iteration --experiment mine --set training.max_length=4096
+
+  on every GPU of this machine at once; on a CPU, two engine processes with half of the cores each
+    python manage.py run_iteration --experiment demo --recipe smoke --engine-processes 2
 
   by the workers that `make serve` and `make worker` have brought up, on any number of machines
     python manage.py run_iteration --experiment demo --recipe smoke --queue
@@ -90,12 +96,21 @@ class Command(ExemplifiedCommand):
             action="store_true",
             help="Run on the workers and follow the progress. Ctrl-C stops following, not the run.",
         )
+        parser.add_argument(
+            "--engine-processes",
+            type=parse_positive_int,
+            metavar="N",
+            help="Number of engine processes, each on its own share of the GPUs or CPU cores, for "
+            "shards of several stages at the same time. Default: META_REWARD_ENGINE_PROCESSES, or "
+            "as many as the GPUs hold models of engine.tensor_parallel_size, or one without GPUs. "
+            "Not with --queue: workers have a setting of their own.",
+        )
         cache = parser.add_argument(
             "--completion-cache",
             type=Path,
             metavar="FOLDER",
             help="Folder that stores completions and reuses those of the same weights, prompts and "
-            "seed, also across experiments. Not with --queue.",
+            "seed, also across experiments. Needs one engine process; not with --queue.",
         )
         add_old_option(parser, "--draws", cache)
 
@@ -104,21 +119,39 @@ class Command(ExemplifiedCommand):
         console = open_console(self.stdout, no_color=options["no_color"])
         console.quiet = options["verbosity"] == 0
         request = build_request(options)
-        go_on = f"To go on: {_format_resume_command(request, options['iterations'])}"
+        go_on = f"To go on: {_format_resume_command(request, options)}"
         with handle_errors(go_on=go_on):
             require_tables()
             require_writable(options["output"])
-            if options["queue"] and options["completion_cache"] is not None:
-                raise InputError(
-                    "--completion-cache is for runs in this process: remove --queue or "
-                    "--completion-cache"
-                )
+            _check_options(options)
             if options["dry_run"]:
                 result = _plan(request, options, console)
             else:
                 result = _execute(request, options, console)
             if options["output"] is not None:
                 write_json(options["output"], result)
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        InputError: saying which one to remove.
+    """
+    cached, processes = options["completion_cache"] is not None, options["engine_processes"]
+    if options["queue"] and cached:
+        raise InputError(
+            "--completion-cache is for runs in this process: remove --queue or --completion-cache"
+        )
+    if options["queue"] and processes is not None:
+        raise InputError(
+            "--engine-processes is for runs without a queue: remove it, or set "
+            "META_REWARD_ENGINE_PROCESSES where the workers start"
+        )
+    if cached and (processes or 1) > 1:
+        raise InputError(
+            "--completion-cache needs one engine process: remove it, or use --engine-processes 1"
+        )
 
 
 def _plan(request: ExperimentRequest, options: dict[str, Any], console: Console) -> Summary:
@@ -137,8 +170,15 @@ def _plan(request: ExperimentRequest, options: dict[str, Any], console: Console)
 def _execute(request: ExperimentRequest, options: dict[str, Any], console: Console) -> Summary:
     target_iteration, roots = options["iterations"], get_storage_roots()
     if not options["queue"]:
+        cached = options["completion_cache"]
+        processes = options["engine_processes"] or settings.META_REWARD_ENGINE_PROCESSES
         return _run(
-            request, target_iteration, roots, console, completion_cache=options["completion_cache"]
+            request,
+            target_iteration,
+            roots,
+            console,
+            completion_cache=cached,
+            engine_processes=processes if cached is None else 1,
         )
     return _run_by_workers(request, target_iteration, roots, console)
 
@@ -157,7 +197,7 @@ def _format_command(name: str, *words: str) -> str:
     return format_command("run_iteration", "--experiment", name, *words)
 
 
-def _format_resume_command(request: ExperimentRequest, target_iteration: int | None) -> str:
+def _format_resume_command(request: ExperimentRequest, options: dict[str, Any]) -> str:
     """What to type to go on, wherever this run was stopped."""
     given = {
         "--recipe": request.recipe,
@@ -165,7 +205,8 @@ def _format_resume_command(request: ExperimentRequest, target_iteration: int | N
         "--prompts": request.prompts,
         "--engine": request.engine,
         "--seed": request.seed,
-        "--iterations": target_iteration,
+        "--iterations": options["iterations"],
+        "--engine-processes": options["engine_processes"],
     }
     changes = [word for change in request.changes for word in ("--set", change)]
     if request.apply_changes is not None:
@@ -182,6 +223,7 @@ def _run(
     console: Console,
     *,
     completion_cache: Path | None,
+    engine_processes: int,
 ) -> Summary:
     experiment = _open(request, roots, console, engine_here=True, target_iteration=target_iteration)
     check_next_engine(experiment, target_iteration=target_iteration)
@@ -203,6 +245,7 @@ def _run(
                 number,
                 console,
                 goal=max(numbers),
+                engine_processes=engine_processes,
             )
             for number in numbers
         ]
@@ -294,11 +337,23 @@ def _run_next(
     console: Console,
     *,
     goal: int,
+    engine_processes: int,
 ) -> Summary:
-    console.print(f"[bold]{experiment.name}[/bold], iteration {number}")
+    engine = experiment.get_recipe(number).engine
+    processes = count_engine_processes(
+        engine_processes, engine=engine.kind, gpus_per_model=engine.tensor_parallel_size
+    )
+    by = f", by {processes} engine processes" if processes > 1 else ""
+    console.print(f"[bold]{experiment.name}[/bold], iteration {number}{by}")
     try:
         summary, anything = run_and_record(
-            experiment, row, number, goal=goal, resources=resources, console=console
+            experiment,
+            row,
+            number,
+            goal=goal,
+            resources=resources,
+            console=console,
+            engine_processes=processes,
         )
     except NoPairsError:
         print_summary(console, summarize(experiment, row.iterations.get(number=number)))
