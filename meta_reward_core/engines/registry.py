@@ -61,6 +61,9 @@ def _load_vllm(folder: Path, recipe: EngineRecipe, base: Path | None) -> Engine:
         max_num_seqs=recipe.max_num_seqs,
         tensor_parallel_size=recipe.tensor_parallel_size,
         gpu_memory_utilization=recipe.gpu_memory_utilization,
+        max_num_batched_tokens=recipe.max_num_batched_tokens,
+        kv_cache_dtype=recipe.kv_cache_dtype,
+        quantization=recipe.quantization,
         base=base,
     )
 

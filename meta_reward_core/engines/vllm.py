@@ -55,6 +55,9 @@ def load_vllm_engine(
     max_num_seqs: int,
     tensor_parallel_size: int,
     gpu_memory_utilization: float,
+    max_num_batched_tokens: int | None = None,
+    kv_cache_dtype: str = "auto",
+    quantization: str | None = None,
     base: Path | None = None,
 ) -> "VllmEngine":
     """Load safetensors weights of a local folder; no network, no code from the folder.
@@ -70,6 +73,9 @@ def load_vllm_engine(
         max_num_seqs: replies decoded at a time.
         tensor_parallel_size: devices that share each layer.
         gpu_memory_utilization: of a GPU's memory, for weights and cache.
+        max_num_batched_tokens: tokens of a step; None: vLLM's default for the GPU.
+        kv_cache_dtype: of keys and values; "auto" for that of the weights.
+        quantization: of the weights while they are loaded, or None.
         base: draw from the weights of this folder and the adapter inside `model_folder`, which
             is not merged then; None: from the weights of `model_folder`.
 
@@ -95,6 +101,9 @@ def load_vllm_engine(
                 max_num_seqs=max_num_seqs,
                 tensor_parallel_size=tensor_parallel_size,
                 gpu_memory_utilization=gpu_memory_utilization,
+                max_num_batched_tokens=max_num_batched_tokens,
+                kv_cache_dtype=kv_cache_dtype,
+                quantization=quantization,
                 kv_cache_memory_bytes=_compute_cache_bytes(config, dtype, cache_tokens)
                 if on_cpu
                 else None,

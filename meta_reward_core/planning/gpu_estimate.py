@@ -16,6 +16,11 @@ from meta_reward_core.planning.cost_estimate import (
     estimate_disk_needed,
     plan_iteration,
 )
+from meta_reward_core.planning.shard_schedule import (
+    MAX_IDLE_SHARE,
+    choose_shard_size,
+    simulate_shards,
+)
 from meta_reward_core.recipes.schema import DecodingRecipe, Recipe
 from meta_reward_core.storage.records import PairKind
 
@@ -81,16 +86,39 @@ class StageTime:
     Attributes:
         calls: completions, or optimizer steps.
         device_hours: of all devices together.
-        wall_seconds: with the workers there are; one machine trains.
-        shards: into which it falls; rounds: how many of them a worker runs at most.
+        begin_seconds: since the iteration began; stages overlap.
+        end_seconds: likewise.
+        shards: into which it falls.
     """
 
     stage: str
     calls: int
     device_hours: float
-    wall_seconds: float
+    begin_seconds: float
+    end_seconds: float
     shards: int
-    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class IterationTime:
+    """What an iteration takes.
+
+    Attributes:
+        engines: that draw at the same time, each on its own shard.
+        idle_share: of the engines' time before the training, in which they have no shard.
+        advised_shard_size: prompts of a shard that leave less idle, if the recipe's leave more
+            than `MAX_IDLE_SHARE`.
+    """
+
+    stages: tuple[StageTime, ...]
+    engines: int
+    idle_share: float
+    advised_shard_size: int | None
+
+    @property
+    def wall_seconds(self) -> float:
+        """Until the training has ended."""
+        return max(stage.end_seconds for stage in self.stages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,39 +138,55 @@ def plan_on_hardware(
     devices: int,
     workers: int,
     model: ModelSize = LLAMA3_8B,
-) -> list[StageTime]:
+) -> IterationTime:
     """Estimate the stages that generate or train.
 
     Args:
-        devices: of each worker; they share a shard evenly.
-        workers: machines that take shards.
+        devices: of each worker. One engine runs on each `engine.tensor_parallel_size` of them, or
+            on as many as hold the model.
+        workers: machines that take shards; one of them trains.
 
     Raises:
         ValueError: the model's weights do not fit on a worker.
     """
     plans = {plan.stage: plan for plan in plan_iteration(recipe, iteration)}
-    shards = math.ceil(recipe.sample.prompts / recipe.prompts_per_shard)
-    rounds = math.ceil(shards / workers)
-    times = []
-    for stage, load in _compute_loads(recipe, plans):
-        seconds = _estimate_sampling_seconds(
-            load, device, devices, model, recipe.engine.max_num_seqs
+    prompts, size = recipe.sample.prompts, recipe.prompts_per_shard
+    shards = math.ceil(prompts / size)
+    per_engine = max(recipe.engine.tensor_parallel_size, _count_devices_per_copy(device, model))
+    if per_engine > devices:
+        raise ValueError(
+            f"an engine needs {per_engine} devices (engine.tensor_parallel_size is "
+            f"{recipe.engine.tensor_parallel_size}, the weights take "
+            f"{model.parameters * _BYTES_PER_WEIGHT / 1e9:.0f} GB), a worker has {devices} with "
+            f"{devices * device.memory / 1e9:.0f} GB: give it more devices"
         )
-        of_a_shard = seconds / shards / devices + SECONDS_PER_SHARD
-        times.append(
-            StageTime(
-                stage,
-                plans[stage].calls,
-                seconds / 3600,
-                rounds * of_a_shard,
-                shards,
-                rounds,
-            )
+    engines = workers * (devices // per_engine)
+    seconds = {
+        stage: _estimate_sampling_seconds(
+            load, device, per_engine, model, recipe.engine.max_num_seqs
         )
-    seconds = _estimate_training_seconds(recipe, iteration, device, model)
+        for stage, load in _compute_loads(recipe, plans)
+    }
+    per_prompt = {stage: one / prompts / per_engine for stage, one in seconds.items()}
+    times = simulate_shards(
+        {stage: SECONDS_PER_SHARD + size * one for stage, one in per_prompt.items()},
+        shards=shards,
+        engines=engines,
+    )
+    stages = [
+        StageTime(stage, plans[stage].calls, seconds[stage] / 3600, span.begin, span.end, shards)
+        for stage, span in times.spans.items()
+    ]
+    training = _estimate_training_seconds(recipe, iteration, device, model)
+    end = times.seconds + training / devices
     calls = plans["train"].calls
-    times.append(StageTime("train", calls, seconds / 3600, seconds / devices, 1, 1))
-    return times
+    stages.append(StageTime("train", calls, training / 3600, times.seconds, end, 1))
+    advised = None
+    if times.idle_share > MAX_IDLE_SHARE:
+        advised = choose_shard_size(
+            per_prompt, prompts=prompts, engines=engines, seconds_per_shard=SECONDS_PER_SHARD
+        )
+    return IterationTime(tuple(stages), engines, times.idle_share, advised)
 
 
 def estimate_disk_bytes(recipe: Recipe, iteration: int, *, model: ModelSize = LLAMA3_8B) -> int:
@@ -172,6 +216,12 @@ def _compute_loads(
         yield "meta_judge", _TokenLoad(read, battles * verdict, context)
 
 
+def _count_devices_per_copy(device: Device, model: ModelSize) -> int:
+    """Over how many devices a model is split at least."""
+    weights = model.parameters * _BYTES_PER_WEIGHT
+    return max(1, math.ceil(weights / (device.memory * _MEMORY_UTILIZATION)))
+
+
 def _estimate_reply_tokens(sampling: DecodingRecipe) -> float:
     return sampling.max_new_tokens * REPLY_SHARE
 
@@ -179,27 +229,24 @@ def _estimate_reply_tokens(sampling: DecodingRecipe) -> float:
 def _estimate_sampling_seconds(
     load: _TokenLoad, device: Device, devices: int, model: ModelSize, max_num_seqs: int
 ) -> float:
-    """Device-seconds: reading is bound by arithmetic, drawing by memory or arithmetic.
+    """Device-seconds of an engine: reading is bound by arithmetic, drawing by memory or arithmetic.
+
+    Args:
+        devices: of the engine, which splits the model over them.
 
     A step draws one token for each of b replies. It reads all weights once and each reply's keys
     and values: the more replies stand in memory, the cheaper a token.
     """
     weights = model.parameters * _BYTES_PER_WEIGHT
-    copies = max(1, math.ceil(weights / (device.memory * _MEMORY_UTILIZATION)))
-    if copies > devices:
-        raise ValueError(
-            f"the weights take {weights / 1e9:.0f} GB, a worker's {devices} devices have "
-            f"{devices * device.memory / 1e9:.0f} GB: give it more devices"
-        )
-    room = copies * device.memory * _MEMORY_UTILIZATION - weights
+    room = devices * device.memory * _MEMORY_UTILIZATION - weights
     replies = max(1, min(max_num_seqs, int(room / (load.context * model.kv_bytes))))
     moved = weights + replies * load.context * model.kv_bytes
     step = max(
-        moved / (copies * device.bandwidth * PREFILL_UTILIZATION),
-        2 * model.parameters * replies / (copies * device.flops * DECODE_UTILIZATION),
+        moved / (devices * device.bandwidth * PREFILL_UTILIZATION),
+        2 * model.parameters * replies / (devices * device.flops * DECODE_UTILIZATION),
     )
     reading = 2 * model.parameters * load.read / (device.flops * DECODE_UTILIZATION)
-    return reading + copies * step * load.drawn / replies
+    return reading + devices * step * load.drawn / replies
 
 
 def _estimate_training_seconds(

@@ -310,6 +310,26 @@ class EngineRecipe(Section):
         ge=1,
         le=8192,
     )
+    max_num_batched_tokens: int | None = declare_field(
+        None,
+        "Maximum tokens of a step, of prompts that are read and replies that are decoded (`vllm`). "
+        "None: vLLM's default for the GPU.",
+        source=OURS,
+        unit="tokens",
+        ge=64,
+    )
+    kv_cache_dtype: Literal["auto", "fp8"] = declare_field(
+        "auto",
+        "Data type of the KV cache (`vllm`). fp8 holds twice the replies of bfloat16. auto: that "
+        "of the weights.",
+        source=OURS,
+    )
+    quantization: Literal["fp8"] | None = declare_field(
+        None,
+        "Quantization of the weights while they are loaded, for generation only (`vllm`). None: "
+        "the weights as they are.",
+        source=OURS,
+    )
 
     @model_validator(mode="after")
     def _check_endpoint(self) -> Self:

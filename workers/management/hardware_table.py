@@ -5,7 +5,7 @@ from typing import Final
 from meta_reward_core.data.file_io import replace_between
 from meta_reward_core.planning.gpu_estimate import (
     DEVICES,
-    StageTime,
+    IterationTime,
     estimate_disk_bytes,
     plan_on_hardware,
 )
@@ -40,12 +40,12 @@ def _make_row(name: str) -> tuple[str, ...]:
         plan_on_hardware(recipe, number, device=device, devices=_DEVICES, workers=1)
         for number in numbers
     ]
-    every = [one for plan in plans for one in plan]
+    every = [one for plan in plans for one in plan.stages]
     return (
         f"{device.title} (`{name}`)",
         *(_format_hours(_get_stage_hours(plans[0], stage)) for stage in _STAGES),
         _format_hours(sum(one.device_hours for one in every)),
-        f"{sum(one.wall_seconds for one in every) / 3600:,.0f} h",
+        f"{sum(plan.wall_seconds for plan in plans) / 3600:,.0f} h",
         f"{max(estimate_disk_bytes(recipe, number) for number in numbers) / 1e9:,.0f} GB",
     )
 
@@ -53,8 +53,8 @@ def _make_row(name: str) -> tuple[str, ...]:
 _STAGES: Final = ("generate", "judge", "meta_judge", "train")
 
 
-def _get_stage_hours(plan: list[StageTime], stage: str) -> float:
-    return next(one.device_hours for one in plan if one.stage == stage)
+def _get_stage_hours(plan: IterationTime, stage: str) -> float:
+    return next(one.device_hours for one in plan.stages if one.stage == stage)
 
 
 def _format_hours(hours: float) -> str:

@@ -9,7 +9,19 @@ from meta_reward_core.planning.cost_estimate import (
     fit_rate,
     plan_iteration,
 )
-from meta_reward_core.planning.gpu_estimate import DEVICES, LLAMA3_8B, ModelSize, plan_on_hardware
+from meta_reward_core.planning.gpu_estimate import (
+    DEVICES,
+    LLAMA3_8B,
+    IterationTime,
+    ModelSize,
+    StageTime,
+    plan_on_hardware,
+)
+from meta_reward_core.planning.shard_schedule import (
+    StageSpan,
+    choose_shard_size,
+    simulate_shards,
+)
 from meta_reward_core.recipes.loader import load_recipe
 
 PAPER = load_recipe("paper-llama3-8b")
@@ -59,25 +71,58 @@ def test_what_a_shard_costs_by_itself_is_paid_for_each_shard() -> None:
     assert plan.seconds == pytest.approx(3500 + 7 * shards)
 
 
-def test_ten_times_the_workers_take_a_tenth_of_the_shards_each_and_train_no_faster() -> None:
+def test_ten_times_the_workers_draw_faster_and_train_no_faster() -> None:
     few = plan_on_hardware(PAPER, 1, device=H100, devices=8, workers=1)
     many = plan_on_hardware(PAPER, 1, device=H100, devices=8, workers=10)
-    for one, ten in zip(few, many, strict=True):
+    assert (few.engines, many.engines) == (8, 80)
+    for one, ten in zip(few.stages, many.stages, strict=True):
         assert ten.device_hours == pytest.approx(one.device_hours)
-        if one.stage == "train":
-            assert ten.wall_seconds == one.wall_seconds
-        else:
-            assert ten.rounds == -(-one.shards // 10)
-            assert ten.wall_seconds == pytest.approx(one.wall_seconds * ten.rounds / one.rounds)
+    assert _train(many).begin_seconds < _train(few).begin_seconds / 2, "20 shards bound it"
+    spent = [one.end_seconds - one.begin_seconds for one in (_train(few), _train(many))]
+    assert spent[0] == pytest.approx(spent[1])
+
+
+def _train(plan: IterationTime) -> StageTime:
+    return next(stage for stage in plan.stages if stage.stage == "train")
+
+
+def test_a_plan_on_hardware_knows_overlap_and_the_tail() -> None:
+    """20 shards on 8 engines leave some idle; the advised size leaves less than a fiftieth."""
+    plan = plan_on_hardware(PAPER, 1, device=H100, devices=8, workers=1)
+    spans = {stage.stage: stage for stage in plan.stages}
+    assert spans["judge"].begin_seconds < spans["generate"].end_seconds
+    assert plan.wall_seconds == spans["train"].end_seconds
+    busy = sum(spans[name].device_hours for name in ("generate", "judge", "meta_judge")) * 3600
+    drawing = spans["train"].begin_seconds
+    assert plan.idle_share == pytest.approx(1 - busy / (8 * drawing), abs=0.05)
+    assert 0.05 < plan.idle_share < 0.2
+    assert plan.advised_shard_size is not None
+    changed = PAPER.model_copy(update={"prompts_per_shard": plan.advised_shard_size})
+    better = plan_on_hardware(changed, 1, device=H100, devices=8, workers=1)
+    assert better.idle_share <= 0.02
+    assert better.wall_seconds < plan.wall_seconds
+    assert better.advised_shard_size is None
+    wide = PAPER.model_copy(
+        update={"engine": PAPER.engine.model_copy(update={"tensor_parallel_size": 8})}
+    )
+    assert plan_on_hardware(wide, 1, device=H100, devices=8, workers=1).idle_share < 1e-9
+
+
+def test_shards_are_handed_out_by_the_rule_of_the_runner() -> None:
+    """By hand: a of 1 s, b of 2 s, two shards, two engines: a0 a1 | b0 b1, 3 s, nothing idle."""
+    times = simulate_shards({"generate": 1.0, "judge": 2.0}, shards=2, engines=2, variation=0.0)
+    assert times.spans == {"generate": StageSpan(0.0, 1.0), "judge": StageSpan(1.0, 3.0)}
+    assert (times.seconds, times.idle_share) == (3.0, 0.0)
+    three = simulate_shards({"generate": 1.0, "judge": 2.0}, shards=3, engines=2, variation=0.0)
+    # a0 a1 | a2 b0 | b1 from 2, b2 from 3: 5 s, 9 of 10 engine-seconds busy
+    assert three.spans["judge"] == StageSpan(1.0, 5.0)
+    assert three.idle_share == pytest.approx(0.1)
+    assert choose_shard_size({"generate": 1.0}, prompts=5, engines=8) == 1
 
 
 def test_training_takes_what_its_operations_take() -> None:
     """Iteration 3 of the paper: 10,000 actor sequences of 200 + 512 tokens, ten epochs."""
-    [train] = [
-        one
-        for one in plan_on_hardware(PAPER, 3, device=H100, devices=8, workers=1)
-        if one.stage == "train"
-    ]
+    train = _train(plan_on_hardware(PAPER, 3, device=H100, devices=8, workers=1))
     tokens = 10_000 * (200 + PAPER.actor.max_new_tokens / 2)
     operations = LLAMA3_8B.parameters * tokens * (8 * PAPER.training.epochs + 2)
     assert train.device_hours == pytest.approx(operations / (989e12 * 0.4) / 3600)

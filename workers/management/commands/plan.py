@@ -15,8 +15,8 @@ from meta_reward_core.errors import InputError
 from meta_reward_core.planning.gpu_estimate import (
     DEVICES,
     LLAMA3_8B,
+    IterationTime,
     ModelSize,
-    StageTime,
     estimate_disk_bytes,
     plan_on_hardware,
 )
@@ -67,12 +67,12 @@ class Command(ExemplifiedCommand):
             require_writable(options["output"])
             recipe = load_recipe(options["recipe"], changes=options["changes"])
             plans = _plan(recipe, options)
-            for number, times in plans.items():
-                console.print(_make_table(number, times))
+            for number, plan in plans.items():
+                console.print(_make_table(number, plan))
+                console.print(_describe_idle_share(plan))
             _print_total(console, recipe, plans, options)
             if options["output"] is not None:
-                shown = {str(number): [asdict(one) for one in times]
-                         for number, times in plans.items()}  # fmt: skip
+                shown = {str(number): asdict(plan) for number, plan in plans.items()}
                 write_json(options["output"], {"recipe": recipe.name, "plan": shown})
 
 
@@ -80,7 +80,7 @@ def _build_model_size(options: dict[str, Any]) -> ModelSize:
     return ModelSize(options["parameters"], options["kv_bytes"])
 
 
-def _plan(recipe: Recipe, options: dict[str, Any]) -> dict[int, list[StageTime]]:
+def _plan(recipe: Recipe, options: dict[str, Any]) -> dict[int, IterationTime]:
     try:
         return {
             number: plan_on_hardware(
@@ -97,32 +97,34 @@ def _plan(recipe: Recipe, options: dict[str, Any]) -> dict[int, list[StageTime]]
         raise InputError(str(error)) from error
 
 
-def _make_table(number: int, times: list[StageTime]) -> Table:
+def _make_table(number: int, plan: IterationTime) -> Table:
     table = Table(title=f"iteration {number}")
-    for name in (
-        "stage",
-        "calls or steps, at most",
-        "shards",
-        "rounds",
-        "device-hours",
-        "wall time",
-    ):
+    names = ("stage", "calls or steps, at most", "shards", "device-hours", "begins", "ends")
+    for name in names:
         table.add_column(name, justify="left" if name == "stage" else "right")
-    for one in times:
-        cells = f"{one.calls:,}", f"{one.shards:,}", f"{one.rounds:,}", f"{one.device_hours:,.1f}"
-        table.add_row(one.stage, *cells, f"{one.wall_seconds / 3600:,.2f} h")
+    for one in plan.stages:
+        cells = f"{one.calls:,}", f"{one.shards:,}", f"{one.device_hours:,.1f}"
+        spans = (f"{at / 3600:,.2f} h" for at in (one.begin_seconds, one.end_seconds))
+        table.add_row(one.stage, *cells, *spans)
     return table
+
+
+def _describe_idle_share(plan: IterationTime) -> str:
+    engines = f"{plan.engines:,} engine{'s' if plan.engines > 1 else ''}"
+    told = f"{engines}, idle for {plan.idle_share:.1%} of the time before the training"
+    if plan.advised_shard_size is None:
+        return f"{told}."
+    return f"{told}; less with --set prompts_per_shard={plan.advised_shard_size}."
 
 
 def _print_total(
     console: Console,
     recipe: Recipe,
-    plans: dict[int, list[StageTime]],
+    plans: dict[int, IterationTime],
     options: dict[str, Any],
 ) -> None:
-    every = [one for times in plans.values() for one in times]
-    hours = sum(one.device_hours for one in every)
-    wall = sum(one.wall_seconds for one in every) / 3600
+    hours = sum(one.device_hours for plan in plans.values() for one in plan.stages)
+    wall = sum(plan.wall_seconds for plan in plans.values()) / 3600
     disk = max(
         estimate_disk_bytes(recipe, number, model=_build_model_size(options)) for number in plans
     )

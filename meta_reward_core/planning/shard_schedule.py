@@ -1,0 +1,131 @@
+"""When shards end on several engines, and how long engines wait before the training.
+
+A simulation of the rule by which shards are handed out (`runner.ShardSchedule`): a free engine
+takes the earliest stage that has a shard whose inputs are finished.
+"""
+
+import heapq
+import math
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from meta_reward_core.recipes.dataflow import STREAMED_INPUTS
+
+MAX_IDLE_SHARE: Final = 0.02
+"""Of the engines' time before training, that a choice of the shard size aims at."""
+VARIATION: Final = 0.1
+"""Assumed standard deviation of the logarithm of shards' times: prompts and replies differ."""
+_MAX_SHARDS_PER_ENGINE: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpan:
+    """When the first shard of a stage begins, and when its last one ends, in seconds."""
+
+    begin: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTimes:
+    """The stages that draw, on a number of engines.
+
+    Attributes:
+        seconds: until the last shard has ended.
+        idle_share: of the engines' time until then, in which they have no shard.
+    """
+
+    spans: Mapping[str, StageSpan]
+    seconds: float
+    idle_share: float
+
+
+def simulate_shards(
+    seconds_per_shard: Mapping[str, float],
+    *,
+    shards: int,
+    engines: int,
+    variation: float = VARIATION,
+) -> ShardTimes:
+    """Hand out the shards of stages that read each other part by part.
+
+    Args:
+        seconds_per_shard: by stage, in the order of the paper; the mean.
+        shards: of each stage.
+        variation: of their times, which are drawn with a fixed seed.
+    """
+    draw = random.Random(0)
+    seconds = {
+        (name, shard): mean * draw.lognormvariate(-(variation**2) / 2, variation)
+        for name, mean in seconds_per_shard.items()
+        for shard in range(shards)
+    }
+    stages = list(seconds_per_shard)
+    inputs = {name: [one for one in STREAMED_INPUTS[name] if one in stages] for name in stages}
+    ready = {name: [] if inputs[name] else list(range(shards)) for name in stages}
+    finished: dict[str, set[int]] = {name: set() for name in stages}
+    begins: dict[str, float] = {}
+    ends: dict[str, float] = {}
+    running: list[tuple[float, str, int]] = []
+    now, free = 0.0, engines
+    while running or any(ready.values()):
+        for name in stages:
+            while free and ready[name]:
+                shard = heapq.heappop(ready[name])
+                heapq.heappush(running, (now + seconds[name, shard], name, shard))
+                begins.setdefault(name, now)
+                free -= 1
+        now, ended, shard = heapq.heappop(running)
+        ends[ended] = now
+        finished[ended].add(shard)
+        free += 1
+        for name in stages:
+            if ended in inputs[name] and all(shard in finished[one] for one in inputs[name]):
+                heapq.heappush(ready[name], shard)
+    busy = sum(seconds.values())
+    return ShardTimes(
+        {name: StageSpan(begins[name], ends[name]) for name in begins},
+        now,
+        1 - busy / (engines * now) if now else 0.0,
+    )
+
+
+def choose_shard_size(
+    seconds_per_prompt: Mapping[str, float],
+    *,
+    prompts: int,
+    engines: int,
+    seconds_per_shard: float = 0.0,
+) -> int:
+    """Choose the largest shard, in prompts, that leaves engines idle for `MAX_IDLE_SHARE` at most.
+
+    Where no size does, such as for fewer prompts than engines, it is the one with the least time.
+
+    Args:
+        seconds_per_shard: of a shard of any size, such as for its files.
+    """
+    best, best_seconds = prompts, math.inf
+    for size in _iter_sizes(prompts, engines):
+        times = simulate_shards(
+            {name: seconds_per_shard + size * one for name, one in seconds_per_prompt.items()},
+            shards=math.ceil(prompts / size),
+            engines=engines,
+        )
+        if times.idle_share <= MAX_IDLE_SHARE:
+            return size
+        if times.seconds < best_seconds:
+            best, best_seconds = size, times.seconds
+    return best
+
+
+def _iter_sizes(prompts: int, engines: int) -> Iterator[int]:
+    """Sizes to try, the largest first, each about a seventh smaller than the one before."""
+    shards, tried = min(prompts, engines), 0
+    while shards <= min(prompts, engines * _MAX_SHARDS_PER_ENGINE):
+        size = math.ceil(prompts / shards)
+        if size != tried:
+            yield size
+        tried = size
+        shards = max(shards + 1, math.floor(shards * 1.15))
