@@ -152,7 +152,7 @@ def _compute_stratum_margins(y: Array, x: Array, left_out: float, z: float) -> t
 
 
 def _compute_effective_size(y: Array, x: Array, share: float, left_out: float) -> float | None:
-    """How many independent yes-or-no answers would vary like these; None: they do not vary."""
+    """Compute the number of binary answers with the same variance; None if it is zero."""
     inside = x > 0
     alone = len(y) < 2 or int(inside.sum()) < 2
     spread = share * (1 - share)

@@ -1,4 +1,4 @@
-"""The administrators' view of accounts, and of what happened to them."""
+"""Admin pages of accounts and their security events."""
 
 from typing import Any
 
@@ -21,48 +21,48 @@ admin.site.unregister([TOTPDevice, StaticDevice, User, Group])
 
 
 class ViewOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """A status that is edited by hand would break the claim that holds it."""
+    """Base class for rows that must not be edited by hand, because workers rely on them."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
-        """Nobody adds rows here."""
+        """Rows cannot be added here."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002
-        """Nobody changes rows here."""
+        """Rows cannot be changed here."""
         return False
 
     def has_steer_permission(self, request: HttpRequest) -> bool:
-        """Who may steer everybody's experiments may act on rows."""
+        """Users who can control all experiments can act on rows."""
         return request.user.has_perm(RUN_ALL)
 
 
 @admin.register(User)
 class AccountAdmin(UserAdmin):  # type: ignore[type-arg]
-    """Accounts and their roles; whoever has the role of an admin makes nobody a superuser."""
+    """Accounts and their roles. The role admin cannot create superusers."""
 
     list_display = ("username", "email", "list_roles", "is_active", "is_staff", "is_superuser",
                     "last_login")  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> Any:
-        """Accounts with their roles."""
+        """Load accounts with their roles."""
         return super().get_queryset(request).prefetch_related("groups")
 
     @admin.display(description="roles")
     def list_roles(self, row: User) -> str:
-        """Roles by name."""
+        """List the names of the roles."""
         return ", ".join(sorted(group.name for group in row.groups.all())) or "none"
 
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> Any:
-        """Roles say what an account may do; only superusers make superusers."""
+        """Permissions come from roles; only superusers can create superusers."""
         fields = (*super().get_readonly_fields(request, obj), "user_permissions")
         return fields if request.user.is_superuser else (*fields, "is_superuser")
 
     def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
-        """A superuser's account, and so the password, is for superusers alone."""
+        """Only superusers can change a superuser's account and password."""
         return super().has_change_permission(request, obj) and _may_touch(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
-        """The same holds of deleting."""
+        """Only superusers can delete a superuser's account."""
         return super().has_delete_permission(request, obj) and _may_touch(request, obj)
 
 
@@ -72,35 +72,35 @@ def _may_touch(request: HttpRequest, account: User | None) -> bool:
 
 @admin.register(Group)
 class RoleAdmin(GroupAdmin):
-    """Roles: what each may do, which the code says, and how many accounts have it."""
+    """Roles: their permissions, which are defined in code, and their number of accounts."""
 
     list_display = ("name", "count_accounts")
 
     def get_queryset(self, request: HttpRequest) -> Any:
-        """Roles with the number of their accounts."""
+        """Load roles with their number of accounts."""
         return super().get_queryset(request).annotate(account_count=Count("user"))
 
     @admin.display(description="accounts")
     def count_accounts(self, row: Any) -> int:
-        """How many accounts have it."""
+        """Count the accounts with this role."""
         return int(row.account_count)
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
-        """Nobody adds a role: `accounts.roles` does."""
+        """Roles cannot be added here: they are defined in `accounts.roles`."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002
-        """Nobody changes what a role may do."""
+        """The permissions of a role cannot be changed here."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002
-        """Nobody deletes a role."""
+        """Roles cannot be deleted."""
         return False
 
 
 @admin.register(TOTPDevice)
 class SecondFactorAdmin(ViewOnlyAdmin):
-    """Who is asked for a code; deleting it helps whoever lost both phone and paper."""
+    """Two-factor devices; deleting one helps users who lost both phone and recovery codes."""
 
     fields = ("user", "confirmed", "created_at", "last_used_at")
     list_display = ("user", "confirmed", "created_at", "last_used_at")
@@ -109,6 +109,6 @@ class SecondFactorAdmin(ViewOnlyAdmin):
     list_select_related = ("user",)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """A superuser's second factor is for superusers alone."""
+        """Only superusers can delete a superuser's device."""
         owner = None if obj is None else obj.user
         return super().has_delete_permission(request, obj) and _may_touch(request, owner)

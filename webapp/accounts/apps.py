@@ -1,4 +1,4 @@
-"""The app's name, and the roles that every installation has."""
+"""App configuration, and the roles of every installation."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ class PeopleConfig(AppConfig):
     label = "people"  # tables, migrations and permissions carry this name
 
     def ready(self) -> None:
-        """Make the roles once the tables of all apps are there, and hear of what is logged."""
+        """Create the roles after migrations, and connect the signals."""
         from webapp.accounts import (
             credentials,
             login_throttle,

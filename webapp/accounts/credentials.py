@@ -1,4 +1,4 @@
-"""One credential generation for each account, which sessions and tokens must match.
+"""The credential generation of each account, which sessions and tokens must match.
 
 Whatever changes who may use an account, or what it may do, raises the generation: a new password,
 a reset, closing and reopening, a role given or taken, a second factor set up or removed. Sessions
@@ -24,13 +24,13 @@ _M2M_CHANGES: Final = frozenset({"post_add", "post_remove", "post_clear"})
 
 
 def get_generation(user: User) -> int:
-    """Read the generation of an account; 0 until it is first raised."""
+    """Return the generation of an account; 0 until it is first raised."""
     row = AccountCredentials.objects.filter(user=user).values_list("generation", flat=True).first()
     return row or 0
 
 
 def raise_generation(user: User) -> None:
-    """End every session and token of an account, except the session that asked for this."""
+    """End all sessions and tokens of an account, except the current session."""
     with transaction.atomic():
         row, _ = AccountCredentials.objects.select_for_update().get_or_create(user=user)
         row.generation += 1
@@ -41,27 +41,27 @@ def raise_generation(user: User) -> None:
 
 
 def keep_session(request: HttpRequest, user: User) -> None:
-    """Let the session of a request count under the account's generation of now."""
+    """Keep the session of a request valid under the account's current generation."""
     if hasattr(request, "session") and request.session.get("_auth_user_id") == str(user.pk):
         request.session[_SESSION_KEY] = get_generation(user)
 
 
 def is_current_session(request: HttpRequest, user: User) -> bool:
-    """Whether a session was made under the account's generation when its user was read."""
+    """Whether a session has the generation that the account had when its user was loaded."""
     row: AccountCredentials | None = getattr(user, "credentials", None)
     now = 0 if row is None else row.generation
     return bool(request.session.get(_SESSION_KEY, 0) == now)
 
 
 def match_generation(user_field: str, generation_field: str) -> Q:
-    """Build a condition for rows that note an account's generation of now."""
+    """Build a condition for rows with an account's current generation."""
     of_account = f"{user_field}__credentials__generation"
     never_raised = Q(**{f"{user_field}__credentials": None, generation_field: 0})
     return never_raised | Q(**{of_account: F(generation_field)})
 
 
 def connect_signals() -> None:
-    """Raise the generation at every change, whichever page, command or admin form makes it."""
+    """Raise the generation on every change, from any page, command or admin form."""
     signals.user_logged_in.connect(_note_in_session, dispatch_uid="note_generation")
     pre_save.connect(_find_changes, sender=User, dispatch_uid="credentials_before")
     post_save.connect(_raise_if_changed, sender=User, dispatch_uid="credentials_after")
@@ -78,7 +78,7 @@ def _note_in_session(request: HttpRequest, user: User, **_: object) -> None:
 
 
 def _find_changes(instance: User, update_fields: frozenset[str] | None, **_: object) -> None:
-    """Compare with the row; a hash that Django makes anew at a sign-in is the same password."""
+    """Compare with the stored row; a hash that Django upgrades at sign-in is the same password."""
     instance.__dict__.pop("_raises_generation", None)
     if instance.pk is None or (update_fields and not set(_GUARDED) & set(update_fields)):
         return
@@ -111,7 +111,7 @@ def _raise_for_roles(
 
 
 def _raise_for_device(instance: Any, origin: Any, **_: object) -> None:
-    """Raise it for whoever lost a device; an account that goes with its device needs nothing."""
+    """Raise the generation when a device is deleted, unless its account is deleted too."""
     asked_for = origin.model if isinstance(origin, QuerySet) else type(origin)
     if instance.confirmed and asked_for is type(instance):
         raise_generation(instance.user)

@@ -1,4 +1,4 @@
-"""Whoever guesses passwords is turned away for a while.
+"""Throttling of password guesses.
 
 Counted are the wrong passwords of the last quarter of an hour: for a name from one address (a
 person who has forgotten it, or a simple guesser), for an address (one guesser, many names) and for
@@ -34,7 +34,7 @@ _REFUSALS_NOTED_EVERY: Final = timedelta(minutes=1)
 
 
 def is_locked_out(name: str, address: str | None) -> bool:
-    """Whether too many wrong passwords came for this name, from this address."""
+    """Whether there were too many wrong passwords for this name from this address."""
     since = timezone.now() - WINDOW
     pair = Q(object_name=name, address=address)
     signed_in = Activity.objects.filter(pair, action=Action.SIGNED_IN, created__gt=since).first()
@@ -48,7 +48,7 @@ def is_locked_out(name: str, address: str | None) -> bool:
 
 
 class ThrottledModelBackend(ModelBackend):
-    """Django's own, behind the lock; what an account may do follows from its roles in code."""
+    """Django's backend with throttling; permissions follow from roles in code."""
 
     def authenticate(
         self,
@@ -57,7 +57,7 @@ class ThrottledModelBackend(ModelBackend):
         password: str | None = None,
         **kwargs: Any,
     ) -> User | None:
-        """Look at a password, unless too many wrong ones came before.
+        """Check a password unless there were too many wrong ones.
 
         Raises:
             PermissionDenied: they did.
@@ -74,7 +74,7 @@ class ThrottledModelBackend(ModelBackend):
         include_superusers: bool = True,  # noqa: FBT001, FBT002
         obj: Any = None,
     ) -> QuerySet[User]:
-        """Select the accounts that have a permission by a role, or by being a superuser."""
+        """Return the accounts that have a permission through a role or as superuser."""
         if obj is not None:
             return User.objects.none()
         name = perm if isinstance(perm, str) else f"{perm.content_type.app_label}.{perm.codename}"
@@ -86,12 +86,12 @@ class ThrottledModelBackend(ModelBackend):
         return found if is_active is None else found.filter(is_active=is_active)
 
     def get_user(self, user_id: int) -> User | None:
-        """Find who signed in, with the credential generation in the same query."""
+        """Load the signed-in user with the credential generation in the same query."""
         user = User.objects.select_related("credentials").filter(pk=user_id).first()
         return user if user is not None and self.user_can_authenticate(user) else None
 
     def _get_permissions(self, user_obj: User, obj: Any, from_name: str) -> set[str]:
-        """List what the roles of an account may do; nobody has permissions of their own."""
+        """Return the permissions of an account's roles; accounts have none of their own."""
         if user_obj.is_superuser or not user_obj.is_active or obj is not None:
             found: set[str] = super()._get_permissions(user_obj, obj, from_name)  # type: ignore[misc]
             return found
@@ -105,7 +105,7 @@ class ThrottledModelBackend(ModelBackend):
 
 
 def check_secret(request: HttpRequest | None, user: User, check: Callable[[], bool]) -> bool:
-    """Check a password or a code of an account: the one way, with the one count of wrong ones.
+    """Check a password or code of an account. All checks share one throttle.
 
     Raises:
         ValidationError: too many wrong ones came before; the secret was not looked at.
@@ -120,7 +120,7 @@ def check_secret(request: HttpRequest | None, user: User, check: Callable[[], bo
 
 
 def make_locked_error() -> ValidationError:
-    """Say how long to wait."""
+    """Build the error that says how long to wait."""
     minutes = int(WINDOW.total_seconds() // 60)
     return ValidationError(
         f"Too many wrong passwords: wait {minutes} minutes and try again.", code="locked_out"
@@ -150,7 +150,7 @@ def _log_failure(
 
 
 class SignInForm(AuthenticationForm):
-    """Name, password and, where there is one, the second factor."""
+    """User name, password and, if required, the second factor."""
 
     code = forms.CharField(
         required=False,
@@ -161,7 +161,7 @@ class SignInForm(AuthenticationForm):
     )
 
     def confirm_login_allowed(self, user: User) -> None:
-        """Let in whoever needs no code, or has a right one; a wrong one counts like a password."""
+        """Check the code if one is required; a wrong code counts like a wrong password."""
         super().confirm_login_allowed(user)
         if not has_second_factor(user):
             return
@@ -171,7 +171,7 @@ class SignInForm(AuthenticationForm):
         raise ValidationError("Enter the current code from your authenticator app.", code="no_code")
 
     def get_invalid_login_error(self) -> ValidationError:
-        """Say that it is locked, if it is."""
+        """Return the lockout error if the account is locked."""
         name = self.cleaned_data.get("username") or ""
         if not is_locked_out(name, get_client_address(self.request)):
             return super().get_invalid_login_error()
@@ -179,12 +179,12 @@ class SignInForm(AuthenticationForm):
 
 
 class ThrottledPasswordChangeForm(PasswordChangeForm):
-    """Django's own, in which wrong old passwords count like those of the sign-in."""
+    """Django's form; wrong old passwords count like those at sign-in."""
 
     request: HttpRequest | None = None
 
     def clean_old_password(self) -> str:
-        """Check the old password, unless too many wrong ones came before."""
+        """Check the old password unless there were too many wrong ones."""
         given: str = self.cleaned_data["old_password"]
         if not check_secret(self.request, self.user, lambda: self.user.check_password(given)):
             raise ValidationError(

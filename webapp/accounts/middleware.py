@@ -1,4 +1,4 @@
-"""Ask strangers to sign in. A region of a page cannot do that: the whole page goes there."""
+"""Redirect anonymous users to sign in; for a partial request, the whole page is redirected."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from webapp.accounts.unsent_form import ask_to_sign_in, is_form
 def end_outdated_sessions(
     get_response: Callable[[HttpRequest], HttpResponse],
 ) -> Callable[[HttpRequest], HttpResponse]:
-    """Middleware: a session from before its account's password or rights changed is none."""
+    """Middleware: end sessions from before a change of the account's password or permissions."""
 
     def answer(request: HttpRequest) -> HttpResponse:
         user = request.user
@@ -26,12 +26,12 @@ def end_outdated_sessions(
 
 
 class SignInMiddleware(LoginRequiredMiddleware):
-    """Django's own, which also answers htmx so that the browser leaves the page."""
+    """Django's middleware, with a response to htmx that makes the browser leave the page."""
 
     def handle_no_permission(  # type: ignore[override]
         self, request: HttpRequest, view_func: Callable[..., HttpResponseBase]
     ) -> HttpResponseBase:
-        """Redirect to the sign-in page; a form that was sent is kept meanwhile.
+        """Redirect to the sign-in page; a submitted form is kept meanwhile.
 
         Htmx is told to load its page again, which is then redirected.
 

@@ -1,11 +1,11 @@
-"""What an installation keeps of an account beside Django's own row."""
+"""Account data besides Django's own row."""
 
 from django.conf import settings
 from django.db import models
 
 
 class AccountCredentials(models.Model):
-    """The credential generation of an account; an account without a row is at 0.
+    """The credential generation of an account; without a row it is 0.
 
     Attributes:
         generation: sessions and tokens count only under the generation that they note.

@@ -1,4 +1,4 @@
-"""Who owns an experiment, and whether others see it: this may change at any time."""
+"""Owner and visibility of an experiment, which can change at any time."""
 
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from webapp.experiments.models import Experiment, Job, JobKind, JobStatus
 
 
 class OwnershipForm(forms.Form):
-    """Whose an experiment shall be, and who shall see it."""
+    """New owner and visibility of an experiment."""
 
     owner = forms.ModelChoiceField(
         label="Owner",
@@ -37,7 +37,7 @@ class OwnershipForm(forms.Form):
         owner.queryset = get_possible_owners(experiment)
 
     def clean(self) -> dict[str, Any]:
-        """Refuse what nobody but admins could ever see."""
+        """Refuse a private experiment without an owner."""
         given = self.cleaned_data
         if given.get("is_private") and "owner" in given and given["owner"] is None:
             self.add_error("is_private", "Choose an owner: a private experiment must have one.")
@@ -45,13 +45,13 @@ class OwnershipForm(forms.Form):
 
 
 def get_ownership(experiment: Experiment) -> dict[str, Any]:
-    """Say whose an experiment is and whether it is private, as plain values."""
+    """Return owner and visibility of an experiment as plain values."""
     owner = experiment.owner.get_username() if experiment.owner else None
     return {"owner": owner, "is_private": experiment.is_private}
 
 
 def get_possible_owners(experiment: Experiment) -> QuerySet[User]:
-    """Active accounts that may start experiments, and whoever owns this one."""
+    """Return the active accounts that can start experiments, and the current owner."""
     return (
         (get_users_with_permission(RUN) | User.objects.filter(experiments=experiment))
         .distinct()
@@ -62,7 +62,7 @@ def get_possible_owners(experiment: Experiment) -> QuerySet[User]:
 def transfer_ownership(
     experiment: Experiment, *, by: User, owner: User | None, is_private: bool
 ) -> Job | None:
-    """Change whose an experiment is and who sees it; the log keeps what was before.
+    """Change the owner and visibility of an experiment; the activity log keeps the old values.
 
     Returns:
         The log's entry; None if nothing changes.

@@ -1,4 +1,4 @@
-"""Fetch and authorise in one step: who may not see a thing is told that there is none."""
+"""Fetch and authorize in one step: without permission, an object appears not to exist."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -25,7 +25,7 @@ require_run: Final = permission_required(RUN, raise_exception=True)
 
 
 def get_user(request: HttpRequest) -> User:
-    """The person who asks.
+    """Return the signed-in user.
 
     Raises:
         PermissionDenied: nobody has signed in.
@@ -36,7 +36,7 @@ def get_user(request: HttpRequest) -> User:
 
 
 def require_view_or_audit(view: View) -> View:
-    """Decorator of the first page: who may only audit goes on to the audits."""
+    """Decorator of the home page: users who can only audit are redirected to the audits."""
 
     @wraps(view)
     def decide(request: HttpRequest) -> HttpResponseBase:
@@ -51,7 +51,7 @@ def require_view_or_audit(view: View) -> View:
 def get_users_with_permission(
     permission: str, *, superusers: bool = True, is_active: bool | None = True
 ) -> QuerySet[User]:
-    """Accounts that have a permission, by a role or by themselves.
+    """Return the accounts that have a permission.
 
     Args:
         superusers: whether those count who may do everything.
@@ -77,7 +77,7 @@ def can_touch_account(user: AnyUser, account: User) -> bool:
 
 
 def get_visible_experiments(person: AnyUser) -> QuerySet[Experiment]:
-    """Experiments that a person may see: private ones only their owner and admins."""
+    """Return the experiments a user can see: private ones only as owner or admin."""
     user = _get_active_user(person)
     if user is None or not user.has_perm(SEE):
         return Experiment.objects.none()
@@ -87,7 +87,7 @@ def get_visible_experiments(person: AnyUser) -> QuerySet[Experiment]:
 
 
 def get_viewable_experiment(person: AnyUser, name: str) -> Experiment:
-    """Find an experiment that a person may see.
+    """Find an experiment that a user can see.
 
     Raises:
         Http404: there is none of this name, or it is a stranger's.
@@ -96,7 +96,7 @@ def get_viewable_experiment(person: AnyUser, name: str) -> Experiment:
 
 
 def can_control(person: AnyUser, experiment: Experiment) -> bool:
-    """Whether a person may steer an experiment: its owner, an admin, anybody if nobody does."""
+    """Whether a user can control an experiment: owner, admin, or anyone if it has no owner."""
     user = _get_active_user(person)
     if user is None or not user.has_perm(RUN):
         return False
@@ -104,7 +104,7 @@ def can_control(person: AnyUser, experiment: Experiment) -> bool:
 
 
 def get_controllable_experiment(person: AnyUser, name: str) -> Experiment:
-    """Find an experiment that a person may steer.
+    """Find an experiment that a user can control.
 
     Raises:
         Http404: there is none of this name, or it is a stranger's private one.
@@ -117,7 +117,7 @@ def get_controllable_experiment(person: AnyUser, name: str) -> Experiment:
 
 
 def can_transfer(person: AnyUser, experiment: Experiment) -> bool:
-    """Whether a person may say who owns an experiment and who sees it: its owner, and admins."""
+    """Whether a user can change an experiment's owner and visibility: its owner, and admins."""
     user = _get_active_user(person)
     if user is None or not user.has_perm(RUN):
         return False
@@ -125,7 +125,7 @@ def can_transfer(person: AnyUser, experiment: Experiment) -> bool:
 
 
 def get_transferable_experiment(person: AnyUser, name: str) -> Experiment:
-    """Find an experiment of which a person may say who owns and sees it.
+    """Find an experiment whose owner and visibility a user can change.
 
     Raises:
         Http404: there is none of this name, or it is a stranger's private one.
@@ -138,7 +138,7 @@ def get_transferable_experiment(person: AnyUser, name: str) -> Experiment:
 
 
 def get_requested_job(person: AnyUser, pk: int, kind: JobKind) -> Job:
-    """Find a job of a kind that a user requested; who may control all experiments sees all.
+    """Find a job of a kind that a user requested; admins can see all.
 
     Raises:
         Http404: there is none of this number and kind, or somebody else requested it.

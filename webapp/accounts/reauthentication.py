@@ -1,4 +1,4 @@
-"""Recent authentication: what would outlive a stolen session asks for the password or a code again.
+"""Recent authentication: actions that would outlive a stolen session ask for the password again.
 
 A session that signed in, or confirmed, a quarter of an hour ago may do everything its account may.
 An older one has to confirm before it makes tokens, changes the second factor, the e-mail address
@@ -52,7 +52,7 @@ class ConfirmForm(forms.Form):
             self.fields["secret"].label = "Password, or a code from your authenticator app"
 
     def clean_secret(self) -> str:
-        """Check it, unless too many wrong ones came before."""
+        """Check the secret unless there were too many wrong ones."""
         given: str = self.cleaned_data["secret"]
         if not check_secret(self._request, self._user, lambda: self._is_right(given)):
             raise ValidationError("Wrong password or code.", code="wrong")
@@ -65,12 +65,12 @@ class ConfirmForm(forms.Form):
 
 
 def is_recent(request: HttpRequest) -> bool:
-    """Whether the session's user gave a password or a code a moment ago."""
+    """Whether the session's user recently entered a password or code."""
     return bool(0 <= time.time() - request.session.get(_SESSION_KEY, 0) < RECENT_SECONDS)
 
 
 def require_recent_authentication(page: str) -> Callable[[View[Given]], View[Given]]:
-    """Make a decorator of views whose POST needs a recent authentication; reading needs none.
+    """Decorator of views whose POST needs a recent authentication; GET does not.
 
     Args:
         page: name of the address to go to after it was confirmed.
@@ -91,7 +91,7 @@ def require_recent_authentication(page: str) -> Callable[[View[Given]], View[Giv
 
 
 def ask_to_confirm(request: HttpRequest, *, then: str) -> HttpResponse:
-    """Send to the page that asks for the password, and from there on.
+    """Redirect to the confirmation page, which returns here.
 
     Args:
         then: where to go afterwards.
@@ -105,7 +105,7 @@ def ask_to_confirm(request: HttpRequest, *, then: str) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @sensitive_post_parameters("secret")
 def confirm_identity(request: HttpRequest) -> HttpResponse:
-    """Ask for the password or a code, and go on to where that was needed."""
+    """Ask for the password or a code, and return to the page that needed it."""
     user = get_user(request)
     target = _read_target(request)
     form = ConfirmForm(request.POST or None, request=request, user=user)
@@ -118,16 +118,16 @@ def confirm_identity(request: HttpRequest) -> HttpResponse:
 
 
 def note_authentication(request: HttpRequest, **_: object) -> None:
-    """Note in the session that its user has just given a password or a code."""
+    """Record in the session that its user just entered a password or code."""
     request.session[_SESSION_KEY] = time.time()
 
 
 def connect_signals() -> None:
-    """A sign-in is an authentication."""
+    """Count a sign-in as a recent authentication."""
     signals.user_logged_in.connect(note_authentication, dispatch_uid="note_authentication")
 
 
 def _read_target(request: HttpRequest) -> str:
-    """Read where to go; only an address of this site counts."""
+    """Read the return address; only addresses of this site are valid."""
     target = (request.POST if request.method == "POST" else request.GET).get("next", "")
     return target if is_own_address(request, target) else reverse(settings.LOGIN_REDIRECT_URL)

@@ -1,4 +1,4 @@
-"""The roles, as Django groups: what each may do is a set of permissions, written here.
+"""The roles as Django groups. The permissions of each role are defined here.
 
 A user may have several. Superusers may do everything, with or without a role. Rows of groups and
 of permissions give nobody anything: the authentication backend asks this module what the roles of
@@ -50,7 +50,7 @@ PERMISSIONS: Final[dict[str, tuple[str, ...]]] = {
 
 
 def make_roles() -> None:
-    """Create the groups that are missing, and show in each exactly what its role may do.
+    """Create missing groups, and set the permissions of each role.
 
     Admins see every row, also those of models that a later version brings.
     """
@@ -64,7 +64,7 @@ def make_roles() -> None:
 
 
 def list_permissions(roles: Iterable[str]) -> set[str]:
-    """List what roles may do together; roles that are not in the code may do nothing."""
+    """List the combined permissions of roles; unknown roles have none."""
     known = set(roles) & PERMISSIONS.keys()
     names = {name for role in known for name in PERMISSIONS[role]}
     if ADMIN in known:

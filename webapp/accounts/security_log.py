@@ -1,4 +1,4 @@
-"""Note what happens to accounts and what rights were used for: who did it, from where."""
+"""Record security events and sensitive actions: who, from where."""
 
 from typing import Any, Final
 
@@ -50,7 +50,7 @@ def _get_object_type(action: Action) -> ObjectType:
 
 
 def connect_signals() -> None:
-    """Hear of everything that is noted, whichever page, command or admin form did it."""
+    """Record the events of all pages, commands and admin forms."""
     signals.user_logged_in.connect(_log_sign_in, dispatch_uid="note_signed_in")
     signals.user_logged_out.connect(_log_sign_out, dispatch_uid="note_signed_out")
     pre_save.connect(_collect_changes, sender=User, dispatch_uid="note_before_change")

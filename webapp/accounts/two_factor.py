@@ -1,4 +1,4 @@
-"""A second factor at signing in, for who wants one: a code of an app, or one kept on paper.
+"""Optional two-factor authentication: a code of an app, or a recovery code.
 
 django-otp holds the secrets, checks the codes, refuses one that was used before, and slows down
 whoever guesses. What is ours is when a code is asked for, and the page to set it up.
@@ -22,12 +22,12 @@ _APP_CODE: Final = re.compile(r"\d{6}")
 
 
 def has_second_factor(person: User) -> bool:
-    """Whether this person is asked for a code."""
+    """Whether a user must enter a code."""
     return bool(TOTPDevice.objects.filter(user=person, confirmed=True).exists())
 
 
 def verify_code(person: User, code: str) -> bool:
-    """Whether a code is right; a right one is used up."""
+    """Whether a code is valid; a valid one is used up."""
     written = re.sub(r"[\s-]", "", code).lower()
     wanted = TOTPDevice if _APP_CODE.fullmatch(written) else StaticDevice
     with transaction.atomic():
@@ -36,12 +36,12 @@ def verify_code(person: User, code: str) -> bool:
 
 
 def get_unconfirmed_device(person: User) -> TOTPDevice | None:
-    """The app that is being set up, if there is one."""
+    """Return the device that is being set up; None if there is none."""
     return TOTPDevice.objects.filter(user=person, confirmed=False).first()
 
 
 def start_setup(person: User) -> None:
-    """Draw a new secret for an app, which counts once a code of it was shown."""
+    """Generate a new secret, which becomes active after its first code."""
     with transaction.atomic():
         TOTPDevice.objects.filter(user=person, confirmed=False).delete()
         if not has_second_factor(person):
@@ -49,13 +49,13 @@ def start_setup(person: User) -> None:
 
 
 def is_setup_code(person: User, code: str) -> bool:
-    """Whether a code is right of the app that is being set up; a right one is used up."""
+    """Whether a code of the device that is being set up is valid; a valid one is used up."""
     device = get_unconfirmed_device(person)
     return device is not None and bool(device.verify_token(code.strip()))
 
 
 def finish_setup(person: User) -> list[str]:
-    """Ask for a code from now on, and end the account's other sessions and its tokens.
+    """Turn two-factor authentication on, and end other sessions and tokens.
 
     Returns:
         Codes for paper, shown this once; none if no app is being set up.
@@ -76,7 +76,7 @@ def finish_setup(person: User) -> list[str]:
 
 
 def remove_devices(person: User) -> None:
-    """Ask for no code any more."""
+    """Turn two-factor authentication off."""
     with transaction.atomic():
         TOTPDevice.objects.filter(user=person).delete()
         StaticDevice.objects.filter(user=person).delete()

@@ -1,4 +1,4 @@
-"""A form that was sent after its session had ended: kept while its user signs in again.
+"""Forms submitted after the session expired: kept while the user signs in again.
 
 Without it the user would be led to an address that takes no GET, and what was filled in would be
 lost. Only forms that passed the check against forgery come here, and none with a password or file.
@@ -25,12 +25,12 @@ _EXCERPT_CHARS: Final = 200
 
 
 def is_form(request: HttpRequest) -> bool:
-    """Whether a browser sent a form, and not htmx or a program."""
+    """Whether a browser submitted a form, as opposed to htmx or a program."""
     return request.method == "POST" and request.headers.get("HX-Request") != "true"
 
 
 def ask_to_sign_in(request: HttpRequest) -> HttpResponse:
-    """Redirect to the sign-in page, from which the user comes back to the form."""
+    """Redirect to the sign-in page, which returns to the form."""
     back = _find_page(request)
     fields = [
         (name, value)
@@ -48,7 +48,7 @@ def ask_to_sign_in(request: HttpRequest) -> HttpResponse:
 
 
 def _find_page(request: HttpRequest) -> str:
-    """The page that the form is on, as far as the browser says; the first page otherwise."""
+    """Return the page of the form if the browser names it, else the home page."""
     page = urlsplit(request.headers.get("Referer", ""))
     if not page.netloc or not is_own_address(request, page.geturl()):
         return reverse("index")
@@ -57,7 +57,7 @@ def _find_page(request: HttpRequest) -> str:
 
 @require_safe
 def show_unsent_form(request: HttpRequest) -> HttpResponse:
-    """Show a form that was not sent because its session had ended; it can be sent now."""
+    """Show a form that was not submitted because the session expired, ready to be submitted."""
     kept: dict[str, Any] | None = request.session.get(_KEY)
     if kept is None:
         return redirect("index")

@@ -1,4 +1,4 @@
-"""Addresses of signing in and out, and of one's own account."""
+"""URLs for signing in and out, and for the user's own account."""
 
 from typing import Final
 

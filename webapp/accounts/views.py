@@ -1,4 +1,4 @@
-"""Signing in to the admin by the one door, and a person's second factor."""
+"""Sign-in to the admin, and two-factor authentication."""
 
 import base64
 from typing import Any
@@ -29,7 +29,7 @@ _WRONG = "Wrong or used code. Wait for the next one, and check the clock of your
 @login_not_required
 @never_cache
 def redirect_admin_login(request: HttpRequest, extra_context: object = None) -> HttpResponse:  # noqa: ARG001
-    """Instead of the admin's own form: one door has the lock and asks for the second factor.
+    """Redirect from the admin's own form, which has no throttle and no second factor.
 
     Raises:
         PermissionDenied: this person has signed in, and is not of the staff.
@@ -40,12 +40,12 @@ def redirect_admin_login(request: HttpRequest, extra_context: object = None) -> 
 
 
 class ThrottledPasswordChangeView(PasswordChangeView):
-    """Django's own, with the count of wrong passwords that the sign-in has."""
+    """Django's view with the throttle of the sign-in."""
 
     form_class = ThrottledPasswordChangeForm
 
     def get_form(self, form_class: Any = None) -> Any:
-        """Tell the form who asks, and from where."""
+        """Pass the request to the form."""
         form: Any = super().get_form(form_class)
         form.request = self.request
         return form
@@ -54,7 +54,7 @@ class ThrottledPasswordChangeView(PasswordChangeView):
 @require_safe
 @never_cache
 def show_second_factor(request: HttpRequest) -> HttpResponse:
-    """Show whether there is one, or the secret of one that is being set up."""
+    """Show the state of two-factor authentication, or the secret during set-up."""
     if two_factor.get_unconfirmed_device(get_user(request)) and not is_recent(request):
         return ask_to_confirm(request, then=reverse("two_factor"))
     return _render_page(request)
@@ -63,7 +63,7 @@ def show_second_factor(request: HttpRequest) -> HttpResponse:
 @require_POST
 @require_recent_authentication("two_factor")
 def start_second_factor(request: HttpRequest) -> HttpResponse:
-    """Draw a secret."""
+    """Generate a secret."""
     two_factor.start_setup(get_user(request))
     return redirect("two_factor")
 
@@ -72,7 +72,7 @@ def start_second_factor(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_recent_authentication("two_factor")
 def confirm_second_factor(request: HttpRequest) -> HttpResponse:
-    """Take the first code of an app, and show the codes for paper this once."""
+    """Check the first code, and show the recovery codes once."""
     user, code, codes = get_user(request), request.POST.get("code", ""), []
     try:
         if check_secret(request, user, lambda: two_factor.is_setup_code(user, code)):
@@ -85,7 +85,7 @@ def confirm_second_factor(request: HttpRequest) -> HttpResponse:
 @require_POST
 @require_recent_authentication("two_factor")
 def remove_second_factor(request: HttpRequest) -> HttpResponse:
-    """Take it away from whoever can still show a code."""
+    """Turn two-factor authentication off after a valid code."""
     user, code = get_user(request), request.POST.get("code", "")
     try:
         if not check_secret(request, user, lambda: two_factor.verify_code(user, code)):

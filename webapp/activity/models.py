@@ -1,4 +1,4 @@
-"""One table of everything that users, programs, commands and the system did."""
+"""The table of all actions of users, programs, commands and the system."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, NoReturn
@@ -13,7 +13,7 @@ Values = Mapping[str, Any]
 
 
 class Source(models.TextChoices):
-    """How an action reached the installation. Unknown: an earlier version did not record it."""
+    """How an action was requested. Unknown: an earlier version did not record it."""
 
     UI = "ui", "UI"
     API = "api", "API"
@@ -23,7 +23,7 @@ class Source(models.TextChoices):
 
 
 class ObjectType(models.TextChoices):
-    """What an action is about."""
+    """Type of the object of an action."""
 
     EXPERIMENT = "experiment", "experiment"
     ITERATION = "iteration", "iteration"
@@ -36,7 +36,7 @@ class ObjectType(models.TextChoices):
 
 
 class Action(models.TextChoices):
-    """Everything that is recorded. A new action needs no migration."""
+    """All recorded actions. A new action needs no migration."""
 
     LAUNCH = "launch", "start an experiment"
     NEXT = "next", "start the next iteration"
@@ -131,11 +131,11 @@ REASON_REQUIRED: Final = (Action.GATE_LOOSENED, Action.GATE_REMOVED, Action.GATE
 
 
 class AppendOnlyError(TypeError):
-    """A row of the activity log was to be changed or deleted."""
+    """A row of the activity log was about to be changed or deleted."""
 
 
 class ActivityQuerySet(models.QuerySet["Activity"]):
-    """Rows that can be read and added."""
+    """Rows that can be read and added only."""
 
     def update(self, **kwargs: Any) -> NoReturn:  # noqa: ARG002
         """Refuse: rows are never changed."""
@@ -151,7 +151,7 @@ class ActivityQuerySet(models.QuerySet["Activity"]):
 
 
 class Activity(models.Model):
-    """One action. Rows are only added; they outlive the user and the object.
+    """An action. Rows are only added; they outlive the user and the object.
 
     Attributes:
         actor: None once the account is deleted, or where no account acted; `actor_name` stays.
@@ -222,7 +222,7 @@ class Activity(models.Model):
         return f"{self.actor_name or 'nobody'}: {self.get_action_display()}, {self.object_name}"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Add the row; refuse to change one that exists."""
+        """Add the row; refuse to change an existing one."""
         if not self._state.adding:
             raise AppendOnlyError("rows of the activity log are never changed")
         super().save(*args, **kwargs)
@@ -232,5 +232,5 @@ class Activity(models.Model):
         raise AppendOnlyError("rows of the activity log are never deleted")
 
     def get_action_display(self) -> str:
-        """The action in words; the stored name where a later version recorded it."""
+        """Label of the action; the stored name if a later version recorded it."""
         return str(Action(self.action).label) if self.action in Action.values else self.action

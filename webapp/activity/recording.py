@@ -1,4 +1,4 @@
-"""Record who did what: the one way in which rows of the activity log are made."""
+"""Record actions. All rows of the activity log are created here."""
 
 import contextlib
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ class NamedRow(Protocol):
 
 @contextlib.contextmanager
 def mute_activity() -> Iterator[None]:
-    """Record nothing inside: rows are put back as they were, with the activity of then."""
+    """Record nothing in this context: a restore brings its own activity rows."""
     token = _is_recording.set(False)
     try:
         yield
@@ -124,7 +124,7 @@ def _name_nobody(request: HttpRequest | None, source: Source) -> str:
 
 
 def prune_account_activity(since: datetime) -> int:
-    """Delete security events that are older than `since`; the only way in which rows go.
+    """Delete security events older than `since`; rows are deleted in no other way.
 
     Returns:
         The number of rows deleted.

@@ -1,4 +1,4 @@
-"""The request that is being answered, and how the current action reached the installation."""
+"""The current request, and how the current action was requested."""
 
 import contextlib
 import ipaddress
@@ -18,7 +18,7 @@ _command_source: ContextVar[str] = ContextVar("command_source", default="system"
 def track_request(
     get_response: Callable[[HttpRequest], HttpResponse],
 ) -> Callable[[HttpRequest], HttpResponse]:
-    """Middleware: what a request changes is recorded under its user's name."""
+    """Middleware: record what a request changes under its user's name."""
 
     def answer(request: HttpRequest) -> HttpResponse:
         token = _current_request.set(request)
@@ -31,13 +31,13 @@ def track_request(
 
 
 def get_current_request() -> HttpRequest | None:
-    """The request that is being answered; None in commands and workers."""
+    """Return the current request; None in commands and workers."""
     return _current_request.get()
 
 
 @contextlib.contextmanager
 def use_source(source: str) -> Iterator[None]:
-    """Record what is done inside without a request as coming from `source`."""
+    """Record actions without a request in this context as coming from `source`."""
     token = _command_source.set(source)
     try:
         yield
@@ -46,14 +46,14 @@ def use_source(source: str) -> Iterator[None]:
 
 
 def get_source(request: HttpRequest | None) -> str:
-    """A value of `Source`: by the address of the request, otherwise what `use_source` says."""
+    """Return a `Source`: by the URL of the request, else by `use_source`."""
     if request is None:
         return _command_source.get()
     return "api" if request.path.startswith(API_PREFIX) else "ui"
 
 
 def get_client_address(request: HttpRequest | None) -> str | None:
-    """Where a request comes from.
+    """Return the client address of a request.
 
     Each trusted proxy adds the address that it saw at the end of X-Forwarded-For; what stands
     before those entries was written by the client and is not trusted.

@@ -1,1 +1,1 @@
-"""The API: the site's operations for programs, as JSON."""
+"""The JSON API for programs."""

@@ -1,4 +1,4 @@
-"""The administrators' view of tokens: who has which, and revoking them."""
+"""Admin page of API tokens."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from webapp.api.models import ApiToken
 
 @admin.register(ApiToken)
 class ApiTokenAdmin(ViewOnlyAdmin):
-    """Tokens may be deleted here; their hashes are of no use to anybody."""
+    """Tokens can be deleted here; their hashes are useless to anyone."""
 
     list_display = ("name", "prefix", "owner", "created", "last_used", "expires")
     list_filter = ("created", "expires")
@@ -24,13 +24,13 @@ class ApiTokenAdmin(ViewOnlyAdmin):
     actions = ("expire_tokens",)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """A superuser's tokens are for superusers alone."""
+        """Only superusers can delete a superuser's tokens."""
         may = obj is None or can_touch_account(request.user, obj.owner)
         return super().has_delete_permission(request, obj) and may
 
     @admin.action(description="End now", permissions=["delete"])
     def expire_tokens(self, request: HttpRequest, rows: QuerySet[ApiToken]) -> None:
-        """Let the chosen tokens be of no use from now on, but stay in the list."""
+        """Expire the selected tokens, which stay in the list."""
         now = timezone.now()
         if not request.user.is_superuser:
             rows = rows.filter(owner__is_superuser=False)

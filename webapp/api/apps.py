@@ -1,10 +1,10 @@
-"""The app's name."""
+"""App configuration."""
 
 from django.apps import AppConfig
 
 
 class ApiConfig(AppConfig):
-    """The site for programs, and the tokens that they sign in with."""
+    """The API and its tokens."""
 
     name = "webapp.api"
     verbose_name = "API"

@@ -57,12 +57,12 @@ class SignedIn(APIKeyCookie):
         return found
 
     def authenticate(self, request: HttpRequest, key: str | None) -> User | None:  # noqa: ARG002
-        """The session was read by the middleware."""
+        """Return the user of the session, which the middleware has loaded."""
         return request.user if isinstance(request.user, User) else None
 
 
 def _record_use(row: ApiToken) -> None:
-    """Record when a token was last used, but not on every request."""
+    """Record the last use of a token, but not on every request."""
     now = timezone.now()
     stale = Q(last_used__isnull=True) | Q(last_used__lt=now - _NOTED_EVERY)
     ApiToken.objects.filter(stale, pk=row.pk).update(last_used=now)

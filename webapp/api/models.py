@@ -1,4 +1,4 @@
-"""Tokens by which programs sign in as a person."""
+"""API tokens."""
 
 import hashlib
 import secrets
@@ -17,7 +17,7 @@ _PREFIX_CHARS: Final = 10
 
 
 class TokenScope(models.TextChoices):
-    """What a program may do with a token, at most what its owner may."""
+    """What a token can be used for, within the permissions of its owner."""
 
     READ = "read", "read"
     RUN = "run", "read, and start and control experiments"
@@ -25,7 +25,7 @@ class TokenScope(models.TextChoices):
 
 
 class ApiToken(models.Model):
-    """A token, of which only the hash is kept: whoever reads this table cannot sign in.
+    """An API token. Only its hash is stored.
 
     Attributes:
         name: what its owner calls it.
@@ -64,7 +64,7 @@ def make_token(
     expires: datetime | None,
     scope: TokenScope = TokenScope.PUBLISH,
 ) -> tuple[ApiToken, str]:
-    """Make a token.
+    """Create a token.
 
     Returns:
         Its row, and the token itself, which nobody will see again.
@@ -83,10 +83,10 @@ def make_token(
 
 
 def revoke_token(token: ApiToken) -> None:
-    """Revoke a token for good."""
+    """Revoke a token permanently."""
     token.delete()
 
 
 def hash_token(token: str) -> str:
-    """Hash a token; hexadecimal."""
+    """Hash a token, in hexadecimal."""
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()

@@ -1,4 +1,4 @@
-"""The API. Its description requires authentication like every other operation."""
+"""The API object. Its OpenAPI description requires authentication like all operations."""
 
 from functools import wraps
 from typing import Any
@@ -18,7 +18,7 @@ from webapp.api.errors import register_error_handlers
 
 
 class _LimitedParser(Parser):
-    """Reads bodies through the gate, after the sender has been let in."""
+    """Parses bodies with limits, after authentication."""
 
     def parse_body(self, request: HttpRequest) -> dict[str, Any]:
         """Parse a body of JSON.
@@ -31,7 +31,7 @@ class _LimitedParser(Parser):
 
 
 class _NamedOperations(NinjaAPI):
-    """Names operations as their functions are named."""
+    """Names operations after their functions."""
 
     def get_openapi_operation_id(self, operation: Operation) -> str:
         return operation.view_func.__name__
@@ -56,7 +56,7 @@ register_error_handlers(api)
 
 @api.get("/openapi.json", include_in_schema=False)
 def openapi(request: HttpRequest) -> dict[str, Any]:  # noqa: ARG001
-    """Describe all operations by OpenAPI."""
+    """Return the OpenAPI description of all operations."""
     return dict(api.get_openapi_schema())
 
 

@@ -1,4 +1,4 @@
-"""Preference pairs as lines of JSON in another tool's format, read part by part."""
+"""Preference pairs as JSON lines in another tool's format, read partition by partition."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ KINDS: Final = ("actor", "judge")
 def export_lines(
     experiment: Experiment, *, numbers: Sequence[int], kinds: Sequence[str], form: str
 ) -> Iterator[str]:
-    """Write the pairs of some iterations.
+    """Yield the pairs of some iterations.
 
     The first pair of each kind and iteration is written before this returns: pairs of one kind
     are alike, so that a format which cannot hold them is refused before anything is sent.

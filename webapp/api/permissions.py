@@ -34,7 +34,7 @@ def require_run(operation: Operation[Given, Answer]) -> Operation[Given, Answer]
 
 
 def require_publishing(request: HttpRequest) -> None:
-    """Refuse to publish to the hub by a token without that scope, or in an old session.
+    """Refuse to publish to the hub with a token without that scope, or in an old session.
 
     Raises:
         PermissionDenied: it is one of these.
@@ -48,7 +48,7 @@ def require_publishing(request: HttpRequest) -> None:
 
 
 def get_token_scope(request: HttpRequest) -> str | None:
-    """The scope of the token that a request came with; None for the session of a browser."""
+    """Return the scope of the request's token; None for a browser session."""
     scope: str | None = getattr(request, "token_scope", None)
     return scope
 

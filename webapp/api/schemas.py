@@ -18,7 +18,7 @@ Name = Annotated[str, Field(max_length=64)]
 
 
 def _read_from(name: str) -> Any:
-    """Describe a field that keeps an earlier version's name beside the standard one."""
+    """Declare a field that also accepts an earlier name."""
     return Field(
         json_schema_extra={"deprecated": True},  # pydantic's own warns whenever it is read
         description=f"Deprecated: use {name}.",
@@ -59,7 +59,7 @@ class ExperimentOut(Schema):
 
     @classmethod
     def from_row(cls, row: Experiment) -> "ExperimentOut":
-        """Write a row, whose tags should have been prefetched."""
+        """Convert a row, whose tags should be prefetched."""
         return cls(
             name=row.name,
             description=row.description,
@@ -163,7 +163,7 @@ class StageOut(Schema):
 
     @classmethod
     def from_progress(cls, stage: StageProgress) -> "StageOut":
-        """Write the progress of a stage."""
+        """Convert the progress of a stage."""
         written = cls.model_validate(stage)
         return written.model_copy(update={"status": write_public_status(stage.status_label)})
 
@@ -186,7 +186,7 @@ class IterationOut(Schema):
 
     @classmethod
     def from_row(cls, row: Iteration, stages: list[StageProgress]) -> "IterationOut":
-        """Write a row."""
+        """Convert a row."""
         written = {"status", "stages", "finding"}
         plain = (name for name in cls.model_fields if name not in written)
         return cls(
@@ -209,7 +209,7 @@ class StatusOut(Schema):
 
     @classmethod
     def from_row(cls, row: Experiment, stages: dict[int, list[StageProgress]]) -> "StatusOut":
-        """Write a row whose iterations have been prefetched."""
+        """Convert a row whose iterations are prefetched."""
         return cls(
             name=row.name,
             status=get_public_status(row),
@@ -316,14 +316,14 @@ class ChangedValueOut(Schema):
 
 
 class MadeAgainOut(Schema):
-    """A stage of which finished shards are made again."""
+    """A stage whose finished shards will be rerun."""
 
     stage: str
     shards: int
 
 
 class SettingsPlanOut(Schema):
-    """What a change of settings does.
+    """Effect of a settings change.
 
     Attributes:
         from_iteration: the first iteration that the new values hold for.
@@ -337,7 +337,7 @@ class SettingsPlanOut(Schema):
 
 
 class SettingsChangeOut(Schema):
-    """A change that was made to an experiment's settings."""
+    """A settings change of an experiment."""
 
     number: int
     from_iteration: int

@@ -1,4 +1,4 @@
-"""Operations on what the experiments share: recipes, workers, jobs."""
+"""Operations on shared objects: recipes, workers, jobs."""
 
 from django.http import HttpRequest
 from django.shortcuts import get_object_or_404

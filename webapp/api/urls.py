@@ -1,4 +1,4 @@
-"""Addresses of the API, and of the page on which tokens are made."""
+"""URLs of the API, and of the page for API tokens."""
 
 from django.urls import path
 

@@ -25,7 +25,7 @@ _BAR_ROW: Final = 36.0
 def build_bar_chart(
     title: str, bars: Sequence[tuple[str, float]], *, y_label: str, description: str = ""
 ) -> Chart:
-    """Draw one bar for each name, lying, so that long names fit.
+    """Draw one horizontal bar per name, so that long names fit.
 
     Args:
         y_label: what the bars' length says.
@@ -66,7 +66,7 @@ def build_bar_chart(
 def build_histogram(
     title: str, counts: Sequence[tuple[str, int]], *, x_label: str, description: str = ""
 ) -> Chart:
-    """Draw how often each value, or range of values, occurs, in the order given.
+    """Draw how often each value, or range of values, occurs, in the given order.
 
     Raises:
         ValueError: a count is not finite.
@@ -129,7 +129,7 @@ def _make_column(
 
 
 def _iter_column_labels(boxes: Sequence[Box], y: float) -> Iterator[Label]:
-    """Yield the names that have room, from the first on, as often as the widest one fits."""
+    """Yield the labels that fit, starting with the first, spaced by the widest one."""
     widest = CHAR_WIDTH * max(len(box.name) for box in boxes) + 6
     every = max(1, -int(-widest // (boxes[0].width + 1)))
     for box in boxes[::every]:

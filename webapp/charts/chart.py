@@ -1,4 +1,4 @@
-"""A chart as its template draws it as SVG: shapes with computed coordinates, and a table.
+"""A chart for the SVG template: shapes with computed coordinates, and a data table.
 
 `lines`, `bars` and `heat_map` build charts. Render one by `{% include "charts/_chart.html" with
 chart=chart %}` and link `charts.css` in the page's head. A table behind each chart holds its
@@ -21,7 +21,7 @@ CHAR_WIDTH: Final = 6.4
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A text at a place."""
+    """A text at a position."""
 
     x: float
     y: float
@@ -30,7 +30,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A point of a line: the path of its shape, and what it says."""
+    """A point of a line: the path of its shape, and its text."""
 
     path: str
     text: str
@@ -38,7 +38,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A series as it is drawn. `path` is empty where no two neighbouring points are known.
+    """A drawn series. `path` is empty if no two adjacent points are known.
 
     Attributes:
         targets: points without a visible mark, which still show their value to the pointer.
@@ -55,7 +55,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle: a bar, or a field of a heat map."""
+    """A rectangle: a bar, or a cell of a heat map."""
 
     x: float
     y: float
@@ -70,7 +70,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The numbers behind a chart: each row's first cell is its heading."""
+    """The data of a chart: the first cell of each row is its heading."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -78,7 +78,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart, ready to be drawn.
+    """A chart that is ready to be drawn.
 
     Attributes:
         drawing: name of the template that draws it; empty where there is nothing to draw.
@@ -108,7 +108,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class PlotArea:
-    """The part of the view box in which values are drawn."""
+    """The part of the view box that contains the values."""
 
     left: float
     right: float
@@ -138,11 +138,11 @@ def make_y_ticks(plot: PlotArea, scale: Scale) -> tuple[Label, ...]:
 
 
 def make_empty_chart(title: str, description: str, table: Table) -> Chart:
-    """Make a chart that shows its table alone, because there is nothing to draw."""
+    """Make a chart that only shows its table, because there is nothing to draw."""
     return Chart(title, description, make_identity(title, table), "", table)
 
 
 def make_identity(title: str, table: Table) -> str:
-    """Make the id of a chart's element: the same until its title or its columns change."""
+    """Make the id of a chart's element, which is stable as long as title and columns are."""
     digest = hashlib.sha256("\0".join((title, *table.columns)).encode()).hexdigest()[:8]
     return f"chart-{slugify(title)[:40]}-{digest}"

@@ -1,4 +1,4 @@
-"""Heat maps: one cell with a number for each row and column."""
+"""Heat maps: one cell with a number per row and column."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _CELL_HEIGHT: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One field of a heat map.
+    """A cell of a heat map.
 
     Attributes:
         value: decides the colour; None for what is not known.
@@ -47,7 +47,7 @@ def build_heat_map(
     scale: tuple[float, float] | None = None,
     description: str = "",
 ) -> Chart:
-    """Draw a field for each (row, column), its number in it; a missing one stays blank.
+    """Draw a cell with its number for each (row, column); a missing one stays blank.
 
     Args:
         scale: the values of the faintest and the strongest colour, by default the smallest and
@@ -127,7 +127,7 @@ def _make_field(name: str, cell: Cell, *, place: Place, width: float, tone: str)
 
 
 def _choose_tone(value: float | None, low: float, high: float) -> str:
-    """Name one of four strengths of a colour; negative values of a scale with both signs differ."""
+    """Choose one of four color intensities; negative values of a signed scale differ."""
     if value is None:
         return "none"
     if low < 0 < high:

@@ -1,4 +1,4 @@
-"""Line charts. Series differ by colour, dashes and the shape of their points."""
+"""Line charts. Series differ by color, dashes and marker shape."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ _SHAPES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A named line: points (x, y), y None where nothing is known, which leaves a gap."""
+    """A named line of points (x, y); y is None if unknown, which leaves a gap."""
 
     name: str
     points: Sequence[Point]
@@ -61,7 +61,7 @@ def build_line_chart(
     within: tuple[float, float] | None = None,
     description: str = "",
 ) -> Chart:
-    """Draw lines over a number, such as metrics over iterations or steps.
+    """Draw lines over a number, such as metrics by iteration or step.
 
     Args:
         series: of different names.
@@ -148,7 +148,7 @@ def _make_line(
 
 
 def _iter_runs(points: Mapping[float, float | None]) -> Iterator[list[tuple[float, float]]]:
-    """Yield stretches of neighbouring points that are known."""
+    """Yield runs of adjacent known points."""
     run: list[tuple[float, float]] = []
     for x, y in points.items():
         if y is not None:

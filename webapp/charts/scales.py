@@ -1,4 +1,4 @@
-"""Axes with ticks at round numbers, and figures as people write them. Knows nothing of pages."""
+"""Axes with ticks at round numbers, and number formatting."""
 
 import math
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ _MAX_DECIMALS: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """An axis from `low` to `high`, with round numbers `step` apart on it."""
+    """An axis from `low` to `high` with ticks at multiples of `step`."""
 
     low: float
     high: float
@@ -28,11 +28,11 @@ class Scale:
     ticks: tuple[float, ...]
 
     def compute_share(self, value: float) -> float:
-        """Say where a value lies, 0 at `low` and 1 at `high`; the middle if they are one."""
+        """Compute the position of a value, 0 at `low` and 1 at `high`; 0.5 if they are equal."""
         return (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
 
     def format_tick(self, tick: float) -> str:
-        """Write a tick with as many decimals as tell it from its neighbours."""
+        """Format a tick with enough decimals to distinguish it from its neighbors."""
         size = max(abs(self.low), abs(self.high))
         unit, sign = next((unit for unit in _UNITS if size >= unit[0]), (1.0, ""))
         decimals = max(0, -math.floor(math.log10(self.step / unit) + _SAME))
@@ -42,7 +42,7 @@ class Scale:
 
 
 def require_finite(values: Iterable[float]) -> None:
-    """Refuse what no axis can show.
+    """Refuse a value that cannot be drawn.
 
     Raises:
         ValueError: a value is no number, infinite, or larger than `LARGEST`.
@@ -59,7 +59,7 @@ def make_wide_scale(
     within: tuple[float, float] | None = None,
     about: int = 5,
 ) -> Scale:
-    """Make an axis that begins and ends at a tick and holds all values, with air if they are one.
+    """Make an axis that starts and ends at a tick and contains all values.
 
     Args:
         from_zero: zero lies on the axis, as bars need it.
@@ -77,7 +77,7 @@ def make_wide_scale(
 
 
 def make_snug_scale(values: Iterable[float], *, about: int = 5) -> Scale:
-    """Make an axis that ends where the values do; between whole values ticks are whole."""
+    """Make an axis that ends at the extreme values; between integers, ticks are integers."""
     known = list(values)
     low, high = min(known), max(known)
     if high - low <= max(_SAME * max(abs(low), abs(high)), _TINY):
@@ -105,7 +105,7 @@ def _compute_round_step(span: float, about: int) -> float:
 
 
 def format_number(value: float | None) -> str:
-    """Write a figure: whole ones in full, others with four digits that count; a dash for none."""
+    """Format a number: integers in full, others with four significant digits, None as a dash."""
     if value is None:
         return "–"
     size = abs(value)

@@ -1,4 +1,4 @@
-"""The activity log as pages and programs read it: filters, visibility, entries, CSV."""
+"""The activity log for pages and programs: filters, visibility, entries, CSV."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -54,7 +54,7 @@ _SOURCES: Final = [("", "everywhere"), *Source.choices]
 
 
 class LogForm(forms.Form):
-    """What of the log is shown; empty fields show all."""
+    """Filter of the activity log; empty fields do not filter."""
 
     person = forms.CharField(required=False, max_length=150, label="User")
     experiment = forms.CharField(required=False, max_length=64, label="Experiment")
@@ -70,7 +70,7 @@ class LogForm(forms.Form):
 
 @dataclass(frozen=True, slots=True)
 class LogFilter:
-    """What of the log is asked for; empty is everything. Days are UTC, the last one included."""
+    """Filter values of the activity log. Days are UTC, the last one included."""
 
     person: str = ""
     experiment: str = ""
@@ -82,7 +82,7 @@ class LogFilter:
 
 @dataclass(frozen=True, slots=True)
 class ActivityEntry:
-    """A line of the log.
+    """An entry of the activity log.
 
     Attributes:
         about: name of the object.
@@ -114,7 +114,7 @@ class ActivityEntry:
 
 
 def find_activity(person: AnyUser, wanted: LogFilter) -> QuerySet[Activity]:
-    """Select the rows that a user may see and asks for, newest first."""
+    """Select the rows that a user can see and that match the filter, newest first."""
     rows = Activity.objects.filter(_match_visible(person)).select_related("experiment", "job")
     if wanted.person:
         rows = rows.filter(
@@ -139,7 +139,7 @@ def _get_midnight(day: date) -> datetime:
 
 
 def _match_visible(person: AnyUser) -> Q:
-    """Select rows about experiments that a user may see, and the user's own.
+    """Match rows about experiments that a user can see, and the user's own.
 
     Security events of others and what auditors answered need a permission.
     """
@@ -159,7 +159,7 @@ def _match_work(person: User, own: Q) -> Q:
 
 
 def iter_entries(person: AnyUser, wanted: LogFilter) -> Iterator[ActivityEntry]:
-    """Read all entries that a user may see and asks for, newest first, some at a time."""
+    """Yield all visible, matching entries, newest first, in chunks."""
     keys = list(find_activity(person, wanted).values_list("pk", flat=True))
     for start in range(0, len(keys), _ENTRIES_AT_ONCE):
         some = keys[start : start + _ENTRIES_AT_ONCE]
@@ -168,7 +168,7 @@ def iter_entries(person: AnyUser, wanted: LogFilter) -> Iterator[ActivityEntry]:
 
 
 def stream_csv(person: AnyUser, wanted: LogFilter) -> Iterator[bytes]:
-    """Write these entries as CSV, a row each, below a row of column names."""
+    """Yield these entries as CSV with a header."""
     yield format_csv([CSV_COLUMNS]).encode()
     for entry in iter_entries(person, wanted):
         yield format_csv([_make_csv_row(entry)]).encode()
@@ -193,7 +193,7 @@ def _make_csv_row(entry: ActivityEntry) -> list[object]:
 
 
 def make_entry(row: Activity) -> ActivityEntry:
-    """Format a row; with the status of its job, as it is now."""
+    """Format a row, with the current status of its job."""
     job = row.job
     number = job.outcome.get("iteration") if job is not None else None
     return ActivityEntry(
@@ -226,7 +226,7 @@ def _format_action(row: Activity) -> str:
 
 
 def _describe(row: Activity) -> str:
-    """What the page shows beside the action."""
+    """Describe an action in detail."""
     if row.action == Action.HAND_OVER:
         return _describe_ownership(row)
     if row.action == Action.SETTINGS:
@@ -236,7 +236,7 @@ def _describe(row: Activity) -> str:
 
 
 def _describe_settings(row: Activity, job: Job | None) -> str:
-    """Say which values changed, from which iteration on, and what is made again."""
+    """Describe which values changed, from which iteration on, and what is rerun."""
     values = ", ".join(
         f"{get_current_key(key)}: {row.before.get(key)} → {row.after[key]}" for key in row.after
     )
@@ -252,7 +252,7 @@ def _describe_settings(row: Activity, job: Job | None) -> str:
 
 
 def _describe_ownership(row: Activity) -> str:
-    """Say what was before and what is since."""
+    """Describe owner and visibility before and after."""
     names = {"owner": "owner", "is_private": "private"}
     return ", ".join(
         f"{label}: {_format_value(row.before.get(name))} → {_format_value(row.after.get(name))}"

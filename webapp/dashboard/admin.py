@@ -1,4 +1,4 @@
-"""The administrators' view of the rows.
+"""Admin pages of experiments and their rows.
 
 Workers change rows; the admin only shows them, and requests jobs as the pages do.
 """
@@ -35,7 +35,7 @@ from webapp.experiments.progress import SILENT_SECONDS
 
 @admin.register(LogEntry)
 class LogEntryAdmin(ViewOnlyAdmin):
-    """What was done in the admin itself."""
+    """Actions in the admin itself."""
 
     list_display = ("action_time", "user", "content_type", "object_repr", "action_flag")
     list_filter = ("action_flag", "content_type", "user")
@@ -43,13 +43,13 @@ class LogEntryAdmin(ViewOnlyAdmin):
     list_select_related = ("user", "content_type")
 
     def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002
-        """A log from which entries can be taken is none."""
+        """Entries of the log cannot be deleted."""
         return False
 
 
 @admin.register(Experiment)
 class ExperimentAdmin(ViewOnlyAdmin):
-    """Experiments; their deletion is the same job as on their page."""
+    """Experiments; deleting one starts the same job as on its page."""
 
     list_display = (
         "name",
@@ -71,11 +71,11 @@ class ExperimentAdmin(ViewOnlyAdmin):
     actions = ("hide", "show")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Experiment]:
-        """Experiments that this member of the staff may see on the pages, too."""
+        """Load the experiments that the user can also see on the pages."""
         return get_visible_experiments(request.user).select_related("owner")
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Rows that workers write to are not deleted under them: cancel the iteration first."""
+        """Rows that workers write to cannot be deleted: cancel the iteration first."""
         return super().has_delete_permission(request, obj) and not _is_running(obj)
 
     def delete_model(self, request: HttpRequest, obj: Experiment) -> None:
@@ -85,7 +85,7 @@ class ExperimentAdmin(ViewOnlyAdmin):
         self.message_user(request, f"The deletion of {obj} was requested.")
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Experiment]) -> None:
-        """Request the deletion of each; see `delete_model`."""
+        """Request the deletion of each experiment; see `delete_model`."""
         for row in queryset:
             self.delete_model(request, row)
 

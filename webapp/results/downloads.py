@@ -141,7 +141,7 @@ def parse_generated_path(path: str) -> GeneratedFile | None:
 
 
 def find_safe_local_path(files: ExperimentFiles, path: str) -> Path | None:
-    """Find a stored file on this machine; None if it is gone, or a link leads out of the folder."""
+    """Find a stored file on this machine; None if it is missing or a link leads elsewhere."""
     root = files.store.get_local_path(files.layout.folder).resolve()
     found = (root / path).resolve()
     return found if found.is_relative_to(root) and found.is_file() else None

@@ -239,7 +239,7 @@ def _build_judge_columns(
     rated: Mapping[str, list[Rating]],
     battles: Sequence[Battle],
 ) -> dict[str, Any]:
-    """The response whose judgments battled, their ratings, and the pair before any limit."""
+    """Build the columns of the battles: response, ratings, and the pair before any limit."""
     contenders = judged.select_comparison_set(
         prompt, seed=facts.seed, max_judgments=facts.recipe.meta_judge.max_judgments
     )
