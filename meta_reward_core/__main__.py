@@ -42,6 +42,7 @@ from meta_reward_core.planning.experiment_setup import (
 from meta_reward_core.reporting.summary import Summary, summarize_iteration
 from meta_reward_core.runner import run_iteration
 from meta_reward_core.storage.roots import StorageRoots
+from meta_reward_core.system.settings import check_settings
 from meta_reward_core.system.signals import interrupt_on_signal
 
 _CHECK_COMMAND: Final = "check-model"
@@ -61,10 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_json(options["output"], result)
 
     try:
+        check_settings()
         with interrupt_on_signal(signal.SIGTERM):
             require_writable(options["output"])
             if is_check:
-                roots = StorageRoots.from_environment()
+                roots = StorageRoots.from_settings()
                 check_named_model(options, roots, console, write=write)
             else:
                 write(_execute_command(options, console))
@@ -107,7 +109,7 @@ def _build_check_parser() -> argparse.ArgumentParser:
 
 
 def _execute_command(options: dict[str, Any], console: Console) -> Summary:
-    request, roots = build_request(options), StorageRoots.from_environment()
+    request, roots = build_request(options), StorageRoots.from_settings()
     if options["dry_run"]:
         return show_plan(
             request,

@@ -3,6 +3,7 @@
 MetaRewardError
 ├── InputError            what a person gave us is wrong
 │   ├── MalformedInputError bytes from outside that the gate does not let through
+│   ├── SettingsError       environment variables, `.env`, files of secrets
 │   ├── RecipeError         a recipe file, key or value
 │   ├── PromptFileError     a file of prompts
 │   ├── EvaluationFileError a file of outputs, annotations, judgments or scores
@@ -55,6 +56,10 @@ class MalformedInputError(InputError, ValueError):
 
     The message is a predicate: whoever reads the bytes says before it what they are.
     """
+
+
+class SettingsError(InputError):
+    """Settings of this installation are wrong; the message has a line for each."""
 
 
 class RecipeError(InputError):

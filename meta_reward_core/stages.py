@@ -128,9 +128,6 @@ def run_judge(context: IterationContext, shard: int, resources: StageResources) 
         sampling=make_sampling_params(recipe, chat_date=context.chat_date),
         seed=_derive_stage_seed(context, "judge", shard),
         max_score=recipe.max_score,
-        early_stop_z=recipe.early_stop_z,
-        rho=get_scheduled_value(context.recipe.pairing.rho, context.number),
-        min_valid_judgments=recipe.min_valid_judgments,
         readout=recipe.score_readout,
         progress=resources.progress,
     )

@@ -12,10 +12,10 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
+from django.views.debug import SafeExceptionReporterFilter
 
 _CONTEXT: ContextVar[dict[str, object] | None] = ContextVar("about", default=None)
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
@@ -70,18 +70,17 @@ class JsonFormatter(logging.Formatter):
 _FORMS: Final = {"text": TextFormatter, "json": JsonFormatter}
 
 
-def build_log_settings(*, form: str, level: str) -> dict[str, Any]:
-    """Settings for `logging.config`: everything goes to standard error, in one form.
+class SettingsFilter(SafeExceptionReporterFilter):
+    """Hides addresses with passwords on debug pages, too."""
 
-    Raises:
-        ImproperlyConfigured: the form or the level is unknown.
-    """
-    if form not in _FORMS:
-        raise ImproperlyConfigured(f"Invalid META_REWARD_LOG {form!r}; use text or json.")
-    if level not in logging.getLevelNamesMapping():
-        raise ImproperlyConfigured(
-            f"Invalid META_REWARD_LOG_LEVEL {level!r}; use DEBUG, INFO, WARNING or ERROR."
-        )
+    hidden_settings = re.compile(
+        f"{SafeExceptionReporterFilter.hidden_settings.pattern}|BROKER_URL|DATABASE_URL",
+        flags=re.IGNORECASE,
+    )
+
+
+def build_log_settings(*, form: Literal["text", "json"], level: str) -> dict[str, Any]:
+    """Settings for `logging.config`: everything goes to standard error, in one form."""
     return {
         "version": 1,
         "disable_existing_loggers": False,

@@ -8,7 +8,7 @@ from pathlib import Path
 from django.conf import settings
 
 from meta_reward_core.storage.roots import StorageRoots
-from meta_reward_core.system.command_hint import IN_CHECKOUT
+from meta_reward_core.system.settings import read_settings
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -16,22 +16,7 @@ STATIC_SOURCES = BASE_DIR / "webapp" / "static"
 # In a checkout a link to the folder at the top; a wheel carries the files themselves.
 TEMPLATE_ROOT = BASE_DIR / "webapp" / "templates"
 
-# Nothing is kept beside an installed package, where the next version would find or remove it.
-_HOME = BASE_DIR if IN_CHECKOUT else Path.cwd()
-VAR_ROOT = Path(os.environ.get("META_REWARD_VAR", _HOME / "var")).absolute()
-
-
-def read_root(name: str, default: str) -> str:
-    """Read the address of a root; a plain folder is made absolute, an address such as s3:// kept.
-
-    Args:
-        name: of the environment variable.
-        default: folder under `VAR_ROOT`.
-    """
-    given = os.environ.get(name)
-    if given is None:
-        return str(VAR_ROOT / default)
-    return given if "://" in given else str(Path(given).absolute())
+VAR_ROOT = read_settings().var
 
 
 def get_runtime_folder() -> Path:

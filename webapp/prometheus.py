@@ -1,18 +1,20 @@
-"""Figures for Prometheus, counted from rows when they are asked for.
+"""Metrics for Prometheus, counted from rows when they are asked for.
 
 Rows are the truth, so any process of the site gives the same answer, and none of it is lost when
 one restarts. Counters are counts of rows that are never deleted.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 from django.contrib.auth.decorators import login_not_required
 from django.db.models import Count, F, Sum
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
 
 from webapp.activity.models import SECURITY_ACTIONS, Activity
 from webapp.experiments.models import (
@@ -27,19 +29,7 @@ from webapp.experiments.models import (
 )
 from webapp.health import authorize_probe, read_queue_lengths
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-
 Sample = tuple[Mapping[str, object], float]
-
-
-@dataclass(frozen=True, slots=True)
-class PrometheusMetric:
-    """A metric with its samples: labels, and the value."""
-
-    name: str
-    kind: Literal["gauge", "counter"]
-    text: str
-    samples: list[Sample]
 
 
 @login_not_required
@@ -49,33 +39,36 @@ def show_metrics(request: HttpRequest) -> HttpResponse:
     refusal = authorize_probe(request)
     if refusal is not None:
         return refusal
-    return HttpResponse(write_metrics(iter_metrics()), content_type=CONTENT_TYPE)
+    registry = CollectorRegistry()
+    registry.register(_RowCollector())
+    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-def write_metrics(found: Iterable[PrometheusMetric]) -> str:
-    """Write metrics in Prometheus' text format."""
-    return "".join(f"{line}\n" for metric in found for line in _iter_lines(metric))
+class _RowCollector(Collector):
+    def collect(self) -> Iterator[Metric]:
+        """Count everything."""
+        return iter_metrics()
 
 
-def _iter_lines(metric: PrometheusMetric) -> Iterator[str]:
-    yield f"# HELP meta_reward_{metric.name} {metric.text}"
-    yield f"# TYPE meta_reward_{metric.name} {metric.kind}"
-    for labels, value in metric.samples:
-        words = ",".join(f'{name}="{_escape(given)}"' for name, given in labels.items())
-        yield f"meta_reward_{metric.name}{f'{{{words}}}' if words else ''} {value:.17g}"
+def _build_metric(
+    name: str, kind: Literal["gauge", "counter"], text: str, samples: Iterable[Sample]
+) -> Metric:
+    """Build a metric from its samples: labels, and the value."""
+    full_name = f"meta_reward_{name}"
+    metric = Metric(full_name.removesuffix("_total"), text, kind)
+    for labels, value in samples:
+        texts = {label: str(given) for label, given in labels.items()}
+        metric.add_sample(full_name, texts, value)
+    return metric
 
 
-def _escape(value: object) -> str:
-    return str(value).replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-
-
-def iter_metrics() -> Iterator[PrometheusMetric]:
+def iter_metrics() -> Iterator[Metric]:
     """Count everything."""
     queues = read_queue_lengths()
-    yield PrometheusMetric(
+    yield _build_metric(
         "broker_up", "gauge", "Whether the broker answers.", [({}, queues is not None)]
     )
-    yield PrometheusMetric(
+    yield _build_metric(
         "queue_messages",
         "gauge",
         "Messages in a queue.",
@@ -85,10 +78,10 @@ def iter_metrics() -> Iterator[PrometheusMetric]:
     yield from _iter_speed_metrics()
     yield from _iter_worker_metrics()
     jobs = _to_samples(Job.objects.values("kind", "status").annotate(count=Count("pk")))
-    yield PrometheusMetric("jobs", "gauge", "Jobs that users requested, by kind and status.", jobs)
-    yield PrometheusMetric("orders", "gauge", "Deprecated name of jobs.", jobs)
+    yield _build_metric("jobs", "gauge", "Jobs that users requested, by kind and status.", jobs)
+    yield _build_metric("orders", "gauge", "Deprecated name of jobs.", jobs)
     events = Activity.objects.filter(action__in=SECURITY_ACTIONS).order_by()
-    yield PrometheusMetric(
+    yield _build_metric(
         "account_events_total",
         "counter",
         "Sign-ins, wrong passwords, lockouts, changes of accounts and tokens.",
@@ -96,15 +89,15 @@ def iter_metrics() -> Iterator[PrometheusMetric]:
     )
 
 
-def _iter_work_metrics() -> Iterator[PrometheusMetric]:
-    yield PrometheusMetric(
+def _iter_work_metrics() -> Iterator[Metric]:
+    yield _build_metric(
         "iterations",
         "gauge",
         "Iterations by status.",
         _to_samples(Iteration.objects.values("status").annotate(count=Count("pk"))),
     )
     running = Shard.objects.filter(stage__iteration__status=RunStatus.RUNNING)
-    yield PrometheusMetric(
+    yield _build_metric(
         "stage_shards",
         "gauge",
         "Shards of the stages of running iterations, by status: how far each stage is.",
@@ -120,7 +113,7 @@ def _iter_work_metrics() -> Iterator[PrometheusMetric]:
         ),
     )
     ended = Attempt.objects.exclude(status=AttemptStatus.RUNNING).order_by()
-    yield PrometheusMetric(
+    yield _build_metric(
         "attempts_total",
         "counter",
         "Attempts at shards by how they ended; lost ones are leases that ran out.",
@@ -128,7 +121,7 @@ def _iter_work_metrics() -> Iterator[PrometheusMetric]:
             ended.values("status", stage_name=F("shard__stage__name")).annotate(count=Count("pk"))
         ),
     )
-    yield PrometheusMetric(
+    yield _build_metric(
         "attempt_seconds_total",
         "counter",
         "Seconds that finished attempts took.",
@@ -141,7 +134,7 @@ def _iter_work_metrics() -> Iterator[PrometheusMetric]:
     )
 
 
-def _iter_speed_metrics() -> Iterator[PrometheusMetric]:
+def _iter_speed_metrics() -> Iterator[Metric]:
     """Of running attempts: what they have made since they began."""
     now = timezone.now()
     by_stage: dict[str, tuple[int, float]] = {}
@@ -152,13 +145,13 @@ def _iter_speed_metrics() -> Iterator[PrometheusMetric]:
         seconds = max((now - started).total_seconds(), 1e-3)
         made, speed = by_stage.get(stage, (0, 0.0))
         by_stage[stage] = (made + tokens, speed + tokens / seconds)
-    yield PrometheusMetric(
+    yield _build_metric(
         "tokens_per_second",
         "gauge",
         "Tokens a second of the attempts that run, each since it began.",
         [({"stage": stage}, speed) for stage, (_, speed) in sorted(by_stage.items())],
     )
-    yield PrometheusMetric(
+    yield _build_metric(
         "running_tokens",
         "gauge",
         "Tokens that the attempts that run have made so far.",
@@ -166,23 +159,23 @@ def _iter_speed_metrics() -> Iterator[PrometheusMetric]:
     )
 
 
-def _iter_worker_metrics() -> Iterator[PrometheusMetric]:
+def _iter_worker_metrics() -> Iterator[Metric]:
     now = timezone.now()
     rows = list(Worker.objects.values_list("name", "host", "heartbeat", "shard", "device_bytes"))
     labels = [{"worker": name, "host": host} for name, host, *_ in rows]
-    yield PrometheusMetric(
+    yield _build_metric(
         "worker_silent_seconds",
         "gauge",
         "Seconds since a worker last showed itself.",
         [(about, (now - row[2]).total_seconds()) for about, row in zip(labels, rows, strict=True)],
     )
-    yield PrometheusMetric(
+    yield _build_metric(
         "worker_busy",
         "gauge",
         "Whether a worker works on a shard.",
         [(about, row[3] is not None) for about, row in zip(labels, rows, strict=True)],
     )
-    yield PrometheusMetric(
+    yield _build_metric(
         "worker_device_memory_bytes",
         "gauge",
         "Memory in use on a worker's GPU, as its engine last said.",

@@ -1,85 +1,35 @@
-"""Settings, from the environment, with defaults for one machine.
+"""Django's settings. What differs between installations comes from the environment.
 
-META_REWARD_SECRET_KEY      signs sessions; default: made once, kept in var/secret_key
-META_REWARD_DEBUG           1: Django's debug pages; never on a machine that others can reach
-META_REWARD_ALLOWED_HOSTS   host names, separated by commas; default: this machine alone
-META_REWARD_CSRF_ORIGINS    such as https://example.org, separated by commas
-META_REWARD_VAR             folder of all that is made here; default: var/ in the checkout, or in
-                            the current folder where the package is installed without one
-DATABASE_URL                default: SQLite in var/db.sqlite3; postgres://user:password@host/name
-CELERY_BROKER_URL           a Redis server; default: the one that `manage.py serve` brings up
-META_REWARD_ARTIFACT_ROOT   files of experiments: a folder that all machines share, or an address
-                            such as s3://bucket/folder; default: var/artifacts
-META_REWARD_S3_ENDPOINT     the server of s3:// addresses; default: AWS. Credentials: as AWS tools
-                            read them (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a file that
-                            AWS_SHARED_CREDENTIALS_FILE names; AWS_DEFAULT_REGION)
-META_REWARD_CACHE_ROOT      copies of models that lie in a remote root; default: var/cache
-META_REWARD_MODEL_ROOT      folder from which models may be loaded; default: var/models
-META_REWARD_SCRATCH_ROOT    private folder for work in progress; default: var/scratch
-META_REWARD_UPLOAD_MB       largest file of prompts that a form takes, in MB; default: 32
-META_REWARD_LEASE_SECONDS   a worker that is silent for so long loses its shard; default: 30
-META_REWARD_MAX_ATTEMPTS    a shard that failed so often waits for a person; default: 5
-META_REWARD_TURN_SECONDS    a worker stays with one experiment for so long while others wait: 60
-META_REWARD_ENGINE_PROCESSES  engine processes of a worker, and of run_iteration without a queue,
-                            each on its own share of the GPUs or CPU cores; default: one for each
-                            GPU, or one without GPUs
-META_REWARD_ENGINE_MEMORY_MB  limit of an engine process's memory; default: none
-META_REWARD_PUBLISH_ROOT    where published models are put; default: var/published
-HF_TOKEN                    lets models be published on the Hugging Face hub, and gated or private
-                            ones be fetched; default: not there
-HF_ENDPOINT                 a mirror of the hub, for both; HF_HUB_DISABLE_XET=1 if it knows no Xet
-HF_HUB_OFFLINE              1: the hub is never asked; models lie in META_REWARD_MODEL_ROOT
-META_REWARD_EMAIL_HOST      mail server for notifications; default: no email is sent
-META_REWARD_EMAIL_PORT      default: 465 with tls, else 587 with starttls, else 25
-META_REWARD_EMAIL_SECURITY  tls, starttls or none; default: starttls
-META_REWARD_EMAIL_USER, META_REWARD_EMAIL_PASSWORD, META_REWARD_EMAIL_FROM
-META_REWARD_WEBHOOK_HOSTS   hosts (or host:port) that webhooks may use, separated by commas
-META_REWARD_SITE_URL        such as https://example.org, for links in notifications; default: none
-META_REWARD_STATIC_ROOT     where collectstatic puts files; default: they are served as they lie
-META_REWARD_HTTPS           1: the site is reached by https alone, through a proxy that sets (and
-                            never passes on) X-Forwarded-Proto; cookies and links are then secure
-META_REWARD_PROXIES         how many proxies stand before the site and add to X-Forwarded-For
-META_REWARD_METRICS_TOKEN   what a program shows to read /metrics and /healthz/report
-META_REWARD_LOG             json: one object a line, for collectors; default: text
-META_REWARD_LOG_LEVEL       default: INFO
-
-A secret may lie in a file instead, which a variable with _FILE at its end names: SECRET_KEY,
-METRICS_TOKEN and EMAIL_PASSWORD (after META_REWARD_), DATABASE_URL, CELERY_BROKER_URL, HF_TOKEN.
+`meta_reward_core.system.settings` declares and validates the variables; docs/settings.md lists
+them.
 """
-
-import os
-from pathlib import Path
 
 import dj_database_url
 
-from webapp.environment import is_enabled, make_lazy_key, read_list, read_secret
+from meta_reward_core.system.settings import read_settings
 from webapp.logging_config import build_log_settings
-from webapp.paths import (
-    STATIC_SOURCES,
-    TEMPLATE_ROOT,
-    VAR_ROOT,
-    get_runtime_folder,
-    read_root,
-)
+from webapp.paths import STATIC_SOURCES, TEMPLATE_ROOT, get_runtime_folder
+from webapp.secret_key import make_lazy_key
 
-DEBUG = is_enabled("META_REWARD_DEBUG")
-SECRET_KEY = read_secret("META_REWARD_SECRET_KEY") or make_lazy_key(VAR_ROOT / "secret_key")
-ALLOWED_HOSTS = read_list("META_REWARD_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
-CSRF_TRUSTED_ORIGINS = read_list("META_REWARD_CSRF_ORIGINS")
+_given = read_settings()
 
-META_REWARD_ARTIFACT_ROOT = read_root("META_REWARD_ARTIFACT_ROOT", "artifacts")
-META_REWARD_MODEL_ROOT = read_root("META_REWARD_MODEL_ROOT", "models")
-META_REWARD_SCRATCH_ROOT = read_root("META_REWARD_SCRATCH_ROOT", "scratch")
+DEBUG = _given.debug
+SECRET_KEY = _given.secret_key.get_secret_value() or make_lazy_key(_given.var / "secret_key")
+ALLOWED_HOSTS = list(_given.allowed_hosts)
+CSRF_TRUSTED_ORIGINS = list(_given.csrf_origins)
+
+META_REWARD_ARTIFACT_ROOT = _given.artifact_root
+META_REWARD_MODEL_ROOT = str(_given.model_root)
+META_REWARD_SCRATCH_ROOT = str(_given.scratch_root)
 
 # How old a page's region may be for those who only watch: it is drawn once for all of them.
-META_REWARD_REGION_SECONDS = 1.0
+META_REWARD_REGION_SECONDS = _given.region_seconds
+META_REWARD_WEB_CONCURRENCY = _given.web_concurrency
 
 # Prompts that people sent by a form, each under the hash of its content.
-META_REWARD_UPLOAD_ROOT = str(VAR_ROOT / "uploads")
-META_REWARD_EVALUATION_ROOT = os.environ.get(
-    "META_REWARD_EVALUATION_ROOT", str(VAR_ROOT / "evaluation")
-)
-META_REWARD_UPLOAD_BYTES = int(float(os.environ.get("META_REWARD_UPLOAD_MB", "32")) * 1_000_000)
+META_REWARD_UPLOAD_ROOT = str(_given.var / "uploads")
+META_REWARD_EVALUATION_ROOT = str(_given.evaluation_root)
+META_REWARD_UPLOAD_BYTES = int(_given.upload_mb * 1_000_000)
 META_REWARD_UPLOAD_DAYS = 30
 FILE_UPLOAD_DIRECTORY_PERMISSIONS = 0o755  # of static files alone: nothing else uses them
 DATA_UPLOAD_MAX_MEMORY_SIZE = 8_000_000  # pasted prompts, which a form's encoding makes longer
@@ -90,11 +40,14 @@ FILE_UPLOAD_HANDLERS = [
 ]
 
 # The embedded broker. Where CELERY_BROKER_URL names a server, nobody starts it.
-META_REWARD_BROKER_ROOT = str(VAR_ROOT / "broker")
+META_REWARD_BROKER_ROOT = str(_given.var / "broker")
 META_REWARD_BROKER_SOCKET = str(get_runtime_folder() / "broker.sock")
-_BROKER_GIVEN = read_secret("CELERY_BROKER_URL")
-META_REWARD_BROKER_EMBEDDED = not _BROKER_GIVEN
-CELERY_BROKER_URL = _BROKER_GIVEN or f"redis+socket://{META_REWARD_BROKER_SOCKET}"
+META_REWARD_BROKER_EMBEDDED = _given.broker_url is None
+CELERY_BROKER_URL = (
+    f"redis+socket://{META_REWARD_BROKER_SOCKET}"
+    if _given.broker_url is None
+    else _given.broker_url.get_secret_value()
+)
 
 # Celery carries messages and nothing else: rows are the truth. Why each value is as it is stands in
 # docs/decisions/0004-rows-are-the-truth.md.
@@ -123,29 +76,25 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "global_keyprefix": "meta-reward:",
 }
 
-META_REWARD_LEASE_SECONDS = float(os.environ.get("META_REWARD_LEASE_SECONDS", "30"))
-META_REWARD_TURN_SECONDS = float(os.environ.get("META_REWARD_TURN_SECONDS", "60"))
-META_REWARD_ENGINE_PROCESSES = int(os.environ.get("META_REWARD_ENGINE_PROCESSES", "0"))
-META_REWARD_MAX_ATTEMPTS = int(os.environ.get("META_REWARD_MAX_ATTEMPTS", "5"))
+META_REWARD_LEASE_SECONDS = _given.lease_seconds
+META_REWARD_TURN_SECONDS = _given.turn_seconds
+META_REWARD_ENGINE_PROCESSES = _given.engine_processes
+META_REWARD_MAX_ATTEMPTS = _given.max_attempts
 
-META_REWARD_PUBLISH_ROOT = str(
-    Path(os.environ.get("META_REWARD_PUBLISH_ROOT", VAR_ROOT / "published")).absolute()
-)
-META_REWARD_HF_TOKEN = read_secret("HF_TOKEN")
+META_REWARD_PUBLISH_ROOT = str(_given.publish_root)
+META_REWARD_HF_TOKEN = _given.hf_token.get_secret_value()
 
 # Notifications. Email needs a mail server, webhooks need allowed hosts.
-EMAIL_HOST = os.environ.get("META_REWARD_EMAIL_HOST", "")
-_EMAIL_SECURITY = os.environ.get("META_REWARD_EMAIL_SECURITY", "starttls")
-EMAIL_USE_SSL = _EMAIL_SECURITY == "tls"
-EMAIL_USE_TLS = _EMAIL_SECURITY == "starttls"
-_EMAIL_PORTS = {"tls": "465", "starttls": "587"}
-EMAIL_PORT = int(os.environ.get("META_REWARD_EMAIL_PORT", _EMAIL_PORTS.get(_EMAIL_SECURITY, "25")))
-EMAIL_HOST_USER = os.environ.get("META_REWARD_EMAIL_USER", "")
-EMAIL_HOST_PASSWORD = read_secret("META_REWARD_EMAIL_PASSWORD")
+EMAIL_HOST = _given.email_host
+EMAIL_USE_SSL = _given.email_security == "tls"
+EMAIL_USE_TLS = _given.email_security == "starttls"
+EMAIL_PORT = _given.email_port
+EMAIL_HOST_USER = _given.email_user
+EMAIL_HOST_PASSWORD = _given.email_password.get_secret_value()
 EMAIL_TIMEOUT = 10
-DEFAULT_FROM_EMAIL = os.environ.get("META_REWARD_EMAIL_FROM", "meta-reward@localhost")
-META_REWARD_WEBHOOK_HOSTS = read_list("META_REWARD_WEBHOOK_HOSTS")
-META_REWARD_SITE_URL = os.environ.get("META_REWARD_SITE_URL", "").rstrip("/")
+DEFAULT_FROM_EMAIL = _given.email_from
+META_REWARD_WEBHOOK_HOSTS = list(_given.webhook_hosts)
+META_REWARD_SITE_URL = _given.site_url or ""
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -209,7 +158,9 @@ TEMPLATES = [
 
 DATABASES = {
     "default": dj_database_url.parse(
-        read_secret("DATABASE_URL") or f"sqlite:///{VAR_ROOT / 'db.sqlite3'}",
+        f"sqlite:///{_given.var / 'db.sqlite3'}"
+        if _given.database_url is None
+        else _given.database_url.get_secret_value(),
         conn_health_checks=True,
     )
 }
@@ -252,8 +203,8 @@ AUTH_PASSWORD_VALIDATORS = [
 
 AUTHENTICATION_BACKENDS = ["webapp.accounts.login_throttle.ThrottledModelBackend"]
 OTP_TOTP_ISSUER = "Meta-Reward"
-META_REWARD_PROXIES = int(os.environ.get("META_REWARD_PROXIES", "0"))
-META_REWARD_METRICS_TOKEN = read_secret("META_REWARD_METRICS_TOKEN")
+META_REWARD_PROXIES = _given.proxies
+META_REWARD_METRICS_TOKEN = _given.metrics_token.get_secret_value()
 
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "index"
@@ -265,7 +216,7 @@ USE_TZ = True
 
 STATIC_URL = "static/"
 STATICFILES_DIRS = [STATIC_SOURCES]
-STATIC_ROOT = os.environ.get("META_REWARD_STATIC_ROOT")
+STATIC_ROOT = _given.static_root
 WHITENOISE_USE_FINDERS = STATIC_ROOT is None
 
 SECURE_REFERRER_POLICY = "same-origin"
@@ -274,7 +225,7 @@ SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_AGE = 7 * 24 * 3600
 CSRF_COOKIE_HTTPONLY = True  # pages carry the token themselves
 
-if is_enabled("META_REWARD_HTTPS"):
+if _given.https:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
     # Whoever watches over the site asks it from within, without the proxy.
@@ -285,10 +236,8 @@ if is_enabled("META_REWARD_HTTPS"):
     # About the names beside this one only the owner of the domain can decide.
     SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 
-LOGGING = build_log_settings(
-    form=os.environ.get("META_REWARD_LOG", "text"),
-    level=os.environ.get("META_REWARD_LOG_LEVEL", "INFO").upper(),
-)
+LOGGING = build_log_settings(form=_given.log, level=_given.log_level)
+DEFAULT_EXCEPTION_REPORTER_FILTER = "webapp.logging_config.SettingsFilter"
 
 # Everything a page needs comes from this site; no script or style stands in a page itself.
 CONTENT_SECURITY_POLICY = {

@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager
 from typing import Final
 
 from meta_reward_core.cli.renamed_options import show_deprecations_briefly
+from meta_reward_core.errors import SettingsError
+from meta_reward_core.system.settings import check_settings
 
 _SERVICES: Final = ("serve", "worker", "reconcile", "runserver")
 
@@ -22,6 +24,7 @@ def main() -> None:
         )
     show_deprecations_briefly()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
+    _require_valid_settings()
     _close_private_folders()
     with _use_command_source():
         execute_from_command_line(sys.argv)
@@ -33,6 +36,13 @@ def _use_command_source() -> AbstractContextManager[None]:
 
     is_service = len(sys.argv) > 1 and sys.argv[1] in _SERVICES
     return use_source("system" if is_service else "cli")
+
+
+def _require_valid_settings() -> None:
+    try:
+        check_settings()
+    except SettingsError as error:
+        sys.exit(str(error))
 
 
 def _close_private_folders() -> None:

@@ -5,8 +5,6 @@ META_REWARD_ENDPOINTS: a YAML or JSON file, or the same text itself. So nobody w
 recipe can send requests, or a key, anywhere. Loads no library that speaks HTTP.
 """
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -14,9 +12,9 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from meta_reward_core.errors import EndpointError, MalformedInputError
+from meta_reward_core.system.settings import ENDPOINTS_VARIABLE, read_settings, read_variable
 from meta_reward_core.system.untrusted_input import parse_yaml
 
-ENDPOINTS_VARIABLE: Final = "META_REWARD_ENDPOINTS"
 WEIGHTS_PLACEHOLDER: Final = "{weights}"
 
 
@@ -84,7 +82,7 @@ class Endpoint(BaseModel):
             EndpointError: there is none where the entry says.
         """
         if self.key_env is not None:
-            key, place = os.environ.get(self.key_env, ""), f"the variable {self.key_env}"
+            key, place = read_variable(self.key_env) or "", f"the variable {self.key_env}"
         elif self.key_file is not None:
             key, place = _read_key_file(self.key_file), f"the file {self.key_file}"
         else:
@@ -112,13 +110,16 @@ def find_endpoint(name: str) -> Endpoint:
     return known[name]
 
 
-def read_endpoints(environment: Mapping[str, str] | None = None) -> dict[str, Endpoint]:
+def read_endpoints(setting: str | None = None) -> dict[str, Endpoint]:
     """Read all endpoints of META_REWARD_ENDPOINTS.
+
+    Args:
+        setting: its value; None for the one of this installation.
 
     Raises:
         EndpointError: the settings cannot be read or are wrong. What they hold is not repeated.
     """
-    setting = (os.environ if environment is None else environment).get(ENDPOINTS_VARIABLE, "")
+    setting = read_settings().endpoints if setting is None else setting
     if not setting.strip():
         return {}
     entries = _parse(_read_setting(setting))

@@ -5,12 +5,13 @@ HF_HUB_OFFLINE forbids to ask. The client is imported when it is needed.
 """
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
+
+from meta_reward_core.system.settings import read_settings
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -65,7 +66,7 @@ def get_hub_address() -> str:
     """Where the hub is: HF_ENDPOINT, or the public one."""
     from huggingface_hub import constants
 
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or constants.ENDPOINT
+    return read_settings().hf_endpoint or str(constants.ENDPOINT)
 
 
 def make_hub_client(token: str | None) -> "HfApi":

@@ -21,7 +21,7 @@ from meta_reward_core.experiment import Experiment, open_experiment
 from meta_reward_core.planning import engine_loading
 from meta_reward_core.planning.base_model import resolve_base_model
 from meta_reward_core.recipes.canonical import canonicalize_section
-from meta_reward_core.recipes.loader import change_recipe
+from meta_reward_core.recipes.changed_values import change_recipe, parse_changes
 from meta_reward_core.recipes.schema import EngineRecipe, Recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.roots import StorageRoots
@@ -76,7 +76,7 @@ def open_engine(
 
 def _build_engine_recipe(experiment: Experiment | None, changes: Sequence[str]) -> EngineRecipe:
     base = experiment.recipe if experiment is not None else Recipe(name="evaluation")
-    return change_recipe(base, [f"engine.{change}" for change in changes]).engine
+    return change_recipe(base, parse_changes([f"engine.{change}" for change in changes])).engine
 
 
 def _make_loader(

@@ -10,7 +10,8 @@ from uuid import UUID
 
 from meta_reward_core.errors import InputError
 from meta_reward_core.planning.settings_change import ApplyChanges
-from meta_reward_core.recipes.loader import change_recipe, load_recipe
+from meta_reward_core.recipes.changed_values import change_recipe, parse_changes
+from meta_reward_core.recipes.loader import load_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.tasks.protocol import PromptSource
 from meta_reward_core.tasks.registry import find_task
@@ -65,7 +66,7 @@ def load_requested_recipe(request: ExperimentRequest) -> Recipe:
     """
     changes = request.list_changes()
     if isinstance(request.recipe, Recipe):
-        return change_recipe(request.recipe, changes)
+        return change_recipe(request.recipe, parse_changes(changes))
     return load_recipe(request.recipe or DEFAULT_RECIPE, changes=changes)
 
 

@@ -3,7 +3,6 @@
 Everything that can be wrong is found here, before a file is written.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,8 +51,9 @@ from meta_reward_core.planning.settings_change import (
     plan_settings_change,
 )
 from meta_reward_core.recipes.canonical import canonicalize_recipe, get_current_key
+from meta_reward_core.recipes.changed_values import change_recipe, parse_changes
 from meta_reward_core.recipes.dataflow import flatten_values
-from meta_reward_core.recipes.loader import change_recipe, parse_stored_recipe
+from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.recipes.settings_history import find_differences
 from meta_reward_core.storage.artifact_store import ArtifactStore
@@ -245,7 +245,7 @@ def _sort_differences(
 ) -> tuple[Recipe, Sequence[str]]:
     """The recipe with the values that are named one by one, and what else differs, in words."""
     if request.recipe is None:
-        return change_recipe(existing.recipe, request.list_changes()), ()
+        return change_recipe(existing.recipe, parse_changes(request.list_changes())), ()
     asked = load_requested_recipe(request)
     began = flatten_values(_normalize(existing.settings.get_recipe(0)))
     before, after = find_differences(_normalize(existing.recipe), _normalize(asked))
@@ -258,8 +258,7 @@ def _sort_differences(
         for key in differing
         if key not in changed
     ]
-    values = [f"{key}={json.dumps(after[key])}" for key in changed]
-    return change_recipe(existing.recipe, values), other
+    return change_recipe(existing.recipe, {key: after[key] for key in changed}), other
 
 
 def _normalize(recipe: Recipe) -> Mapping[str, Any]:

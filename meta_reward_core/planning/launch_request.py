@@ -5,7 +5,7 @@ gives the same bytes and the same errors. Imports no engine and no training.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,8 @@ from meta_reward_core.planning.experiment_request import (
     ExperimentRequest,
 )
 from meta_reward_core.recipes.changed_values import (
-    check_changes,
+    RecipeValuesError,
+    change_recipe,
     list_changed_values,
     parse_changes,
 )
@@ -38,20 +39,8 @@ PROMPTS: Final = "prompts"
 """Name of the prompts among the fields of a request's errors."""
 
 
-class LaunchError(InputError):
-    """What is wrong with a request, all at once.
-
-    Attributes:
-        errors: by field: a key of the recipe, or a field of the request.
-        problems: what is wrong with no single field.
-    """
-
-    def __init__(self, errors: Mapping[str, str], problems: Sequence[str] = ()) -> None:
-        super().__init__(
-            "\n".join([*(f"{name}: {text}" for name, text in errors.items()), *problems])
-        )
-        self.errors = dict(errors)
-        self.problems = tuple(problems)
+class LaunchError(RecipeValuesError):
+    """What is wrong with a request, all at once."""
 
 
 class PromptsReference(BaseModel):
@@ -144,13 +133,9 @@ class LaunchRequest(BaseModel):
         """The recipe that is asked for.
 
         Raises:
-            RecipeError: the base is missing or wrong.
-            LaunchError: a value cannot be used.
+            RecipeError: the base is missing or wrong, or a value cannot be used.
         """
-        checked = check_changes(self.get_base(), self.values)
-        if checked.recipe is None:
-            raise LaunchError(checked.errors, checked.problems)
-        return checked.recipe
+        return change_recipe(self.get_base(), self.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +197,7 @@ def make_launch_request(
         The request without its prompts, whose file has not been read; and its recipe.
 
     Raises:
-        RecipeError: the recipe is missing or wrong.
-        LaunchError: values cannot be used.
+        RecipeError: the recipe is missing or wrong, or values cannot be used.
     """
     base, values = _load_base(request)
     recipe = check_recipe_values(base.recipe, values)
@@ -243,14 +227,12 @@ def check_recipe_values(base: Recipe, values: Mapping[str, Any]) -> Recipe:
     """Apply changed values to a base.
 
     Raises:
-        LaunchError: with everything that is wrong.
+        RecipeValuesError: with everything that is wrong.
     """
-    checked = check_changes(base, values)
-    if checked.recipe is None:
-        raise LaunchError(checked.errors, checked.problems)
-    if error := find_task_error(checked.recipe):
+    recipe = change_recipe(base, values)
+    if error := find_task_error(recipe):
         raise LaunchError({"task": error})
-    return checked.recipe
+    return recipe
 
 
 def find_task_error(recipe: Recipe) -> str:

@@ -17,15 +17,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from pydantic import BaseModel, ConfigDict
+
 from meta_reward_core.errors import InputError
 from meta_reward_core.recipes.canonical import get_current_key
+from meta_reward_core.recipes.changed_values import parse_changes
 from meta_reward_core.recipes.dataflow import (
     STAGE_SPECS,
     StageSpec,
     flatten_values,
     list_affected_stages,
 )
-from meta_reward_core.recipes.loader import change_recipe
+from meta_reward_core.recipes.renamed_keys import ignore_renamed
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.recipes.settings_history import (
     SettingsChange,
@@ -61,6 +64,30 @@ FIXED_FIELDS: Final[Mapping[str, str]] = {
 
 _STAGES_OF_AN_ITERATION: Final = "train_on"
 """Decides which stages an iteration has, so it holds from the first that has not begun."""
+
+
+class SettingsRequest(BaseModel):
+    """A request to change settings of an experiment, the same from the form and the API.
+
+    Attributes:
+        values: new values by key.
+        apply: what the change does to results made from the earlier values; None: refuse it there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    values: dict[str, Any]
+    apply: ApplyChanges | None = None
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> "SettingsRequest":
+        """Read what a job keeps; earlier versions kept `key=value` texts."""
+        values = (
+            payload["values"]
+            if "values" in payload
+            else parse_changes(payload["changes"], warn=ignore_renamed)
+        )
+        return cls(values=values, apply=payload.get("apply") or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,17 +296,6 @@ def change_settings(files: ExperimentFiles, plan: SettingsPlan) -> None:
     """
     with files.lock():
         apply_settings_change(files, plan)
-
-
-def build_changed_recipe(files: ExperimentFiles, changes: Sequence[str]) -> Recipe:
-    """The recipe of the iterations to come, with `key=value` changes.
-
-    Raises:
-        RecipeError: a change is malformed or a value impossible.
-        ArtifactError: the experiment's files cannot be read.
-    """
-    history = read_settings(files, files.require_description())
-    return change_recipe(history.get_recipe(), changes)
 
 
 def _format(value: Any) -> str:

@@ -17,7 +17,9 @@ from pydantic_core import ErrorDetails
 
 from meta_reward_core.errors import MalformedInputError, RecipeError
 from meta_reward_core.recipes.renamed_keys import (
+    Values,
     Warn,
+    drop_removed_keys,
     get_value,
     has_value,
     is_renamed,
@@ -38,6 +40,22 @@ _NUMBER_ERRORS: Final = frozenset({"float_type", "float_parsing", "finite_number
 _INPUT_CHARS: Final = 40
 
 
+class RecipeValuesError(RecipeError):
+    """Values of a recipe that cannot be used, all at once.
+
+    Attributes:
+        errors: by field: a key of the recipe, or a field of a request.
+        problems: what is wrong with no single field.
+    """
+
+    def __init__(self, errors: Mapping[str, str], problems: Sequence[str] = ()) -> None:
+        super().__init__(
+            "\n".join([*(f"{name}: {text}" for name, text in errors.items()), *problems])
+        )
+        self.errors = dict(errors)
+        self.problems = tuple(problems)
+
+
 @dataclass(frozen=True, slots=True)
 class CheckedRecipe:
     """A base recipe with changed values.
@@ -56,10 +74,13 @@ class CheckedRecipe:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
-def parse_changes(changes: Sequence[str], *, warn: Warn = warn_renamed) -> dict[str, Any]:
-    """Parse `key=value` changes; values are YAML, and the last value of a key counts.
+def parse_changes(
+    changes: Sequence[str], *, base: Mapping[str, Any] | None = None, warn: Warn = warn_renamed
+) -> dict[str, Any]:
+    """Read `key=value` changes of the command line; values are YAML, the last of a key counts.
 
     Args:
+        base: nested values that are changed, where they decide what a deprecated key means.
         warn: told about each deprecated key.
 
     Raises:
@@ -74,21 +95,22 @@ def parse_changes(changes: Sequence[str], *, warn: Warn = warn_renamed) -> dict[
             value = parse_yaml(text)
         except MalformedInputError as error:
             raise RecipeError(f"--set {key}: {text!r:.80} {error}") from error
-        for name, translated in _translate(key, value, warn).items():
+        for name, translated in _translate(key, value, dict(base or {}), warn).items():
             found.pop(name, None)
             found[name] = translated
     return found
 
 
-def _translate(key: str, value: Any, warn: Warn) -> dict[str, Any]:
-    layer: dict[str, Any] = {}
+def _translate(key: str, value: Any, base: Values, warn: Warn) -> dict[str, Any]:
+    layer: Values = {}
     set_value(layer, key, value)
+    layer = drop_removed_keys(layer, warn=warn)
     try:
-        layer = translate_renamed_keys(layer, base={}, warn=warn)
+        layer = translate_renamed_keys(layer, base=base, warn=warn)
     except RecipeError as error:
         raise RecipeError(f"--set {error}") from error
     if not is_renamed(key):
-        return {key: get_value(layer, key)}
+        return {key: get_value(layer, key)} if has_value(layer, key) else {}
     return {name: get_value(layer, name) for name in list_value_keys() if has_value(layer, name)}
 
 
@@ -147,6 +169,21 @@ def check_changes(base: Recipe, values: Mapping[str, Any]) -> CheckedRecipe:
     if errors:
         return CheckedRecipe(None, errors)
     return CheckedRecipe(recipe, values=list_changed_values(base, recipe))
+
+
+def change_recipe(base: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """Apply changed values to a recipe.
+
+    Args:
+        values: by today's keys.
+
+    Raises:
+        RecipeValuesError: with everything that is wrong.
+    """
+    checked = check_changes(base, values)
+    if checked.recipe is None:
+        raise RecipeValuesError(checked.errors, checked.problems)
+    return checked.recipe
 
 
 def _is_not_finite(value: Any) -> bool:

@@ -150,7 +150,8 @@ def _judges_itself(recipe: Recipe) -> bool:
     return recipe.judge.endpoint is None
 
 
-def _stops_judging_early(recipe: Recipe) -> bool:
+def _stopped_judging_early(recipe: Recipe) -> bool:
+    """Whether an earlier version judged by `judge.early_stop_z`: its shards stay finished."""
     return recipe.judge.early_stop_z is not None
 
 
@@ -214,7 +215,7 @@ JUDGE: Final = StageSpec(
     resource="engine",
     needs=(
         *_need("judge", "actor.reasoning"),
-        *_need("pairing.rho", when=_stops_judging_early),
+        *_need("pairing.rho", when=_stopped_judging_early),
         *_restrict_needs(_judges_itself, _ENGINE),
     ),
     model="drawing",

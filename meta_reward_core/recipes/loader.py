@@ -12,12 +12,12 @@ from pydantic import ValidationError
 
 from meta_reward_core.errors import MalformedInputError, RecipeError
 from meta_reward_core.recipes.canonical import restore_names
+from meta_reward_core.recipes.changed_values import parse_changes
 from meta_reward_core.recipes.prompt_templates import is_shipped_name
 from meta_reward_core.recipes.renamed_keys import (
     Values,
     Warn,
-    get_value,
-    is_renamed,
+    drop_removed_keys,
     set_value,
     translate_renamed_keys,
     warn_renamed,
@@ -50,25 +50,9 @@ def load_recipe(
         RecipeError: the recipe is missing, malformed, extends itself, or a value is impossible.
     """
     values = _read_extended(name_or_path, chain=(), warn=warn)
-    for change in changes:
-        _apply_change(values, change, warn)
+    for key, value in parse_changes(changes, base=values, warn=warn).items():
+        set_value(values, key, value)
     return parse_recipe(values, origin=name_or_path)
-
-
-def change_recipe(recipe: Recipe, changes: Sequence[str], *, warn: Warn = warn_renamed) -> Recipe:
-    """Apply `key=value` changes to a loaded recipe and validate it.
-
-    Args:
-        changes: such as `actor.samples=5`; values are YAML.
-        warn: told about each deprecated key.
-
-    Raises:
-        RecipeError: a change is malformed or a value impossible.
-    """
-    values = recipe.model_dump(mode="json")
-    for change in changes:
-        _apply_change(values, change, warn)
-    return parse_recipe(values, origin=recipe.name)
 
 
 def read_recipe_text(text: str, *, warn: Warn = warn_renamed) -> Recipe:
@@ -86,7 +70,7 @@ def read_recipe_text(text: str, *, warn: Warn = warn_renamed) -> Recipe:
         known = ", ".join(list_shipped_recipes())
         raise RecipeError(f"`extends` takes a shipped recipe here ({known}), not {parent!r:.80}")
     base = _read_extended(parent, chain=(), warn=warn) if parent else {}
-    values = translate_renamed_keys(values, base=base, warn=warn)
+    values = translate_renamed_keys(drop_removed_keys(values, warn=warn), base=base, warn=warn)
     return parse_recipe(_merge_values(base, values), origin=f"{values.get('name', 'sent')!s:.64}")
 
 
@@ -153,10 +137,13 @@ def _read_extended(name_or_path: str, *, chain: tuple[str, ...], warn: Warn) -> 
     if not isinstance(parent, str | None):
         raise RecipeError(f"{path}: `extends` takes one recipe's name, not {parent!r}")
     base = _read_extended(parent, chain=(*chain, path), warn=warn) if parent is not None else {}
+
+    def warn_of_file(message: str) -> None:
+        warn(f"{path}: {message}")
+
     try:
-        values = translate_renamed_keys(
-            values, base=base, warn=lambda message: warn(f"{path}: {message}")
-        )
+        values = drop_removed_keys(values, warn=warn_of_file)
+        values = translate_renamed_keys(values, base=base, warn=warn_of_file)
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from error
     return _merge_values(base, values)
@@ -206,24 +193,3 @@ def _merge_values(base: Values, over: Values) -> Values:
             _merge_values(old, new) if isinstance(old, dict) and isinstance(new, dict) else new
         )
     return merged
-
-
-def _apply_change(values: Values, change: str, warn: Warn) -> None:
-    key, equals, text = change.partition("=")
-    key = key.strip()
-    if not equals or not key:
-        raise RecipeError(f"--set takes key=value, such as actor.samples=5; got {change!r}")
-    try:
-        new = parse_yaml(text)
-    except MalformedInputError as error:
-        raise RecipeError(f"--set {key}: {text!r:.80} {error}") from error
-    layer: Values = {}
-    set_value(layer, key, new)
-    try:
-        layer = translate_renamed_keys(layer, base=values, warn=warn)
-        if is_renamed(key):
-            values |= _merge_values(values, layer)
-        else:
-            set_value(values, key, get_value(layer, key))
-    except RecipeError as error:
-        raise RecipeError(f"--set {error}") from error

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from meta_reward_core.recipes.loader import list_shipped_recipes, load_recipe
-from meta_reward_core.recipes.renamed_keys import RENAMED_KEYS
+from meta_reward_core.recipes.renamed_keys import REMOVED_KEYS, RENAMED_KEYS
 from meta_reward_core.recipes.schema import Recipe
 
 _HEAD = """\
@@ -41,9 +41,12 @@ def write_reference() -> str:
     lines += ["", "## Values", "", "| key | default | bounds | unit | meaning | source |"]
     lines += ["|---|---|---|---|---|---|", *_iter_rows(Recipe, "")]
     lines += [_RENAMED, "| old key | key |", "|---|---|"]
-    lines += [f"| `{old}` | `{new}` |" for old, new in RENAMED_KEYS.items()]
+    lines += [
+        f"| `{old}` | `{new}` |" for old, new in RENAMED_KEYS.items() if old not in REMOVED_KEYS
+    ]
     lines += ["| `world: miniature` | `task: toy` |"]
     lines += ["| `evaluation.oracle` | `task` and `evaluation.ground_truth` |"]
+    lines += [f"| `{key}` | none: {instead} |" for key, instead in REMOVED_KEYS.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -52,7 +55,7 @@ def _iter_rows(section: type[BaseModel], prefix: str) -> Iterator[str]:
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield from _iter_rows(inner, f"{prefix}{name}.")
-        else:
+        elif prefix + name not in REMOVED_KEYS:
             yield _format_row(prefix + name, field)
 
 

@@ -43,6 +43,12 @@ RENAMED_TASKS: Final[Mapping[str, str]] = {"miniature": "toy"}
 _GROUND_TRUTH_KEY: Final = "evaluation.ground_truth"
 
 
+REMOVED_KEYS: Final[Mapping[str, str]] = dict.fromkeys(
+    ("judge.early_stop_z", "judge.hopeless_at"), "all judgments are sampled (docs/fewer_calls.md)"
+)
+"""Key without effect: what happens instead. Recipes that experiments have stored keep it."""
+
+
 def warn_renamed(message: str) -> None:
     """Print a deprecation warning to stderr."""
     warnings.warn(message, DeprecatedNameWarning, stacklevel=3)
@@ -81,6 +87,27 @@ def translate_renamed_keys(values: Values, *, base: Values, warn: Warn) -> Value
             _rename(found, old, new, get_value(found, old))
     _translate_task(found, base, warn)
     return found
+
+
+def drop_removed_keys(values: Values, *, warn: Warn) -> Values:
+    """Leave out values that have no effect any more.
+
+    Args:
+        values: nested; not changed.
+        warn: told about each value that is left out.
+    """
+    found = copy.deepcopy(values)
+    for key, instead in REMOVED_KEYS.items():
+        if has_value(found, key):
+            section, _, name = key.rpartition(".")
+            if _get_section(found, section).pop(name) is not None:
+                warn(describe_removed(key, instead))
+    return found
+
+
+def describe_removed(key: str, instead: str) -> str:
+    """Say that a value has no effect, and what happens instead."""
+    return f"{key} is deprecated and ignored: {instead}"
 
 
 def _require_absent(values: Mapping[str, Any], new: str, old: str) -> None:
@@ -130,11 +157,14 @@ def translate_flat_keys(values: Mapping[str, Any], *, warn: Warn) -> Values:
         RecipeError: an old key and its new name are both given.
     """
     found = dict(values)
+    for key, instead in REMOVED_KEYS.items():
+        if found.pop(key, None) is not None:
+            warn(describe_removed(key, instead))
     renamed = {**RENAMED_KEYS, OLD_TASK_KEY: "task", OLD_GROUND_TRUTH_KEY: _GROUND_TRUTH_KEY}
     for old, new in renamed.items():
-        if old not in values:
+        if old not in found:
             continue
-        _require_absent(values, new, old)
+        _require_absent(found, new, old)
         warn(describe_renamed(old, new))
         value = found.pop(old)
         if old == OLD_TASK_KEY and isinstance(value, str):

@@ -115,9 +115,8 @@ class JudgeRecipe(DecodingRecipe):
     )
     early_stop_z: float | None = declare_field(
         None,
-        "Stop judging a response once its predicted mean score (+- z standard deviations) can no "
-        "longer reach the top or bottom tier of its prompt. None: sample all judgments. Savings "
-        "and costs: docs/fewer_calls.md.",
+        "Deprecated, without effect: all judgments are sampled. Kept in the recipes of earlier "
+        "experiments, whose hashes depend on it.",
         source=OURS,
         unit="standard deviations",
         gt=0,

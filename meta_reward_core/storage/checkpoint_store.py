@@ -28,16 +28,11 @@ from meta_reward_core.models.validation import (
 )
 from meta_reward_core.storage.artifact_store import ArtifactStore, explain_full_disk
 from meta_reward_core.storage.layout import CHECKPOINT
+from meta_reward_core.system.settings import read_settings
 
 MAX_RETRY_SECONDS: Final = 600.0
 """So long a finished training waits for a store that does not answer, before it is lost."""
 _RETRY_PAUSE_SECONDS: Final = 5.0
-
-
-def get_cache_root() -> Path:
-    """Folder of model copies: META_REWARD_CACHE_ROOT, or `cache` in META_REWARD_VAR."""
-    var = os.environ.get("META_REWARD_VAR", "var")
-    return Path(os.environ.get("META_REWARD_CACHE_ROOT") or f"{var}/cache").absolute()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +164,7 @@ def list_cached_copies() -> list[Path]:
 
 
 def _get_copies_root() -> Path:
-    return get_cache_root() / "checkpoints"
+    return read_settings().cache_root / "checkpoints"
 
 
 def _check_hash(folder: Path, sha256: str) -> None:

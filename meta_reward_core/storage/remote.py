@@ -5,15 +5,14 @@ Credentials are the file system's own affair: it finds them in the environment o
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from typing import Any, Final
 
 import fsspec
 
 from meta_reward_core.errors import ArtifactError, InputError, StorageUnreachableError
+from meta_reward_core.system.settings import read_settings
 
-S3_ENDPOINT: Final = "META_REWARD_S3_ENDPOINT"
 _S3_TIMEOUTS: Final = {
     "connect_timeout": 10,
     "read_timeout": 30,
@@ -50,7 +49,7 @@ def open_file_system(url: str) -> tuple[Any, str]:
 
 
 def _get_s3_options() -> dict[str, Any]:
-    endpoint = os.environ.get(S3_ENDPOINT)
+    endpoint = read_settings().s3_endpoint
     return {"config_kwargs": _S3_TIMEOUTS, **({"endpoint_url": endpoint} if endpoint else {})}
 
 

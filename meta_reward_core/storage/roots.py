@@ -1,8 +1,9 @@
 """Where artifacts, models and scratch files are stored."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from meta_reward_core.system.settings import read_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +23,16 @@ class StorageRoots:
     hub_token: str | None = field(default=None, repr=False)
 
     @classmethod
-    def from_environment(cls) -> "StorageRoots":
-        """Read META_REWARD_ARTIFACT_ROOT, _MODEL_ROOT and _SCRATCH_ROOT; defaults below `var`."""
+    def from_settings(cls) -> "StorageRoots":
+        """The roots that the settings name.
+
+        Raises:
+            SettingsError: the settings are wrong.
+        """
+        given = read_settings()
         return cls(
-            artifacts=os.environ.get("META_REWARD_ARTIFACT_ROOT", "var/artifacts"),
-            models=Path(os.environ.get("META_REWARD_MODEL_ROOT", "var/models")),
-            scratch=Path(os.environ.get("META_REWARD_SCRATCH_ROOT", "var/scratch")),
+            artifacts=given.artifact_root,
+            models=given.model_root,
+            scratch=given.scratch_root,
+            hub_token=given.hf_token.get_secret_value() or None,
         )

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from huggingface_hub import constants as hub_constants
 from transformers.utils import logging as transformers_logging
 
+from meta_reward_core.system.settings import read_variable
+
 
 @contextmanager
 def silence_libraries() -> Iterator[None]:
@@ -15,7 +17,7 @@ def silence_libraries() -> Iterator[None]:
     Everything is as before afterwards, because a library that we use is not ours to configure.
     """
     bars = transformers_logging.is_progress_bar_enabled()
-    telemetry, tqdm = hub_constants.HF_HUB_DISABLE_TELEMETRY, os.environ.get("TQDM_DISABLE")
+    telemetry, tqdm = hub_constants.HF_HUB_DISABLE_TELEMETRY, read_variable("TQDM_DISABLE")
     transformers_logging.disable_progress_bar()
     hub_constants.HF_HUB_DISABLE_TELEMETRY = True
     os.environ["TQDM_DISABLE"] = "1"

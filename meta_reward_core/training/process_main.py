@@ -4,7 +4,6 @@ python -m meta_reward_core.training.process_main JOB
 """
 
 import json
-import os
 import sys
 import time
 import traceback
@@ -14,6 +13,7 @@ import torch
 
 from meta_reward_core.errors import MetaRewardError, TrainingError
 from meta_reward_core.models.library_errors import explain_library_error
+from meta_reward_core.system.settings import read_variable
 from meta_reward_core.system.signals import set_parent_death_signal
 from meta_reward_core.training.launcher import ROWS_FILE
 from meta_reward_core.training.result import LogRow, TrainingOutcome
@@ -25,7 +25,7 @@ from meta_reward_core.training.trainer_factories import OBJECTIVES
 def main(job: Path) -> None:
     """Train; the first process tells the log and the outcome, each its own error."""
     set_parent_death_signal()
-    rank = os.environ.get("RANK", "0")
+    rank = read_variable("RANK") or "0"
     try:
         outcome = _run_job(job)
     except MetaRewardError as error:

@@ -1,7 +1,7 @@
 """A small experiment whose engine is a script: every step but training, in a second."""
 
 import sys
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +13,12 @@ from meta_reward_core.engines.base import Conversation
 from meta_reward_core.engines.scripted import Reply, Script, ScriptedEngine, make_fake_reply
 from meta_reward_core.experiment import Experiment, create_experiment
 from meta_reward_core.iteration import STAGES, Stage
+from meta_reward_core.recipes.changed_values import change_recipe, parse_changes
 from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.recipes.settings_history import read_settings
 from meta_reward_core.runner import publish_manifest
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.records import Prompt
 from meta_reward_core.training.row_types import TokenSources
 
@@ -105,3 +108,9 @@ def run_whole(
                 stage.run_shard(context, shard, resources)
     publish_manifest(context)
     return context
+
+
+def build_changed_recipe(files: ExperimentFiles, changes: Sequence[str]) -> Recipe:
+    """The recipe of the iterations to come, with `key=value` changes as commands take them."""
+    history = read_settings(files, files.require_description())
+    return change_recipe(history.get_recipe(), parse_changes(changes))

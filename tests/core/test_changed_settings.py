@@ -20,7 +20,6 @@ from meta_reward_core.experiment import Experiment, open_experiment
 from meta_reward_core.planning.settings_change import (
     FIXED_FIELDS,
     apply_settings_change,
-    build_changed_recipe,
     change_settings,
     plan_settings_change,
 )
@@ -29,7 +28,12 @@ from meta_reward_core.recipes.settings_history import read_settings
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.training.row_types import TokenSources
 from tests.core.recipes.test_dataflow import FIELDS
-from tests.core.scripted_world import begin, make_scripted_resources, run_whole
+from tests.core.scripted_world import (
+    begin,
+    build_changed_recipe,
+    make_scripted_resources,
+    run_whole,
+)
 
 RECIPE = """\
 name: scripted

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from meta_reward_core.engines.base import SamplingParams
-from meta_reward_core.engines.endpoints import ENDPOINTS_VARIABLE
 from meta_reward_core.engines.openai import load_endpoint_engine
 from meta_reward_core.models.validation import hash_model_folder
+from meta_reward_core.system.settings import ENDPOINTS_VARIABLE
 from tests.vllm.installation import SEED_MODEL, counts_of, run_smoke, summary_of
 
 KEY = "sk-for-this-test"

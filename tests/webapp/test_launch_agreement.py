@@ -18,7 +18,8 @@ from pytest_django.fixtures import Settings
 from meta_reward_core.cli.options import add_run_options, build_request
 from meta_reward_core.errors import InputError
 from meta_reward_core.planning.experiment_setup import check_can_create
-from meta_reward_core.planning.launch_request import LaunchError, LaunchRequest
+from meta_reward_core.planning.launch_request import LaunchRequest
+from meta_reward_core.recipes.changed_values import RecipeValuesError
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from tests.webapp.experiment_form_fixtures import NEW, storage_roots
 from webapp.experiment_form.launch_request import read_payload
@@ -80,7 +81,7 @@ def ask_command_line(wish: Wish, folder: Path) -> Answer:
         found = check_can_create(
             build_request(options), store, engine_here=False, iterations=options["iterations"]
         )
-    except LaunchError as error:
+    except RecipeValuesError as error:
         return describe(error.errors, error.problems)
     except InputError as error:
         return Answer(errors=frozenset([str(error)]))

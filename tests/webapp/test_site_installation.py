@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from django.core.management import call_command
 
-from webapp.environment import make_lazy_key, read_or_make_key
-from webapp.paths import read_root
+from webapp.secret_key import make_lazy_key, read_or_make_key
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -34,19 +33,6 @@ def test_the_key_is_not_made_before_it_is_needed(tmp_path: Path) -> None:
     key = make_lazy_key(tmp_path / "key")
     assert not (tmp_path / "key").exists()
     assert str(key) == (tmp_path / "key").read_text()
-
-
-@pytest.mark.parametrize(
-    "given, root", [("s3://bucket/x", "s3://bucket/x"), ("/data/x", "/data/x")]
-)
-def test_an_address_stays_as_it_is(monkeypatch: pytest.MonkeyPatch, given: str, root: str) -> None:
-    monkeypatch.setenv("SOME_ROOT", given)
-    assert read_root("SOME_ROOT", "x") == root
-
-
-def test_a_relative_folder_becomes_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOME_ROOT", "data")
-    assert read_root("SOME_ROOT", "x") == str(Path("data").absolute())
 
 
 @pytest.mark.django_db

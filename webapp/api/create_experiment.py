@@ -51,7 +51,7 @@ def submit_launch(base: FormBase, given: LaunchChanges, *, by: User) -> tuple[Jo
         InputError: something that was asked for is wrong, one line for each.
     """
     warnings = list(base.warnings)
-    values = _translate_values(given.values, warnings)
+    values = translate_values(given.values, warnings)
     state = make_requested_state(by, base, _fill_fields(given), values)
     if not state.is_ready:
         raise InputError("\n".join(_list_problems(state)))
@@ -70,7 +70,7 @@ def submit_model_check(given: ModelCheckIn, *, by: User | None) -> tuple[Job, li
         InputError: the recipe, a value, the prompts or the model's name cannot be used.
     """
     warnings: list[str] = []
-    values = _translate_values(given.values, warnings)
+    values = translate_values(given.values, warnings)
     name = given.recipe or ("" if given.recipe_text else DEFAULT_RECIPE)
     base = load_base_recipe(name, given.recipe_text, warn=warnings.append)
     draft = draft_values(base, values, model=given.model.name)
@@ -86,7 +86,7 @@ def submit_model_check(given: ModelCheckIn, *, by: User | None) -> tuple[Job, li
     return request_check(request, by=by), warnings
 
 
-def _translate_values(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
+def translate_values(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
     """Values under the keys of today; what is deprecated is added to `warnings`.
 
     The adapters may be switched on and off by yes and no, as in the form.

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
+from django.db.models import QuerySet
 from django.http import HttpRequest, StreamingHttpResponse
 from ninja import Query, Router, Status
 from ninja.errors import HttpError
+from ninja.pagination import paginate
 
-from meta_reward_core.planning.settings_change import SettingsPlan
+from meta_reward_core.planning.settings_change import SettingsPlan, SettingsRequest
 from meta_reward_core.recipes.canonical import get_current_key
 from meta_reward_core.recipes.loader import read_stored_values
 from webapp.accounts.ownership import OwnershipForm, get_ownership, transfer_ownership
@@ -18,8 +20,9 @@ from webapp.accounts.permissions import (
     get_viewable_experiment,
     get_visible_experiments,
 )
-from webapp.api.create_experiment import submit_launch
+from webapp.api.create_experiment import submit_launch, translate_values
 from webapp.api.errors import PROBLEMS, ConflictError, require_valid
+from webapp.api.pagination import RowPagination
 from webapp.api.pair_exports import KINDS, export_lines
 from webapp.api.permissions import require_run, require_view
 from webapp.api.schemas import (
@@ -27,7 +30,6 @@ from webapp.api.schemas import (
     DetailsIn,
     DiskUseOut,
     ExperimentOut,
-    ExperimentPage,
     FilterIn,
     JobOut,
     LaunchChanges,
@@ -47,7 +49,6 @@ from webapp.experiment_form.change_settings import (
     list_changed_values,
     plan_change,
     request_change,
-    write_changes,
 )
 from webapp.experiment_form.form_state import find_base
 from webapp.experiments.actions import has_pending
@@ -60,11 +61,9 @@ from webapp.experiments.details import (
 )
 from webapp.experiments.files import read_settings_history
 from webapp.experiments.jobs import enqueue_job
-from webapp.experiments.models import Job, JobKind, RunStatus
+from webapp.experiments.models import Experiment, Job, JobKind, RunStatus
 from webapp.experiments.stage_progress import list_stage_progress
 
-Limit = Annotated[int, Query(ge=1, le=200)]
-Offset = Annotated[int, Query(ge=0, le=10**9)]
 Format = Literal["trl", "distilabel", "openrlhf", "llama-factory", "online-rlhf", "oxen"]
 
 _ACTIONS: Final = {
@@ -80,22 +79,17 @@ _RELATED: Final[Sequence[str]] = ("tags",)
 router = Router(tags=["experiments"])
 
 
-@router.get("", response={200: ExperimentPage, **PROBLEMS})
+@router.get("", response={200: list[ExperimentOut], **PROBLEMS})
+@paginate(RowPagination, items="experiments", write=ExperimentOut.from_row)
 @require_view
 def list_experiments(
-    request: HttpRequest,
-    filters: Annotated[FilterIn, Query()],
-    limit: Limit = 50,
-    offset: Offset = 0,
-) -> ExperimentPage:
+    request: HttpRequest, filters: Annotated[FilterIn, Query()]
+) -> "QuerySet[Experiment]":
     """List the experiments that you may see and that are not archived, newest first."""
     given = filters.model_dump()
     visible = get_visible_experiments(request.user)
-    rows = filter_experiments(visible, **given).select_related("owner").prefetch_related(*_RELATED)
-    return ExperimentPage(
-        count=rows.count(),
-        experiments=[ExperimentOut.from_row(row) for row in rows[offset : offset + limit]],
-    )
+    rows = filter_experiments(visible, **given)
+    return rows.select_related("owner").prefetch_related(*_RELATED)
 
 
 @router.post("", response={202: JobOut, **PROBLEMS})
@@ -229,13 +223,14 @@ def change_settings(
     With `dry_run` the response says what the change does. The returned job later gives the result.
     """
     row = get_controllable_experiment(request.user, name)
-    changes = write_changes(given.values)
+    warnings: list[str] = []
+    wanted = SettingsRequest(values=translate_values(given.values, warnings), apply=given.apply)
     if given.dry_run:
-        plan = plan_change(row, changes, apply=given.apply or "now")
-        return Status(200, _describe_plan(plan))
+        planned = wanted.model_copy(update={"apply": given.apply or "now"})
+        return Status(200, _describe_plan(plan_change(row, planned)))
     if has_pending(row, JobKind.SETTINGS):
         raise ConflictError("Another change of the settings is already pending.")
-    return _accept(request_change(row, changes, apply=given.apply, by=get_user(request)))
+    return _accept(request_change(row, wanted, by=get_user(request)), warnings)
 
 
 def _describe_plan(plan: SettingsPlan | None) -> SettingsPlanOut:

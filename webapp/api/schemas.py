@@ -79,13 +79,6 @@ class ExperimentOut(Schema):
         )
 
 
-class ExperimentPage(Schema):
-    """A page of experiments, newest first."""
-
-    count: int
-    experiments: list[ExperimentOut]
-
-
 class DetailsIn(Schema):
     """Description, tags and notes of an experiment; omitted fields are not changed."""
 
@@ -420,18 +413,8 @@ class JobOut(Schema):
         )
 
 
-class JobPage(Schema):
-    """A page of jobs, newest first."""
-
-    count: int
-    jobs: list[JobOut]
-
-
-class OrderPage(Schema):
-    """A page of jobs as earlier versions returned it, newest first."""
-
-    count: int
-    orders: list[JobOut]
+class OrderOut(JobOut):
+    """A job as `GET /orders` lists it. Deprecated."""
 
 
 class ActivityFilter(Schema):
@@ -492,13 +475,6 @@ class ActivityOut(Schema):
             after=dict(entry.after),
             **{name: getattr(entry, name) for name in same},
         )
-
-
-class ActivityPage(Schema):
-    """A page of the activity log, newest first."""
-
-    count: int
-    entries: list[ActivityOut]
 
 
 class WorkerOut(Schema):

@@ -1,30 +1,32 @@
 """Operations on shared objects: recipes, workers, jobs."""
 
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
 from ninja import Query, Router, Status
+from ninja.pagination import paginate
 
 from meta_reward_core.errors import InputError, RecipeError
 from meta_reward_core.recipes.loader import list_shipped_recipes, load_recipe
 from webapp.accounts.permissions import get_user, get_visible_experiments, get_visible_jobs
+from webapp.activity.models import Activity
 from webapp.api.create_experiment import submit_model_check
 from webapp.api.errors import PROBLEMS
-from webapp.api.experiments import Limit, Offset
+from webapp.api.pagination import RowPagination
 from webapp.api.permissions import require_run, require_view
 from webapp.api.schemas import (
     ActivityFilter,
     ActivityOut,
-    ActivityPage,
     JobOut,
-    JobPage,
     ModelCheckIn,
-    OrderPage,
+    OrderOut,
     RecipeFieldOut,
     RecipeOut,
     WorkerOut,
 )
 from webapp.dashboard import activity_log
 from webapp.experiment_form.recipe_fields import get_recipe_fields
+from webapp.experiments.models import Job
 from webapp.experiments.progress import list_worker_states
 
 router = Router(tags=["installation"])
@@ -63,12 +65,12 @@ def list_workers(request: HttpRequest) -> list[WorkerOut]:
     ]
 
 
-@router.get("/jobs", response={200: JobPage, **PROBLEMS})
+@router.get("/jobs", response={200: list[JobOut], **PROBLEMS})
+@paginate(RowPagination, items="jobs", write=JobOut.from_row)
 @require_view
-def list_jobs(request: HttpRequest, limit: Limit = 50, offset: Offset = 0) -> JobPage:
+def list_jobs(request: HttpRequest) -> "QuerySet[Job]":
     """List the jobs that users requested, newest first."""
-    count, jobs = _read_jobs(request, limit, offset)
-    return JobPage(count=count, jobs=jobs)
+    return get_visible_jobs(request.user).select_related("created_by")
 
 
 @router.get("/jobs/{number}", response={200: JobOut, **PROBLEMS})
@@ -79,14 +81,14 @@ def get_job(request: HttpRequest, number: int) -> JobOut:
     return JobOut.from_row(get_object_or_404(rows, pk=number))
 
 
-@router.get("/activity", response={200: ActivityPage, **PROBLEMS})
+def _write_activity(row: Activity) -> ActivityOut:
+    return ActivityOut.from_entry(activity_log.make_entry(row))
+
+
+@router.get("/activity", response={200: list[ActivityOut], **PROBLEMS})
+@paginate(RowPagination, items="entries", write=_write_activity)
 @require_view
-def list_activity(
-    request: HttpRequest,
-    wanted: Query[ActivityFilter],
-    limit: Limit = 50,
-    offset: Offset = 0,
-) -> ActivityPage:
+def list_activity(request: HttpRequest, wanted: Query[ActivityFilter]) -> "QuerySet[Activity]":
     """List the activity that you may see, newest first."""
     known = [name for name, _ in activity_log.KINDS]
     if wanted.kind not in known:
@@ -95,17 +97,15 @@ def list_activity(
     chosen = activity_log.LogFilter(
         wanted.user, wanted.experiment, wanted.kind, wanted.source or "", wanted.since, wanted.until
     )
-    rows = activity_log.find_activity(request.user, chosen)
-    entries = map(activity_log.make_entry, rows[offset : offset + limit])
-    return ActivityPage(count=rows.count(), entries=list(map(ActivityOut.from_entry, entries)))
+    return activity_log.find_activity(request.user, chosen)
 
 
-@router.get("/orders", response={200: OrderPage, **PROBLEMS}, deprecated=True)
+@router.get("/orders", response={200: list[OrderOut], **PROBLEMS}, deprecated=True)
+@paginate(RowPagination, items="orders", write=OrderOut.from_row)
 @require_view
-def list_orders(request: HttpRequest, limit: Limit = 50, offset: Offset = 0) -> OrderPage:
+def list_orders(request: HttpRequest) -> "QuerySet[Job]":
     """List the jobs that users requested. Deprecated: use GET /jobs."""
-    count, orders = _read_jobs(request, limit, offset)
-    return OrderPage(count=count, orders=orders)
+    return get_visible_jobs(request.user).select_related("created_by")
 
 
 @router.get("/orders/{number}", response={200: JobOut, **PROBLEMS}, deprecated=True)
@@ -113,13 +113,6 @@ def list_orders(request: HttpRequest, limit: Limit = 50, offset: Offset = 0) -> 
 def get_order(request: HttpRequest, number: int) -> JobOut:
     """Get the status and the result of a job. Deprecated: use GET /jobs/{number}."""
     return get_job(request, number)
-
-
-def _read_jobs(request: HttpRequest, limit: int, offset: int) -> tuple[int, list[JobOut]]:
-    """Read a page of the jobs that a user may see, and count them all."""
-    rows = get_visible_jobs(request.user)
-    page = rows.select_related("created_by")[offset : offset + limit]
-    return rows.count(), [JobOut.from_row(row) for row in page]
 
 
 @router.post("/models/check", response={202: JobOut, **PROBLEMS})

@@ -5,7 +5,7 @@ takes the experiment's lock, and rows follow it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from django.contrib.auth.models import User
@@ -15,15 +15,15 @@ from meta_reward_core.planning.settings_change import (
     FIXED_FIELDS,
     ApplyChanges,
     SettingsPlan,
+    SettingsRequest,
     plan_settings_change,
 )
 from meta_reward_core.recipes.canonical import get_current_key
-from meta_reward_core.recipes.loader import change_recipe
+from meta_reward_core.recipes.changed_values import change_recipe
 from meta_reward_core.recipes.schema import Recipe
 from webapp.experiment_form.form_state import PREFIX
 from webapp.experiment_form.presenter import SectionView, build_draft_sections
 from webapp.experiment_form.recipe_draft import ValueDifference, draft_recipe
-from webapp.experiment_form.recipe_fields import get_recipe_fields, write_change
 from webapp.experiments.files import open_experiment_files, read_settings_history
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import Experiment, Job, JobKind
@@ -63,15 +63,15 @@ class SettingsFormState:
     Attributes:
         sections: fields with what stands in them; empty where the files cannot be read.
         problems: what is wrong with the values.
-        changes: of the settings, as `--set` takes them.
-        values: what changes, for people.
+        values: that change, by key.
+        differences: what they change, for people.
         preview: what the change does.
     """
 
     sections: Sequence[SectionView] = ()
     problems: Sequence[str] = ()
-    changes: Sequence[str] = ()
-    values: Sequence[ValueDifference] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+    differences: Sequence[ValueDifference] = ()
     preview: SettingsPreview = SettingsPreview()
 
 
@@ -90,9 +90,9 @@ def read_form(experiment: Experiment, given: Mapping[str, str]) -> SettingsFormS
     return SettingsFormState(
         sections=build_draft_sections(draft, errors, left_out=FIXED_FIELDS),
         problems=[*wrong, *draft.problems],
-        changes=draft.changes,
-        values=draft.differences,
-        preview=preview_change(experiment, draft.changes) if draft.changes else SettingsPreview(),
+        values=draft.values,
+        differences=draft.differences,
+        preview=preview_change(experiment, draft.values) if draft.values else SettingsPreview(),
     )
 
 
@@ -105,25 +105,27 @@ def get_latest_recipe(experiment: Experiment) -> Recipe:
     return read_settings_history(experiment).get_recipe()
 
 
-def plan_change(
-    experiment: Experiment, changes: Sequence[str], *, apply: ApplyChanges | None
-) -> SettingsPlan | None:
-    """Say what `key=value` changes do; None if they change nothing.
+def plan_change(experiment: Experiment, request: SettingsRequest) -> SettingsPlan | None:
+    """Say what a change does; None if it changes nothing.
 
     Raises:
-        InputError: a change is malformed or refused.
+        InputError: a value cannot be used, or the change is refused.
         ArtifactError: the files cannot be read.
     """
-    recipe = change_recipe(get_latest_recipe(experiment), changes)
-    return plan_settings_change(open_experiment_files(experiment), recipe, apply=apply)
+    recipe = change_recipe(get_latest_recipe(experiment), request.values)
+    return plan_settings_change(open_experiment_files(experiment), recipe, apply=request.apply)
 
 
-def preview_change(experiment: Experiment, changes: Sequence[str]) -> SettingsPreview:
+def preview_change(experiment: Experiment, values: Mapping[str, Any]) -> SettingsPreview:
     """Say what a change does now and, where it makes something again, what it does later."""
     try:
-        plan = plan_change(experiment, changes, apply="now")
+        plan = plan_change(experiment, SettingsRequest(values=dict(values), apply="now"))
         has_choice = plan is not None and bool(plan.made_again)
-        later = plan_change(experiment, changes, apply="next") if has_choice else None
+        later = (
+            plan_change(experiment, SettingsRequest(values=dict(values), apply="next"))
+            if has_choice
+            else None
+        )
     except (InputError, ArtifactError) as error:
         return SettingsPreview(problem=str(error))
     return SettingsPreview(plan, later)
@@ -136,34 +138,18 @@ def list_changed_values(plan: SettingsPlan) -> list[ChangedValue]:
     ]
 
 
-def request_change(
-    experiment: Experiment, changes: Sequence[str], *, apply: ApplyChanges | None, by: User
-) -> Job:
+def request_change(experiment: Experiment, request: SettingsRequest, *, by: User) -> Job:
     """Ask for a change of settings.
 
     Raises:
-        InputError: a change is malformed or refused, or nothing changes.
+        InputError: a value cannot be used, the change is refused, or nothing changes.
         ArtifactError: the files cannot be read.
     """
-    plan = plan_change(experiment, changes, apply=apply)
+    plan = plan_change(experiment, request)
     if plan is None:
         raise InputError("the experiment has these settings already: nothing changes")
-    payload = {
-        "changes": list(changes),
-        "apply": apply,
+    payload = request.model_dump(mode="json") | {
         "before": dict(plan.before),
         "after": dict(plan.after),
     }
     return enqueue_job(JobKind.SETTINGS, by=by, experiment=experiment, payload=payload)
-
-
-def write_changes(values: Mapping[str, Any]) -> list[str]:
-    """Write values by key as `key=value` changes.
-
-    Raises:
-        InputError: there is no value of one of the names.
-    """
-    unknown = sorted(values.keys() - {*get_recipe_fields(), *FIXED_FIELDS})
-    if unknown:
-        raise InputError(f"there are no recipe values of these names: {', '.join(unknown)}")
-    return [write_change(key, value) for key, value in values.items()]

@@ -17,8 +17,10 @@ from meta_reward_core.planning.launch_request import (
     build_launch_request,
     find_pool_error,
 )
-from meta_reward_core.recipes.loader import parse_stored_recipe
+from meta_reward_core.recipes.canonical import restore_names
+from meta_reward_core.recipes.loader import parse_recipe
 from meta_reward_core.recipes.renamed_keys import (
+    drop_removed_keys,
     ignore_renamed,
     is_renamed,
     translate_flat_keys,
@@ -162,7 +164,8 @@ def find_base(
     row = get_viewable_experiment(user, origin)
     if origin_uuid not in {"", str(row.uuid)}:
         raise Http404  # deleted, and the name taken by another experiment
-    return FormBase(parse_stored_recipe(row.recipe, origin=row.name), origin=row)
+    values = drop_removed_keys(restore_names(row.recipe), warn=ignore_renamed)
+    return FormBase(parse_recipe(values, origin=row.name), origin=row)
 
 
 def make_initial_state(user: AnyUser, base: FormBase) -> LaunchFormState:

@@ -18,8 +18,8 @@ from meta_reward_core.planning.launch_request import (
     PromptsReference,
     build_launch_request,
 )
+from meta_reward_core.recipes.changed_values import change_recipe, parse_changes
 from meta_reward_core.recipes.loader import (
-    change_recipe,
     list_shipped_recipes,
     load_recipe,
     read_recipe_text,
@@ -105,7 +105,7 @@ def _read_earlier(values: Mapping[str, Any]) -> LaunchRequest:
     """Before there was one request, changes were `key=value` texts and a base was YAML."""
     name = str(values.get("recipe", ""))
     base = load_base_recipe(name, str(values.get("recipe_text", "")), warn=ignore_renamed)
-    recipe = change_recipe(base, values.get("changes", ()), warn=ignore_renamed)
+    recipe = change_recipe(base, parse_changes(values.get("changes", ()), warn=ignore_renamed))
     stored = str(values.get("prompts", ""))
     settings = LaunchSettings(
         experiment=values["name"],

@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from meta_reward_core.errors import MalformedInputError
 from meta_reward_core.recipes.field import OURS, PAPER
 from meta_reward_core.recipes.prompt_templates import list_package_templates
+from meta_reward_core.recipes.renamed_keys import REMOVED_KEYS
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.system.untrusted_input import REQUEST_LIMITS, parse_json, parse_yaml
 from meta_reward_core.tasks.registry import list_experiment_tasks
@@ -52,7 +53,7 @@ _COMMON: Final = frozenset(
     }
 )
 _LONG: Final = frozenset({"actor.system_prompt", "description"})
-_ELSEWHERE: Final = frozenset({"model", "sample.held_out"})
+_ELSEWHERE: Final = frozenset({"model", "sample.held_out", *REMOVED_KEYS})
 _BENCHMARKS: Final = "evaluation.tasks"
 """The page asks for these in another way, or not at all where they name files of the workers."""
 _TITLES: Final = {

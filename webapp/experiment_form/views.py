@@ -15,6 +15,7 @@ from django_htmx.http import HttpResponseClientRedirect
 
 from meta_reward_core.errors import ArtifactError, InputError, RecipeError
 from meta_reward_core.planning.launch_request import LaunchRequest
+from meta_reward_core.planning.settings_change import SettingsRequest
 from meta_reward_core.recipes.loader import list_shipped_recipes
 from meta_reward_core.recipes.schema import Recipe
 from webapp.accounts.permissions import (
@@ -114,7 +115,8 @@ def edit_settings(request: HttpRequest, name: str) -> HttpResponse:
             return redirect("experiment", name)
         apply = APPLY_CHOICES.get(request.POST.get("apply", ""))
         try:
-            request_change(row, state.changes, apply=apply, by=get_user(request))
+            wanted = SettingsRequest(values=dict(state.values), apply=apply)
+            request_change(row, wanted, by=get_user(request))
         except (InputError, ArtifactError) as error:
             state = replace(state, preview=replace(state.preview, problem=str(error)))
         else:

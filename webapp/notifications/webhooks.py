@@ -4,7 +4,8 @@ An address is allowed by its host, which the settings list. It is https, unless 
 machine's. No redirect is followed: it would lead to a host that nobody has allowed. Where a name
 leads is looked up once, checked, and connected to: whoever runs the name's server cannot point it
 at this machine between a check and its use. One deadline holds for the whole exchange, from the
-look-up to the answer's first lines, so that a server that sends a byte now and then holds nobody.
+look-up to the answer's headers, so that a server that sends a byte now and then holds nobody. The
+client refuses headers above 100 kB, and the answer's body is not read.
 """
 
 import asyncio
@@ -12,7 +13,6 @@ import hashlib
 import hmac
 import ipaddress
 import json
-import re
 import socket
 import ssl
 import time
@@ -22,14 +22,11 @@ from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import httpx2
 from django.conf import settings
 
 DEADLINE_SECONDS: Final = 10.0
 """From the look-up of the name to the status of the answer; the answer's body is not read."""
-
-_MAX_LINE_BYTES: Final = 16_384
-_MAX_LINES: Final = 100
-_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])[ \r\n]")
 
 _RESOLVER: Final = ThreadPoolExecutor(max_workers=8, thread_name_prefix="resolve")
 """Of its own, because nobody waits for a look-up that takes longer than the deadline."""
@@ -102,66 +99,60 @@ async def post_signed(url: str, values: dict[str, Any], *, secret: str) -> None:
     """
     address = parse_address(url)
     body = json.dumps(values, ensure_ascii=False).encode()
+    has_port = address.port != _PORTS[address.scheme]
+    headers = {
+        "Host": _bracket(address.host) + (f":{address.port}" if has_port else ""),
+        "Content-Type": "application/json",
+        "User-Agent": "meta-reward",
+        "X-Meta-Reward-Signature": sign(body, secret=secret, seconds=int(time.time())),
+        "Connection": "close",
+    }
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
-            status = await _exchange(address, body, secret=secret)
+            status = await _post(address, body, headers)
     except TimeoutError:
         raise WebhookError(f"no answer within {DEADLINE_SECONDS:g} seconds") from None
-    except OSError as error:
-        raise WebhookError(f"{type(error).__name__}: {error}") from error
+    except httpx2.RemoteProtocolError:
+        raise WebhookError("the server did not answer in HTTP") from None
+    except (OSError, httpx2.RequestError) as error:
+        cause = _find_first_cause(error)
+        raise WebhookError(f"{type(cause).__name__}: {cause}") from error
     if not 200 <= status < 300:
         redirected = " (a redirect, which is not followed)" if 300 <= status < 400 else ""
         raise WebhookError(f"the server answered {status}{redirected}")
 
 
-async def _exchange(address: Address, body: bytes, *, secret: str) -> int:
-    """Send a body; return the status of the answer, of which nothing else is read."""
-    place = await _resolve(address)
-    reader, writer = await asyncio.open_connection(place, address.port, limit=_MAX_LINE_BYTES)
-    connection = writer.transport
-    try:
-        if address.scheme == "https":
-            await writer.start_tls(_load_trusted_certificates(), server_hostname=address.host)
-        writer.write(_build_request(address, body, secret=secret))
-        await writer.drain()
-        return await _read_status(reader)
-    finally:
-        connection.abort()
+async def _post(address: Address, body: bytes, headers: dict[str, str]) -> int:
+    """Send a body to the checked IP address; return the status, and do not read the body.
 
-
-def _build_request(address: Address, body: bytes, *, secret: str) -> bytes:
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    port = "" if address.port == _PORTS[address.scheme] else f":{address.port}"
-    headers = {
-        "Host": f"{host}{port}",
-        "Content-Type": "application/json",
-        "Content-Length": str(len(body)),
-        "User-Agent": "meta-reward",
-        "X-Meta-Reward-Signature": sign(body, secret=secret, seconds=int(time.time())),
-        "Connection": "close",
-    }
-    lines = [f"{name}: {text}" for name, text in headers.items()]
-    head = "\r\n".join([f"POST {address.path} HTTP/1.1", *lines, "", ""])
-    return head.encode("ascii") + body
-
-
-async def _read_status(reader: asyncio.StreamReader) -> int:
-    """Read the status line; interim answers before it are passed over.
-
-    Raises:
-        WebhookError: what comes is not HTTP.
+    The certificate is checked against the name, which is also what the server is asked for.
     """
-    for _ in range(_MAX_LINES):
-        try:
-            line = await reader.readline()
-        except ValueError:
-            break
-        found = _STATUS_LINE.match(line)
-        if found and not found[1].startswith(b"1"):
-            return int(found[1])
-        if not line.endswith(b"\n"):
-            break
-    raise WebhookError("the server did not answer in HTTP")
+    place = _bracket(await _resolve(address))
+    async with (
+        httpx2.AsyncClient(
+            verify=_load_trusted_certificates(), trust_env=False, timeout=DEADLINE_SECONDS
+        ) as client,
+        client.stream(
+            "POST",
+            f"{address.scheme}://{place}:{address.port}{address.path}",
+            content=body,
+            headers=headers,
+            extensions={"sni_hostname": address.host},
+        ) as response,
+    ):
+        return response.status_code
+
+
+def _find_first_cause(error: BaseException) -> BaseException:
+    """The error that the layers of the client have wrapped, which says the most."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _bracket(host: str) -> str:
+    """Write a host as addresses do: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 async def _resolve(address: Address) -> str:

@@ -39,6 +39,7 @@ from meta_reward_core.iteration import STAGES, Stage
 from meta_reward_core.models.library_errors import explain_library_error
 from meta_reward_core.planning.engine_loading import load_engine
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.system.settings import read_settings
 
 PROGRESS_SECONDS: Final = 0.25
 IDLE_SECONDS: Final = 600.0
@@ -71,7 +72,7 @@ class Reporter:
 
 def main() -> None:
     """Serve requests until there are no more."""
-    _limit_memory(os.environ.get("META_REWARD_ENGINE_MEMORY_MB"))
+    _limit_memory(read_settings().engine_memory_mb)
     reporter = Reporter(_take_standard_output())
     resources = StageResources(
         load_engine=load_engine,
@@ -196,10 +197,10 @@ def _take_standard_output() -> IO[str]:
     return os.fdopen(taken, "w", encoding="utf-8")
 
 
-def _limit_memory(megabytes: str | None) -> None:
+def _limit_memory(megabytes: int | None) -> None:
     """Let an allocation beyond the limit fail here, before the machine has to choose a victim."""
-    if megabytes:
-        limit = int(megabytes) * 2**20
+    if megabytes is not None:
+        limit = megabytes * 2**20
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 

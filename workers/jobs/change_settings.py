@@ -8,8 +8,8 @@ from meta_reward_core.errors import EngineError, InputError
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.models.check.result import CheckReport
 from meta_reward_core.planning.check_experiment import check_changed_settings, keep_changed_check
-from meta_reward_core.planning.settings_change import SettingsPlan
-from webapp.experiment_form.change_settings import APPLY_CHOICES, plan_change
+from meta_reward_core.planning.settings_change import SettingsPlan, SettingsRequest
+from webapp.experiment_form.change_settings import plan_change
 from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Job
 from workers.pipeline.change_settings import build_outcome, change_settings
@@ -32,8 +32,7 @@ def run_settings_change(job: Job) -> dict[str, Any]:
     row = job.experiment
     if row is None:
         raise InputError(f"experiment {job.experiment_name!r} is gone")
-    apply = APPLY_CHOICES.get(job.payload.get("apply") or "")
-    plan = plan_change(row, job.payload["changes"], apply=apply)
+    plan = plan_change(row, SettingsRequest.from_payload(job.payload))
     if plan is None:
         return {}
     experiment, said = open_row(row), list[str]()

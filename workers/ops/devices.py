@@ -26,6 +26,8 @@ import psutil
 import pynvml
 from filelock import FileLock, Timeout
 
+from meta_reward_core.system.settings import read_variable
+
 _Name = TypeVar("_Name")
 
 _POLL_SECONDS: Final = 0.2
@@ -57,7 +59,7 @@ class DeviceGroup:
 
 def list_gpus() -> list[str]:
     """Name the GPUs that this process may use, without initializing CUDA."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = read_variable("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
     try:

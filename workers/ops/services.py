@@ -27,7 +27,7 @@ def make_web_service(host: str, port: int) -> Service:
     command = [
         *(sys.executable, "-m", "gunicorn", "webapp.wsgi:application"),
         *("--bind", format_address(host, port), "--threads", "4"),
-        *("--workers", os.environ.get("WEB_CONCURRENCY", "2")),  # gunicorn's own name for it
+        *("--workers", str(settings.META_REWARD_WEB_CONCURRENCY)),
         *("--graceful-timeout", str(_WEB_GRACE_SECONDS), "--no-control-socket"),
         # Longer than a page waits between two questions, or a connection closes as it is asked.
         *("--keep-alive", "15"),

@@ -38,7 +38,7 @@ def main() -> int:
             train_seed_model(get_shipped_seed_model(), scratch=Path(scratch), say=say)
             say(f"written to {get_shipped_seed_model()}")
             return 0
-        models = StorageRoots.from_environment().models
+        models = StorageRoots.from_settings().models
         try:
             say(f"lies in {ensure_variant(variant, models, scratch=Path(scratch), say=say)}")
         except TrainingError as error:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from meta_reward_core.engines.endpoints import ENDPOINTS_VARIABLE, find_endpoint, read_endpoints
+from meta_reward_core.engines.endpoints import find_endpoint, read_endpoints
 from meta_reward_core.engines.openai import load_endpoint_engine
 from meta_reward_core.errors import EndpointError, RecipeError
 from meta_reward_core.recipes.loader import load_recipe
 from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.system.settings import ENDPOINTS_VARIABLE
 from tests.core.tiny_model import make_model_folder
 
 LOCAL = {"base_url": "http://localhost:8000/v1", "model": "policy-{weights}"}
@@ -24,19 +25,19 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_of_yaml_names_endpoints(tmp_path: Path) -> None:
     file = tmp_path / "endpoints.yaml"
     file.write_text("local:\n  base_url: http://localhost:8000/v1\n  model: m\n  concurrency: 8\n")
-    read = read_endpoints({ENDPOINTS_VARIABLE: str(file)})
+    read = read_endpoints(str(file))
     assert [(name, found.model, found.concurrency) for name, found in read.items()] == [
         ("local", "m", 8)
     ]
 
 
 def test_the_variable_may_hold_them_itself() -> None:
-    read = read_endpoints({ENDPOINTS_VARIABLE: json.dumps({"local": LOCAL})})
+    read = read_endpoints(json.dumps({"local": LOCAL}))
     assert read["local"].base_url == "http://localhost:8000/v1"
 
 
 def test_without_the_variable_there_are_none() -> None:
-    assert read_endpoints({}) == {}
+    assert read_endpoints("") == {}
 
 
 @pytest.mark.usefixtures("known")
@@ -60,14 +61,14 @@ def test_an_unknown_name_is_told_which_there_are() -> None:
 )
 def test_a_wrong_entry_is_refused_without_repeating_it(changes: dict[str, object]) -> None:
     with pytest.raises(EndpointError, match="'local' is not valid") as failed:
-        read_endpoints({ENDPOINTS_VARIABLE: json.dumps({"local": LOCAL | changes})})
+        read_endpoints(json.dumps({"local": LOCAL | changes}))
     assert "sesame" not in str(failed.value)
 
 
 @pytest.mark.parametrize("setting", ["{", "{a: b", '["a"]\n', "/no/such/file", '{"a": 1}'])
 def test_settings_that_cannot_be_read_are_refused(setting: str) -> None:
     with pytest.raises(EndpointError):
-        read_endpoints({ENDPOINTS_VARIABLE: setting})
+        read_endpoints(setting)
 
 
 def test_a_key_is_found_in_a_variable_or_a_file(
@@ -77,7 +78,7 @@ def test_a_key_is_found_in_a_variable_or_a_file(
     file = tmp_path / "key"
     file.write_text("sesame\n")
     entries = {"a": OUTSIDE | {"key_env": "SOME_KEY"}, "b": OUTSIDE | {"key_file": str(file)}}
-    for found in read_endpoints({ENDPOINTS_VARIABLE: json.dumps(entries)}).values():
+    for found in read_endpoints(json.dumps(entries)).values():
         key = found.read_key()
         assert key is not None
         assert key.get_secret_value() == "sesame"
@@ -91,7 +92,7 @@ def test_a_missing_or_odd_key_is_an_error(
     place: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ODD_KEY", "sésame")
-    found = read_endpoints({ENDPOINTS_VARIABLE: json.dumps({"a": OUTSIDE | place})})["a"]
+    found = read_endpoints(json.dumps({"a": OUTSIDE | place}))["a"]
     with pytest.raises(EndpointError, match="key"):
         found.read_key()
 
@@ -112,7 +113,7 @@ def test_an_outside_judge_has_a_model_of_its_own() -> None:
 
 
 def test_other_weights_have_another_name() -> None:
-    found = read_endpoints({ENDPOINTS_VARIABLE: json.dumps({"local": LOCAL})})["local"]
+    found = read_endpoints(json.dumps({"local": LOCAL}))["local"]
     assert found.resolve_model_name("0123456789abcdef" * 4) == "policy-0123456789ab"
 
 

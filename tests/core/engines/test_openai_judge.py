@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from meta_reward_core.cli.terminal import make_console, print_outside_judge, print_summary
-from meta_reward_core.engines.endpoints import ENDPOINTS_VARIABLE
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.reporting.summary import summarize_iteration
+from meta_reward_core.system.settings import ENDPOINTS_VARIABLE
 from tests.core.engines.misbehaving_server import (
     MisbehavingServer,
     completion,

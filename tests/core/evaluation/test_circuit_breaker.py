@@ -17,7 +17,6 @@ from meta_reward_core.evaluation.circuit_breaker import accept_findings, list_br
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.planning.settings_change import (
-    build_changed_recipe,
     change_settings,
     plan_settings_change,
 )
@@ -30,7 +29,12 @@ from meta_reward_core.reporting.summary import (
 from meta_reward_core.runner import run_iteration
 from meta_reward_core.storage.records import Prompt
 from meta_reward_core.storage.schemas import to_records
-from tests.core.scripted_world import begin, make_scripted_resources, train_on_nothing
+from tests.core.scripted_world import (
+    begin,
+    build_changed_recipe,
+    make_scripted_resources,
+    train_on_nothing,
+)
 
 SETTINGS: Final[dict[str, Any]] = {
     "sample": {"prompts": 80},

@@ -16,7 +16,7 @@ from meta_reward_core.models.reasoning import (
     select_answer,
 )
 from meta_reward_core.recipes.canonical import canonicalize_recipe
-from meta_reward_core.recipes.loader import change_recipe
+from meta_reward_core.recipes.changed_values import change_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.training.dataset import load_training_rows
 from tests.core import scripted_world
@@ -178,7 +178,7 @@ def test_a_default_policy_leaves_the_hash_of_a_recipe_as_it_was() -> None:
     assert "reasoning" not in written["actor"]
     assert "reasoning" not in written["judge"]
     hashes = {
-        change_recipe(recipe, [f"actor.reasoning={policy}"]).sha256 for policy in REASONING_POLICIES
+        change_recipe(recipe, {"actor.reasoning": policy}).sha256 for policy in REASONING_POLICIES
     }
     assert len(hashes) == 3
     assert recipe.sha256 in hashes
@@ -186,4 +186,6 @@ def test_a_default_policy_leaves_the_hash_of_a_recipe_as_it_was() -> None:
 
 def test_lengths_in_tokens_need_the_reasoning() -> None:
     with pytest.raises(RecipeError, match=r"use pairing\.length_unit: characters"):
-        change_recipe(Recipe(name="r"), ["actor.reasoning=strip", "pairing.length_unit=tokens"])
+        change_recipe(
+            Recipe(name="r"), {"actor.reasoning": "strip", "pairing.length_unit": "tokens"}
+        )

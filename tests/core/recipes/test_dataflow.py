@@ -275,14 +275,12 @@ def find_undeclared_reads(stage: Stage, read: set[str], recipe: Recipe) -> set[s
 
 def _read_without_effect(stage: Stage) -> set[str]:
     """Values that are read where they change nothing, each for a reason."""
-    # The judge passes rho on to what uses it only with early stopping.
     # The evaluation asks whether an adapter was kept: it loads a model only with a ground truth.
     # The first stage asks whether there is a probe before it, whose rows never train.
     # The first stage checks the model unless a script answers: a check refuses, and makes no row.
     return {
         "sample": {"engine.kind"},
         "generate": {"probe.prompts"},
-        "judge": {"pairing.rho"},
         "evaluate": {"training.lora"},
     }.get(stage.name, set())
 

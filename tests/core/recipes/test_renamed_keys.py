@@ -1,18 +1,23 @@
 """Old keys of recipes: each way in reads them, and warns with the new name."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from meta_reward_core.errors import DeprecatedNameWarning, RecipeError
+from meta_reward_core.recipes.canonical import canonicalize_recipe, hash_recipe_values
+from meta_reward_core.recipes.changed_values import change_recipe, parse_changes
 from meta_reward_core.recipes.loader import (
-    change_recipe,
     load_recipe,
     parse_recipe,
+    parse_stored_recipe,
     read_recipe_text,
 )
 from meta_reward_core.recipes.renamed_keys import (
+    REMOVED_KEYS,
     RENAMED_KEYS,
     ignore_renamed,
     translate_flat_keys,
@@ -23,7 +28,6 @@ VALUES: dict[str, Any] = {
     "shard_prompts": 9,
     "pair_kinds": [["judge"]],
     "judge.top_points": 10.0,
-    "judge.hopeless_at": 2.0,
     "meta_judge.decided_at": 3.0,
     "training.warmup_share": 0.25,
     "training.keep": "last",
@@ -54,7 +58,38 @@ def nested(key: str, value: Any) -> str:
 
 
 def test_every_renamed_key_is_tried_here() -> None:
-    assert VALUES.keys() == RENAMED_KEYS.keys()
+    assert VALUES.keys() == RENAMED_KEYS.keys() - REMOVED_KEYS.keys()
+
+
+@pytest.mark.parametrize("key", REMOVED_KEYS)
+def test_a_removed_key_is_left_out_of_new_recipes_with_a_warning(tmp_path: Path, key: str) -> None:
+    smoke, said = load_recipe("smoke"), list[str]()
+    expected = f"{key} is deprecated and ignored: {REMOVED_KEYS[key]}"
+    file = tmp_path / "old.yaml"
+    text = f"extends: smoke\nname: smoke\ndescription: {json.dumps(smoke.description)}\n"
+    file.write_text(text + nested(key, 2.0))
+    assert load_recipe(str(file), warn=said.append) == smoke
+    assert said == [f"{file}: {expected}"]
+    assert read_recipe_text(text + nested(key, 2.0), warn=said.append) == smoke
+    assert parse_changes([f"{key}=2.0", "actor.samples=5"], warn=said.append) == {
+        "actor.samples": 5
+    }
+    assert translate_flat_keys({key: 2.0, "seed": 1}, warn=said.append) == {"seed": 1}
+    assert said[1:] == [expected] * 3
+    said.clear()
+    assert read_recipe_text(text + nested(key, "null"), warn=said.append) == smoke
+    assert said == []
+    with pytest.warns(DeprecatedNameWarning, match=re.escape(expected)):
+        load_recipe("smoke", changes=[f"{key}=2.0"])
+
+
+def test_an_experiment_that_stored_a_removed_key_keeps_it_and_its_hash() -> None:
+    recipe = change_recipe(load_recipe("smoke"), {"judge.early_stop_z": 2.0})
+    stored = canonicalize_recipe(recipe)
+    assert stored["judge"]["hopeless_at"] == 2.0
+    read = parse_stored_recipe(stored, origin="smoke")
+    assert (read, read.sha256) == (recipe, hash_recipe_values(stored))
+    assert read.sha256 != load_recipe("smoke").sha256
 
 
 @pytest.mark.parametrize("old", VALUES)
@@ -65,7 +100,7 @@ def test_a_change_by_an_old_key_sets_the_new_one_and_warns(old: str) -> None:
         recipe = load_recipe("smoke", changes=[f"{old}={text}"])
     assert value_at(recipe, new) == value
     with pytest.warns(DeprecatedNameWarning, match=f"use {new}$"):
-        assert change_recipe(load_recipe("smoke"), [f"{old}={text}"]) == recipe
+        assert change_recipe(load_recipe("smoke"), parse_changes([f"{old}={text}"])) == recipe
 
 
 @pytest.mark.parametrize("old", VALUES)
@@ -147,7 +182,7 @@ def test_the_world_and_its_oracle_are_one_task(
 def test_a_change_turns_the_ground_truth_on_and_off() -> None:
     off = load_recipe("smoke", changes=["evaluation.oracle=null"], warn=ignore_renamed)
     assert not off.has_ground_truth
-    on = change_recipe(off, ["evaluation.oracle=miniature"], warn=ignore_renamed)
+    on = change_recipe(off, parse_changes(["evaluation.oracle=miniature"], warn=ignore_renamed))
     assert on.has_ground_truth
 
 

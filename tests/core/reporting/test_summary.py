@@ -9,7 +9,7 @@ import pytest
 from meta_reward_core.context import IterationContext
 from meta_reward_core.evaluation.scorecard import Measurement
 from meta_reward_core.iteration import STAGES
-from meta_reward_core.recipes.loader import change_recipe
+from meta_reward_core.recipes.changed_values import change_recipe
 from meta_reward_core.reporting.summary import (
     NO_ACCURACY_YET,
     PARTS_NOT_LOGGED,
@@ -142,7 +142,9 @@ def test_only_accuracies_of_equal_rewards_are_left_out_of_a_log() -> None:
 @pytest.mark.parametrize("sft_weight", [0.0, 1.0])
 def test_a_loss_of_two_parts_is_told_in_both(context: IterationContext, sft_weight: float) -> None:
     publish_training(context)
-    weighted = replace(context, recipe=change_recipe(context.recipe, [f"training.{sft_weight=}"]))
+    weighted = replace(
+        context, recipe=change_recipe(context.recipe, {"training.sft_weight": sft_weight})
+    )
     training = summarize(weighted)["training"]
     absent = {"first": None, "last": None, "absent": PARTS_NOT_LOGGED}
     assert training.get("loss_sft") == training.get("loss_dpo") == (absent if sft_weight else None)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import meta_reward_core
-from meta_reward_core.engines.endpoints import ENDPOINTS_VARIABLE, read_endpoints
+from meta_reward_core.engines.endpoints import read_endpoints
 from meta_reward_core.errors import ArtifactError, EndpointError, MalformedInputError, RecipeError
 from meta_reward_core.experiment import open_experiment
 from meta_reward_core.recipes.loader import load_recipe, read_recipe_text
@@ -217,7 +217,7 @@ def test_hostile_recipes_and_settings_are_refused_by_name(
     with pytest.raises(RecipeError, match="--set judge"):
         load_recipe("smoke", changes=[f"judge={text}"])
     with pytest.raises(EndpointError):
-        read_endpoints({ENDPOINTS_VARIABLE: f"{text}\n"})
+        read_endpoints(f"{text}\n")
 
 
 def test_a_recipe_with_thousands_of_unknown_keys_is_answered_in_a_few_lines() -> None:

@@ -1,6 +1,5 @@
 """Bring up a whole installation with one command."""
 
-import os
 import secrets
 from typing import Any
 
@@ -78,7 +77,7 @@ class Command(BaseCommand):
 
     def _print_address(self, host: str, port: int) -> None:
         self._write(f"http://{format_address(host, port)}  Ctrl-C stops everything")
-        if host not in _THIS_MACHINE and not os.environ.get("META_REWARD_ALLOWED_HOSTS"):
+        if host not in _THIS_MACHINE and _THIS_MACHINE.issuperset(_list_host_names()):
             self._write(
                 "only requests for localhost are answered: set META_REWARD_ALLOWED_HOSTS to "
                 "the names that others call this machine by"
@@ -89,6 +88,10 @@ class Command(BaseCommand):
     def _write(self, line: str) -> None:
         self.stdout.write(line)
         self.stdout.flush()
+
+
+def _list_host_names() -> list[str]:
+    return [name.strip("[]") for name in settings.ALLOWED_HOSTS]
 
 
 def _require_free(host: str, port: int) -> None:

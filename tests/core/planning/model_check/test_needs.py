@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from meta_reward_core.engines.endpoints import ENDPOINTS_VARIABLE
 from meta_reward_core.planning.model_check.needs import derive_needs
 from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.system.settings import ENDPOINTS_VARIABLE
 
 SERVER = "{base_url: 'http://localhost:8000/v1', model: 'policy-{weights}'"
 

@@ -41,7 +41,7 @@ SMOKE = load_recipe("smoke")
 
 @pytest.fixture
 def roots(tmp_path: Path) -> StorageRoots:
-    roots = StorageRoots.from_environment()
+    roots = StorageRoots.from_settings()
     (tmp_path / "models").mkdir()
     return replace(
         roots,

@@ -1,0 +1,99 @@
+"""`python -m meta_reward_core.system.settings_reference`: docs/settings.md, from the code."""
+
+import sys
+from collections.abc import Iterator
+from typing import Any, Final
+
+from pydantic.fields import FieldInfo
+
+from meta_reward_core.system.settings import (
+    COMPOSE_VARIABLES,
+    Settings,
+    get_expected,
+    get_variable_name,
+    is_secret,
+)
+
+_HEAD: Final = """\
+# Settings
+
+Settings are environment variables. A file `.env` in the folder where a command runs (`NAME=VALUE`
+lines) holds further ones; a variable that is set wins over the file. An empty value counts as not
+set. The file is refused if users other than its owner may change it.
+
+All settings are validated when a command starts, and every wrong one is named with its value and
+what is expected. Values of secrets are never shown. A `META_REWARD_` variable that is not known
+causes a warning with the most similar name.
+
+A secret, marked with *, may also be in a file: name the file in a variable with `_FILE` at its end,
+such as `DATABASE_URL_FILE`.
+
+This page is written by `python -m meta_reward_core.system.settings_reference`; a test compares it
+with the code.
+"""
+
+_LIBRARIES: Final = {
+    "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY": "Credentials of the artifact root's bucket.",
+    "AWS_SHARED_CREDENTIALS_FILE": "A file that holds them instead.",
+    "AWS_DEFAULT_REGION": "Region of the bucket.",
+    "CUDA_VISIBLE_DEVICES": "GPUs that a worker may use.",
+    "HF_HUB_OFFLINE": "1: never contact the Hub; models are in `META_REWARD_MODEL_ROOT`.",
+    "HF_HUB_DISABLE_XET": "1: for mirrors of the Hub without Xet.",
+}
+
+
+def write_reference() -> str:
+    """Write the page."""
+    lines = [_HEAD]
+    for section in dict.fromkeys(_get_extra(field)["section"] for field in _iter_fields()):
+        lines += [
+            f"## {section}\n",
+            "| variable | default | accepts | meaning |",
+            "|---|---|---|---|",
+        ]
+        lines += [_format_row(f) for f in _iter_fields() if _get_extra(f)["section"] == section]
+        lines.append("")
+    lines += ["## Read by libraries\n", "| variable | meaning |", "|---|---|"]
+    lines += [_format_meaning(name, text) for name, text in _LIBRARIES.items()]
+    lines += ["", "## Docker Compose\n"]
+    lines += [
+        "Written into `docker/.env` ([docker.md](docker.md)); the containers do not read them.\n"
+    ]
+    lines += ["| variable | meaning |", "|---|---|"]
+    lines += [_format_meaning(name, text) for name, text in COMPOSE_VARIABLES.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _iter_fields() -> Iterator[FieldInfo]:
+    yield from Settings.model_fields.values()
+
+
+def _get_extra(field: FieldInfo) -> dict[str, Any]:
+    extra: Any = field.json_schema_extra
+    return dict(extra)
+
+
+def _format_row(field: FieldInfo) -> str:
+    mark = " *" if is_secret(field) else ""
+    cells = [f"`{get_variable_name(field)}`{mark}", _format_default(field), get_expected(field)]
+    return "| " + " | ".join([*cells, field.description or ""]) + " |"
+
+
+def _format_default(field: FieldInfo) -> str:
+    shown = _get_extra(field)["shown"]
+    if shown is not None:
+        return str(shown)
+    if isinstance(field.default, tuple):
+        return ", ".join(f"`{name}`" for name in field.default) or "none"
+    if isinstance(field.default, bool):
+        return f"`{int(field.default)}`"
+    is_number = isinstance(field.default, float)
+    return f"`{field.default:g}`" if is_number else f"`{field.default}`"
+
+
+def _format_meaning(names: str, meaning: str) -> str:
+    return f"| {', '.join(f'`{name}`' for name in names.split(', '))} | {meaning} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(write_reference())
