@@ -19,6 +19,7 @@ from meta_reward_core.errors import ExperimentBusyError, InputError, TrainingErr
 from meta_reward_core.experiment import Experiment, open_experiment
 from meta_reward_core.planning.settings_change import (
     FIXED_FIELDS,
+    SettingsRequest,
     apply_settings_change,
     change_settings,
     plan_settings_change,
@@ -270,6 +271,14 @@ def test_a_trained_model_whose_iteration_is_not_finished_stays(
     plan = plan_settings_change(experiment.paths, recipe)
     assert plan is not None
     assert (plan.from_iteration, plan.made_again) == (1, ())
+
+
+def test_a_request_of_an_earlier_version_is_read() -> None:
+    earlier = {"changes": ["judge.samples=3", "judge.top_points=10"], "apply": "", "before": {}}
+    values = {"judge.samples": 3, "judge.max_score": 10}
+    request = SettingsRequest.from_payload(earlier)
+    assert request == SettingsRequest(values=values, apply=None)
+    assert SettingsRequest.from_payload(request.model_dump(mode="json")) == request
 
 
 @pytest.mark.parametrize("field", FIXED_FIELDS)

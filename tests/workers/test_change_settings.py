@@ -12,6 +12,7 @@ from django.test import Client
 from django.urls import reverse
 
 from meta_reward_core.errors import ExperimentBusyError, TrainingError
+from meta_reward_core.planning.settings_change import SettingsRequest
 from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.reporting.run_loader import read_run
@@ -115,7 +116,7 @@ def test_a_decision_is_asked_for_before_anything_is_made_again(stopped: Installa
 
 def test_what_is_made_again_waits_in_the_rows(stopped: Installation) -> None:
     row = Experiment.objects.get()
-    plan = plan_change(row, ["judge.samples=3"], apply="now")
+    plan = plan_change(row, SettingsRequest(values={"judge.samples": 3}, apply="now"))
     assert plan is not None
     change_settings(row, open_experiment_files(row), plan)
     status = dict(Stage.objects.values_list("name", "status"))
@@ -133,7 +134,7 @@ def test_what_is_made_again_waits_in_the_rows(stopped: Installation) -> None:
 def test_nothing_changes_under_a_worker_that_makes_it(stopped: Installation) -> None:
     row = Experiment.objects.get()
     Iteration.objects.update(status=RunStatus.RUNNING, driver="workers")
-    plan = plan_change(row, ["training.max_length=4096"], apply=None)
+    plan = plan_change(row, SettingsRequest(values={"training.max_length": 4096}))
     assert plan is not None
     token = "00000000-0000-0000-0000-000000000001"
     Shard.objects.filter(stage__name="train").update(status=ShardStatus.RUNNING, token=token)
