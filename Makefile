@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 AUDIT := .venv-audit
 
 .DEFAULT_GOAL := all
-.PHONY: all setup demo serve worker test test-slow test-faults test-all coverage check fmt bench seed evidence gpu setup-vllm test-vllm soak authorization audit-dependencies pictures
+.PHONY: all setup demo serve worker test test-slow test-faults test-all coverage check fmt bench seed evidence gpu setup-vllm test-vllm soak authorization audit-dependencies hashes pictures
 
 all: check test  ## check + test
 
@@ -17,7 +17,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing packages into $(VENV): some minutes, once; 6 GB on Linux, about 2 GB with torch's CPU build (README.md)"
+ifdef HASHES
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-hashes.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+else
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[web,dev]'
+endif
 	touch $@
 
 demo: setup  ## a whole iteration on this machine; again: the next one
@@ -68,9 +74,16 @@ authorization: setup  ## ask every address as everybody; writes docs/authorizati
 	WRITE_AUTHORIZATION=1 $(BIN)/python -m pytest -p no:randomly tests/webapp/test_authorization.py
 
 audit-dependencies: setup  ## known vulnerabilities of the versions in constraints.txt
-	test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install --quiet 'pip-audit==2.10.1'; }
+	test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)
+	test -x $(AUDIT)/bin/pip-audit || { $(AUDIT)/bin/python -m pip install --quiet 'pip-audit==2.10.1'; }
 	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements-vllm.txt
+
+hashes: setup  ## requirements-hashes.txt anew: the hashes of all files of the versions in constraints.txt
+	test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet 'uv==0.13.9'
+	$(AUDIT)/bin/uv pip compile --quiet --no-deps --universal --python-version 3.11 --generate-hashes \
+		--no-emit-package torch --no-annotate --no-header --output-file requirements-hashes.txt constraints.txt
 
 setup-vllm: $(VLLM)/.installed  ## create a second environment, with vLLM's CPU build
 

@@ -1,6 +1,7 @@
 """A wheel is all that somebody needs: it is built, installed elsewhere, and used."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -94,3 +95,17 @@ def test_an_installed_wheel_serves_pages_with_their_styles(programs: Path, tmp_p
 def read(port: int, path: str) -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
         return str(answer.read().decode())
+
+
+def test_every_pinned_package_but_torch_has_the_hashes_of_its_files() -> None:
+    pinned = (CHECKOUT / "constraints.txt").read_text(encoding="utf-8").splitlines()[1:]
+    text = (CHECKOUT / "requirements-hashes.txt").read_text(encoding="utf-8")
+    hashed = re.findall(
+        r"^(\S+==[^\s;]+)[^\n]*\\\n((?:    --hash=sha256:[0-9a-f]{64}.*\n)+)", text, re.M
+    )
+    normal = {re.sub(r"[-_.]+", "-", name).lower() for name, _ in hashed}
+    expected = {re.sub(r"[-_.]+", "-", name).lower() for name in pinned}
+    assert normal == {name for name in expected if not name.startswith("torch==")}, (
+        "run: make hashes"
+    )
+    assert "://" not in text
