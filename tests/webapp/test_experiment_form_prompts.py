@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,21 @@ def test_a_parquet_bomb_is_refused_before_it_is_unpacked(
     assert len(data) < 100_000
     with pytest.raises(PromptFileError, match="unpacks to more than"):
         store_prompts([data], called="bomb.parquet")
+
+
+def test_one_row_that_unpacks_to_gigabytes_is_refused_outside_of_the_site(
+    settings: Settings, storage_roots: Path
+) -> None:
+    """A list of 4,000 equal texts of a million characters, in 400 bytes."""
+    settings.META_REWARD_UPLOAD_BYTES = 1_000_000
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 4000, pa.int32()), ["x" * 1_000_000])
+    lists = pa.ListArray.from_arrays(pa.array([0, 4000], pa.int32()), texts)
+    data = parquet({"messages": lists})
+    assert len(data) < 1000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(PromptFileError, match="unpacks to more than"):
+        store_prompts([data], called="bomb.parquet")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
 def test_a_parquet_file_of_too_many_rows_is_refused(storage_roots: Path) -> None:

@@ -10,6 +10,8 @@ import itertools
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -17,11 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from django.conf import settings
 from django.core.files.uploadhandler import FileUploadHandler, SkipFile
 from django.http import HttpRequest
@@ -29,6 +28,8 @@ from django.http import HttpRequest
 from meta_reward_core.data.prompt_files import REJECT_TEXT, PromptFile, read_prompts
 from meta_reward_core.data.prompt_formats import FORMATS, detect_format
 from meta_reward_core.errors import PromptFileError
+from meta_reward_core.system.signals import make_parent_death_preexec
+from webapp.experiment_form.parquet_check import UNREADABLE
 
 _STORED: Final = re.compile(rf"[0-9a-f]{{64}}\.({'|'.join(FORMATS)})")
 _PROMPTS_SHOWN: Final = 5
@@ -38,7 +39,8 @@ _CHARS_SHOWN: Final = 400
 # What a Parquet file may unpack to; a text unpacks to itself.
 _PARQUET_ROWS: Final = 1_000_000
 _UNPACKED_TIMES: Final = 8
-_BATCH_ROWS: Final = 16
+_PARQUET_CHECK: Final = (sys.executable, "-m", "webapp.experiment_form.parquet_check")
+_CHECK_SECONDS: Final = 60.0
 
 _REFUSED_UPLOAD: Final = "meta_reward.upload_too_large"
 
@@ -212,42 +214,29 @@ def _read_file(path: Path, *, called: str) -> PromptFile:
 
 
 def _require_small(path: Path, *, called: str) -> None:
-    """Refuse what is small as a file and huge in memory, before it is read as a whole."""
+    """Refuse what is small as a file and huge in memory, before it is read here.
+
+    Raises:
+        PromptFileError: it is too large, or is not readable.
+    """
     limit = settings.META_REWARD_UPLOAD_BYTES * _UNPACKED_TIMES
     try:
-        meta = pq.read_metadata(path)
-        declared = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
-        if meta.num_rows > _PARQUET_ROWS or declared > limit:
-            _refuse_too_large(called)
-        size = 0
-        for part in _iter_unpacked_bytes(path):
-            size += part
-            if size > limit:
-                _refuse_too_large(called)
-    except (pa.ArrowException, OSError) as error:
+        done = subprocess.run(  # noqa: S603 our own module, on a file of ours
+            [*_PARQUET_CHECK, str(path), str(_PARQUET_ROWS), str(limit)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_CHECK_SECONDS,
+            preexec_fn=make_parent_death_preexec(),
+        )
+    except subprocess.TimeoutExpired:
+        _refuse_too_large(called)
+    if done.returncode == UNREADABLE:
         raise PromptFileError(
-            f"{called}: is not a readable Parquet file ({error}); export it again."
-        ) from error
-
-
-def _iter_unpacked_bytes(path: Path) -> Iterator[int]:
-    """Bytes of each batch of each column; texts that repeat are counted without unpacking them."""
-    schema = pq.read_schema(path)
-    texts = [field.name for field in schema if _is_text(field.type)]
-    with pq.ParquetFile(path, read_dictionary=texts) as file:
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-            yield from (_count_bytes(column) for column in batch.columns)
-
-
-def _is_text(kind: Any) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _count_bytes(column: Any) -> int:
-    if not pa.types.is_dictionary(column.type):
-        return int(column.nbytes)
-    lengths = pc.take(pc.binary_length(column.dictionary), column.indices)
-    return int(pc.sum(lengths).as_py() or 0)
+            f"{called}: is not a readable Parquet file ({done.stderr.strip()}); export it again."
+        )
+    if done.returncode != 0:
+        _refuse_too_large(called)
 
 
 def _refuse_too_large(called: str) -> NoReturn:
