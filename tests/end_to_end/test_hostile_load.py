@@ -42,6 +42,12 @@ client.force_login(user)
 cookie = client.cookies[settings.SESSION_COOKIE_NAME]
 print("session", f"{cookie.key}={cookie.value}")
 print("csrf", settings.CSRF_COOKIE_NAME)
+from pathlib import Path
+from tests.webapp import audit_fixtures
+files = Path(settings.META_REWARD_ARTIFACT_ROOT)
+audit_fixtures.write_files(files)
+row = audit_fixtures.record(files, owner=user)
+print("batch", audit_fixtures.draw(row, by=user, auditors=[user]).pk)
 """
 
 Body = tuple[str, str, bytes]
@@ -54,7 +60,32 @@ def make_multipart(name: str, content: bytes, *, file: str = "") -> bytes:
     return head + content + b"\r\n--x--\r\n"
 
 
-def list_hostile_bodies() -> list[Body]:
+def iter_hostile_imports(batch: int) -> Iterator[Body]:
+    """Files of answers for a batch that the sender owns, in each format."""
+    row = {"batch": batch, "item": 1, "auditor": "mallory", "answer": "first", "confidence": 3}
+    entry = json.dumps(row).encode()
+    head, cells = (b",".join(str(cell).encode() for cell in cells) for cells in (row, row.values()))
+    for name, content in {
+        "deep.json": b"[" * 100_000,
+        "objects.json": b'{"a":' * 50_000,
+        "cut.json": b"[" + entry + b",",
+        "many.json": b"[" + b",".join([entry] * 20_000) + b"]",
+        "digits.json": b"[" + entry.replace(b"3", b"9" * 100_000) + b"]",
+        "surrogate.json": b"[" + entry.replace(b"mallory", rb"\ud800") + b"]",
+        "shapes.json": b"[" + entry.replace(b"1,", b"[[1]],") + b", 1, null, [[]]]",
+        "lines.jsonl": (entry + b"\n") * 20_000,
+        "studio.json": b'[{"id": 1, "annotations": ' + b"[" * 3000 + b"]" * 3000 + b"}]",
+        "wide.csv": b",".join(b"c%d" % n for n in range(50_000)) + b"\n" + b"1," * 50_000,
+        "cell.csv": head + b'\n1,"' + b"x" * 1_000_000,
+        "lines.csv": head + b"\n" + (cells + b"\n") * 50_000,
+        "bytes.csv": b"\xff\x00" * 100_000,
+        "zip.json": gzip.compress(b"[" * 1_000_000),
+    }.items():
+        multipart = make_multipart("file", content, file=name)
+        yield f"/audits/{batch}/import", "multipart/form-data; boundary=x", multipart
+
+
+def list_hostile_bodies(batch: int) -> list[Body]:
     """Deep, large and malformed requests: YAML, JSON, forms, multipart and imports."""
     api, form = "/api/v1/experiments", "/experiments/new"
     as_json, as_multipart = "application/json", "multipart/form-data; boundary=x"
@@ -91,7 +122,6 @@ def list_hostile_bodies() -> list[Body]:
         (form, as_multipart, make_multipart("prompts_file", b"x" * 3_000_000, file="a.txt")),
         (form, as_multipart, b'--x\r\nContent-Disposition: form-data; name="a'),
         ("/account/login", as_form, b"username=a%00b&password=" + b"p" * 100_000),
-        ("/audits/1/import", as_multipart, make_multipart("file", b"[" * 100_000, file="a.json")),
         (
             "/experiments/new/prompts",
             as_multipart,
@@ -100,7 +130,7 @@ def list_hostile_bodies() -> list[Body]:
         ("/" + "a" * 6000, as_form, b"a=1"),
         ("/experiments/%ff%00/iterations/99999999999999999999", as_form, b"a=1"),
     ]
-    return found
+    return [*found, *iter_hostile_imports(batch)]
 
 
 @dataclass
@@ -109,21 +139,24 @@ class Tally:
 
     Attributes:
         statuses: answers of hostile requests by status.
+        imports: answers of hostile imports by status.
         livez: seconds of each answer of `/livez`.
         failed: what went wrong with `/livez`.
     """
 
     statuses: Counter[int] = field(default_factory=Counter)
+    imports: Counter[int] = field(default_factory=Counter)
     livez: list[float] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """Of an operator: a token for the API, and the cookies of a session for forms."""
+    """Of an operator: a token for the API, cookies of a session for forms, an audit batch."""
 
     token: str
     cookies: str
+    batch: int
 
     def make_headers(self, path: str) -> dict[str, str]:
         if path.startswith("/api/"):
@@ -138,7 +171,9 @@ def send_body(port: int, who: Credentials, body: Body, tally: Tally) -> None:
     # The server may answer and close before it has read all of a large body.
     with contextlib.suppress(OSError, http.client.HTTPException):
         connection.request("POST", path, data, headers)
-        tally.statuses[connection.getresponse().status] += 1
+        status = connection.getresponse().status
+        tally.statuses[status] += 1
+        tally.imports[status] += path.endswith("/import")
     connection.close()
 
 
@@ -157,7 +192,7 @@ def send_slowly(port: int, token: str, until: float) -> None:
 
 
 def attack(number: int, port: int, who: Credentials, until: float, tally: Tally) -> None:
-    bodies = list_hostile_bodies()
+    bodies = list_hostile_bodies(who.batch)
     chosen = random.Random(number)
     while time.monotonic() < until:
         if number < 2:
@@ -232,9 +267,10 @@ def wait_until_up(port: int, said: list[str]) -> None:
 @pytest.mark.timeout(600)
 def test_ten_workers_of_hostile_requests_keep_nobody_waiting(site: Site) -> None:
     made = site.manage("shell", "-c", MAKE_TOKEN)
-    found = re.search(r"token (\S+)\nsession (\S+)\ncsrf (\S+)", made.stdout)
+    found = re.search(r"token (\S+)\nsession (\S+)\ncsrf (\S+)\nbatch (\d+)", made.stdout)
     assert found is not None, made.stdout
-    who, tally = Credentials(found[1], f"{found[2]}; {found[3]}={CSRF}"), Tally()
+    who = Credentials(found[1], f"{found[2]}; {found[3]}={CSRF}", int(found[4]))
+    tally = Tally()
     with serve(site) as port:
         until = time.monotonic() + SECONDS
         run_together(
@@ -245,12 +281,14 @@ def test_ten_workers_of_hostile_requests_keep_nobody_waiting(site: Site) -> None
     p99 = times[int(0.99 * (len(times) - 1))]
     told = (
         f"{SECONDS:g} s, {sum(tally.statuses.values())} hostile answers "
-        f"{dict(sorted(tally.statuses.items()))}; /livez: {len(times)} answers, "
+        f"{dict(sorted(tally.statuses.items()))}, of imports "
+        f"{dict(sorted(tally.imports.items()))}; /livez: {len(times)} answers, "
         f"median {times[len(times) // 2]:.3f} s, 99th percentile {p99:.3f} s, "
         f"longest {times[-1]:.3f} s; failed: {tally.failed[:5]}"
     )
     print(told)  # noqa: T201 shown with -s, and when the test fails
     assert sum(tally.statuses.values()) > 10 * SECONDS / 20, told
+    assert tally.imports[422] > 0, told
     assert not tally.failed, told
     assert not [status for status in tally.statuses if status >= 500], told
     assert p99 < LIVEZ_LIMIT, told
