@@ -554,6 +554,16 @@ def read_variable(name: str) -> str | None:
     return os.environ.get(name)
 
 
+def build_environment_without_secrets() -> dict[str, str]:
+    """The environment for a child that needs no secret, such as one that runs a model.
+
+    Secrets are empty instead of absent, so that the child does not read them from `.env`.
+    """
+    secrets = [get_variable_name(one) for one in Settings.model_fields.values() if is_secret(one)]
+    names = [*secrets, *(f"{name}_FILE" for name in secrets)]
+    return {**os.environ, **dict.fromkeys(names, "")}
+
+
 def list_unknown_variables() -> list[str]:
     """Name the variables that look like ours and are not, each in a sentence with the nearest."""
     known = set(iter_known_names())

@@ -63,12 +63,17 @@ def run(
 
 
 def test_a_child_stays_for_one_model_and_is_replaced_for_another(
-    host: EngineHost, begun: Path
+    host: EngineHost, begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    secrets = ("META_REWARD_SECRET_KEY", "DATABASE_URL", "HF_TOKEN")
+    for name in secrets:
+        monkeypatch.setenv(name, "sqlite:///sesame")
     assert run(host, begun) == ShardResult(
         {"pool": 20, "used_before": 0, "prompts": 8}, reused=False, device="cpu"
     )
     first = host.pid
+    given = psutil.Process(first).environ()
+    assert {given[name] for name in secrets} == {""}, "a model's process needs no secret"
     assert run(host, begun).reused
     assert run(host, begun, "generate", "engine", model="M0").counts["completions"] == 16
     assert host.pid == first

@@ -28,6 +28,7 @@ from django.http import HttpRequest
 from meta_reward_core.data.prompt_files import REJECT_TEXT, PromptFile, read_prompts
 from meta_reward_core.data.prompt_formats import FORMATS, detect_format
 from meta_reward_core.errors import PromptFileError
+from meta_reward_core.system.settings import build_environment_without_secrets
 from meta_reward_core.system.signals import make_parent_death_preexec
 from webapp.experiment_form.parquet_check import UNREADABLE
 
@@ -227,6 +228,7 @@ def _require_small(path: Path, *, called: str) -> None:
             text=True,
             check=False,
             timeout=_CHECK_SECONDS,
+            env=build_environment_without_secrets(),
             preexec_fn=make_parent_death_preexec(),
         )
     except subprocess.TimeoutExpired:

@@ -21,6 +21,7 @@ from meta_reward_core import errors
 from meta_reward_core.engines.base import Completion, Conversation, SamplingParams
 from meta_reward_core.errors import EngineError, MetaRewardError
 from meta_reward_core.iteration import Resource
+from meta_reward_core.system.settings import build_environment_without_secrets
 from meta_reward_core.system.signals import make_parent_death_preexec
 from workers.engine.output import EngineOutput
 from workers.ops.devices import DeviceGroup, DevicePool, build_environment, get_pool, list_cores
@@ -278,7 +279,7 @@ class EngineHost:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._output.file,
-            env=os.environ | build_environment(groups),
+            env=build_environment_without_secrets() | build_environment(groups),
             process_group=0,
             preexec_fn=_make_preexec(list_cores(groups)),
         )

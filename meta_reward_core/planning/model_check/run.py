@@ -8,7 +8,6 @@ and writes the report to its standard output.
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from meta_reward_core.recipes.prompt_templates import PromptTemplate
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
 from meta_reward_core.storage.layout import ExperimentLayout
+from meta_reward_core.system.settings import build_environment_without_secrets
 from meta_reward_core.system.signals import make_parent_death_preexec
 from meta_reward_core.system.untrusted_input import parse_json
 
@@ -109,7 +109,10 @@ def run_check(
     """
     if in_process or "transformers" in sys.modules:
         return check_model(request)
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    environment = build_environment_without_secrets() | {
+        "CUDA_VISIBLE_DEVICES": "",
+        "HF_HUB_OFFLINE": "1",
+    }
     try:
         done = subprocess.run(
             [sys.executable, "-m", "meta_reward_core.planning.model_check"],
