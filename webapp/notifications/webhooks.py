@@ -110,7 +110,7 @@ async def post_signed(url: str, values: dict[str, Any], *, secret: str) -> None:
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
             status = await _post(address, body, headers)
-    except TimeoutError:
+    except (TimeoutError, httpx2.TimeoutException):
         raise WebhookError(f"no answer within {DEADLINE_SECONDS:g} seconds") from None
     except httpx2.RemoteProtocolError:
         raise WebhookError("the server did not answer in HTTP") from None
@@ -128,9 +128,11 @@ async def _post(address: Address, body: bytes, headers: dict[str, str]) -> int:
     The certificate is checked against the name, which is also what the server is asked for.
     """
     place = _bracket(await _resolve(address))
+    # The client closes a connection whose handshake it gave up itself, not one that was cancelled.
+    timeout = httpx2.Timeout(DEADLINE_SECONDS, connect=0.4 * DEADLINE_SECONDS)
     async with (
         httpx2.AsyncClient(
-            verify=_load_trusted_certificates(), trust_env=False, timeout=DEADLINE_SECONDS
+            verify=_load_trusted_certificates(), trust_env=False, timeout=timeout
         ) as client,
         client.stream(
             "POST",
