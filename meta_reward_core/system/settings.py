@@ -399,7 +399,8 @@ class Settings(BaseSettings):
     )
     engine_processes: CountOrZero = _declare(
         "META_REWARD_ENGINE_PROCESSES",
-        "Engine processes of a worker, each on its own share of the GPUs or CPU cores.",
+        "Engine processes of a worker, and of `run_iteration` without a queue, each on its own "
+        "share of the GPUs or CPU cores.",
         default=0,
         section=_WORKERS,
         shown="0: one for each GPU, or one without GPUs",
@@ -577,22 +578,24 @@ def _suggest(name: str, known: Iterable[str]) -> str:
 
 
 def iter_known_names() -> Iterator[str]:
-    """Name all variables: ours, those of files with secrets, and those of the Compose files."""
+    """Name all variables: ours, those of files with secrets, and those of the files in `docker/`."""
     for field in Settings.model_fields.values():
         yield get_variable_name(field)
         if is_secret(field):
             yield f"{get_variable_name(field)}_FILE"
-    yield from COMPOSE_VARIABLES
+    yield from DEPLOYMENT_VARIABLES
 
 
-COMPOSE_VARIABLES: Final = {
+DEPLOYMENT_VARIABLES: Final = {
     "META_REWARD_SITE": "Host name of the site: the proxy's certificate, allowed host, origin and "
     "links follow from it.",
     "META_REWARD_ENGINE": "Package that is added to the worker's image, such as `vllm==0.32.0`.",
     "META_REWARD_PRIVATE_ADDRESS": "Address of the server in the network that workers share.",
     "META_REWARD_NFS_SERVER": "Machine that exports artifacts and models.",
+    "META_REWARD_HOME": "Slurm: folder of the checkout.",
+    "META_REWARD_ENVIRONMENT": "Slurm: file of settings that the job reads.",
 }
-"""Read by Docker Compose alone, from `docker/.env`."""
+"""Read by the Compose files and the Slurm script alone."""
 
 
 def get_variable_name(field: FieldInfo) -> str:

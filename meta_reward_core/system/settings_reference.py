@@ -7,7 +7,7 @@ from typing import Any, Final
 from pydantic.fields import FieldInfo
 
 from meta_reward_core.system.settings import (
-    COMPOSE_VARIABLES,
+    DEPLOYMENT_VARIABLES,
     Settings,
     get_expected,
     get_variable_name,
@@ -55,12 +55,12 @@ def write_reference() -> str:
         lines.append("")
     lines += ["## Read by libraries\n", "| variable | meaning |", "|---|---|"]
     lines += [_format_meaning(name, text) for name, text in _LIBRARIES.items()]
-    lines += ["", "## Docker Compose\n"]
+    lines += ["", "## Docker Compose and Slurm\n"]
     lines += [
-        "Written into `docker/.env` ([docker.md](docker.md)); the containers do not read them.\n"
+        "Read by the files in `docker/` alone ([docker.md](docker.md), [clusters.md](clusters.md)).\n"
     ]
     lines += ["| variable | meaning |", "|---|---|"]
-    lines += [_format_meaning(name, text) for name, text in COMPOSE_VARIABLES.items()]
+    lines += [_format_meaning(name, text) for name, text in DEPLOYMENT_VARIABLES.items()]
     return "\n".join(lines) + "\n"
 
 
