@@ -578,7 +578,7 @@ def _suggest(name: str, known: Iterable[str]) -> str:
 
 
 def iter_known_names() -> Iterator[str]:
-    """Name all variables: ours, those of files with secrets, and those of the files in `docker/`."""
+    """Name all variables: ours, of files with secrets, and of the files in `docker/`."""
     for field in Settings.model_fields.values():
         yield get_variable_name(field)
         if is_secret(field):

@@ -57,7 +57,7 @@ def write_reference() -> str:
     lines += [_format_meaning(name, text) for name, text in _LIBRARIES.items()]
     lines += ["", "## Docker Compose and Slurm\n"]
     lines += [
-        "Read by the files in `docker/` alone ([docker.md](docker.md), [clusters.md](clusters.md)).\n"
+        "Read by files in `docker/` alone ([docker.md](docker.md), [clusters.md](clusters.md)).\n"
     ]
     lines += ["| variable | meaning |", "|---|---|"]
     lines += [_format_meaning(name, text) for name, text in DEPLOYMENT_VARIABLES.items()]
