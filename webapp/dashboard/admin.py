@@ -91,19 +91,19 @@ class ExperimentAdmin(ViewOnlyAdmin):
 
     @admin.display(description="recipe")
     def get_recipe_name(self, experiment: Experiment) -> str:
-        """Name of the recipe that the experiment began with."""
+        """Name of the original recipe."""
         return str(experiment.recipe.get("name", ""))
 
     @admin.action(description="Make private", permissions=["steer"])
     def hide(self, request: HttpRequest, rows: QuerySet[Experiment]) -> None:
-        """Let only owners and admins see the chosen ones; what nobody owns stays as it is."""
+        """Make the selected experiments private; those without an owner are unchanged."""
         for row in rows.filter(owner=None):
             self.message_user(request, f"{row} has no owner, give it one first.", messages.ERROR)
         self._make_private(request, rows.exclude(owner=None), is_private=True)
 
     @admin.action(description="Show to everybody who sees experiments", permissions=["steer"])
     def show(self, request: HttpRequest, rows: QuerySet[Experiment]) -> None:
-        """Take back that the chosen ones are private."""
+        """Make the selected experiments visible to all users."""
         self._make_private(request, rows, is_private=False)
 
     def _make_private(
@@ -156,21 +156,21 @@ class IterationAdmin(ViewOnlyAdmin):
 
     @admin.action(description="Pause", permissions=["steer"])
     def pause(self, request: HttpRequest, rows: QuerySet[Iteration]) -> None:
-        """Ask the workers to stop the chosen ones for now."""
+        """Request to pause the selected iterations."""
         self._ask(request, rows, JobKind.PAUSE)
 
     @admin.action(description="Resume and retry failed shards", permissions=["steer"])
     def resume(self, request: HttpRequest, rows: QuerySet[Iteration]) -> None:
-        """Ask the workers to go on with the chosen ones."""
+        """Request to resume the selected iterations."""
         self._ask(request, rows, JobKind.RESUME)
 
     @admin.action(description="Cancel", permissions=["steer"])
     def cancel(self, request: HttpRequest, rows: QuerySet[Iteration]) -> None:
-        """Ask the workers to stop the chosen ones for good."""
+        """Request to cancel the selected iterations."""
         self._ask(request, rows, JobKind.CANCEL)
 
     def _ask(self, request: HttpRequest, rows: QuerySet[Iteration], kind: JobKind) -> None:
-        """Request the same job as the page's button; report rows that do not allow it now."""
+        """Request the same job as the button of the page; report rows that do not allow it now."""
         asked = 0
         for row in rows.select_related("experiment").prefetch_related("experiment__iterations"):
             if can_request(row, kind):
@@ -245,17 +245,17 @@ class AttemptAdmin(ViewOnlyAdmin):
 
 
 class SilenceFilter(admin.SimpleListFilter):
-    """Workers by whether they still show themselves."""
+    """Workers by whether they sent a recent heartbeat."""
 
     title = "heard"
     parameter_name = "heard"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002
-        """The two that there are."""
+        """The two choices."""
         return [("lately", "lately"), ("silent", "silent")]
 
     def queryset(self, request: HttpRequest, rows: QuerySet[Worker]) -> QuerySet[Worker]:  # noqa: ARG002
-        """Workers that were heard since, or not."""
+        """Workers with or without a recent heartbeat."""
         since = timezone.now() - timedelta(seconds=SILENT_SECONDS)
         if self.value() == "lately":
             return rows.filter(heartbeat__gte=since)
@@ -264,7 +264,7 @@ class SilenceFilter(admin.SimpleListFilter):
 
 @admin.register(Worker)
 class WorkerAdmin(ViewOnlyAdmin):
-    """Workers, as they last showed themselves."""
+    """Workers as of their last heartbeat."""
 
     list_display = ("name", "host", "pid", "queues", "device", "shard", "since", "heartbeat")
     list_filter = (SilenceFilter, "queues", "host", "device")
@@ -274,7 +274,7 @@ class WorkerAdmin(ViewOnlyAdmin):
 
 @admin.register(Job)
 class JobAdmin(ViewOnlyAdmin):
-    """What people asked for: the log, which nobody edits."""
+    """Jobs that users requested; they cannot be edited."""
 
     list_display = (
         "created",
@@ -290,13 +290,13 @@ class JobAdmin(ViewOnlyAdmin):
     list_select_related = ("created_by",)
 
     def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002
-        """A log from which entries can be taken is none."""
+        """Entries of the log cannot be deleted."""
         return False
 
 
 @admin.register(Activity)
 class ActivityAdmin(ViewOnlyAdmin):
-    """The activity log, which nobody edits."""
+    """The activity log, which cannot be edited."""
 
     list_display = (
         *("created", "actor_name", "source", "get_action_display", "object_name"),
@@ -308,5 +308,5 @@ class ActivityAdmin(ViewOnlyAdmin):
     )
 
     def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:  # noqa: ARG002
-        """A log from which entries can be taken is none."""
+        """Entries of the log cannot be deleted."""
         return False

@@ -65,7 +65,7 @@ MEANINGS: Final[dict[AlarmName, tuple[str, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class AlarmView:
-    """An alarm as a page shows it."""
+    """An alarm for a page."""
 
     iteration: int
     title: str

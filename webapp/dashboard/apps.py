@@ -1,9 +1,9 @@
-"""The app's name."""
+"""App configuration."""
 
 from django.apps import AppConfig
 
 
 class DashboardConfig(AppConfig):
-    """Pages and admin of experiments; the rows are those of `webapp.experiments`."""
+    """Pages and admin of experiments; the models are those of `webapp.experiments`."""
 
     name = "webapp.dashboard"

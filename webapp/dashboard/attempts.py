@@ -1,4 +1,4 @@
-"""Shards and the attempts at them: pages of shards, and the last failures with what they said."""
+"""Shards and their attempts: pages of shards, and the last failures with their messages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _CHARS_SHOWN: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An attempt that did not end well.
+    """A failed or lost attempt.
 
     Attributes:
         lines: the end of what it said.
@@ -35,7 +35,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class AttemptView:
-    """One attempt at a shard, as the table of shards shows it."""
+    """An attempt in the table of shards."""
 
     row: Attempt
     lines: str
@@ -43,7 +43,7 @@ class AttemptView:
 
 @dataclass(frozen=True, slots=True)
 class ShardView:
-    """A shard with what it made, in words, and the attempts at it."""
+    """A shard with a description of its output, and its attempts."""
 
     row: Shard
     made: str
@@ -51,7 +51,7 @@ class ShardView:
 
 
 def list_last_failures(iteration: Iteration) -> list[Failure]:
-    """Read the last attempts that failed or were lost, without the whole of long errors."""
+    """Load the last failed or lost attempts, with long errors cut."""
     rows = (
         _annotate_tails(Attempt.objects.filter(shard__stage__iteration=iteration))
         .filter(status__in=[AttemptStatus.FAILED, AttemptStatus.LOST])
@@ -74,7 +74,7 @@ def list_last_failures(iteration: Iteration) -> list[Failure]:
 def paginate_shards(
     iteration: Iteration, *, stage: str, status: str, page: str | None
 ) -> tuple[Page[Shard], list[ShardView]]:
-    """Read a page of an iteration's shards with the attempts at them.
+    """Load a page of an iteration's shards with their attempts.
 
     Args:
         stage, status: only these; empty for all.
@@ -97,7 +97,7 @@ def _make_shard_view(row: Shard) -> ShardView:
 
 
 def _annotate_tails(attempts: QuerySet[Attempt]) -> QuerySet[Attempt]:
-    """Fetch the end of what attempts said instead of all of it."""
+    """Load only the end of the messages of attempts."""
     return attempts.annotate(tail=Right("error", _CHARS_SHOWN)).defer("error")
 
 

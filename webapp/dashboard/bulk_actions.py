@@ -1,4 +1,4 @@
-"""Actions on several experiments at once, chosen in the run table."""
+"""Actions on several experiments selected in the run table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ _PAST: Final = {
 
 @dataclass(slots=True)
 class BulkResult:
-    """What became of an action.
+    """Result of a bulk action.
 
     Attributes:
         done: names of the experiments.
@@ -45,7 +45,7 @@ class BulkResult:
 
     @property
     def summary(self) -> str:
-        """What was done."""
+        """Summary of what was done."""
         if not self.done:
             return ""
         count = len(self.done)
@@ -53,14 +53,14 @@ class BulkResult:
 
 
 def find_chosen(user: User, names: Sequence[str]) -> list[Experiment]:
-    """Experiments of some names that a user may see, in the order of the names."""
+    """Return the visible experiments with these names, in the order of the names."""
     rows = get_visible_experiments(user).filter(name__in=names[:MAX_CHOSEN])
     found = {row.name: row for row in rows.prefetch_related("iterations")}
     return [found[name] for name in dict.fromkeys(names) if name in found]
 
 
 def apply_to_all(kind: str, rows: Sequence[Experiment], *, by: User) -> BulkResult:
-    """Do one thing with each experiment that allows it; say why the others do not."""
+    """Apply an action to each experiment that allows it, and explain why others do not."""
     result = BulkResult(kind)
     for row in rows:
         why = _apply(kind, row, by)
@@ -72,7 +72,7 @@ def apply_to_all(kind: str, rows: Sequence[Experiment], *, by: User) -> BulkResu
 
 
 def _apply(kind: str, row: Experiment, by: User) -> str:
-    """Do it; returns why not, empty if it is done."""
+    """Apply the action; return why it failed, or an empty text."""
     if not can_control(by, row):
         return "owned by another user"
     if kind == ARCHIVE:

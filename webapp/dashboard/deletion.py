@@ -1,4 +1,4 @@
-"""What deleting an experiment frees, what is lost, and what stands against it."""
+"""Deletion of an experiment: what it frees, what is lost, and what prevents it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from webapp.experiments.models import Experiment, RunStatus
 
 
 class DeletionForm(forms.Form):
-    """A confirmation that names the experiment."""
+    """A confirmation by the name of the experiment."""
 
     name = forms.CharField(
         max_length=64,
@@ -26,7 +26,7 @@ class DeletionForm(forms.Form):
         self._name = name
 
     def clean_name(self) -> str:
-        """Refuse another name."""
+        """Refuse any other name."""
         given: str = self.cleaned_data["name"]
         if given != self._name:
             raise forms.ValidationError(f"Enter the name exactly: {self._name}")
@@ -56,13 +56,13 @@ class DiskUse:
 
     @property
     def tables(self) -> int:
-        """All that is not a checkpoint."""
+        """Size of everything except checkpoints."""
         return self.total - sum(model.size for model in self.models)
 
 
 @dataclass(frozen=True, slots=True)
 class DeletionPlan:
-    """A deletion before it is confirmed.
+    """A deletion to be confirmed.
 
     Attributes:
         obstacles: why it cannot be deleted now.
@@ -75,7 +75,7 @@ class DeletionPlan:
 
 
 def is_on_this_machine(experiment: Experiment) -> bool:
-    """Whether measuring the files of an experiment needs no request to a remote store."""
+    """Whether the files can be measured without requests to a remote store."""
     return open_experiment_files(experiment).store.is_local
 
 
@@ -98,7 +98,7 @@ def read_disk_use(experiment: Experiment) -> DiskUse | None:
 
 
 def plan_deletion(experiment: Experiment) -> DeletionPlan:
-    """Gather what deleting an experiment frees and loses."""
+    """Collect what deleting an experiment frees and loses."""
     completed = experiment.iterations.filter(status=RunStatus.FINISHED).count()
     return DeletionPlan(
         disk=read_disk_use(experiment),

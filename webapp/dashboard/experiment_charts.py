@@ -1,4 +1,4 @@
-"""Curves of an experiment over its iterations, from the summaries that finished ones leave.
+"""Charts of an experiment over its iterations, from the summaries of completed ones.
 
 What a judge or an actor did in iteration t was done by M_{t-1}; what the oracle says is of M_t.
 """
@@ -22,7 +22,7 @@ _REASONS: Final = {str(reason): text for reason, text in REASON_TEXT.items()}
 
 
 def build_experiment_charts(iterations: Iterable[Iteration]) -> list[Chart]:
-    """Draw what is known of the finished iterations; a chart without a number is left out."""
+    """Draw the metrics of completed iterations; charts without a number are skipped."""
     known = {row.number: row.metrics for row in iterations if row.metrics}
     charts = [
         *_chart_ground_truth(known),
@@ -205,7 +205,7 @@ def _make_chart(
     within: tuple[float, float] | None = None,
     description: str = "",
 ) -> Chart:
-    """Draw the lines that have a number."""
+    """Draw the series that have a number."""
     series = [
         Series(name, points)
         for name, points in lines.items()
@@ -223,7 +223,7 @@ def _list_points(known: Mapping[int, Metrics], read_metric: MetricReader) -> lis
 def _list_ground_truth_points(
     known: Mapping[int, Metrics], subject: str, metric: str
 ) -> list[Point]:
-    """Read a metric of M_0, M_1, ...; what an iteration found before it began stands first."""
+    """Return a metric of M_0, M_1, ...; the first value is measured before iteration 1."""
     points: dict[float, float | None] = {}
     for number, metrics in sorted(known.items()):
         for row in metrics.get("truth", []):

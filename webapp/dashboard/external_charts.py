@@ -1,4 +1,4 @@
-"""Curves by others than the experiment's own models: people who audited, and kept evaluations.
+"""Charts of external measurements: audits and stored evaluations.
 
 Where a program knows the truth, `curves` draws that; where a real model runs, these are what
 tells a better judge from one that merely agrees with itself.
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 def build_external_charts(experiment: Experiment, *, models: int) -> list[Chart]:
-    """Draw what audits and kept evaluations say over the iterations; nothing where there is none.
+    """Draw audits and stored evaluations over the iterations; empty if there are none.
 
     Args:
         models: how many of M0, M1, ... there are.
@@ -63,7 +63,7 @@ def _list_scorecards_by_model(
 def _list_readable_scorecards(
     store: ArtifactStore, name: str, number: int
 ) -> Sequence[ScorecardDict]:
-    """Scorecards of a model; the page is shown without those that a person has damaged."""
+    """List the scorecards of a model, without unreadable ones."""
     try:
         return list_scorecards(store, name, number)
     except ArtifactError as error:
@@ -74,7 +74,7 @@ def _list_readable_scorecards(
 def _group_points(
     kept: Mapping[int, Iterable[ScorecardDict]], metrics: Mapping[str, str]
 ) -> dict[str, list[Point]]:
-    """Points by evaluation and metric."""
+    """Group points by evaluation and metric."""
     lines: dict[str, list[Point]] = {}
     for number, cards in sorted(kept.items()):
         for card in cards:

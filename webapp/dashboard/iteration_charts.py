@@ -1,4 +1,4 @@
-"""Charts of one iteration, from its tables as far as finished shards have made them."""
+"""Charts of one iteration, from the tables of its finished shards."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -29,14 +29,14 @@ _POINTS_OF_A_LINE: Final = 150
 
 @dataclass(frozen=True, slots=True)
 class IterationCharts:
-    """Charts with numbers; `problem` says which files could not be read, if any."""
+    """Charts with data; `problem` names unreadable files, if any."""
 
     charts: tuple[Chart, ...]
     problem: str
 
 
 def build_iteration_charts(iteration: Iteration) -> IterationCharts:
-    """Draw what an iteration's finished shards have made, and how fast."""
+    """Draw the results and the speed of an iteration's finished shards."""
     charts, problem = [_chart_speed(iteration)], ""
     try:
         tables = TableReader(open_iteration_files(iteration.experiment, iteration.number))
@@ -47,7 +47,7 @@ def build_iteration_charts(iteration: Iteration) -> IterationCharts:
 
 
 def _read_running_log(iteration: Iteration) -> list[LogRow]:
-    """Read what a training that runs now has told so far."""
+    """Read the metrics of a running training so far."""
     told = Shard.objects.filter(
         stage__iteration=iteration, stage__name="train", status=ShardStatus.RUNNING
     ).values_list("training_metrics", flat=True)
@@ -103,7 +103,7 @@ def _chart_histogram(title: str, values: Numbers, *, x_label: str, description: 
 
 
 def _make_bins(values: Numbers) -> Scale:
-    """Cut the values' range at round numbers."""
+    """Split the range of values at round numbers."""
     return make_wide_scale([float(values.min()), float(values.max())], about=_BINS)
 
 
@@ -161,7 +161,7 @@ def _thin_points(points: Sequence[tuple[int, float]], every: int) -> list[Point]
 
 
 def _chart_speed(iteration: Iteration) -> Chart:
-    """Draw tokens a second of each stage's finished shards, for one worker."""
+    """Draw tokens per second of each stage's finished shards, per worker."""
     tokens = Sum(Cast(KeyTextTransform("tokens", "shard__counts"), BigIntegerField()))
     rows = (
         Attempt.objects.filter(

@@ -1,4 +1,4 @@
-"""Where each model of an experiment comes from: M0, M1, ... with what it was trained on."""
+"""Lineage of the models of an experiment: M0, M1, ... with their training data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ Counts = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class PairCounts:
-    """Pairs of one kind; both are None as long as the stage is not finished.
+    """Pairs of one kind; both values are None until the stage is finished.
 
     Attributes:
         is_withheld: whether an audit kept them from the training.
@@ -37,7 +37,7 @@ class PairCounts:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A model and the iteration that makes it.
+    """A model and the iteration that trains it.
 
     Attributes:
         before: number of the model that it starts from, which is also the reference of DPO.
@@ -61,7 +61,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class PromptSet:
-    """The instructions that an experiment draws from.
+    """The prompt pool of an experiment.
 
     Attributes:
         called: the file's name as a person gave it; empty where it is not known.
@@ -78,7 +78,7 @@ class PromptSet:
 
 @dataclass(frozen=True, slots=True)
 class SettingsStep:
-    """A change of the settings: the first iteration that it holds for, and one line per value."""
+    """A settings change: the first iteration it applies to, and one line per value."""
 
     from_iteration: int
     lines: Sequence[str]
@@ -86,7 +86,7 @@ class SettingsStep:
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """M0 and what followed; the prompts are None where their file is not there.
+    """M0 and its successors; the prompts are None if their file is missing.
 
     Attributes:
         seed_name: a folder's own name, or the hub's for what came from there.
@@ -104,7 +104,7 @@ class Lineage:
 
 
 def read_lineage(experiment: Experiment, iterations: Sequence[Iteration]) -> Lineage:
-    """Read the lineage; the database is asked twice."""
+    """Read the lineage with two database queries."""
     counts = _read_counts(experiment)
     seed_name, commit = _parse_seed_model_name(experiment.base_model_folder)
     return Lineage(
@@ -122,7 +122,7 @@ def read_lineage(experiment: Experiment, iterations: Sequence[Iteration]) -> Lin
 
 
 def _read_changes(experiment: Experiment) -> tuple[SettingsStep, ...]:
-    """Changes of the settings, oldest first; none where the files cannot be read."""
+    """Read the settings changes, oldest first; none if the files cannot be read."""
     try:
         changes = read_settings_history(experiment).changes
     except ArtifactError:
@@ -140,7 +140,7 @@ def _read_changes(experiment: Experiment) -> tuple[SettingsStep, ...]:
 
 
 def _parse_seed_model_name(folder: str) -> tuple[str, str]:
-    """What M0 is called, and its commit."""
+    """Return the name of M0, and its commit."""
     on_hub = parse_pinned_name(folder)
     if on_hub is None:
         return folder.rstrip("/").rpartition("/")[2], ""
@@ -213,6 +213,6 @@ def _make_pair_counts(
 
 
 def _get_scheduled_kinds(recipe: Mapping[str, Any], number: int) -> Sequence[str]:
-    """Name the kinds of pairs that an iteration schedules; past the end the last entry goes on."""
+    """Return the scheduled kinds of pairs; after the end, the last entry applies."""
     schedule: list[list[str]] = recipe.get("train_on") or []
     return schedule[min(number, len(schedule)) - 1] if schedule else []

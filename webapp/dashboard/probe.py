@@ -1,4 +1,4 @@
-"""The judge probe of an iteration, as its page shows it."""
+"""The judge probe of an iteration for its page."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _MEASURES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class MeasureView:
-    """A share that was measured: its label, value, 95% interval and number of items."""
+    """A measured share: label, value, 95% interval and number of items."""
 
     label: str
     value: str
@@ -32,7 +32,7 @@ class MeasureView:
 
 @dataclass(frozen=True, slots=True)
 class ProbeView:
-    """What the probe saw.
+    """Results of the probe.
 
     Attributes:
         tried: how many prompts, and for how long.

@@ -1,4 +1,4 @@
-"""What waits: messages at the broker, shards, and what people asked for."""
+"""Waiting work: messages at the broker, shards, and jobs."""
 
 import time
 from collections import Counter
@@ -20,7 +20,7 @@ _CACHE_SECONDS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class WaitingWork:
-    """What waits of one experiment.
+    """Waiting work of one experiment.
 
     Attributes:
         name: of the experiment, which a launch only makes.
@@ -40,7 +40,7 @@ class WaitingWork:
 
 
 def count_messages() -> dict[str, int] | None:
-    """Messages in each queue, of a moment ago; None if the broker does not answer."""
+    """Count the messages in each queue, cached briefly; None if the broker does not respond."""
     return _count_messages_at(int(time.monotonic() / _CACHE_SECONDS))
 
 
@@ -50,7 +50,7 @@ def _count_messages_at(moment: int) -> dict[str, int] | None:  # noqa: ARG001 pa
 
 
 def list_waiting_work(person: AnyUser) -> list[WaitingWork]:
-    """What waits of the experiments that a person may see, by name."""
+    """List the waiting work of the visible experiments, by name."""
     shards = _count_shards(person)
     jobs = _count_jobs(person)
     names = sorted(shards.keys() | {name for name, _ in jobs})
@@ -66,7 +66,7 @@ def list_waiting_work(person: AnyUser) -> list[WaitingWork]:
 
 
 def _count_shards(person: AnyUser) -> Mapping[str, tuple[int, int]]:
-    """Waiting and running shards by experiment, where there are any."""
+    """Count pending and running shards by experiment."""
     open_shards = Shard.objects.filter(
         status__in=(ShardStatus.WAITING, ShardStatus.RUNNING),
         stage__iteration__status=RunStatus.RUNNING,

@@ -1,4 +1,4 @@
-"""The values of an experiment's recipe, and where they differ from the shipped one of its name."""
+"""Recipe values of an experiment, and their differences from the shipped recipe."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ from meta_reward_core.recipes.schema import Recipe
 
 @dataclass(frozen=True, slots=True)
 class RecipeValue:
-    """One value.
+    """A recipe value.
 
     Attributes:
         shipped: what the shipped recipe says, where it says something else.
@@ -34,7 +34,7 @@ class RecipeValue:
 
 @dataclass(frozen=True, slots=True)
 class RecipeView:
-    """A recipe's values; `shipped` names the one that they are compared with, if there is one."""
+    """Recipe values; `shipped` names the recipe they are compared with, if any."""
 
     name: str
     shipped: str
@@ -42,12 +42,12 @@ class RecipeView:
 
     @property
     def changed(self) -> list[RecipeValue]:
-        """The values that the shipped recipe has otherwise."""
+        """Values that differ from the shipped recipe."""
         return [value for value in self.values if value.shipped is not None]
 
 
 def make_recipe_view(recipe: Mapping[str, Any]) -> RecipeView:
-    """Lay out the recipe that an experiment has stored, under today's keys."""
+    """Build the view of a stored recipe, under the current keys."""
     name = str(recipe.get("name", ""))
     shipped = name if name in list_shipped_recipes() else ""
     known = _load_shipped_values(shipped) if shipped else {}
@@ -83,7 +83,7 @@ def _write_values(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _iter_meanings(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yield what each value means, and its unit."""
+    """Yield the meaning and unit of each value."""
     for name, field in section.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):

@@ -1,4 +1,4 @@
-"""Prompts of an iteration that an engine refused, as its page names them."""
+"""Prompts of an iteration that an engine refused, for its page."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Columns of the run table: what each shows of a run, and the value that it is sorted by.
+"""Columns of the run table: displayed values and sort keys.
 
 A column reads the values of any number of experiments in one or two queries, whether these are the
 rows of a page, of a whole export, or all rows to sort by.
@@ -85,7 +85,7 @@ def _of(rows: Rows) -> QuerySet[Iteration]:
 
 
 def _read_duration(rows: Rows) -> Values:
-    """From the first start to the last end, or until now; in seconds."""
+    """Duration from the first start to the last end, or until now, in seconds."""
     now = timezone.now()
     found = _of(rows).values_list("experiment").annotate(
             began=Min("started"), ended=Max("finished"),
@@ -108,7 +108,7 @@ def _read_tokens(rows: Rows) -> Values:
 
 
 def _read_cost(rows: Rows) -> Values:
-    """Time that workers spent on attempts, failed ones too; in hours."""
+    """Time that workers spent on attempts, failed ones included, in hours."""
     attempts = Attempt.objects.filter(
         shard__stage__iteration__experiment__in=rows.order_by().values("pk")
     )
@@ -121,7 +121,7 @@ def _read_cost(rows: Rows) -> Values:
 
 
 def read_last_metrics(rows: Rows, section: str) -> dict[int, Any]:
-    """One section of the summary of each experiment's last completed iteration."""
+    """Load one section of the summary of each experiment's last completed iteration."""
     completed = _of(rows).filter(status=RunStatus.FINISHED).order_by("number")
     part = KeyTransform(section, "metrics")
     return dict(completed.annotate(part=part).values_list("experiment", "part"))
@@ -192,7 +192,7 @@ DEFAULT: Final = ("status", "progress", "duration", "alarms", "metric", "owner",
 
 
 def find_column(key: str) -> Column | None:
-    """Find a column by what addresses call it; None if there cannot be one."""
+    """Find a column by its name in URLs; None if it cannot exist."""
     if key in COLUMNS:
         return COLUMNS[key]
     if key.startswith(_METRIC) and len(key) < 200:
@@ -217,7 +217,7 @@ def _make_metric_column(path: str) -> Column:
 
 
 def _iter_numbers(values: Any, path: str) -> Iterator[tuple[str, float]]:
-    """Numbers of a summary by their paths; what a list holds is called by its kind or name."""
+    """Yield the numbers of a summary by path; list entries are named by their kind or name."""
     if isinstance(values, Mapping):
         for name, value in values.items():
             yield from _iter_numbers(value, f"{path}.{name}")
@@ -242,7 +242,7 @@ def _read_recipe_value(path: str, rows: Rows) -> Values:
 
 
 def list_metric_columns(rows: Rows) -> list[Column]:
-    """Offer the metrics that the last completed iterations of some experiments have."""
+    """List the metrics of the last completed iterations of some experiments."""
     completed = _of(rows).filter(status=RunStatus.FINISHED)
     paths: dict[str, None] = {}
     for metrics in completed.order_by("-pk").values_list("metrics", flat=True)[:5]:
@@ -253,7 +253,7 @@ def list_metric_columns(rows: Rows) -> list[Column]:
 
 
 def list_recipe_columns(rows: Rows) -> list[Column]:
-    """Offer the recipe values that differ between the latest experiments."""
+    """List the recipe values that differ between the latest experiments."""
     hashes = dict(rows.order_by("created").values_list("recipe_sha256", "pk"))
     latest = sorted(hashes.items(), key=lambda pair: -pair[1])[:_RECIPES_READ]
     recipes = list(_read_recipes(dict(latest)).values())
@@ -264,7 +264,7 @@ def list_recipe_columns(rows: Rows) -> list[Column]:
 
 
 def _read_recipes(latest: Mapping[str, int]) -> Mapping[str, Mapping[str, Any]]:
-    """Flat recipes by their hashes, each read once per process.
+    """Return flat recipes by hash, each read once per process.
 
     Args:
         latest: an experiment's key by the hash of its recipe.
@@ -279,7 +279,7 @@ def _read_recipes(latest: Mapping[str, int]) -> Mapping[str, Mapping[str, Any]]:
 
 
 def sort_keys(column: Column, rows: Rows, *, descending: bool) -> list[int]:
-    """Keys of experiments in the order of a column; those without a value are last.
+    """Sort experiment keys by a column; those without a value are last.
 
     Equal values stay in the order of the rows, which is newest first.
     """
@@ -291,7 +291,7 @@ def sort_keys(column: Column, rows: Rows, *, descending: bool) -> list[int]:
 
 
 def _rank(value: Any) -> tuple[int, float, str]:
-    """Numbers before texts, so that a recipe value that is either can be sorted."""
+    """Order numbers before texts, so that mixed recipe values can be sorted."""
     if isinstance(value, datetime):
         return (0, value.timestamp(), "")
     if isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""The run table: which experiments, which columns and in which order, all of it in the address."""
+"""The run table: experiments, columns and order, all in the URL."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ _DRAWN: Final = frozenset({"status", "progress", "metric"})
 
 
 class FilterForm(forms.Form):
-    """Which experiments are listed, and how; empty fields list all that are not archived."""
+    """Filter of the run table; by default all experiments that are not archived."""
 
     q = forms.CharField(required=False, max_length=64, label="Search")
     status = forms.ChoiceField(
@@ -76,7 +76,7 @@ class FilterForm(forms.Form):
         field.choices = [("", anything), *((value, value) for value in values)]
 
     def offer_sort(self, columns: Sequence[Column]) -> None:
-        """Offer to sort by columns, in both directions."""
+        """List the sort orders of columns, in both directions."""
         field = cast("forms.ChoiceField", self.fields["sort"])
         field.choices = [("", "newest")] + [
             (f"{sign}{column.key}", f"{column.label}, {direction}")
@@ -88,7 +88,7 @@ class FilterForm(forms.Form):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A value of a row."""
+    """A cell of a row."""
 
     column: Column
     text: str
@@ -96,7 +96,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """A heading that sorts.
+    """A heading that sorts the table.
 
     Attributes:
         order: "ascending", "descending", or "" if the table is sorted by another column.
@@ -120,7 +120,7 @@ class Line:
 
 @dataclass(frozen=True)
 class RunTable:
-    """The table that an address asks for.
+    """The table for a URL.
 
     Attributes:
         rows: all experiments of the table, of which `page` is a part.
@@ -142,12 +142,12 @@ class RunTable:
 
     @cached_property
     def metrics(self) -> Sequence[Column]:
-        """Columns of metrics to choose from; updates of the table alone do not need them."""
+        """Metric columns to choose from, computed on demand."""
         return list_metric_columns(self.rows)
 
     @cached_property
     def recipe(self) -> Sequence[Column]:
-        """Columns of recipe values to choose from."""
+        """Recipe value columns to choose from."""
         return list_recipe_columns(self.rows)
 
 
@@ -172,7 +172,7 @@ def filter_experiments(
     tag: str = "",
     archived: str = "",
 ) -> QuerySet[Experiment]:
-    """Keep experiments that have a text in their name, description or tags, and so on."""
+    """Filter experiments by text in name, description or tags, and by the other fields."""
     if archived != "all":
         rows = rows.filter(Q(archived__isnull=not archived))
     if q:
@@ -190,7 +190,7 @@ def filter_experiments(
 
 
 def read_run_table(user: AnyUser, query: QueryDict) -> RunTable:
-    """Read one page of the table, in a number of queries that does not grow with its rows."""
+    """Load one page of the table with a constant number of queries."""
     visible = get_visible_experiments(user)
     form = FilterForm(_translate(query), visible=visible)
     columns = list_columns(query)
@@ -221,7 +221,7 @@ def read_run_table(user: AnyUser, query: QueryDict) -> RunTable:
 
 
 def _translate(query: QueryDict) -> dict[str, str]:
-    """Write what earlier addresses call a status as it is called now."""
+    """Convert earlier names of statuses in URLs."""
     given = {name: value for name, value in query.items() if isinstance(value, str)}
     found = find_run_statuses(given.get("status", ""))
     if found:
@@ -230,14 +230,14 @@ def _translate(query: QueryDict) -> dict[str, str]:
 
 
 def _filter(visible: QuerySet[Experiment], form: FilterForm) -> QuerySet[Experiment]:
-    """Keep what the form asks for; a field that makes no sense keeps all."""
+    """Apply the filter; invalid fields are ignored."""
     names = ("q", "status", "owner", "tag", "archived")
     given = {name: form.cleaned_data.get(name) or "" for name in names}
     return filter_experiments(visible, **given)
 
 
 def list_columns(query: QueryDict) -> list[Column]:
-    """Columns that an address asks for, without those that there cannot be."""
+    """List the columns in the URL, without unknown ones."""
     keys = dict.fromkeys(query.getlist("col")[:_MAX_COLUMNS]) or dict.fromkeys(DEFAULT)
     found = [find_column(key) for key in keys]
     return [column for column in found if column is not None] or [COLUMNS["status"]]
@@ -256,7 +256,7 @@ def _order(rows: QuerySet[Experiment], sort: str) -> list[int] | QuerySet[Any, A
 
 
 def _load_rows(keys: Sequence[int]) -> list[Experiment]:
-    """Read rows with all that a line shows, in the order of their keys."""
+    """Load rows with everything that a line shows, in the order of their keys."""
     rows = Experiment.objects.filter(pk__in=keys).select_related("owner")
     found = {row.pk: row for row in rows.prefetch_related(*_RELATED)}
     return [found[key] for key in keys if key in found]
@@ -298,7 +298,7 @@ def _make_heading(column: Column, sort: str) -> Heading:
 
 
 def stream_csv(user: AnyUser, query: QueryDict) -> Iterator[bytes]:
-    """Write all rows that an address asks for, on whatever page, as CSV."""
+    """Yield all rows for a URL as CSV, from all pages."""
     visible = get_visible_experiments(user)
     form = FilterForm(_translate(query), visible=visible)
     form.is_valid()

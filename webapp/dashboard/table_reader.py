@@ -1,4 +1,4 @@
-"""Columns of an iteration's tables, reduced to what charts need, part by part.
+"""Columns of an iteration's tables for charts, read partition by partition.
 
 A part never changes under its hash, so what was read of it is kept in the process: while shards
 come in only new ones are read, and at 35,000 responses a page reads nothing at all.
@@ -26,7 +26,7 @@ _VARIANCE_WIDTH: Final = 0.25
 
 
 class TableReader:
-    """The tables of one iteration, as far as finished shards promise their parts."""
+    """The tables of one iteration, from its finished shards."""
 
     def __init__(self, files: IterationFiles) -> None:
         self._root, self._folder = files.store.root, files.folder
@@ -38,21 +38,21 @@ class TableReader:
         return _add_counts(found, len(HISTOGRAM_BINS))
 
     def read_variances(self) -> Numbers:
-        """Variance of the scores of each scored response."""
+        """Return the score variance of each scored response."""
         return _concatenate([_read_variances(*known) for known in self._list_parts("scores")])
 
     def read_lengths(self, kind: str, side: str) -> Numbers:
-        """Characters of the chosen or the rejected text of each pair of a kind."""
+        """Return the characters of the chosen or rejected text of each pair of a kind."""
         return _concatenate(
             [_read_lengths(*known, side) for known in self._list_parts(f"{kind}_pairs")]
         )
 
     def read_elo_spreads(self) -> Numbers:
-        """Best minus worst rating of each response whose judgments battled, in nats."""
+        """Return highest minus lowest rating of each response whose judgments battled, in nats."""
         return _concatenate([_read_elo_spreads(*known) for known in self._list_parts("ratings")])
 
     def read_training_log(self) -> list[LogRow]:
-        """Metrics of the training: step, metric, value."""
+        """Return the metrics of the training: step, metric, value."""
         return [
             row for known in self._list_parts("training_log") for row in _read_training_log(*known)
         ]
@@ -66,7 +66,7 @@ class TableReader:
 
 @lru_cache(maxsize=256)
 def find_kept_epoch(root: str, folder: str, model: str, step: int) -> float | None:  # noqa: ARG001
-    """Find the epoch that a training had reached at the step whose weights were kept.
+    """Find the epoch of the step whose weights were kept.
 
     Args:
         model: hash of what it made: another one is another training.
@@ -116,7 +116,7 @@ def _read_column(root: str, path: str, sha256: str, name: str) -> Numbers:
 
 
 def _read_columns(root: str, path: str, sha256: str, columns: list[str]) -> pa.Table:
-    """Read some columns of a part.
+    """Read some columns of a partition.
 
     Raises:
         DamagedArtifactError: it is gone, being made again, or no Parquet of these columns.
@@ -130,7 +130,7 @@ def _read_columns(root: str, path: str, sha256: str, columns: list[str]) -> pa.T
 
 
 def _to_numbers(values: pa.ChunkedArray) -> Numbers:
-    """Take the values that are known."""
+    """Return the known values."""
     known: Numbers = pc.drop_null(values).to_numpy().astype(np.float64)
     return known
 

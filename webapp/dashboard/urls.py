@@ -1,4 +1,4 @@
-"""Addresses of the pages about experiments, iterations, workers and the log."""
+"""URLs of the pages about experiments, iterations, workers and the activity log."""
 
 from django.urls import path
 

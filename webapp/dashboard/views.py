@@ -1,4 +1,4 @@
-"""Pages about experiments: the list, one of them, one of its iterations, the log, the workers."""
+"""Pages about experiments, iterations, the activity log and workers."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -102,7 +102,7 @@ def list_experiments(request: HttpRequest) -> HttpResponseBase:
 @require_POST
 @require_run
 def request_bulk_action(request: HttpRequest) -> HttpResponse:
-    """Pause, cancel, archive or restore the experiments chosen in the run table."""
+    """Pause, cancel, archive or restore the experiments selected in the run table."""
     back = _get_way_back(request)
     names = request.POST.getlist("name")
     if not names:
@@ -124,7 +124,7 @@ def request_bulk_action(request: HttpRequest) -> HttpResponse:
 
 
 def _get_way_back(request: HttpRequest) -> str:
-    """The table that an action was requested from, with its filter; the first page otherwise."""
+    """Return the URL of the table with its filter, else the home page."""
     back = request.POST.get("next", "")
     is_own = is_own_address(request, back)
     return back if is_own and back.startswith("/") else reverse("index")
@@ -166,7 +166,7 @@ def change_archive(request: HttpRequest, name: str) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @require_run
 def delete_experiment(request: HttpRequest, name: str) -> HttpResponse:
-    """Say what deleting an experiment frees and loses; delete it once its name is typed."""
+    """Show what deleting an experiment frees and loses; delete it once its name is typed."""
     row = get_transferable_experiment(request.user, name)
     form = DeletionForm(request.POST if request.method == "POST" else None, name=row.name)
     plan = plan_deletion(row)
@@ -187,7 +187,7 @@ def _has_no_workers(experiments: list[Experiment]) -> bool:
 @require_safe
 @require_view
 def show_experiment(request: HttpRequest, name: str) -> HttpResponse:
-    """Show an experiment: where it stands, what can be done, lineage, curves, alarms, recipe."""
+    """Show an experiment: status, actions, lineage, charts, alarms, recipe."""
     row = _prefetch_iterations(get_viewable_experiment(request.user, name))
     if not is_partial_request(request):
         return render_page_or_partial(
@@ -211,7 +211,7 @@ def show_experiment(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def _build_state(request: HttpRequest, row: Experiment) -> dict[str, Any]:
-    """Gather what changes while an experiment runs."""
+    """Build the context that changes while an experiment runs."""
     latest = get_latest_iteration(row)
     unfinished = latest if latest and latest.status != RunStatus.FINISHED else None
     (summary,) = summarize_experiments([row])
@@ -232,7 +232,7 @@ def _build_state(request: HttpRequest, row: Experiment) -> dict[str, Any]:
 
 
 def _build_details(request: HttpRequest, row: Experiment) -> dict[str, Any]:
-    """Gather what users added to an experiment, and the form for those who may change it."""
+    """Build the context of user-provided details, with the form for users who can change them."""
     may = can_control(request.user, row)
     return {
         "tags": get_details(row)["tags"],
@@ -256,12 +256,12 @@ def _build_controls(request: HttpRequest, row: Experiment) -> dict[str, Any]:
 
 
 def _build_ownership(request: HttpRequest, row: Experiment) -> dict[str, Any]:
-    """Make the form for whoever may hand the experiment over."""
+    """Build the form for users who can transfer the experiment."""
     return {"ownership": OwnershipForm(experiment=row)} if can_transfer(request.user, row) else {}
 
 
 def _build_history(row: Experiment) -> dict[str, Any]:
-    """Gather what changes only when an iteration is finished."""
+    """Build the context that changes only when an iteration is completed."""
     iterations = _sort_iterations(row)
     return _build_lineage(row) | {
         "outcome": build_outcome_summary(row, iterations),
@@ -317,7 +317,7 @@ def show_iteration(request: HttpRequest, name: str, number: int) -> HttpResponse
 def _render_partial(
     request: HttpRequest, row: Experiment, region: str, gather: Callable[[], dict[str, Any]]
 ) -> HttpResponse:
-    """Render what changes; whoever steers sees buttons, and at once what came of them."""
+    """Render the changing region, with buttons and the result of the last action."""
     if can_control(request.user, row):
         return render_page_or_partial(request, "", region=region, context=gather())
     return render_cached_partial(request, region, gather)
@@ -368,7 +368,7 @@ def _build_progress(request: HttpRequest, row: Iteration) -> dict[str, Any]:
 @require_POST
 @require_run
 def request_action(request: HttpRequest, name: str) -> HttpResponse:
-    """Ask the workers to run, pause, cancel or resume; the page says what became of it."""
+    """Request to run, pause, cancel or resume; the page shows the result."""
     row = get_controllable_experiment(request.user, name)
     form = actions.ActionForm(request.POST)
     if not form.is_valid():
@@ -418,7 +418,7 @@ def show_activity_log(request: HttpRequest) -> HttpResponseBase:
 @require_safe
 @require_view
 def show_workers(request: HttpRequest) -> HttpResponse:
-    """Show the workers, what each does, and what waits for them."""
+    """Show the workers, their current tasks, and the waiting work."""
     states = list_worker_states(get_visible_experiments(request.user))
     waiting = list_waiting_work(request.user)
     heard = [state for state in states if not state.is_silent]
@@ -439,7 +439,7 @@ def show_workers(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @require_run
 def edit_ownership(request: HttpRequest, name: str) -> HttpResponse:
-    """Say who owns an experiment and who sees it."""
+    """Change the owner and visibility of an experiment."""
     row = get_transferable_experiment(request.user, name)
     form = OwnershipForm(request.POST if request.method == "POST" else None, experiment=row)
     if request.method != "POST" or not form.is_valid():

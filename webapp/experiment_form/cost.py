@@ -1,4 +1,4 @@
-"""What an experiment will cost, before it is paid."""
+"""Cost estimate of an experiment."""
 
 import shutil
 from collections.abc import Sequence
@@ -98,7 +98,7 @@ def estimate_cost(person: AnyUser, recipe: Recipe, *, target_iteration: int) -> 
 
 
 def get_free_bytes() -> int | None:
-    """Room where the files of experiments lie; None if that is not on this machine."""
+    """Free disk space at the artifact root; None if it is remote."""
     store = ArtifactStore(settings.META_REWARD_ARTIFACT_ROOT)
     if not store.is_local:
         return None
@@ -108,7 +108,7 @@ def get_free_bytes() -> int | None:
 
 
 def humanize_duration(seconds: float) -> str:
-    """A time as a person says it: 40 s, 12 min, 3 h 20 min, 5 days."""
+    """Format a duration: 40 s, 12 min, 3 h 20 min, 5 days."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)

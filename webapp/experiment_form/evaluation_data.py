@@ -1,4 +1,4 @@
-"""Evaluation data that may be named from far away: files of one folder of the installation."""
+"""Evaluation data that can be named remotely: files in one folder of the installation."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ _NAMES_SHOWN: Final = 20
 
 
 def resolve_evaluation_data(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Write names in META_REWARD_EVALUATION_ROOT as whole paths, as the command line has them."""
+    """Convert names in META_REWARD_EVALUATION_ROOT to full paths."""
     found = dict(values)
     tasks = found.get(_KEY)
     if isinstance(tasks, list):
@@ -29,7 +29,7 @@ def _resolve_task(task: Any) -> Any:
 
 
 def find_evaluation_error(recipe: Recipe) -> str:
-    """Why the data of a recipe's `evaluation.tasks` cannot be used; empty if it can."""
+    """Return why the data of `evaluation.tasks` cannot be used; empty if it can."""
     root = Path(settings.META_REWARD_EVALUATION_ROOT).resolve()
     for task in recipe.evaluation.tasks:
         path = Path(task.data)

@@ -1,4 +1,4 @@
-"""The launch request as a job stores it, and the recipes that a request may begin with.
+"""The launch request as stored in a job, and the recipes that it can be based on.
 
 The request itself is `meta_reward_core.planning.launch_request`.
 """
@@ -38,7 +38,7 @@ _BESIDE: Final = (_CALLED, _ORIGIN_UUID)
 def write_payload(
     request: LaunchRequest, *, prompts_called: str = "", origin_uuid: str = ""
 ) -> dict[str, Any]:
-    """Write a request as the payload of a job.
+    """Convert a request to the payload of a job.
 
     Args:
         prompts_called: what the user calls the file of prompts; not part of the request.
@@ -49,7 +49,7 @@ def write_payload(
 
 
 def read_payload(payload: Mapping[str, Any]) -> LaunchRequest:
-    """Read the request of a job, also of an earlier version.
+    """Read the request of a job, including those of earlier versions.
 
     Raises:
         InputError: the payload holds something else.
@@ -64,7 +64,7 @@ def read_payload(payload: Mapping[str, Any]) -> LaunchRequest:
 
 
 def write_deprecated_payload(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the payload of a launch with the fields of the version before, for programs."""
+    """Convert a launch to the payload of the previous version, for programs."""
     if "experiment" not in payload:
         return dict(payload)
     prompts = payload.get("prompts")
@@ -81,17 +81,17 @@ def write_deprecated_payload(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def get_origin_uuid(payload: Mapping[str, Any]) -> str:
-    """Which experiment is duplicated; empty in jobs of before it was recorded."""
+    """UUID of the duplicated experiment; empty in jobs from before it was recorded."""
     return str(payload.get(_ORIGIN_UUID, ""))
 
 
 def get_prompts_name(payload: Mapping[str, Any]) -> str:
-    """What the user calls the file of prompts."""
+    """Return the user's name for the prompt file."""
     return str(payload.get(_CALLED, ""))
 
 
 def build_requested_recipe(request: LaunchRequest) -> Recipe:
-    """The recipe of a request that came from far away.
+    """Build the recipe of a remote request.
 
     Raises:
         InputError: a value cannot be used, or names a file of this machine.
@@ -102,7 +102,7 @@ def build_requested_recipe(request: LaunchRequest) -> Recipe:
 
 
 def _read_earlier(values: Mapping[str, Any]) -> LaunchRequest:
-    """Before there was one request, changes were `key=value` texts and a base was YAML."""
+    """Read a payload from before the launch request: `key=value` texts and a base in YAML."""
     name = str(values.get("recipe", ""))
     base = load_base_recipe(name, str(values.get("recipe_text", "")), warn=ignore_renamed)
     recipe = change_recipe(base, parse_changes(values.get("changes", ()), warn=ignore_renamed))
@@ -121,7 +121,7 @@ def _read_earlier(values: Mapping[str, Any]) -> LaunchRequest:
 
 
 def load_base_recipe(name: str, text: str, *, warn: Warn) -> Recipe:
-    """Read a recipe by its shipped name, or as the text that somebody sent.
+    """Load a recipe by its shipped name, or from the text of a user.
 
     Args:
         warn: told about each deprecated key of the text.
@@ -139,11 +139,11 @@ def load_base_recipe(name: str, text: str, *, warn: Warn) -> Recipe:
 
 @cache
 def load_shipped_recipe(name: str) -> Recipe:
-    """Read a recipe that comes with the package, once in a process."""
+    """Load a shipped recipe, once per process."""
     return load_recipe(name)
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """Write a recipe as a text that `load_base_recipe` reads."""
+    """Convert a recipe to a text that `load_base_recipe` reads."""
     text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=100)
     return text

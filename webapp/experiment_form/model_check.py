@@ -1,4 +1,4 @@
-"""The model check on pages and in the API: files at once, the rest by a job.
+"""The model check on pages and in the API: files immediately, the rest by a job.
 
 The site has no model library. What files alone tell is checked while a form is filled in; the
 whole check is a job that a machine with these libraries carries out.
@@ -27,7 +27,7 @@ _SUBJECT_CHARS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class CheckRequest:
-    """What a job checks; plain values alone.
+    """What a job checks, as plain values.
 
     Attributes:
         model: a folder below the models' root, or an id of the Hugging Face Hub.
@@ -43,7 +43,7 @@ class CheckRequest:
 
     @classmethod
     def build(cls, model: str, recipe: Recipe, *, prompts: str) -> "CheckRequest":
-        """Ask for the check of a model as it is now."""
+        """Build the request for the current state of a model."""
         folder = _find_folder(model)
         return cls(
             model=model,
@@ -54,11 +54,11 @@ class CheckRequest:
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> "CheckRequest":
-        """Read it from a job."""
+        """Read the request of a job."""
         return cls(**{name: value for name, value in values.items() if name != "key"})
 
     def write(self) -> dict[str, Any]:
-        """Write it into a job."""
+        """Convert the request to the payload of a job."""
         return {**asdict(self), "key": self.key}
 
     @property
@@ -79,7 +79,7 @@ class CheckRequest:
 
 @dataclass(frozen=True, slots=True)
 class ModelCheckState:
-    """The results that a form shows.
+    """Results for a form.
 
     Attributes:
         checks: from the whole check if it is done, else from the files alone.
@@ -91,20 +91,20 @@ class ModelCheckState:
 
     @classmethod
     def from_job(cls, job: Job) -> "ModelCheckState":
-        """The results of a job, as far as it is."""
+        """Read the results of a job so far."""
         if job.status != JobStatus.DONE:
             return cls(job=job)
         return cls(CheckReport.from_json(job.outcome).checks, job)
 
     @property
     def by_level(self) -> list[Check]:
-        """The results, with what needs attention first."""
+        """Results, most severe first."""
         order = (Level.RED, Level.AMBER, Level.GREEN)
         return sorted(self.checks, key=lambda check: order.index(check.level))
 
     @property
     def is_running(self) -> bool:
-        """Whether more results are to come."""
+        """Whether more results are expected."""
         return self.job is not None and self.job.status in {JobStatus.WAITING, JobStatus.RUNNING}
 
     @property
@@ -114,18 +114,18 @@ class ModelCheckState:
 
     @property
     def error(self) -> str:
-        """Why the whole check could not be made; empty if it could."""
+        """Why the whole check failed to run; empty if it did not."""
         has_failed = self.job is not None and self.job.status == JobStatus.REFUSED
         return self.job.message if self.job is not None and has_failed else ""
 
     @property
     def problems(self) -> list[str]:
-        """A sentence for each result that keeps the experiment from starting."""
+        """One sentence per result that prevents the experiment from starting."""
         return [check.describe() for check in self.checks if check.level is Level.RED]
 
 
 def check_model_files(recipe: Recipe) -> tuple[Check, ...]:
-    """Check the folder that a recipe names, as far as its files tell; empty if it names none."""
+    """Check the files of the recipe's model folder; empty if it names none."""
     folder = None if recipe.model is None else _find_folder(recipe.model)
     if folder is None or recipe.engine.kind == "scripted":
         return ()
@@ -134,7 +134,7 @@ def check_model_files(recipe: Recipe) -> tuple[Check, ...]:
 
 
 def load_check_state(recipe: Recipe | None, *, prompts: str) -> ModelCheckState:
-    """Find what is known about a recipe's model: a finished job, or what its files tell."""
+    """Load what is known about a recipe's model: a finished job, or the file checks."""
     if recipe is None or recipe.model is None or recipe.engine.kind == "scripted":
         return ModelCheckState()
     job = find_check(CheckRequest.build(recipe.model, recipe, prompts=prompts))
@@ -144,13 +144,13 @@ def load_check_state(recipe: Recipe | None, *, prompts: str) -> ModelCheckState:
 
 
 def find_check(request: CheckRequest) -> Job | None:
-    """The newest job that checks exactly this."""
+    """Find the newest job for exactly this check."""
     jobs = Job.objects.filter(kind=JobKind.CHECK_MODEL, payload__key=request.key)
     return jobs.order_by("-pk").first()
 
 
 def request_check(request: CheckRequest, *, by: User | None) -> Job:
-    """Ask for the whole check, unless it is done or under way for exactly this."""
+    """Request the whole check, unless it is done or running for exactly this."""
     job = find_check(request)
     if job is not None and job.status != JobStatus.REFUSED:
         return job
@@ -163,17 +163,17 @@ def request_check(request: CheckRequest, *, by: User | None) -> Job:
 
 
 def explain_unusable(name: str, models: ModelChoices) -> str:
-    """Why a folder is not offered; empty if it is unknown or offered."""
+    """Return why a folder is not offered; empty if it is unknown or offered."""
     return next((one.reason for one in models.unusable if one.name == name), "")
 
 
 def is_model_folder(name: str) -> bool:
-    """Whether a name is that of a folder below the models' root."""
+    """Whether a name is that of a folder below the model root."""
     return _find_folder(name) is not None
 
 
 def _find_folder(model: str) -> Path | None:
-    """A folder below the models' root; None for an id of the Hub, and for any other path."""
+    """Find a folder below the model root; None for a Hub id or any other path."""
     root = Path(settings.META_REWARD_MODEL_ROOT)
     folder = root / model
     is_below = folder.resolve().is_relative_to(root.resolve())

@@ -1,4 +1,4 @@
-"""Which models may be chosen as M0: folders below the models' root that may be loaded."""
+"""Models that can be chosen as M0: loadable folders below the model root."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _MAX_FOLDERS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """A folder of a model; its name is its path below the root."""
+    """A model folder; its name is its path below the root."""
 
     name: str
     bytes: int
@@ -25,7 +25,7 @@ class ModelChoice:
 
 @dataclass(frozen=True, slots=True)
 class UnusableModel:
-    """A folder that looks like a model and may not be loaded."""
+    """A folder that looks like a model and cannot be loaded."""
 
     name: str
     reason: str
@@ -33,14 +33,14 @@ class UnusableModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelChoices:
-    """What lies below the root."""
+    """Models below the root."""
 
     choices: tuple[ModelChoice, ...]
     unusable: tuple[UnusableModel, ...]
 
 
 def list_models() -> ModelChoices:
-    """Look at the folders below the root and those one further down (`org/name`)."""
+    """List the folders below the root, up to two levels deep (`org/name`)."""
     root = Path(settings.META_REWARD_MODEL_ROOT)
     choices, unusable = [], []
     for count, folder in enumerate(_iter_candidates(root)):
@@ -57,7 +57,7 @@ def list_models() -> ModelChoices:
 
 
 def find_model_bytes(recipe: Recipe) -> int | None:
-    """Bytes of a recipe's base model; None as long as it lies on the hub or nowhere."""
+    """Return the size of a recipe's base model; None if it is not stored locally."""
     root = Path(settings.META_REWARD_MODEL_ROOT)
     try:
         folder = find_base_model_folder(recipe, root)
@@ -67,7 +67,7 @@ def find_model_bytes(recipe: Recipe) -> int | None:
 
 
 def compute_folder_bytes(folder: Path) -> int:
-    """Bytes of all files of a folder, however deep."""
+    """Compute the size of all files below a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 

@@ -1,4 +1,4 @@
-"""A recipe while somebody edits it: what was typed, what is wrong, what differs from its base."""
+"""A recipe being edited: typed values, errors, and differences from its base."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from webapp.experiment_form.recipe_fields import (
 
 @dataclass(frozen=True, slots=True)
 class ValueDifference:
-    """A value that is not its base's, both as a person would type them."""
+    """A value that differs from the base, both as text."""
 
     key: str
     before: str
@@ -54,12 +54,12 @@ class RecipeDraft:
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """The values as `--set` takes them."""
+        """Values in the form of `--set`."""
         return tuple(write_change(key, value) for key, value in self.values.items())
 
 
 def to_texts(recipe: Recipe) -> dict[str, str]:
-    """Every value of a recipe as it stands in its field."""
+    """Return every value of a recipe as the text of its field."""
     values = recipe.model_dump(mode="json")
     return {key: _to_text(field, values) for key, field in get_recipe_fields().items()}
 
@@ -67,7 +67,7 @@ def to_texts(recipe: Recipe) -> dict[str, str]:
 def draft_recipe(
     base: Recipe, texts: Mapping[str, str], *, model: str | None, is_new: bool = True
 ) -> RecipeDraft:
-    """Read what stands in the fields as changes of a base.
+    """Read the fields as changes of a base.
 
     Args:
         texts: by key; what is missing stays as it is.
@@ -81,7 +81,7 @@ def draft_recipe(
 
 
 def draft_values(base: Recipe, values: Mapping[str, Any], *, model: str | None) -> RecipeDraft:
-    """Take typed values by key as changes of a base, for an experiment to be created."""
+    """Apply typed values by key to a base, for an experiment to be created."""
     return _make_draft(base, to_texts(base), values, model=model, is_new=True)
 
 
@@ -123,7 +123,7 @@ def list_differences(before: Recipe, after: Recipe) -> list[ValueDifference]:
 
 
 def find_web_errors(recipe: Recipe) -> dict[str, str]:
-    """Find what a recipe must not hold that was sent from far away, by key.
+    """Find values that a remotely sent recipe must not contain, by key.
 
     It may not make this machine read files of the sender's choice: templates must come with the
     package or an installed task, and evaluation data must lie in META_REWARD_EVALUATION_ROOT.
@@ -145,7 +145,7 @@ def find_web_errors(recipe: Recipe) -> dict[str, str]:
 
 
 def require_launchable(recipe: Recipe) -> None:
-    """Refuse a recipe that would make this machine read files for somebody far away.
+    """Refuse a recipe that would make this machine read files for a remote user.
 
     Raises:
         RecipeError: see `find_web_errors`.
@@ -171,7 +171,7 @@ def _format_value(key: str, values: Mapping[str, Any]) -> str:
 
 
 def _is_listed_whole(key: str, *versions: Mapping[str, Any]) -> bool:
-    """Of adapters that both have, each value is told; else only that one has them."""
+    """Whether an adapter is in both recipes, so that its values are listed one by one."""
     both = all(get_value_at(values, ADAPTERS) is not None for values in versions)
     if key == ADAPTERS:
         return both
@@ -179,7 +179,7 @@ def _is_listed_whole(key: str, *versions: Mapping[str, Any]) -> bool:
 
 
 def _read_all(base: Recipe, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Values that differ from the base's, by key.
+    """Read the values that differ from the base, by key.
 
     What cannot be read as its kind stays the text that it is: the recipe says what is wrong.
     """

@@ -1,4 +1,4 @@
-"""The values of a recipe as fields of a form: what each means, and how it is written and read.
+"""Recipe values as form fields: meaning, formatting and parsing.
 
 All of it is taken from the recipe's own declaration, so that a new value is a new field. A field
 is named by its key, such as `actor.samples`.
@@ -73,7 +73,7 @@ _SIGNS: Final = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "le
 
 @dataclass(frozen=True, slots=True)
 class RecipeField:
-    """One value of a recipe.
+    """A recipe value as a field.
 
     Attributes:
         section: key of the section that it belongs to; empty for the recipe itself.
@@ -102,7 +102,7 @@ class RecipeField:
 
 @dataclass(frozen=True, slots=True)
 class FieldSection:
-    """The fields of one part of a recipe, those that are changed most first."""
+    """The fields of a recipe section, the most frequently changed first."""
 
     key: str
     title: str
@@ -133,7 +133,7 @@ def get_recipe_fields() -> Mapping[str, RecipeField]:
 
 
 def write_value(value: Any) -> str:
-    """Write a recipe's value as a person would type it."""
+    """Format a recipe value as a user would type it."""
     if value is None:
         return NONE
     if isinstance(value, bool):
@@ -150,7 +150,7 @@ def write_value(value: Any) -> str:
 
 
 def read_value(field: RecipeField, text: str) -> Any:
-    """Read what a person typed; bounds are the recipe's to check.
+    """Parse a typed value; the recipe checks the bounds.
 
     Raises:
         ValueError: it is not of this field's kind, in words.
@@ -169,7 +169,7 @@ def read_value(field: RecipeField, text: str) -> Any:
 
 
 def get_value_at(values: Mapping[str, Any], key: str) -> Any:
-    """The value of a key such as `actor.samples`; None where a section above it is absent."""
+    """Return the value of a key such as `actor.samples`; None if its section is absent."""
     found: Any = values
     for part in key.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
@@ -177,7 +177,7 @@ def get_value_at(values: Mapping[str, Any], key: str) -> Any:
 
 
 def write_change(key: str, value: Any) -> str:
-    """Write a change as `--set` takes it: a key and its value in YAML."""
+    """Format a change for `--set`: a key and its value in YAML."""
     style = '"' if isinstance(value, str) else None
     text = yaml.safe_dump(value, default_flow_style=True, default_style=style, width=10**9)
     return f"{key}={text.removesuffix('...' + chr(10)).strip()}"
@@ -204,7 +204,7 @@ def _find_inner_section(annotation: Any) -> type[BaseModel] | None:
 
 
 def _iter_alternatives(annotation: Any) -> Iterator[Any]:
-    """The types that a value may have, without names and bounds around them."""
+    """Yield the types of a value, without names and bounds."""
     origin = get_origin(annotation)
     if origin is Annotated:
         yield from _iter_alternatives(get_args(annotation)[0])
@@ -271,7 +271,7 @@ def _compute_depth(annotation: Any) -> int:
 
 
 def _list_choices(key: str, annotation: Any) -> tuple[str, ...]:
-    """What may be chosen; empty for what is typed."""
+    """List the choices of a field; empty for a typed value."""
     none = (NONE,) if _accepts_none(annotation) else ()
     if _find_inner_section(annotation) is not None or bool in set(_iter_types(annotation)):
         return ("yes", "no")
@@ -302,7 +302,7 @@ TASK_KEY: Final = "task"
 
 @cache
 def list_installed_templates(key: str) -> tuple[str, ...]:
-    """Names of the package's templates for a role, then those of the installed tasks.
+    """List the shipped templates of a role, then those of installed tasks.
 
     A file of this machine is not for a form.
     """
@@ -356,7 +356,7 @@ def _format_item(value: Any) -> str:
 
 
 def _read_benchmarks(text: str) -> Any:
-    """A list such as `[{name: ifeval, data: FILE}]`; nothing is an empty list."""
+    """Parse a list such as `[{name: ifeval, data: FILE}]`; an empty text is an empty list."""
     try:
         return parse_yaml(text) if text else []
     except MalformedInputError as error:
@@ -391,7 +391,7 @@ def _read_texts(field: RecipeField, text: str) -> Any:  # noqa: ARG001
 
 
 def _read_schedule(field: RecipeField, text: str) -> Any:
-    """A list by iteration, with or without its brackets; one plain entry holds always."""
+    """Parse a list by iteration, with or without brackets; a single value applies to all."""
     entries = _parse_list(text)
     is_list = text.startswith("[") and text.endswith("]")
     while (
@@ -404,7 +404,7 @@ def _read_schedule(field: RecipeField, text: str) -> Any:
 
 
 def _parse_list(text: str) -> list[Any]:
-    """Entries between commas and brackets: numbers, words and `none`."""
+    """Parse entries between commas and brackets: numbers, words and `none`."""
     tokens = _LIST_MARKS.split(text[:_LIST_CHARS])
     written = "".join(_encode_list_token(token.strip()) for token in tokens)
     try:

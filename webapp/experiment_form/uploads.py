@@ -48,7 +48,7 @@ _REFUSED_UPLOAD: Final = "meta_reward.upload_too_large"
 
 @dataclass(frozen=True, slots=True)
 class StoredPrompts:
-    """A file of prompts that is kept.
+    """A stored prompt file.
 
     Attributes:
         name: of the file that is kept, from its hash.
@@ -71,10 +71,10 @@ class StoredPrompts:
 
 
 class LimitedUploads(FileUploadHandler):
-    """Drops a file that grows past the limit while it is received, before it fills the disk."""
+    """Aborts an upload that exceeds the limit, before it fills the disk."""
 
     def receive_data_chunk(self, raw_data: bytes, start: int) -> bytes:
-        """Pass a chunk on.
+        """Pass the chunk on.
 
         Raises:
             SkipFile: the file is too large; `is_too_large` knows it then.
@@ -86,21 +86,21 @@ class LimitedUploads(FileUploadHandler):
         return raw_data
 
     def file_complete(self, file_size: int) -> None:
-        """Leave the file to the handlers behind this one."""
+        """Leave the file to the next handlers."""
 
 
 def is_too_large(request: HttpRequest) -> bool:
-    """Whether a file of this request was dropped."""
+    """Whether a file of this request exceeded the limit."""
     return _REFUSED_UPLOAD in request.META
 
 
 def format_upload_limit() -> str:
-    """How large a file may be, in words."""
+    """Format the upload limit."""
     return f"{settings.META_REWARD_UPLOAD_BYTES / 1e6:g} MB"
 
 
 def store_prompts(chunks: Iterable[bytes], *, called: str) -> StoredPrompts:
-    """Keep a file of prompts.
+    """Store a prompt file.
 
     Args:
         called: what the person calls it, for messages.
@@ -117,7 +117,7 @@ def store_prompts(chunks: Iterable[bytes], *, called: str) -> StoredPrompts:
 
 
 def inspect_prompts(chunks: Iterable[bytes], *, called: str) -> StoredPrompts:
-    """Read what `store_prompts` would keep, without keeping it.
+    """Read a prompt file without storing it.
 
     Raises:
         PromptFileError: it cannot be read, unpacks to too much, or holds no prompt.
@@ -128,7 +128,7 @@ def inspect_prompts(chunks: Iterable[bytes], *, called: str) -> StoredPrompts:
 
 @contextmanager
 def _receive(chunks: Iterable[bytes], *, called: str) -> Iterator[Path]:
-    """A file of the chunks, named by its content, for as long as nobody takes it away."""
+    """Write the chunks to a file named by its content hash."""
     root = _get_root()
     root.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
@@ -143,7 +143,7 @@ def _receive(chunks: Iterable[bytes], *, called: str) -> Iterator[Path]:
 
 
 def get_stored_path(name: str) -> Path:
-    """Path of a file that is kept.
+    """Return the path of a stored file.
 
     Raises:
         PromptFileError: there is none of this name.
@@ -157,7 +157,7 @@ def get_stored_path(name: str) -> Path:
 
 
 def _remove_old(root: Path) -> None:
-    """Remove what nobody has used for long; experiments have copies of their own."""
+    """Delete files that were not used for a long time; experiments have their own copies."""
     oldest = time.time() - settings.META_REWARD_UPLOAD_DAYS * 86_400
     for path in root.iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -166,7 +166,7 @@ def _remove_old(root: Path) -> None:
 
 
 def read_stored_prompts(name: str) -> StoredPrompts:
-    """Read what a file that is kept holds.
+    """Read a stored prompt file.
 
     Raises:
         PromptFileError: there is none of this name.
@@ -176,7 +176,7 @@ def read_stored_prompts(name: str) -> StoredPrompts:
 
 @lru_cache(maxsize=32)
 def _read_stored_prompts(path: Path) -> StoredPrompts:
-    """A form asks at every change, and what lies under a hash never changes."""
+    """Read with a cache: a form reads on every change, and a hashed file never changes."""
     return _describe_file(path, read_prompts(path))
 
 
@@ -197,7 +197,7 @@ def _describe_file(path: Path, found: PromptFile) -> StoredPrompts:
 
 
 def list_first_texts(texts: Iterable[str]) -> tuple[str, ...]:
-    """The beginnings of the first prompts."""
+    """List the beginnings of the first prompts."""
     first = itertools.islice(texts, _PROMPTS_SHOWN)
     return tuple(
         text if len(text) <= _CHARS_SHOWN else f"{text[:_CHARS_SHOWN]} …" for text in first
@@ -215,7 +215,7 @@ def _read_file(path: Path, *, called: str) -> PromptFile:
 
 
 def _require_small(path: Path, *, called: str) -> None:
-    """Refuse what is small as a file and huge in memory, before it is read here.
+    """Refuse a file that is small on disk and huge in memory before reading it.
 
     Raises:
         PromptFileError: it is too large, or is not readable.

@@ -1,4 +1,4 @@
-"""Addresses of these pages."""
+"""URLs of these pages."""
 
 from django.urls import path
 

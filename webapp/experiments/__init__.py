@@ -1,1 +1,1 @@
-"""Ask for experiments and watch them."""
+"""Experiments: database models, jobs and progress."""

@@ -1,4 +1,4 @@
-"""What a person can ask of an experiment now, and what was asked of it."""
+"""Actions that users can request on an experiment, and requested ones."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ _JOBS_SHOWN: Final = 5
 
 
 class ActionForm(forms.Form):
-    """What a person asks for; `iteration` says to which page to go back."""
+    """A requested action; `iteration` is the page to return to."""
 
     do = forms.ChoiceField(choices=[(kind.value, kind.label) for kind in CONTROL_KINDS])
     iteration = forms.IntegerField(required=False, min_value=1)
@@ -44,7 +44,7 @@ class ActionForm(forms.Form):
 
 @dataclass(frozen=True, slots=True)
 class ActionButton:
-    """A button: what it asks for, in words, and how it looks."""
+    """A button: its action, label and style."""
 
     do: str
     label: str
@@ -53,7 +53,7 @@ class ActionButton:
 
 
 def list_jobs(experiment: Experiment) -> list[Job]:
-    """Read the latest jobs of an experiment, without playground turns."""
+    """List the latest jobs of an experiment, without playground turns."""
     jobs = experiment.jobs.exclude(kind=JobKind.CHAT).select_related("created_by")
     return list(jobs[:_JOBS_SHOWN])
 
@@ -64,7 +64,7 @@ def is_pending(job: Job) -> bool:
 
 
 def is_stuck(jobs: Sequence[Job]) -> bool:
-    """Whether a job is pending for so long that none seems to be processed."""
+    """Whether a job has been pending for so long that nothing seems to process it."""
     long_ago = timezone.now() - timedelta(seconds=SLOW_SECONDS)
     return any(job.status == JobStatus.WAITING and job.created < long_ago for job in jobs)
 
@@ -92,7 +92,7 @@ def list_actions(experiment: Experiment, jobs: Sequence[Job]) -> list[ActionButt
 
 
 def can_request(iteration: Iteration, kind: JobKind) -> bool:
-    """Whether something can be asked for now of an iteration: only the latest is steered."""
+    """Whether an action can be requested on an iteration now: only on the latest one."""
     experiment = iteration.experiment
     if get_latest_iteration(experiment) != iteration:
         return False

@@ -1,4 +1,4 @@
-"""Description, notes, tags and archive of experiments: what users add, and what hides a run.
+"""Description, notes, tags and archive status of experiments.
 
 Every change is recorded in the activity log.
 """
@@ -21,7 +21,7 @@ _TAG: Final = re.compile(r"\w[\w .:/+-]{0,31}", re.ASCII)
 
 
 def parse_tags(text: str | Iterable[str]) -> list[str]:
-    """Read tags, from a text separated by commas or one by one.
+    """Parse tags from a comma-separated text or a list.
 
     Raises:
         ValueError: a tag is not allowed, or there are too many.
@@ -72,7 +72,7 @@ class DetailsForm(forms.Form):
 
 
 def get_details(experiment: Experiment) -> dict[str, Any]:
-    """Description, notes and tags of an experiment, as plain values."""
+    """Return description, notes and tags of an experiment as plain values."""
     return {
         "description": experiment.description,
         "notes": experiment.notes,
@@ -81,7 +81,7 @@ def get_details(experiment: Experiment) -> dict[str, Any]:
 
 
 def change_details(experiment: Experiment, values: Mapping[str, Any], *, by: User) -> bool:
-    """Change description, notes and tags, as far as they are given.
+    """Change the given ones of description, notes and tags.
 
     Returns:
         Whether anything changes.
@@ -110,7 +110,7 @@ def change_details(experiment: Experiment, values: Mapping[str, Any], *, by: Use
 
 
 class StillRunningError(ValueError):
-    """An experiment that runs cannot be archived or deleted."""
+    """A running experiment cannot be archived or deleted."""
 
 
 def archive_experiment(experiment: Experiment, *, by: User) -> bool:
@@ -134,7 +134,7 @@ def archive_experiment(experiment: Experiment, *, by: User) -> bool:
 
 
 def restore_experiment(experiment: Experiment, *, by: User) -> bool:
-    """List an archived experiment again; False if it was not archived."""
+    """Restore an archived experiment; False if it was not archived."""
     with transaction.atomic():
         row = Experiment.objects.select_for_update().get(pk=experiment.pk)
         if row.archived is None:

@@ -1,4 +1,4 @@
-"""From the row of an experiment to its files: only here is said under which name they are."""
+"""From the database row of an experiment to its files. Only this module knows their names."""
 
 import time
 from typing import Final
@@ -28,7 +28,7 @@ _known: dict[tuple[str, str], _Known] = {}
 
 
 def open_experiment_files(experiment: Experiment) -> ExperimentFiles:
-    """Open the files of an experiment; nothing else is read before it is asked for.
+    """Open the files of an experiment; nothing is read until it is needed.
 
     Where the files in its folder belong to another experiment, which had its name before or has it
     now, the answer is that of files that are gone.
@@ -42,7 +42,7 @@ def open_experiment_files(experiment: Experiment) -> ExperimentFiles:
 
 
 def _read_uuid(files: ExperimentFiles) -> UUID | None:
-    """Whose files lie there; None where there are none, or none that can be read."""
+    """Read which experiment the files belong to; None if there are none, or they are unreadable."""
     place = (files.store.root, files.name)
     state = _get_state(files)
     known = _known.get(place)
@@ -68,7 +68,7 @@ def _get_state(files: ExperimentFiles) -> object:
 
 
 def describe_other_files(experiment: Experiment) -> str:
-    """Say that the files in an experiment's folder are not its own, and what to do."""
+    """Explain that the files in an experiment's folder belong to another one, and what to do."""
     return (
         f"the files of experiment {experiment.name!r} under {experiment.artifact_root} are those "
         "of another experiment of this name: put the files of this one back, or delete it"
@@ -76,12 +76,12 @@ def describe_other_files(experiment: Experiment) -> str:
 
 
 def open_iteration_files(experiment: Experiment, number: int) -> IterationFiles:
-    """Open the files of an iteration; number 0 holds the pool of prompts."""
+    """Open the files of an iteration; number 0 is the prompt pool."""
     return open_experiment_files(experiment).get_iteration(number)
 
 
 def read_settings_history(experiment: Experiment) -> SettingsHistory:
-    """Read which settings held for which iteration.
+    """Read the settings of each iteration.
 
     Raises:
         ArtifactError: the files are gone, or cannot be read.
@@ -93,7 +93,7 @@ def read_settings_history(experiment: Experiment) -> SettingsHistory:
 
 
 def read_iteration_recipe(experiment: Experiment, number: int) -> Recipe:
-    """Read the recipe that holds for an iteration; the row has that of the iterations to come.
+    """Read the recipe of an iteration; the row contains that of future iterations.
 
     Raises:
         ArtifactError: the files cannot be read.

@@ -1,4 +1,4 @@
-"""Write down what a person asks for; `workers.jobs.runner` carries it out."""
+"""Enqueue the jobs that users request; `workers.jobs.runner` runs them."""
 
 import logging
 from functools import partial
@@ -33,7 +33,7 @@ def enqueue_job(
     payload: dict[str, Any] | None = None,
     follows: Job | None = None,
 ) -> Job:
-    """Enqueue a job, once the current transaction is committed.
+    """Enqueue a job once the current transaction is committed.
 
     Args:
         experiment_name: name of the experiment that a launch will create.
@@ -82,7 +82,7 @@ def record_job(
 
 
 def send_job(job: Job) -> None:
-    """Send a job to the workers; if the broker refuses it, it is sent again later."""
+    """Send a job to the workers; if the broker refuses it, it is resent later."""
     queue = WORKER_QUEUES[JobKind(job.kind)]
     try:
         current_app.send_task("workers.carry_out", args=[job.pk], queue=queue)
@@ -91,7 +91,7 @@ def send_job(job: Job) -> None:
 
 
 def cancel_job(job: Job, *, by: User) -> bool:
-    """Cancel a job that waits or runs on a GPU worker; False if it had ended.
+    """Cancel a job that is pending or running on a GPU worker; False if it had ended.
 
     One conditional UPDATE, so that a worker that ends the job at the same time is first or loses.
     The worker finds that the job is no longer its own.

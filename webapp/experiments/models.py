@@ -1,4 +1,4 @@
-"""Rows hold the intent: Experiment -> Iteration -> Stage -> Shard -> Attempt.
+"""Database models: Experiment -> Iteration -> Stage -> Shard -> Attempt.
 
 Files hold the work; no large text stands here. A row changes its status in one place alone,
 `workers.pipeline.transitions`. History is never deleted: each attempt at a shard is a row of its
@@ -41,7 +41,7 @@ class RunStatus(models.TextChoices):
 
 
 class Driver(models.TextChoices):
-    """Who runs an iteration: one command, in its own process, or the workers."""
+    """What runs an iteration: one command, in its own process, or the workers."""
 
     COMMAND = "command", "a command"
     WORKERS = "workers", "workers"
@@ -58,7 +58,7 @@ class StageStatus(models.TextChoices):
 
 
 class ShardStatus(models.TextChoices):
-    """Status of a shard. Pending and failed shards may be claimed."""
+    """Status of a shard. Pending and failed shards can be claimed."""
 
     WAITING = "waiting", "pending"
     RUNNING = "running", "running"
@@ -142,7 +142,7 @@ class ExperimentTag(models.Model):
     objects: ClassVar[models.Manager["ExperimentTag"]] = models.Manager()
 
     class Meta:
-        """In the order of the alphabet."""
+        """Ordered by name."""
 
         ordering: ClassVar = ["name"]
         constraints: ClassVar = [
@@ -154,7 +154,7 @@ class ExperimentTag(models.Model):
 
 
 class Iteration(models.Model):
-    """One turn of the loop, M_{number-1} to M_number.
+    """An iteration of the loop, from M_{number-1} to M_number.
 
     Attributes:
         model_in: hash of M_{number-1}.
@@ -180,7 +180,7 @@ class Iteration(models.Model):
     finished = models.DateTimeField(null=True, blank=True)
 
     class Meta:
-        """In the order of the loop."""
+        """Ordered by number."""
 
         ordering: ClassVar = ["experiment", "number"]
         constraints: ClassVar = [
@@ -194,7 +194,7 @@ class Iteration(models.Model):
 
 
 class Stage(models.Model):
-    """One step of the paper in one iteration.
+    """A step of the paper in one iteration.
 
     Attributes:
         position: its place in the core's declaration, from 0.
@@ -209,7 +209,7 @@ class Stage(models.Model):
     shard_count = models.PositiveIntegerField(null=True, blank=True)
 
     class Meta:
-        """In the order of the paper."""
+        """Ordered as in the paper."""
 
         ordering: ClassVar = ["iteration", "position"]
         constraints: ClassVar = [
@@ -225,7 +225,7 @@ class Stage(models.Model):
 
 
 class Shard(models.Model):
-    """The unit of work that is claimed, stored and repeated.
+    """The unit of work that is claimed, stored and retried.
 
     Attributes:
         attempt_count: how often it was claimed; the latest attempt has this number.
@@ -280,7 +280,7 @@ class Shard(models.Model):
 
 
 class Attempt(models.Model):
-    """One try at a shard by one process.
+    """An attempt of one process at a shard.
 
     Attributes:
         token: fences the shard's row: an attempt that lost its claim can change nothing.
@@ -319,7 +319,7 @@ class Attempt(models.Model):
 
 
 class Worker(models.Model):
-    """A worker as it last showed itself; a row that stays silent is swept.
+    """A worker as of its last heartbeat; silent rows are removed.
 
     Attributes:
         name: Celery's name of it.
@@ -377,7 +377,7 @@ class JobKind(models.TextChoices):
 
 
 class JobStatus(models.TextChoices):
-    """Where a job stands. Refused: it cannot be done; its message gives the reason."""
+    """Status of a job. Refused: it cannot be done; its message gives the reason."""
 
     WAITING = "waiting", "pending"
     RUNNING = "running", "running"
@@ -386,7 +386,7 @@ class JobStatus(models.TextChoices):
 
 
 class Job(models.Model):
-    """What a user requested on a page or through the API, and its result.
+    """A user's request on a page or through the API, and its result.
 
     The pages only write jobs. `workers.jobs.runner` runs them; a job that needs no worker is
     completed at once. Jobs are also the record of who requested what and when, so a job outlives

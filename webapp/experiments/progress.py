@@ -1,4 +1,4 @@
-"""How far experiments are, read from rows in a number of queries that does not grow with them."""
+"""Progress of experiments, with a constant number of queries."""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ class ExperimentSummary:
 
     @property
     def done_of(self) -> str:
-        """Completed iterations of those that were requested, in words."""
+        """Completed and requested iterations, as text."""
         goal = max(self.row.target_iteration, self.finished)
         if goal == self.finished and self.row.status != RunStatus.FINISHED:
             goal = max(goal, self.latest.number if self.latest else 1)
@@ -72,13 +72,13 @@ class ExperimentSummary:
 
     @property
     def left(self) -> str:
-        """How long it will still take, in words; empty if nothing allows an estimate."""
+        """Estimated time left, as text; empty without an estimate."""
         return format_time_left(self.seconds_left)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """A worker as it last showed itself."""
+    """A worker as of its last heartbeat."""
 
     row: Worker
     queues: Sequence[str]
@@ -88,12 +88,12 @@ class WorkerState:
 
     @property
     def silent_for(self) -> str:
-        """How long nothing was heard of it, in words."""
+        """Time since the last heartbeat, as text."""
         return format_duration(self.silent_seconds)
 
 
 def is_active(experiment: Experiment) -> bool:
-    """Whether an experiment runs, or the workers are about to begin its next iteration.
+    """Whether an experiment runs, or the workers are about to start its next iteration.
 
     Its iterations should have been prefetched.
     """
@@ -108,7 +108,7 @@ def count_finished(experiment: Experiment) -> int:
 
 
 def find_unrequested_iteration(experiment: Experiment) -> int | None:
-    """The iteration that a waiting experiment waits for somebody to ask for; None if nobody has to.
+    """Return the iteration that a user has to request next; None if there is none.
 
     Its iterations should have been prefetched.
     """
@@ -118,13 +118,13 @@ def find_unrequested_iteration(experiment: Experiment) -> int | None:
 
 
 def needs_workers(experiment: Experiment) -> bool:
-    """Whether an active experiment was handed to the workers; else a command runs it itself."""
+    """Whether an active experiment is run by workers instead of a command."""
     running = [row for row in experiment.iterations.all() if row.status == RunStatus.RUNNING]
     return is_active(experiment) and all(row.driver == Driver.WORKERS for row in running)
 
 
 def summarize_experiments(experiments: Iterable[Experiment]) -> list[ExperimentSummary]:
-    """Read how far experiments are; their iterations should have been prefetched."""
+    """Summarize the progress of experiments; their iterations should be prefetched."""
     rows = list(experiments)
     latest = {row.pk: get_latest_iteration(row) for row in rows}
     unfinished = [
@@ -138,7 +138,7 @@ def summarize_experiments(experiments: Iterable[Experiment]) -> list[ExperimentS
 
 
 def get_latest_iteration(experiment: Experiment) -> Iteration | None:
-    """Find the iteration that runs or ran last; they should have been prefetched."""
+    """Return the iteration that runs or ran last; iterations should be prefetched."""
     return max(experiment.iterations.all(), key=lambda row: row.number, default=None)
 
 
@@ -162,7 +162,7 @@ def _summarize_experiment(
 
 
 def _find_before(iteration: Iteration, experiments: Sequence[Experiment]) -> Iteration | None:
-    """The iteration before one, if it is completed."""
+    """Return the previous iteration if it is completed."""
     experiment = next(row for row in experiments if row.pk == iteration.experiment_id)
     for row in experiment.iterations.all():
         if row.number == iteration.number - 1 and row.status == RunStatus.FINISHED:
@@ -196,7 +196,7 @@ def find_current_stage(stages: Sequence[StageProgress]) -> StageProgress | None:
 
 
 def _format_last_metric(experiment: Experiment) -> str:
-    """Say the truth where a world knows it, else what the judge thinks on average."""
+    """Format the ground-truth metric if there is one, else the judge's mean score."""
     finished = [row for row in experiment.iterations.all() if row.metrics]
     if not finished:
         return ""
@@ -215,7 +215,7 @@ def _get_true_quality(metrics: Mapping[str, Any]) -> float | None:
 
 
 def list_worker_states(visible: QuerySet[Experiment]) -> list[WorkerState]:
-    """Read what every worker does.
+    """List the state of every worker.
 
     Args:
         visible: experiments that may be named to whoever asks.
@@ -229,7 +229,7 @@ def list_worker_states(visible: QuerySet[Experiment]) -> list[WorkerState]:
 
 
 def count_live_workers() -> int:
-    """Count the workers that showed themselves a moment ago."""
+    """Count the workers with a recent heartbeat."""
     heard = timezone.now() - timedelta(seconds=SILENT_SECONDS)
     return Worker.objects.filter(heartbeat__gte=heard).count()
 

@@ -1,4 +1,4 @@
-"""Names that no experiment may have, because an address of the site stands where its own would.
+"""Names that experiments cannot have because other URLs use them.
 
 They are read from the URL map, so that a new address reserves its name by itself.
 """
@@ -16,7 +16,7 @@ _EXPERIMENT: Final = re.compile(r"(.*experiments/)<(?:\w+:)?name>(?:/|$)")
 
 @cache
 def list_reserved_names() -> frozenset[str]:
-    """List the fixed words where other addresses, of pages and of the API, have a name."""
+    """List the fixed words in URLs of pages and of the API at the position of a name."""
     routes = list(_iter_routes(get_resolver().url_patterns, ""))
     prefixes = {found[1] for found in map(_EXPERIMENT.match, routes) if found}
     words = {

@@ -1,4 +1,4 @@
-"""How far the stages of iterations are, how fast, and how long they will still take."""
+"""Progress, speed and estimated time of the stages of iterations."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ _MIN_STEPS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class StageProgress:
-    """How far a stage is.
+    """Progress of a stage.
 
     Attributes:
         place: its number among the stages that the iteration has, from 1.
@@ -56,12 +56,12 @@ class StageProgress:
 
     @property
     def took(self) -> str:
-        """How long it took so far, in words; empty if it has not begun."""
+        """Time taken so far, as text; empty before the start."""
         return "" if self.seconds is None else format_duration(self.seconds)
 
     @property
     def portion(self) -> float:
-        """How much is done, from 0 to 1; the steps of a training count."""
+        """Completed share, from 0 to 1; the steps of a training count."""
         if not self.shard_count:
             return 0.0
         begun = min(1.0, self.step / self.steps) if self.step and self.steps else 0.0
@@ -69,25 +69,25 @@ class StageProgress:
 
     @property
     def units(self) -> float:
-        """Completed shards, to which the steps of a running training add their share."""
+        """Completed shards plus the share of a running training."""
         units = round(self.portion * (self.shard_count or 0), 3)
         return int(units) if units == int(units) else units
 
     @property
     def left(self) -> str:
-        """How long it will still take, in words; empty if it cannot be estimated."""
+        """Estimated time left, as text; empty without an estimate."""
         return format_time_left(self.seconds_left)
 
 
 def format_time_left(seconds: float | None) -> str:
-    """Write an estimate of the time that is left; empty without one."""
+    """Format an estimate of the time left; empty without one."""
     if seconds is None:
         return ""
     return "under 1 s left" if seconds < 1 else f"about {format_duration(seconds)} left"
 
 
 def format_duration(seconds: float) -> str:
-    """Write a duration in its two largest units."""
+    """Format a duration with its two largest units."""
     if seconds < 1:
         return "under 1 s"
     whole = round(seconds)
@@ -103,7 +103,7 @@ def format_duration(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _RunningAttempt:
-    """An attempt that runs now."""
+    """A running attempt."""
 
     number: int
     seconds: float
@@ -113,7 +113,7 @@ class _RunningAttempt:
 
 @dataclass(frozen=True, slots=True)
 class _StageTimes:
-    """What the attempts at a stage have shown; `mean`, `total`: of those that finished a shard."""
+    """Times of the attempts of a stage; `mean` and `total` are of successful ones."""
 
     mean: float | None
     total: float | None
@@ -122,7 +122,7 @@ class _StageTimes:
 
 
 def list_stage_progress(iterations: Iterable[Iteration]) -> dict[int, list[StageProgress]]:
-    """Read the stages that iterations have, by the iteration's key, in the order of the paper.
+    """Return the stages of iterations by iteration key, in the order of the paper.
 
     Asks the database three times; the iterations' experiments should have been fetched.
     """
@@ -226,7 +226,7 @@ def _make_progress(
 def _measure_speed(
     finished_tokens: int, running: Sequence[_RunningAttempt], times: _StageTimes | None
 ) -> float:
-    """Tokens per second of all shards that run now.
+    """Compute the tokens per second of all running shards.
 
     Completed shards count, as in an iteration's summary: an attempt that has just started, or that
     loads its model, says little by itself.
@@ -248,7 +248,7 @@ def _compute_seconds(times: _StageTimes | None, *, is_running: bool) -> float | 
 def _estimate_shards_left(
     row: Any, running: Sequence[_RunningAttempt], times: _StageTimes | None
 ) -> float | None:
-    """Guess from the shards that are finished: what is left, by as many as run now."""
+    """Estimate the time left from finished shards and the number of running ones."""
     if not running or times is None or times.mean is None or row.shard_count is None:
         return None
     waiting = row.shard_count - row.done - row.failed - len(running)
@@ -258,7 +258,7 @@ def _estimate_shards_left(
 
 
 def _estimate_training_left(running: Sequence[_RunningAttempt], steps: int | None) -> float | None:
-    """Guess from the steps taken; a training that was resumed took some before it began."""
+    """Estimate the time left from the steps of this attempt; a resumed one starts later."""
     one = running[0]
     if steps is None or one.number > 1 or one.done < _MIN_STEPS:
         return None
@@ -266,7 +266,7 @@ def _estimate_training_left(running: Sequence[_RunningAttempt], steps: int | Non
 
 
 def _estimate_steps(recipe: Mapping[str, Any], pairs: int) -> int | None:
-    """Say how many steps a training on so many pairs has at most: some may be held out."""
+    """Estimate the maximum number of steps of a training on this many pairs."""
     training = recipe.get("training", {})
     rows, epochs = training.get("batch_size"), training.get("epochs")
     if not pairs or not rows or not epochs:

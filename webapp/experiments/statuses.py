@@ -1,4 +1,4 @@
-"""Statuses as users see them: the same words on pages, in addresses, in the API and messages."""
+"""Statuses as users see them: the same names on pages, in URLs, the API and messages."""
 
 from typing import Final, Protocol
 
@@ -13,16 +13,16 @@ class HasStatus(Protocol):
     status: str
 
     def get_status_display(self) -> str:
-        """The status as users see it."""
+        """Status as users see it."""
 
 
 def get_public_status(row: HasStatus) -> str:
-    """The status of a row for addresses and the API, such as `needs_attention`."""
+    """Return the status of a row for URLs and the API, such as `needs_attention`."""
     return write_public_status(row.get_status_display())
 
 
 def write_public_status(label: str) -> str:
-    """Write a status that users see as one word."""
+    """Convert a displayed status to one word."""
     return label.replace(" ", "_")
 
 
@@ -39,14 +39,14 @@ HELD_AT_GATE: Final = "waits before training: "
 
 
 def is_held_at_gate(iteration: Iteration) -> bool:
-    """Whether an iteration needs attention because the audit gate keeps it from training."""
+    """Whether an iteration needs attention because of the audit gate."""
     return iteration.status == RunStatus.NEEDS_ATTENTION and iteration.message.startswith(
         HELD_AT_GATE
     )
 
 
 def find_run_statuses(word: str) -> list[RunStatus]:
-    """Find the stored statuses that a word means.
+    """Return the stored statuses of a public status.
 
     Args:
         word: a public word, or what is stored, which earlier versions wrote in addresses.

@@ -1,4 +1,4 @@
-"""What finished shards have shown of the speed of an engine and of training, for plans."""
+"""Measured throughput of engines and training, for plans."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -32,7 +32,7 @@ _MAX_ITERATIONS: Final = 20
 
 
 def list_finished_attempts(iterations: Sequence[Iteration]) -> list[Attempt]:
-    """Of every finished shard the attempt that finished it, if one did."""
+    """List the successful attempt of every finished shard."""
     attempts = Attempt.objects.filter(
         shard__stage__iteration__in=iterations,
         shard__status=ShardStatus.FINISHED,
@@ -44,7 +44,7 @@ def list_finished_attempts(iterations: Sequence[Iteration]) -> list[Attempt]:
 
 
 def measure_throughput(experiment: Experiment) -> MeasuredThroughput:
-    """What the experiment's finished shards have shown, for a plan."""
+    """Measure the throughput of an experiment's finished shards."""
     return _compute_throughput(
         experiment.name, list(experiment.iterations.select_related("experiment"))
     )
@@ -74,7 +74,7 @@ def _iter_rates(attempts: Sequence[Attempt]) -> Iterator[tuple[str, StageRate]]:
 
 
 def _compute_seconds_per_row(attempts: Sequence[Attempt]) -> float | None:
-    """Seconds that a training took for each row in each epoch.
+    """Compute the seconds of a training per row and epoch.
 
     A training that went on after a stop took longer than its last attempt says: it is left out.
     """
@@ -91,7 +91,7 @@ def _compute_seconds_per_row(attempts: Sequence[Attempt]) -> float | None:
 def find_similar_throughput(
     experiments: QuerySet[Experiment], recipe: Recipe
 ) -> MeasuredThroughput:
-    """What the latest iteration of the same model on the same engine has shown.
+    """Return the throughput of the latest iteration with the same model and engine.
 
     The speed of training is from the latest one that was also trained alike; it may be another.
 
@@ -134,6 +134,6 @@ def _get_finished_throughput(iteration: Iteration) -> MeasuredThroughput:
 
 @lru_cache(maxsize=64)
 def _load_throughput(pk: int, finished: str) -> MeasuredThroughput:  # noqa: ARG001 part of the key
-    """A form asks at every change, and what is finished no longer changes."""
+    """Load with a cache: a form reads on every change, and finished shards do not change."""
     row = Iteration.objects.select_related("experiment").get(pk=pk)
     return _compute_throughput(row.experiment.name, [row])

@@ -1,4 +1,4 @@
-"""Which metrics of a training are drawn, and in which charts."""
+"""Charts of training metrics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from webapp.charts.scales import SHARE
 
 @dataclass(frozen=True, slots=True)
 class TrainingChart:
-    """A chart of a training's log.
+    """A chart of a training log.
 
     Attributes:
         y_label: the name of its axis.

@@ -1,1 +1,1 @@
-"""Tell people what happened to their experiments, by e-mail or by a webhook."""
+"""Notify users about their experiments by email or webhook."""

@@ -59,7 +59,7 @@ class NotificationAdmin(ViewOnlyAdmin):
 
     @admin.action(description="Retry delivery", permissions=["steer"])
     def send_again(self, request: HttpRequest, rows: QuerySet[Notification]) -> None:
-        """Put those that were given up back among those that are to be sent."""
+        """Queue notifications that were given up."""
         count = rows.filter(status=NotificationStatus.GIVEN_UP).update(
             status=NotificationStatus.WAITING, attempts=0, due=timezone.now(), error=""
         )

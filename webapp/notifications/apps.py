@@ -1,10 +1,10 @@
-"""The app's name."""
+"""App configuration."""
 
 from django.apps import AppConfig
 
 
 class NoticesConfig(AppConfig):
-    """Who wants to be told what, and what they were told."""
+    """Subscriptions and sent notifications."""
 
     name = "webapp.notifications"
     label = "notices"  # tables, migrations and permissions carry this name

@@ -1,4 +1,4 @@
-"""What a person wants to be told of, and where."""
+"""Forms for notification subscriptions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from webapp.notifications.webhooks import WebhookError, parse_address
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """One event with its box for each channel."""
+    """An event with a checkbox per channel."""
 
     label: str
     boxes: list[forms.BoundField]
 
 
 class NotificationsForm(forms.Form):
-    """Addresses, and one box for each event and channel."""
+    """Addresses, and one checkbox per event and channel."""
 
     email = forms.EmailField(label="E-mail address", required=False, max_length=254)
     webhook_url = forms.CharField(
@@ -38,7 +38,7 @@ class NotificationsForm(forms.Form):
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Add a box for each event and channel."""
+        """Add a checkbox per event and channel."""
         super().__init__(*args, **kwargs)
         for event in CHOOSABLE:
             for channel in Channel:
@@ -47,14 +47,14 @@ class NotificationsForm(forms.Form):
                 )
 
     def list_rows(self) -> Iterator[EventRow]:
-        """The boxes, by event."""
+        """List the checkboxes by event."""
         for event in CHOOSABLE:
             yield EventRow(
                 event.label, [self[_format_box_name(event, channel)] for channel in Channel]
             )
 
     def clean_webhook_url(self) -> str:
-        """Take only what may be sent to."""
+        """Accept only allowed URLs."""
         url = str(self.cleaned_data["webhook_url"])
         if url:
             try:
@@ -64,7 +64,7 @@ class NotificationsForm(forms.Form):
         return url
 
     def clean(self) -> dict[str, Any]:
-        """A channel that is chosen needs an address."""
+        """Require an address for each chosen channel."""
         values = super().clean() or self.cleaned_data
         needed = {Channel.EMAIL: "email", Channel.WEBHOOK: "webhook_url"}
         for channel, field in needed.items():
@@ -74,7 +74,7 @@ class NotificationsForm(forms.Form):
         return values
 
     def get_choices(self) -> dict[str, Any]:
-        """The addresses and the chosen subscriptions of a valid form."""
+        """Return the addresses and the chosen subscriptions of a valid form."""
         values = self.cleaned_data
         wanted = {
             (event, channel)
@@ -87,7 +87,7 @@ class NotificationsForm(forms.Form):
 
 
 def get_form_values(person: User, recipient: Recipient | None) -> dict[str, Any]:
-    """What stands in the form at first."""
+    """Return the initial values of the form."""
     if recipient is None:
         return {"email": person.email, "only_own": True}
     chosen = {

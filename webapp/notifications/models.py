@@ -1,4 +1,4 @@
-"""Notifications: who subscribes to which events, and the outbox from which they are sent.
+"""Notifications: subscriptions, and the outbox of messages to send.
 
 An event is recorded once, and its notifications are written in the same transaction; the unique
 constraints make both idempotent. What is sent, and what is retried, is read from the database, so
@@ -35,7 +35,7 @@ class Channel(models.TextChoices):
 
 
 class NotificationStatus(models.TextChoices):
-    """Where a notification stands. Given up: too many attempts, or no longer wanted."""
+    """Status of a notification. Given up: too many attempts, or no longer wanted."""
 
     WAITING = "waiting", "pending"
     SENDING = "sending", "sending"
@@ -64,7 +64,7 @@ class Recipient(models.Model):
 
 
 class Subscription(models.Model):
-    """A user subscribes to an event on one channel, since a time."""
+    """A user's subscription to an event on one channel, with its start."""
 
     recipient = models.ForeignKey(Recipient, on_delete=models.CASCADE, related_name="subscriptions")
     event = models.CharField(max_length=16, choices=EventType)
@@ -72,7 +72,7 @@ class Subscription(models.Model):
     since = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        """Each once."""
+        """Unique per user, event and channel."""
 
         constraints: ClassVar = [
             models.UniqueConstraint(
@@ -85,7 +85,7 @@ class Subscription(models.Model):
 
 
 class NotificationEvent(models.Model):
-    """An iteration stopped or is held, and its notifications are written.
+    """An iteration stopped or is held, and its notifications are in the outbox.
 
     Attributes:
         ended: when it stopped. An iteration that is resumed and stops again is a new event.
@@ -110,7 +110,7 @@ class NotificationEvent(models.Model):
 
 
 class Notification(models.Model):
-    """One event for one user on one channel: a row of the outbox.
+    """A message about one event to one user on one channel: a row of the outbox.
 
     Attributes:
         notification_event: None for a test.

@@ -77,7 +77,7 @@ def _write_for_iteration(iteration: Iteration, ended: datetime) -> int:
 
 
 def is_concerned(recipient: Recipient, iteration: Iteration) -> bool:
-    """Whether somebody may see an experiment, and wants to hear of it."""
+    """Whether a user can see an experiment and is subscribed to it."""
     experiment = iteration.experiment
     if recipient.only_own and experiment.owner_id != recipient.user_id:
         return False
@@ -85,7 +85,7 @@ def is_concerned(recipient: Recipient, iteration: Iteration) -> bool:
 
 
 def list_events(iteration: Iteration) -> Iterator[EventType]:
-    """Say what it means that an iteration has come to rest, or is held."""
+    """List the events of an iteration that stopped or is held."""
     if iteration.status in (RunStatus.FAILED, RunStatus.NO_PAIRS):
         yield EventType.FAILED
     elif iteration.status != RunStatus.FINISHED:
@@ -99,7 +99,7 @@ def list_events(iteration: Iteration) -> Iterator[EventType]:
 
 
 def write_test(recipient: Recipient, channel: Channel) -> Notification:
-    """Write a notification that shows that delivery works."""
+    """Write a test notification."""
     return Notification.objects.create(
         recipient=recipient,
         event=EventType.TEST,
@@ -111,7 +111,7 @@ def write_test(recipient: Recipient, channel: Channel) -> Notification:
 
 
 def _needs_user_action(iteration: Iteration) -> bool:
-    """Whether workers have finished an iteration and nobody has asked for the next one."""
+    """Whether an iteration is completed and nobody has requested the next one."""
     experiment = iteration.experiment
     is_last = iteration.number >= experiment.recipe.get("iterations", 0)
     by_workers = iteration.driver == Driver.WORKERS

@@ -1,4 +1,4 @@
-"""Read what a user is notified of, and what was sent to them."""
+"""Read a user's subscriptions and notifications."""
 
 from typing import Final
 

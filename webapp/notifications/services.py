@@ -1,4 +1,4 @@
-"""Change what a user is notified of, and where."""
+"""Change a user's subscriptions and addresses."""
 
 import secrets
 from collections.abc import Collection
@@ -22,7 +22,7 @@ def save_subscriptions(
     only_own: bool,
     wanted: Collection[tuple[EventType, Channel]],
 ) -> Recipient:
-    """Save a user's addresses and subscriptions; a subscription that stays keeps its beginning.
+    """Save a user's addresses and subscriptions; existing subscriptions keep their start.
 
     Args:
         only_own: whether the user is notified only of their own experiments.

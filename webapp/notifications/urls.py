@@ -1,4 +1,4 @@
-"""Addresses of the notification page."""
+"""URLs of the notification page."""
 
 from django.urls import path
 

@@ -47,7 +47,7 @@ def edit_notifications(request: HttpRequest) -> HttpResponse:
 
 
 def _changes_address(user: User, recipient: Recipient | None, form: NotificationsForm) -> bool:
-    """Whether notifications would go elsewhere than now."""
+    """Whether notifications would be sent to another address."""
     now = (user.email, recipient.webhook_url if recipient is not None else "")
     return now != (form.cleaned_data["email"], form.cleaned_data["webhook_url"])
 
@@ -56,7 +56,7 @@ def _changes_address(user: User, recipient: Recipient | None, form: Notification
 @require_view
 @require_recent_authentication("notifications")
 def renew_secret(request: HttpRequest) -> HttpResponse:
-    """Make another secret for the webhook; what was signed by the old one is no longer."""
+    """Create a new webhook secret; the old one becomes invalid."""
     recipient = find_recipient(get_user(request))
     if recipient is None or not recipient.webhook_url:
         messages.info(request, "No webhook is configured.")
@@ -79,7 +79,7 @@ def send_test(request: HttpRequest) -> HttpResponse:
 
 
 def _has_pending_test(recipient: Recipient, channel: Channel) -> bool:
-    """Whether a test is under way already: nobody fills the outbox by pressing a button."""
+    """Whether a test is pending, so that repeated clicks do not fill the outbox."""
     return recipient.notifications.filter(
         event=EventType.TEST, channel=channel, status__in=_ACTIVE
     ).exists()
@@ -87,7 +87,7 @@ def _has_pending_test(recipient: Recipient, channel: Channel) -> bool:
 
 @sensitive_variables("secret")
 def _show_new_secret(request: HttpRequest, recipient: Recipient) -> HttpResponse:
-    """Show a secret once. It stands in this answer alone: a redirect would have to store it."""
+    """Show a secret once, in this response: a redirect would have to store it."""
     secret = services.renew_secret(recipient)
     form = NotificationsForm(initial=get_form_values(get_user(request), recipient))
     response = _render_page(request, form, secret=secret)

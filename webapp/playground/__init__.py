@@ -1,1 +1,1 @@
-"""Try models on a prompt of one's own, and publish them."""
+"""Try models on a user's prompt, and publish them."""

@@ -1,4 +1,4 @@
-"""What a person fills in to try two models, and to publish one."""
+"""Forms for trying two models, and for publishing one."""
 
 import secrets
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _valid_repository = RegexValidator(
 
 
 class TurnForm(forms.Form):
-    """What models are told in a turn, how they shall answer, and who judges both answers."""
+    """A turn: the prompt, sampling settings, and the judges of both responses."""
 
     prompt = forms.CharField(
         max_length=MAX_PROMPT_CHARS,
@@ -59,7 +59,7 @@ class TurnForm(forms.Form):
     )
 
     def clean_prompt(self) -> str:
-        """Take line ends as a prompt file has them, and refuse what could not be one."""
+        """Normalize line ends like a prompt file, and refuse an invalid prompt."""
         prompt = str(self.cleaned_data["prompt"]).replace("\r\n", "\n")
         reason = find_reject_reason(prompt)
         if reason is not None:
@@ -90,7 +90,7 @@ class ChatForm(TurnForm):
     )
 
     def __init__(self, *args: Any, made: Sequence[int], **kwargs: Any) -> None:
-        """Offer the models that are made.
+        """Offer the existing models.
 
         Args:
             made: their numbers; M0 is 0.
@@ -100,7 +100,7 @@ class ChatForm(TurnForm):
             _set_model_choices(self.fields[name], made)
 
     def clean(self) -> dict[str, Any]:
-        """Two models are two."""
+        """Require two different models."""
         values = super().clean() or self.cleaned_data
         if "second" in values and values.get("first") == values["second"]:
             self.add_error("second", "Choose a model other than the first.")
@@ -114,7 +114,7 @@ class ChatForm(TurnForm):
 
 
 class FollowForm(TurnForm):
-    """A further turn, for the models that have answered already."""
+    """A follow-up turn for the models of the conversation."""
 
     judges = forms.TypedMultipleChoiceField(
         label="Judges of all responses",
@@ -146,7 +146,7 @@ def _set_model_choices(field: forms.Field, models: Sequence[int]) -> None:
 
 
 def get_initial_values(recipe: Recipe, made: Sequence[int]) -> dict[str, Any]:
-    """What stands in the form at first: the latest model against M0, as the actor answers."""
+    """Return the initial values: the latest model against M0, with the actor's settings."""
     actor = recipe.actor
     return {
         "first": made[0],
@@ -160,7 +160,7 @@ def get_initial_values(recipe: Recipe, made: Sequence[int]) -> dict[str, Any]:
 
 
 def build_payload_for_all(recipe: Recipe, made: Sequence[int], prompt: str) -> dict[str, Any]:
-    """Let every model answer a prompt as the actor does, and the latest judge all answers."""
+    """Let every model respond with the actor's settings, and the latest model judge."""
     values = get_initial_values(recipe, made)
     return {
         "prompt": prompt,
@@ -173,7 +173,7 @@ def build_payload_for_all(recipe: Recipe, made: Sequence[int], prompt: str) -> d
 
 
 def get_form_values(payload: dict[str, Any]) -> dict[str, Any]:
-    """Turn a payload back into the form values of a first turn."""
+    """Convert a payload to the form values of a first turn."""
     first, second = payload["models"][0], payload["models"][-1]
     judges = [
         name
@@ -184,13 +184,13 @@ def get_form_values(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def get_turn_values(payload: dict[str, Any]) -> dict[str, Any]:
-    """Turn a payload back into the form values of a further turn."""
+    """Convert a payload to the form values of a follow-up turn."""
     said = {name: payload[name] for name in ("prompt", "seed", "judgments", "judges")}
     return {**said, **payload["sampling"]}
 
 
 class PublishForm(forms.Form):
-    """Where a model is published, besides the folder of this installation."""
+    """Where to publish a model, in addition to the local folder."""
 
     repository = forms.CharField(
         label="Hugging Face repository",
@@ -207,7 +207,7 @@ class PublishForm(forms.Form):
     )
 
     def __init__(self, *args: Any, has_hub: bool, **kwargs: Any) -> None:
-        """Leave the repository out where no token is configured."""
+        """Remove the repository field if no token is configured."""
         super().__init__(*args, **kwargs)
         self.label_suffix = ""
         if not has_hub:

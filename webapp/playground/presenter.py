@@ -1,4 +1,4 @@
-"""Playground turns as pages show them, read from jobs, with every text unchanged."""
+"""Playground turns for pages, read from jobs, with unchanged texts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _FOLLOWERS_SHOWN: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class JudgmentView:
-    """One judgment. `score` is empty where none could be read, and `reason` says why."""
+    """A judgment. `score` is None if none could be parsed; `reason` says why."""
 
     text: str
     score: str
@@ -35,7 +35,7 @@ class JudgmentView:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one judge thinks of one answer.
+    """One judge's opinion on one response.
 
     Attributes:
         mean: of its points; empty if none could be read.
@@ -49,7 +49,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class ResponseView:
-    """One model's answer and what was thought of it."""
+    """One model's response with its judgments."""
 
     model: str
     text: str
@@ -62,7 +62,7 @@ class ResponseView:
 
 @dataclass(frozen=True, slots=True)
 class PlaygroundTurn:
-    """One try.
+    """A turn of a conversation.
 
     Attributes:
         number: its place in its conversation, from 1.
@@ -83,7 +83,7 @@ class PlaygroundTurn:
 
 @dataclass(frozen=True, slots=True)
 class ConversationLine:
-    """A conversation as a list shows it.
+    """A conversation in a list.
 
     Attributes:
         row: its last turn.
@@ -101,14 +101,14 @@ class ConversationLine:
 
 @dataclass(frozen=True, slots=True)
 class Follower:
-    """A turn that comes after the one that is shown."""
+    """A turn after the displayed one."""
 
     row: Job
     title: str
 
 
 def list_made_models(experiment: Experiment) -> list[int]:
-    """Numbers of the models that an experiment has made, M0 first."""
+    """List the numbers of the experiment's models, M0 first."""
     finished = experiment.iterations.filter(status=RunStatus.FINISHED)
     return [0, *finished.order_by("number").values_list("number", flat=True)]
 
@@ -155,14 +155,14 @@ def read_followers(job: Job) -> list[Follower]:
 
 
 def find_latest_turn(experiment: Experiment, prompt: str) -> PlaygroundTurn | None:
-    """Read what was last asked with just this prompt, as the first of a conversation."""
+    """Find the last first turn with exactly this prompt."""
     jobs = get_playground_turns(experiment).filter(follows=None, payload__prompt=prompt)
     job = jobs.select_related("created_by").order_by("-pk").first()
     return None if job is None else read_turn(job)
 
 
 def can_cancel(user: User, job: Job) -> bool:
-    """Whether a user may cancel a turn: its user, and users who control the experiment."""
+    """Whether a user can cancel a turn: its user, and users who control the experiment."""
     if job.status not in PENDING or job.experiment is None:
         return False
     return job.created_by_id == user.pk or can_control(user, job.experiment)

@@ -37,19 +37,19 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """An archive that can be fetched."""
+    """An archive to download."""
 
     path: Path
     size_bytes: int
 
 
 def has_hub() -> bool:
-    """Whether a token of the Hugging Face hub is configured."""
+    """Whether a Hugging Face token is configured."""
     return bool(settings.META_REWARD_HF_TOKEN)
 
 
 def read_publications(experiment: Experiment, number: int) -> list[Publication]:
-    """Read the latest jobs that publish M_number."""
+    """List the latest jobs that publish M_number."""
     jobs = Job.objects.filter(
         experiment=experiment, kind=JobKind.PUBLISH, payload__number=number
     ).select_related("created_by")

@@ -1,4 +1,4 @@
-"""Addresses of the pages on which models are tried and published."""
+"""URLs of the playground and publishing pages."""
 
 from django.urls import path
 

@@ -1,4 +1,4 @@
-"""Pages on which models are tried, and published."""
+"""Pages for trying and publishing models."""
 
 from typing import Any
 
@@ -52,7 +52,7 @@ _TRIES_ON_A_PAGE = 20
 @require_http_methods(["GET", "HEAD", "POST"])
 @require_view
 def show_playground(request: HttpRequest, name: str) -> HttpResponse:
-    """Ask two models of an experiment; below, what was asked before."""
+    """Send a prompt to two models, and list earlier conversations."""
     experiment = get_viewable_experiment(request.user, name)
     may_run = request.user.has_perm(RUN)
     made = presenter.list_made_models(experiment)
@@ -93,7 +93,7 @@ def _list_past_conversations(request: HttpRequest, experiment: Experiment) -> di
 
 
 def _find_repeated(request: HttpRequest, among: QuerySet[Job]) -> Job | None:
-    """The try that `again` names, if it is among those that can be meant."""
+    """Find the turn that `again` names."""
     again = request.GET.get("again", "")
     return among.filter(pk=again).first() if again.isdecimal() and len(again) < 16 else None
 
@@ -101,7 +101,7 @@ def _find_repeated(request: HttpRequest, among: QuerySet[Job]) -> Job | None:
 def _get_first_values(
     request: HttpRequest, experiment: Experiment, made: list[int]
 ) -> dict[str, Any]:
-    """Begin with an earlier try where `again` names one, else with the recipe's own values."""
+    """Return the values of the turn that `again` names, else the recipe's values."""
     earlier = _find_repeated(request, get_playground_turns(experiment))
     if earlier is not None:
         return get_form_values(earlier.payload)
@@ -161,7 +161,7 @@ def _follow(request: HttpRequest, last: Job, form: FollowForm, *, turn: int) -> 
 
 
 def _get_next_values(request: HttpRequest, last: Job) -> dict[str, Any]:
-    """Begin as in the turn before without its words, or with a follow-up that `again` names."""
+    """Return the values of the previous turn without its text, or those that `again` names."""
     follower = _find_repeated(request, last.followed_by.all())
     if follower is not None:
         return get_turn_values(follower.payload)
@@ -187,7 +187,7 @@ def cancel_playground_turn(request: HttpRequest, name: str, number: int) -> Http
 @require_http_methods(["GET", "HEAD", "POST"])
 @require_view
 def publish(request: HttpRequest, name: str, number: int) -> HttpResponse:
-    """Publish a model: a folder, an archive and, where a token is configured, a repository."""
+    """Publish a model: a folder, an archive and, if a token is configured, a repository."""
     if request.method == "POST":
         experiment = get_controllable_experiment(request.user, name)
     else:
@@ -230,7 +230,7 @@ def publish(request: HttpRequest, name: str, number: int) -> HttpResponse:
 @require_safe
 @require_view
 def send_archive(request: HttpRequest, name: str, number: int) -> FileResponse:
-    """Hand out the archive of a published model."""
+    """Download the archive of a published model."""
     experiment = get_viewable_experiment(request.user, name)
     archive = published.find_archive(experiment, number)
     if archive is None:

@@ -1,4 +1,4 @@
-"""A report as HTML: its sections for a page, one file that needs no server, and files on disk."""
+"""A report as HTML: sections for a page, a self-contained file, and files on disk."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from webapp.paths import STATIC_SOURCES
 
 @dataclass(frozen=True, slots=True)
 class ReportTableCell:
-    """A cell under the heading of its column."""
+    """A cell with the heading of its column."""
 
     column: str
     text: str
@@ -47,7 +47,7 @@ class ReportTableRow:
 
 @dataclass(frozen=True, slots=True)
 class RenderedBlock:
-    """A block, or charts in a row: what kind it is, and what the template of that kind needs."""
+    """A block, or a row of charts: its kind and the context of its template."""
 
     kind: str
     block: Block | None = None
@@ -57,7 +57,7 @@ class RenderedBlock:
 
 @dataclass(frozen=True, slots=True)
 class RenderedSection:
-    """A section with an address of its own on the page."""
+    """A section with its own anchor on the page."""
 
     title: str
     anchor: str
@@ -77,7 +77,7 @@ def render_sections(document: Document) -> list[RenderedSection]:
 
 
 def _iter_blocks(blocks: Sequence[Block]) -> Iterator[RenderedBlock]:
-    """Charts that follow one another stand side by side."""
+    """Yield blocks; consecutive charts are shown side by side."""
     for is_plot, together in groupby(blocks, lambda one: isinstance(one, LinePlot | HeatPlot)):
         if is_plot:
             yield RenderedBlock("charts", charts=[_render_chart(one) for one in together])
@@ -145,7 +145,7 @@ _STYLES = ("site.css", "charts.css", "reporting.css")
 
 
 def write_html(document: Document) -> str:
-    """Write a report as HTML, its style inside."""
+    """Render a report as HTML with inline styles."""
     return render_to_string(
         "reporting/exported_report.html",
         {
@@ -157,7 +157,7 @@ def write_html(document: Document) -> str:
 
 
 def write_report(document: Document, stem: Path) -> list[Path]:
-    """Write STEM.html and STEM.md, each whole or not at all; return where they are.
+    """Write STEM.html and STEM.md atomically; return their paths.
 
     Raises:
         ArtifactError: they cannot be written.

@@ -1,4 +1,4 @@
-"""Read what the report pages show: runs with their summaries, and stored evaluations."""
+"""Read the data of report pages: runs with their summaries, and stored evaluations."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from webapp.experiments.models import Experiment, RunStatus
 def load_run(
     row: Experiment, *, seed_model: str | None = None, look: bool = False
 ) -> ExperimentRun:
-    """Read an experiment's files with the summaries that its rows keep.
+    """Load an experiment's files with the summaries of its rows.
 
     Args:
         seed_model: which M0, in words; by default its hash.
@@ -35,13 +35,13 @@ def load_run(
 
 
 def get_summaries(row: Experiment) -> dict[int, Summary]:
-    """Summaries of the finished iterations, with the seconds that only rows know."""
+    """Return the summaries of completed iterations, with the durations from the database."""
     finished = row.iterations.filter(status=RunStatus.FINISHED)
     return {one.number: one.metrics for one in finished if one.metrics}
 
 
 def format_report_title(names: Sequence[str]) -> str:
-    """What a report of these experiments is called."""
+    """Format the title of a report of these experiments."""
     return f"Report: {', '.join(names)}"
 
 
@@ -52,7 +52,7 @@ _AGAIN: Final = ("win_rate_repeat_deviation", "deviation_when_asked_again")
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
-    """A metric as it is shown.
+    """A displayed metric.
 
     Attributes:
         interval: 95%, or empty.
@@ -68,7 +68,7 @@ class MetricRow:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvaluation:
-    """What one evaluation says of one model.
+    """Results of one evaluation of one model.
 
     Attributes:
         path: of its file, below the experiment's folder.
@@ -87,7 +87,7 @@ class StoredEvaluation:
 
 
 def list_evaluations(store: ArtifactStore, experiment: str) -> list[StoredEvaluation]:
-    """All that is kept, by model and benchmark.
+    """List all stored evaluations by model and benchmark.
 
     Raises:
         ArtifactError: one of the files is not readable.

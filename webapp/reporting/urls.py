@@ -1,4 +1,4 @@
-"""Addresses of the report and of the evaluations that it is made from."""
+"""URLs of the report and of the evaluations it uses."""
 
 from django.urls import path
 

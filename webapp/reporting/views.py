@@ -1,4 +1,4 @@
-"""The report of an experiment, or of several beside each other, and its kept evaluations."""
+"""The report of one or several experiments, and their stored evaluations."""
 
 from typing import Final
 
@@ -27,7 +27,7 @@ _FORMS: Final = {
 @require_safe
 @require_view
 def show_report(request: HttpRequest) -> HttpResponse:
-    """Show the report of the experiments that are named, or send it as a file."""
+    """Show the report of the named experiments, or send it as a file."""
     names = list(dict.fromkeys(request.GET.getlist("name")))[:MAX_EXPERIMENTS]
     if not names:
         raise Http404("name an experiment")
@@ -46,7 +46,7 @@ def show_report(request: HttpRequest) -> HttpResponse:
 @require_safe
 @require_view
 def show_evaluations(request: HttpRequest, name: str) -> HttpResponse:
-    """List what is kept of the evaluations of an experiment's models."""
+    """List the stored evaluations of an experiment's models."""
     row = get_viewable_experiment(request.user, name)
     try:
         kept = list_evaluations(ArtifactStore(row.artifact_root), row.name)

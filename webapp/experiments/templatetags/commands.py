@@ -1,4 +1,4 @@
-"""What a page tells somebody to type."""
+"""Commands that pages show for users to type."""
 
 from django import template
 
