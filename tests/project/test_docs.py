@@ -33,6 +33,18 @@ def test_every_option_and_operation_is_explained() -> None:
     assert not [row for row in rows if row.rstrip().endswith("|  (required) |")]
 
 
+def test_tests_that_pages_name_are_there() -> None:
+    named = {
+        found
+        for page in PAGES
+        for found in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text("utf-8"))
+    }
+    assert len([test for _, test in named if test]) > 20
+    for file, test in named:
+        content = (CHECKOUT / file).read_text(encoding="utf-8")
+        assert not test or f"def {test}(" in content, f"{file}::{test}"
+
+
 def anchors(page: Path) -> set[str]:
     heads = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", head).strip().lower().replace(" ", "-") for head in heads}

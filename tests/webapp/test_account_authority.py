@@ -369,7 +369,9 @@ def test_an_old_session_confirms_before_it_can_make_itself_last(
     answer = client.post(path, given)
     assert answer.status_code == 302
     assert answer["Location"].startswith("/account/confirm?next=%2F")
-    region = client.post(path, given, headers={"HX-Request": "true"})
+    hostile = {"HX-Request": "true", "HX-Current-URL": "https://evil.example/"}
+    region = client.post(path, given, headers=hostile)
+    assert "evil" not in str(region.headers)
     assert region.headers["HX-Redirect"].startswith("/account/confirm?next=%2F")
     assert not ApiToken.objects.exists()
     assert not TOTPDevice.objects.exists()
