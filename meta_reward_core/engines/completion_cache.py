@@ -31,6 +31,8 @@ from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canoni
 from meta_reward_core.system.untrusted_input import parse_json
 
 _FORMAT: Final = 1
+_READINGS_PER_SHARD: Final = 128
+"""Forced lines that are kept in one file, the most that a stop can lose."""
 
 
 class CachingEngine:
@@ -97,16 +99,44 @@ class CachingEngine:
     def read_forced_lines(
         self, requests: Sequence[ForcedLineRequest], line: ForcedLine, *, options: ChatOptions
     ) -> list[ForcedLineReading | None]:
-        """Read forced lines by the engine below; nothing of them is kept.
+        """Read forced lines by the engine below, or read those that are kept.
 
         Raises:
             EngineError: that engine cannot do it.
         """
         if self._closed:
             raise EngineError("This engine is closed: make a new one.")
+        options = replace(options, date=options.date or self._chat_date)
+        size = _READINGS_PER_SHARD if self._shard_conversations else max(1, len(requests))
+        readings: list[ForcedLineReading | None] = []
+        for at in range(0, len(requests), size):
+            readings += self._read_shard_lines(requests[at : at + size], line, options=options)
+        return readings
+
+    def _read_shard_lines(
+        self, requests: Sequence[ForcedLineRequest], line: ForcedLine, *, options: ChatOptions
+    ) -> list[ForcedLineReading | None]:
+        key = hash_json(
+            {
+                "format": _FORMAT,
+                "engine": self._identity,
+                "line": asdict(line),
+                "options": asdict(options),
+                "requests": [
+                    [one.conversation, _to_json(one.completion), one.kept_chars] for one in requests
+                ],
+            }
+        )
+        name = f"{key}.json"
+        if (kept := self._read_cached(name, "readings")) is not None:
+            return [_parse_reading(one) for one in kept]
         if self._engine is None:
             self._engine = self._load()
-        return require_forced_lines(self._engine).read_forced_lines(requests, line, options=options)
+        found = require_forced_lines(self._engine).read_forced_lines(
+            requests, line, options=options
+        )
+        self._store_rows(name, "readings", [_serialize_reading(one) for one in found])
+        return found
 
     def _split_into_shards(
         self, conversations: list[Conversation], seed: int
@@ -151,28 +181,34 @@ class CachingEngine:
             }
         )
         name = f"{key}.json"
-        if (kept := self._read_cached(name)) is not None:
-            return kept
+        if (kept := self._read_cached(name, "completions")) is not None:
+            return [[_from_json(one) for one in row] for row in kept]
         if self._engine is None:
             self._engine = self._load()
         drawn = self._engine.sample(shard, n, sampling=sampling, seed=seed, progress=progress)
         if not self._keeps_token_ids:
             drawn = [[replace(completion, token_ids=None) for completion in row] for row in drawn]
         rows = [[_to_json(completion) for completion in row] for row in drawn]
-        # Read back what is kept: another process may have been first, with other texts.
-        content = encode_canonical_json({"sha256": hash_json(rows), "completions": rows})
-        return (
-            drawn if self._store.put_if_absent(name, content) else self._read_cached(name) or drawn
-        )
+        if self._store_rows(name, "completions", rows):
+            return drawn
+        # Read back what is kept: another process was first, perhaps with other texts.
+        kept = self._read_cached(name, "completions")
+        return drawn if kept is None else [[_from_json(one) for one in row] for row in kept]
 
-    def _read_cached(self, name: str) -> list[list[Completion]] | None:
-        """Completions of a file that is there and whole; a damaged one is removed."""
+    def _store_rows(self, name: str, kind: str, rows: list[Any]) -> bool:
+        """Keep rows with their hash; False where the file is there already."""
+        content = encode_canonical_json({"sha256": hash_json(rows), kind: rows})
+        return self._store.put_if_absent(name, content)
+
+    def _read_cached(self, name: str, kind: str) -> list[Any] | None:
+        """Rows of a file that is there and whole; a damaged one is removed."""
         if not self._store.exists(name):
             return None
         try:
             found = parse_json(self._store.read(name), leave_scalars=True)
-            if hash_json(found["completions"]) == found["sha256"]:
-                return [[_from_json(one) for one in row] for row in found["completions"]]
+            if hash_json(found[kind]) == found["sha256"]:
+                rows: list[Any] = found[kind]
+                return rows
         except (ValueError, KeyError, TypeError):
             pass
         self._store.delete(name)
@@ -196,3 +232,25 @@ def _from_json(values: Mapping[str, Any]) -> Completion:
     if "token_ids" in values:
         read["token_ids"] = pack_token_ids(values["token_ids"])
     return Completion(**read)
+
+
+def _serialize_reading(reading: ForcedLineReading | None) -> dict[str, Any] | None:
+    if reading is None:
+        return None
+    return {
+        **asdict(reading),
+        "token_ids": reading.token_ids.tolist(),
+        "value_ids": [ids.tolist() for ids in reading.value_ids],
+    }
+
+
+def _parse_reading(values: Mapping[str, Any] | None) -> ForcedLineReading | None:
+    if values is None:
+        return None
+    read = {
+        **values,
+        "log_probabilities": tuple(values["log_probabilities"]),
+        "token_ids": pack_token_ids(values["token_ids"]),
+        "value_ids": tuple(pack_token_ids(ids) for ids in values["value_ids"]),
+    }
+    return ForcedLineReading(**read)

@@ -140,6 +140,9 @@ def _declare_output_folder(parser: argparse.ArgumentParser) -> None:
         help="Folder for scores.json and all other files. The same command resumes an interrupted "
              "run in it.")  # fmt: skip
     add_old_option(parser, "--out", found)
+    parser.add_argument("--completion-cache", type=Path, metavar="FOLDER",
+        help="Folder that stores what models write and reuses it in other runs of the same model, "
+             "such as those with another readout. Default: kept in --output.")  # fmt: skip
 
 
 def _declare_shard_size(parser: argparse.ArgumentParser) -> None:
@@ -263,7 +266,8 @@ class _EngineFactory:
         self.roots = roots
         self._options = options
         self._console = console
-        self._cache = ArtifactStore(str(options["output"] / "kept"))
+        folder: Path = options["completion_cache"] or options["output"] / "kept"
+        self._cache = ArtifactStore(str(folder))
 
     def make_run(self) -> BenchmarkRun:
         options = self._options

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -177,7 +178,7 @@ def test_an_opening_that_the_prompt_wrote_is_kept_with_the_text() -> None:
     assert (list(found), text) == (ids[:1], "<think>one")
 
 
-def test_the_engine_that_keeps_completions_asks_the_one_below(tmp_path: Path) -> None:
+def test_the_engine_that_keeps_completions_asks_the_one_below_once(tmp_path: Path) -> None:
     def make(engine: ScriptedEngine) -> CachingEngine:
         return CachingEngine(lambda: engine, identity={}, store=ArtifactStore(str(tmp_path)))
 
@@ -188,5 +189,6 @@ def test_the_engine_that_keeps_completions_asks_the_one_below(tmp_path: Path) ->
     assert reading is not None
     assert reading.text == "fine\nScore:"
     unable = make(ScriptedEngine(lambda *_: "fine"))
+    assert unable.read_forced_lines([request], LINE, options=ChatOptions()) == [reading]
     with pytest.raises(EngineError, match="says nothing of forced lines"):
-        unable.read_forced_lines([request], LINE, options=ChatOptions())
+        unable.read_forced_lines([replace(request, kept_chars=2)], LINE, options=ChatOptions())
