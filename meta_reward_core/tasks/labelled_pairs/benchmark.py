@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from meta_reward_core.data.prompt_files import compute_prompt_id
 from meta_reward_core.data.tabular_io import NumberedRow, format_for_message, read_rows
 from meta_reward_core.engines.seeds import derive_seed
@@ -27,6 +29,11 @@ from meta_reward_core.evaluation.pairwise_judge import (
     PresentedReplies,
     ask_for_verdicts,
     parse_preference,
+)
+from meta_reward_core.evaluation.score_baselines import (
+    FloatArray,
+    measure_score_entropy,
+    measure_shuffled_scores,
 )
 from meta_reward_core.evaluation.scorecard import Metric, Scorecard, make_issue_if_any
 from meta_reward_core.method.judging import judge_responses
@@ -174,17 +181,50 @@ def score_judgments(
     items: Sequence[BenchmarkItem], judgments: Sequence[Judgment]
 ) -> Iterator[ItemResult]:
     """Compare the order of mean scores with the labels."""
+    means = _compute_mean_scores(judgments)
+    for item in items:
+        yield from _score_item(item, [means.get(f"{item.item_id}.{side}") for side in (0, 1)])
+
+
+def _compute_mean_scores(judgments: Sequence[Judgment]) -> dict[str, float]:
+    """Mean of the readable scores of each output that has any."""
     scores: defaultdict[str, list[float]] = defaultdict(list)
     for judgment in judgments:
         if judgment.score is not None:
             scores[judgment.response_id].append(judgment.score)
-    for item in items:
-        means = [_compute_mean(scores[f"{item.item_id}.{side}"]) for side in (0, 1)]
-        yield from _score_item(item, means)
+    return {name: sum(values) / len(values) for name, values in scores.items()}
 
 
-def _compute_mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def measure_baselines(
+    items: Sequence[BenchmarkItem], judgments: Sequence[Judgment]
+) -> list[Metric]:
+    """How much the scores vary, and how accurate the same scores are when they are shuffled."""
+    given: defaultdict[str, list[float]] = defaultdict(list)
+    for judgment in judgments:
+        given[judgment.prompt_id] += [] if judgment.score is None else [judgment.score]
+
+    means = _compute_mean_scores(judgments)
+    place = {name: number for number, name in enumerate(means)}
+    pairs = [
+        [place.get(f"{item.item_id}.{side}", -1) for side in (better, 1 - better)]
+        for item in items
+        for better in [item.values["better"]]
+    ]
+    good, bad = np.array([pair for pair in pairs if -1 not in pair], dtype=int).reshape(-1, 2).T
+
+    def compute_accuracy(scores: FloatArray) -> FloatArray:
+        if not len(good):
+            return np.full(len(scores), np.nan)
+        differences = np.sign(scores[:, good] - scores[:, bad])
+        accuracies: FloatArray = (differences + 1).mean(axis=1) / 2
+        return accuracies
+
+    return [
+        measure_score_entropy(given),
+        measure_shuffled_scores(
+            f"{JUDGE}_of_shuffled_scores", list(means.values()), compute_accuracy
+        ),
+    ]
 
 
 def _score_item(item: BenchmarkItem, means: Sequence[float | None]) -> Iterator[ItemResult]:

@@ -9,12 +9,13 @@ from meta_reward_core.context import PromptTemplates
 from meta_reward_core.data.tabular_io import write_json_lines
 from meta_reward_core.evaluation.pairwise_judge import iter_verdict_rows
 from meta_reward_core.evaluation.pipelines import BenchmarkRun, find_training_overlap
-from meta_reward_core.evaluation.scorecard import Scorecard
+from meta_reward_core.evaluation.scorecard import Metric, Scorecard
 from meta_reward_core.storage.records import Readout
 from meta_reward_core.tasks.labelled_pairs.benchmark import (
     compare_outputs,
     judge_outputs,
     make_output_pair,
+    measure_baselines,
     read_labelled_pairs,
     score_comparisons,
     score_judgments,
@@ -64,6 +65,7 @@ def run_labelled_pairs(
         seed=run.seed,
     )
     results: list[ItemResult] = []
+    baselines: list[Metric] = []
     if "scores" in questions:
         total = 2 * len(items) * run.samples
         judgments = judge_outputs(
@@ -71,6 +73,7 @@ def run_labelled_pairs(
         )
         write_json_lines(run.out / "judgments.jsonl", map(asdict, judgments))
         results += score_judgments(items, judgments)
+        baselines += measure_baselines(items, judgments)
     if "comparisons" in questions:
         total = 2 * len(items)
         replies = compare_outputs(
@@ -83,4 +86,4 @@ def run_labelled_pairs(
     write_json_lines(run.out / "items.jsonl", map(asdict, results))
     card = score_labelled_pairs(results, model=run.judge.name)
     overlap = find_training_overlap(run.judge, [item.prompt for item in items])
-    return replace(card, issues=(*card.issues, *overlap))
+    return replace(card, metrics=(*card.metrics, *baselines), issues=(*card.issues, *overlap))

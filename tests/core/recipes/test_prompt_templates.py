@@ -135,6 +135,9 @@ def test_a_folder_is_no_template(tmp_path: Path) -> None:
         ("neutral_meta_judge", META_JUDGE_PLACES),
         ("rubric", frozenset()),
         ("neutral_rubric", frozenset()),
+        ("brief_judge", JUDGE_PLACES),
+        ("brief_meta_judge", META_JUDGE_PLACES),
+        ("brief_rubric", frozenset()),
     ],
 )
 def test_the_package_templates_have_exactly_their_places(name: str, places: frozenset[str]) -> None:

@@ -1,0 +1,82 @@
+"""What scores are worth beside baselines: how much they vary, and what shuffled ones would get.
+
+A constant score orders no pair: an accuracy that counts ties half gives it 50%, and it has no rank
+correlation. Shuffled scores keep how often each score is given and lose what it was given for. A
+metric within the range of its shuffled scores is not told from chance.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from meta_reward_core.evaluation.judge_metrics import compute_entropy_bits
+from meta_reward_core.evaluation.scorecard import Metric
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+SHUFFLES: Final = 1000
+_SHUFFLES_AT_ONCE: Final = 100
+_RESAMPLES: Final = 1000
+_SEED: Final = 0
+_ENDS: Final = (2.5, 97.5)
+
+
+def measure_score_entropy(scores: Mapping[str, Sequence[float]]) -> Metric:
+    """Entropy in bits of the scores, rounded to whole ones (halves up).
+
+    Args:
+        scores: by prompt, of all judgments.
+
+    Returns:
+        With a bootstrap interval over prompts. Entropy of a sample is too low by about
+        (kinds of scores - 1) / (2 n ln 2) bits (Miller 1955), which is not corrected.
+    """
+    counts = [Counter(math.floor(score + 0.5) for score in values) for values in scores.values()]
+    kinds = sorted(set().union(*counts))
+    if not kinds:
+        return Metric("score_entropy", None, 0, absent="no score to take it from")
+    table = np.array([[count[kind] for kind in kinds] for count in counts])
+    value = _compute_entropy(table.sum(axis=0))
+    rng = np.random.default_rng(_SEED)
+    drawn = rng.integers(len(table), size=(_RESAMPLES, len(table)))
+    low, high = np.percentile([_compute_entropy(table[rows].sum(axis=0)) for rows in drawn], _ENDS)
+    # A bootstrap of equal scores has no width, and a score that was not seen may still be given.
+    possible = _compute_entropy(np.array([len(table), 1]))
+    total = int(table.sum())
+    return Metric(
+        "score_entropy", value, total, min(float(low), value), max(float(high), value, possible)
+    )
+
+
+def _compute_entropy(counts: IntArray) -> float:
+    return compute_entropy_bits(counts.tolist()) or 0.0
+
+
+def measure_shuffled_scores(
+    name: str, scores: Sequence[float], measure: Callable[[FloatArray], FloatArray]
+) -> Metric:
+    """Measure scores that are dealt out again at random.
+
+    Args:
+        name: of the metric.
+        scores: of each response.
+        measure: gives the metric of every row of an array [shuffles, responses]; NaN where there
+            is none.
+
+    Returns:
+        The mean over many shuffles; the range that holds 95% of them stands as its interval.
+    """
+    rng = np.random.default_rng(_SEED)
+    shuffled = np.tile(np.asarray(scores, dtype=np.float64), (_SHUFFLES_AT_ONCE, 1))
+    found = np.concatenate(
+        [measure(rng.permuted(shuffled, axis=1)) for _ in range(0, SHUFFLES, _SHUFFLES_AT_ONCE)]
+    )
+    if not scores or np.isnan(found).any():
+        return Metric(name, None, 0, absent="no order to take it from")
+    low, high = np.percentile(found, _ENDS)
+    return Metric(name, float(found.mean()), len(scores), float(low), float(high))
