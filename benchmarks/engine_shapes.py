@@ -6,11 +6,12 @@
 Ours is the whole stage: prompts from files, the engine, judgments read, files and manifest written.
 The others only draw tokens for the same prompts. Judge: 4 prompts of about 1,000 tokens, 11 samples
 of 100 each. Meta-judge: the 110 ordered pairs of 11 judgments of one response, about 1,500 tokens
-each. Models are Llamas with random weights; contenders draw in turn (A B C A B C ...), and the
-figure is the median of the ratios of tokens a second. `generate` works on batch after batch, so on
-a part of the meta-judge's prompts it is as fast as on all; it gets `--generate-part` of them.
+each; `--response-words` and `--judgment-words` set other lengths. Models are Llamas with random
+weights; contenders draw in turn (A B C A B C ...), and the figure is the median of the ratios of
+tokens a second. `generate` works on batch after batch, so on a part of the meta-judge's prompts it
+is as fast as on all; it gets `--generate-part` of them.
 The hardware's limit is what its measured ceilings allow for our way: see hardware.py.
-vLLM runs as a process of `.venv-vllm`, where that exists.
+vLLM runs as a process of `.venv-vllm`, where that exists, with the quicker of `--vllm-dtypes`.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from hardware import Ceilings, floor_seconds, measure_ceilings
 from subprocess_client import VLLM_PYTHON, bare_vllm
 from synthetic_experiment import (
     MODELS,
+    Lengths,
     Size,
     begin,
     make_model_folder,
@@ -61,6 +63,10 @@ WANTED: dict[tuple[str, str, str], float] = {
     ("meta_judge", "30M", "generate"): 4.0,
     ("meta_judge", "5M", "vLLM"): 1.2,
     ("meta_judge", "30M", "vLLM"): 1.2,
+    ("judge", "135M", "generate"): 8.0,
+    ("judge", "135M", "vLLM"): 1.6,
+    ("meta_judge", "135M", "generate"): 4.0,
+    ("meta_judge", "135M", "vLLM"): 1.2,
 }
 Draw = Callable[[int], int]
 """Draws everything once with a seed; says how many tokens that were."""
@@ -117,7 +123,8 @@ def make_shape(stage: str, size: str, root: Path, options: argparse.Namespace) -
         "max_batch_tokens": options.max_batch_tokens,
     }
     experiment = begin(root, "shape", model=model, size=there_are, engine=engine)
-    prepare(experiment, before=stage)
+    lengths = Lengths(tuple(options.response_words), tuple(options.judgment_words))
+    prepare(experiment, before=stage, lengths=lengths)
     prompts = prompts_of(experiment, stage)
     samples, part = (1, options.generate_part) if meta else (options.judgments, len(prompts))
     return Shape(stage, experiment, prompts, samples, options.new_tokens, part)
@@ -166,7 +173,7 @@ def make_generate(shape: Shape, options: argparse.Namespace, batch: int) -> Draw
 
 
 @contextmanager
-def vllm_draw(shape: Shape, options: argparse.Namespace) -> Iterator[Draw]:
+def vllm_draw(shape: Shape, options: argparse.Namespace, dtype: str) -> Iterator[Draw]:
     """Let vLLM draw all prompts, sorted, in one call."""
     bare = bare_vllm(
         shape.folder.parent,
@@ -174,7 +181,7 @@ def vllm_draw(shape: Shape, options: argparse.Namespace) -> Iterator[Draw]:
         calls={"all": [[sorted(shape.prompts), shape.samples]]},
         sampling=[TEMPERATURE, TOP_P, shape.new_tokens],
         threads=options.threads,
-        dtype=options.dtype,
+        dtype=dtype,
     )
     with bare as ask:
         yield lambda seed: int(ask(f"{seed} all")[0])
@@ -254,6 +261,19 @@ def best_generate(shape: Shape, options: argparse.Namespace) -> tuple[str, Draw]
     return f"`generate`, batch {best}{part}", make_generate(shape, options, best)
 
 
+def find_best_vllm_dtype(shape: Shape, options: argparse.Namespace) -> str:
+    """The quickest type of weights, tried once each."""
+    kinds: list[str] = options.vllm_dtypes or [options.dtype]
+    if len(kinds) == 1:
+        return kinds[0]
+    rates = {}
+    for dtype in kinds:
+        with vllm_draw(shape, options, dtype) as draw:
+            rate(draw, 0, options.device)  # the first call compiles
+            rates[dtype] = rate(draw, 0, options.device)
+    return max(rates, key=lambda dtype: rates[dtype])
+
+
 def comparisons(
     stage: str, size: str, options: argparse.Namespace, ceilings: Ceilings
 ) -> Iterator[Comparison]:
@@ -265,8 +285,9 @@ def comparisons(
         if not options.skip_generate:
             contenders |= [best_generate(shape, options)]
         if not options.skip_vllm and options.device == "cpu" and VLLM_PYTHON.exists():
-            vllm = running.enter_context(vllm_draw(shape, options))
-            contenders["vLLM's CPU build"] = vllm
+            dtype = find_best_vllm_dtype(shape, options)
+            vllm = running.enter_context(vllm_draw(shape, options, dtype))
+            contenders[f"vLLM's CPU build, {dtype}"] = vllm
             rate(vllm, 0, options.device)
         rate(ours, 0, options.device)
         rates = draw_in_turn(contenders, options)
@@ -278,7 +299,11 @@ def comparisons(
 
 def measure(*, pairs: int) -> Iterator[Row]:
     """Rows of the table, for models of 5 M and 30 M parameters on two threads of this CPU."""
-    options = read_options(["--pairs", str(pairs)])
+    yield from measure_shapes(read_options(["--pairs", str(pairs)]))
+
+
+def measure_shapes(options: argparse.Namespace) -> Iterator[Row]:
+    """Rows of all shapes and models of the options."""
     torch.set_num_threads(options.threads)
     ceilings = measure_ceilings(options.device, options.dtype)
     for stage in options.shapes:
@@ -297,10 +322,11 @@ def measure(*, pairs: int) -> Iterator[Row]:
 
 
 def _describe(stage: str, options: argparse.Namespace) -> str:
+    limit = f"of {options.new_tokens} tokens"
     if stage == "judge":
-        return f"{options.prompts} prompts x {options.judgments} samples"
+        return f"{options.prompts} prompts x {options.judgments} samples {limit}"
     count = options.responses * options.judgments * (options.judgments - 1)
-    return f"{count} prompts of {options.responses} response(s)"
+    return f"{count} prompts of {options.responses} response(s), a reply {limit} each"
 
 
 def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -316,6 +342,10 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--responses", type=int, default=1, help="responses that are meta-judged")
     parser.add_argument("--judgments", type=int, default=11, help="of each of these responses")
     parser.add_argument("--new-tokens", type=int, default=100)
+    words = Lengths()
+    parser.add_argument("--response-words", type=int, nargs=2, default=words.response)
+    parser.add_argument("--judgment-words", type=int, nargs=2, default=words.judgment)
+    parser.add_argument("--vllm-dtypes", nargs="+", help="that vLLM may choose from")
     parser.add_argument("--max-batch-tokens", type=int, default=65_536)
     parser.add_argument("--batches", type=int, nargs="+", help="that `generate` may choose from")
     parser.add_argument(

@@ -37,6 +37,14 @@ MODELS: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1},
     "5M": {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4},
     "30M": {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8},
+    "135M": {  # SmolLM2's shape
+        "vocab_size": 49_152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+    },
     "1B": {
         "hidden_size": 2048,
         "intermediate_size": 8192,
@@ -46,10 +54,18 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }
 INSTRUCTION_WORDS = 50
-# With the rubric and the words around it a judge's prompt has about 1,000 tokens, and a
-# meta-judge's, with two judgments, about 1,500.
-RESPONSE_WORDS = (600, 780)
-JUDGMENT_WORDS = (150, 210)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The least and the most words of texts that are given.
+
+    As they are, and with the rubric and the words around them, a judge's prompt has about 1,000
+    tokens, and a meta-judge's, with two judgments, about 1,500.
+    """
+
+    response: tuple[int, int] = (600, 780)
+    judgment: tuple[int, int] = (150, 210)
 
 
 @dataclass(frozen=True)
@@ -81,6 +97,7 @@ class Size:
                 "judge": {"samples": self.judgments, **limits},
                 "meta_judge": {"max_chosen_judgment_chars": None, **limits},
                 "engine": dict(engine),
+                "probe": {"prompts": 0, "check_shards": False},
             }
         )
 
@@ -90,9 +107,9 @@ def make_model_folder(
 ) -> Path:
     """A Llama with random weights and a tokenizer of one word a token."""
     torch.manual_seed(0)
-    shape = {"num_attention_heads": 8, "num_key_value_heads": 8} | MODELS[size]
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 8}
+    shape = {"vocab_size": vocabulary} | heads | MODELS[size]
     config = LlamaConfig(
-        vocab_size=vocabulary,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -103,7 +120,7 @@ def make_model_folder(
     with torch.device(device):
         model = LlamaForCausalLM(config).to(getattr(torch, dtype))
     model.save_pretrained(folder)
-    words = [END, UNKNOWN, *(str(number) for number in range(2, vocabulary))]
+    words = [END, UNKNOWN, *(str(number) for number in range(2, shape["vocab_size"]))]
     core = Tokenizer(
         WordLevel({word: index for index, word in enumerate(words)}, unk_token=UNKNOWN)
     )
@@ -134,27 +151,30 @@ def _numbers(rng: random.Random, count: int) -> str:
     return " ".join(str(rng.randrange(2, VOCABULARY)) for _ in range(count))
 
 
-def response_script(conversation: Conversation, sample: int, seed: int) -> Reply:  # noqa: ARG001
-    """A response; the experiment's seed changes nothing, so that prompts stay the same."""
-    rng = random.Random(derive_seed(0, conversation[-1]["content"], sample))
-    return _numbers(rng, rng.randint(*RESPONSE_WORDS)), "stop"
+def make_scripts(lengths: Lengths) -> Mapping[str, Script]:
+    """Scripts of responses and judgments by the name of their stage.
+
+    The experiment's seed changes nothing in them, so that prompts stay the same.
+    """
+
+    def write_response(conversation: Conversation, sample: int, seed: int) -> Reply:  # noqa: ARG001
+        rng = random.Random(derive_seed(0, conversation[-1]["content"], sample))
+        return _numbers(rng, rng.randint(*lengths.response)), "stop"
+
+    def write_judgment(conversation: Conversation, sample: int, seed: int) -> Reply:  # noqa: ARG001
+        """A judgment, with points by chance."""
+        rng = random.Random(derive_seed(0, conversation[-1]["content"], sample))
+        words = _numbers(rng, rng.randint(*lengths.judgment))
+        return f"{words}\nScore: {rng.randrange(6)}", "stop"
+
+    return {"generate": write_response, "judge": write_judgment}
 
 
-def judgment_script(conversation: Conversation, sample: int, seed: int) -> Reply:  # noqa: ARG001
-    """A judgment, with points by chance."""
-    rng = random.Random(derive_seed(0, conversation[-1]["content"], sample))
-    words = _numbers(rng, rng.randint(*JUDGMENT_WORDS))
-    return f"{words}\nScore: {rng.randrange(6)}", "stop"
-
-
-SCRIPTS: Mapping[str, Script] = {"generate": response_script, "judge": judgment_script}
-
-
-def prepare(experiment: Experiment, *, before: str) -> None:
+def prepare(experiment: Experiment, *, before: str, lengths: Lengths | None = None) -> None:
     """Make all stages before one by scripts; no model is loaded."""
-    context = experiment.build_context(1)
+    context, scripts = experiment.build_context(1), make_scripts(lengths or Lengths())
     for stage in STAGES[: stage_names().index(before)]:
-        script = SCRIPTS.get(stage.name, response_script)
+        script = scripts.get(stage.name, scripts["generate"])
         resources = StageResources(
             load_engine=partial(_given, ScriptedEngine(script)), scratch=Path()
         )

@@ -28,6 +28,7 @@ from pathlib import Path
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 MODULES = (
     "engine_shapes",
+    "engine_real_lengths",
     "vllm_stages",
     "whole_step",
     "elo",
