@@ -123,7 +123,8 @@ def make_shape(stage: str, size: str, root: Path, options: argparse.Namespace) -
         "max_batch_tokens": options.max_batch_tokens,
     }
     experiment = begin(root, "shape", model=model, size=there_are, engine=engine)
-    lengths = Lengths(tuple(options.response_words), tuple(options.judgment_words))
+    (shortest, longest), (tersest, wordiest) = options.response_words, options.judgment_words
+    lengths = Lengths((shortest, longest), (tersest, wordiest))
     prepare(experiment, before=stage, lengths=lengths)
     prompts = prompts_of(experiment, stage)
     samples, part = (1, options.generate_part) if meta else (options.judgments, len(prompts))

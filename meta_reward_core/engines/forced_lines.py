@@ -11,8 +11,9 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from meta_reward_core.engines.base import (
     Completion,
@@ -22,7 +23,7 @@ from meta_reward_core.engines.base import (
     ForcedLineRequest,
     pack_token_ids,
 )
-from meta_reward_core.engines.prompt_encoder import TokenIds
+from meta_reward_core.engines.prompt_encoder import TokenIds, find_end_token_ids
 from meta_reward_core.errors import EngineError
 
 NextTokens = Mapping[TokenIds, Sequence[int]]
@@ -162,7 +163,9 @@ class ForcedLineDecoder:
         ]
         scores = dict(zip(fitting, self._score(fitting, tokens), strict=True))
         return [
-            self._make_reading(ids, text + line.beginning, tokens, scores[prefix])
+            make_reading(
+                ids, text, line, tokens, log_probabilities=scores[prefix], end_id=self.end_ids[0]
+            )
             if prefix in scores
             else None
             for prefix, (ids, text) in zip(prefixes, cut, strict=True)
@@ -196,14 +199,61 @@ class ForcedLineDecoder:
             for prefix in prefixes
         ]
 
-    def _make_reading(
-        self, ids: TokenIds, text: str, line: LineTokens, scores: tuple[float, ...]
-    ) -> ForcedLineReading:
-        return ForcedLineReading(
-            text=text,
-            log_probabilities=scores,
-            token_ids=pack_token_ids(ids + line.beginning),
-            injected=len(line.beginning),
-            value_ids=tuple(pack_token_ids(value) for value in line.values),
-            end_id=self.end_ids[0],
+
+def make_reading(
+    ids: TokenIds,
+    text: str,
+    line: ForcedLine,
+    tokens: LineTokens,
+    *,
+    log_probabilities: tuple[float, ...],
+    end_id: int,
+) -> ForcedLineReading:
+    """Put a reading together.
+
+    Args:
+        ids: of the kept text.
+        text: that was kept.
+        tokens: of the line.
+        log_probabilities: of its values.
+        end_id: a token that ends a reply.
+    """
+    return ForcedLineReading(
+        text=text + line.beginning,
+        log_probabilities=log_probabilities,
+        token_ids=pack_token_ids(ids + tokens.beginning),
+        injected=len(tokens.beginning),
+        value_ids=tuple(pack_token_ids(value) for value in tokens.values),
+        end_id=end_id,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTokenizer:
+    """The tokenizer of a model whose weights are elsewhere, on a server.
+
+    Attributes:
+        tokenizer: of that model.
+        end_ids: tokens that end a reply.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    end_ids: Sequence[int]
+
+    @classmethod
+    def load(cls, folder: Path) -> "PolicyTokenizer":
+        """Read tokenizer and configs of a model's folder; no weights."""
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return cls(tokenizer, find_end_token_ids(folder, config, tokenizer))
+
+    def cut(self, request: ForcedLineRequest) -> tuple[TokenIds, str]:
+        """The tokens of a completion that a line follows, and their text."""
+        return cut_token_ids(
+            self.tokenizer,
+            request.completion,
+            kept_chars=request.kept_chars,
+            end_ids=self.end_ids,
         )

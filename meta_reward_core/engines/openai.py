@@ -10,7 +10,7 @@ import random
 import ssl
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,11 +20,23 @@ from pydantic import SecretStr
 from meta_reward_core.engines.base import (
     Completion,
     Conversation,
+    ForcedLine,
+    ForcedLineReading,
+    ForcedLineRequest,
     Progress,
     SamplingParams,
     TokenChoice,
 )
 from meta_reward_core.engines.endpoints import WEIGHTS_PLACEHOLDER, Endpoint, find_endpoint
+from meta_reward_core.engines.openai_forced_lines import (
+    PROBE_LINE,
+    PROBE_REPLY,
+    ContinuedReply,
+    build_continuation_body,
+    check_line,
+    find_obstacle,
+    read_log_probabilities,
+)
 from meta_reward_core.engines.openai_protocol import (
     ParsedResponse,
     RejectedRequestError,
@@ -34,6 +46,7 @@ from meta_reward_core.engines.openai_protocol import (
 )
 from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import EndpointError, EngineError
+from meta_reward_core.models.chat import ChatOptions
 from meta_reward_core.models.validation import hash_model_folder
 
 MAX_WAIT_SECONDS: Final = 60.0
@@ -79,7 +92,10 @@ def load_endpoint_engine(name: str, model_folder: Path | None) -> "OpenAiEngine"
             "the endpoint as judge.endpoint"
         )
     return OpenAiEngine(
-        name, endpoint, model=endpoint.resolve_model_name(hash_model_folder(model_folder))
+        name,
+        endpoint,
+        model=endpoint.resolve_model_name(hash_model_folder(model_folder)),
+        model_folder=model_folder,
     )
 
 
@@ -87,18 +103,27 @@ class OpenAiEngine:
     """Asks one endpoint for completions; made by `load_endpoint_engine`."""
 
     def __init__(
-        self, name: str, endpoint: Endpoint, *, model: str, first_wait_seconds: float = 0.5
+        self,
+        name: str,
+        endpoint: Endpoint,
+        *,
+        model: str,
+        model_folder: Path | None = None,
+        first_wait_seconds: float = 0.5,
     ) -> None:
         """Read the endpoint's key; nothing is sent yet.
 
         Args:
             name: what messages call the endpoint.
             model: its model, by the name that the server knows.
+            model_folder: of the weights that it serves, where they are an experiment's.
             first_wait_seconds: before the second attempt; doubled for each further one.
         """
         self._name = name
         self._endpoint = endpoint
         self._model = model
+        self._model_folder = model_folder
+        self._can_force_lines = False
         self._key = endpoint.read_key()
         self._first_wait_seconds = first_wait_seconds
         self._closed = False
@@ -127,6 +152,97 @@ class OpenAiEngine:
         drawn = asyncio.run(self._draw(conversations, wanted, sampling, seed, progress))
         return [row * n if len(row) < n else row for row in drawn]
 
+    def read_forced_lines(
+        self, requests: Sequence[ForcedLineRequest], line: ForcedLine, *, options: ChatOptions
+    ) -> list[ForcedLineReading | None]:
+        """Read the values of a line after each completion. See `ForcedLineReader`.
+
+        The first call tries whether the server can do it.
+
+        Raises:
+            EndpointError: it cannot, or the endpoint is wrong.
+            EngineError: an outside judge is asked, values begin one another, or the server failed.
+        """
+        if self._closed:
+            raise EngineError("This engine is closed: make a new one.")
+        if self._model_folder is None:
+            raise EngineError(
+                f"endpoint {self._name!r} serves another model than the one that is trained: a "
+                "forced readout needs that model's tokens; use a free readout"
+            )
+        check_line(line)
+        # Only a forced readout pays for transformers' import.
+        from meta_reward_core.engines.forced_lines import (
+            PolicyTokenizer,
+            encode_line,
+            make_reading,
+        )
+
+        policy = PolicyTokenizer.load(self._model_folder)
+        tokens = encode_line(policy.tokenizer, line)
+        cut = [policy.cut(request) for request in requests]
+        asked = [
+            ContinuedReply(request.conversation, text + line.beginning)
+            for request, (_, text) in zip(requests, cut, strict=True)
+        ]
+        try:
+            scores = asyncio.run(self._read_values(asked, line, options))
+        except (EndpointError, EngineError) as error:
+            raise type(error)(self._redact(f"endpoint {self._name!r}: {error}")) from None
+        return [
+            None
+            if found is None
+            else make_reading(
+                ids, text, line, tokens, log_probabilities=found, end_id=policy.end_ids[0]
+            )
+            for (ids, text), found in zip(cut, scores, strict=True)
+        ]
+
+    async def _read_values(
+        self, asked: Sequence[ContinuedReply], line: ForcedLine, options: ChatOptions
+    ) -> list[tuple[float, ...] | None]:
+        """Log-probabilities of the values after each reply; None where the server tells none."""
+        found: list[tuple[float, ...] | None] = [None] * len(asked)
+        build = partial(build_continuation_body, self._endpoint, model=self._model, options=options)
+        async with self._make_client() as client:
+            sender = self._make_sender(client, seed=0)
+            if not self._can_force_lines:
+                await self._require_forced_lines(sender, build)
+
+            async def work(waiting: Iterator[int]) -> None:
+                for at in waiting:
+                    answer = await sender.send(build(asked[at], line))
+                    if answer.refusal is None:
+                        choices = answer.completions[0].choices
+                        found[at] = read_log_probabilities(line.values, choices)
+
+            order = sorted(range(len(asked)), key=lambda at: _list_texts(asked[at].conversation))
+            await _run_concurrently(work, order, concurrency=self._endpoint.concurrency)
+        return found
+
+    async def _require_forced_lines(
+        self, sender: "_RequestSender", build: Callable[..., dict[str, Any]]
+    ) -> None:
+        """Try whether the server continues a turn and constrains it.
+
+        Raises:
+            EndpointError: it does not.
+        """
+        try:
+            answers = [
+                await sender.send(build(PROBE_REPLY, PROBE_LINE, is_continued=is_continued))
+                for is_continued in (True, False)
+            ]
+            obstacle = find_obstacle(*answers)
+        except EndpointError as error:
+            obstacle = str(error)
+        if obstacle is not None:
+            raise EndpointError(
+                f"it cannot force a line: {obstacle}; use a free readout, engine.kind: "
+                "transformers, or a server that can, such as vLLM"
+            )
+        self._can_force_lines = True
+
     def close(self) -> None:
         """Refuse every later call; connections end with each call."""
         self._closed = True
@@ -143,14 +259,7 @@ class OpenAiEngine:
         order = sorted(range(len(drawn)), key=lambda at: _list_texts(conversations[at]))
         tell = _make_progress_counter(progress)
         async with self._make_client() as client:
-            caller = _RequestSender(
-                client,
-                endpoint=self._endpoint,
-                model=self._model,
-                first_wait_seconds=self._first_wait_seconds,
-                rng=random.Random(seed),
-            )
-
+            caller = self._make_sender(client, seed=seed)
             failures = _Failures(caller, sampling, conversations=len(conversations))
 
             async def work(waiting: Iterator[int]) -> None:
@@ -170,6 +279,15 @@ class OpenAiEngine:
                 told = self._redact(f"endpoint {self._name!r}: {error}")
                 raise type(error)(told) from None
         return [[self._redact_completion(completion) for completion in row] for row in drawn]
+
+    def _make_sender(self, client: httpx2.AsyncClient, *, seed: int) -> "_RequestSender":
+        return _RequestSender(
+            client,
+            endpoint=self._endpoint,
+            model=self._model,
+            first_wait_seconds=self._first_wait_seconds,
+            rng=random.Random(seed),
+        )
 
     def _make_client(self) -> httpx2.AsyncClient:
         headers = {"User-Agent": "meta-reward", "Accept": "application/json"}
@@ -291,7 +409,7 @@ class _RequestSender:
                 n=asked,
                 seed=derive_seed(seed, requests) % _SEED_RANGE,
             )
-            answer = await self._ask(body)
+            answer = await self.send(body)
             refusal = answer.refusal or self._find_context_overflow(answer, sampling.max_new_tokens)
             if refusal is not None:
                 return _refuse(refusal, n)
@@ -320,11 +438,12 @@ class _RequestSender:
             seed=0,
         )
         try:
-            return (await self._ask(body)).refusal is None
+            return (await self.send(body)).refusal is None
         except (EndpointError, EngineError):
             return False
 
-    async def _ask(self, body: dict[str, Any]) -> ParsedResponse:
+    async def send(self, body: dict[str, Any]) -> ParsedResponse:
+        """Send a request as often as it may be sent."""
         for attempt in range(self._endpoint.attempts):
             await self._wait_until_allowed()
             try:

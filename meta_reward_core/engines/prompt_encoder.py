@@ -8,10 +8,13 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from meta_reward_core.engines.base import Conversation, Message
+from meta_reward_core.errors import ModelFolderError
 from meta_reward_core.models.chat import (
     ChatOptions,
     find_opened_reasoning,
@@ -119,3 +122,23 @@ class PromptEncoder:
             verbose=False,
         )
         return [list(ids) for ids in encoded["input_ids"]]
+
+
+def find_end_token_ids(
+    folder: Path, config: Any, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, ...]:
+    """Ids that end a reply, by the generation config and by the tokenizer.
+
+    Raises:
+        ModelFolderError: there are none.
+    """
+    try:
+        generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except OSError:
+        generation = GenerationConfig.from_model_config(config)
+    named = generation.eos_token_id
+    ends = set(named) if isinstance(named, list) else {named}
+    ids = sorted(end for end in {*ends, tokenizer.eos_token_id} if end is not None)
+    if not ids:
+        raise ModelFolderError("The model names no end token: its replies would never stop.")
+    return tuple(ids)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from meta_reward_core.engines.base import (
     Completion,
@@ -24,7 +24,7 @@ from meta_reward_core.engines.base import (
     TokenChoice,
     pack_token_ids,
 )
-from meta_reward_core.engines.prompt_encoder import PromptEncoder, TokenIds
+from meta_reward_core.engines.prompt_encoder import PromptEncoder, TokenIds, find_end_token_ids
 from meta_reward_core.engines.registry import make_vllm_missing_error
 from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import EngineError, ModelFolderError
@@ -120,7 +120,7 @@ def load_vllm_engine(
     return VllmEngine(
         llm,
         tokenizer,
-        end_ids=_find_end_token_ids(model_folder, config, tokenizer),
+        end_ids=find_end_token_ids(model_folder, config, tokenizer),
         adapter=adapter,
         seeded_requests=tensor_parallel_size > 1,
         on_close=restore,
@@ -353,22 +353,6 @@ def _compute_cache_bytes(config: Any, dtype: str, tokens: int) -> int:
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     size = torch.empty(0, dtype=getattr(torch, dtype)).element_size()
     return int(tokens * text.num_hidden_layers * 2 * heads * width * size)
-
-
-def _find_end_token_ids(
-    folder: Path, config: Any, tokenizer: PreTrainedTokenizerBase
-) -> tuple[int, ...]:
-    """Ids that end a reply, by the generation config and by the tokenizer."""
-    try:
-        generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    except OSError:
-        generation = GenerationConfig.from_model_config(config)
-    named = generation.eos_token_id
-    ends = set(named) if isinstance(named, list) else {named}
-    ids = sorted(end for end in {*ends, tokenizer.eos_token_id} if end is not None)
-    if not ids:
-        raise ModelFolderError("The model names no end token: its replies would never stop.")
-    return tuple(ids)
 
 
 def _guard_threads() -> Callable[[], None]:

@@ -34,8 +34,9 @@ def get_scheduled_value(schedule: Any, iteration: int) -> Any:
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 NonEmpty = Annotated[list[Value], Field(min_length=1)]
-FORCED_LINE_ENGINES: Final = frozenset({"transformers", "scripted"})
-"""Engines that can begin a line for the model; see `engines.base.ForcedLineReader`."""
+FORCED_LINE_ENGINES: Final = frozenset({"transformers", "openai", "scripted"})
+"""Engines that can begin a line for the model; see `engines.base.ForcedLineReader`. A server that
+cannot is refused when it is asked for the first time."""
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 
 

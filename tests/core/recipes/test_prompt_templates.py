@@ -118,7 +118,7 @@ def test_a_file_that_is_no_template_is_refused(
 
 @pytest.mark.parametrize("name", ["no_such", "no/such.txt", "../judge.txt"])
 def test_a_template_that_is_not_there_is_an_error_that_lists_the_known_ones(name: str) -> None:
-    with pytest.raises(TemplateError, match=r"one of: judge, meta_judge"):
+    with pytest.raises(TemplateError, match=r"one of: brief_judge, brief_meta_judge"):
         load_template(name)
 
 

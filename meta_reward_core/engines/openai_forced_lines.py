@@ -1,0 +1,139 @@
+"""Forced lines by a server: continue the assistant's turn, constrained to the allowed values.
+
+A server has to do three things for it, and few do: continue a turn instead of beginning another
+(`continue_final_message`), constrain a reply to some texts (`structured_outputs`, as vLLM takes it
+from 0.12), and tell how probable tokens are (`logprobs`). Whether it does is tried once: a server
+that knows none of these fields ignores them, and its replies look almost right.
+
+Nothing is drawn by the server: the probabilities of the values are read, and the draw is ours.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from meta_reward_core.engines.base import (
+    Conversation,
+    ForcedLine,
+    SamplingParams,
+    TokenChoice,
+)
+from meta_reward_core.engines.endpoints import Endpoint
+from meta_reward_core.engines.openai_protocol import ParsedResponse, build_request_body
+from meta_reward_core.errors import EngineError
+from meta_reward_core.models.chat import ChatOptions
+
+_ALTERNATIVES: Final = 20
+"""Likely tokens that are asked for of each place: as many as servers give."""
+
+_MAX_VALUE_TOKENS: Final = 8
+
+PROBE_LINE: Final = ForcedLine("\nAnimal:", (" axolotl", " okapi"))
+"""Texts that no model writes unless it is constrained to them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContinuedReply:
+    """What an assistant has begun to say, with the beginning of a line."""
+
+    conversation: Conversation
+    text: str
+
+
+PROBE_REPLY: Final = ContinuedReply(
+    [{"role": "user", "content": "Write one word."}], PROBE_LINE.beginning
+)
+
+
+def check_line(line: ForcedLine) -> None:
+    """See that no value begins another one: the end of a value cannot be scored by a server.
+
+    Raises:
+        EngineError: one does.
+    """
+    if any(one != other and other.startswith(one) for one in line.values for other in line.values):
+        raise EngineError(
+            f"The allowed values {', '.join(line.values)} begin one another, which a server "
+            "cannot score: use engine.kind: transformers, a free readout, or a scale up to 9."
+        )
+
+
+def build_continuation_body(
+    endpoint: Endpoint,
+    reply: ContinuedReply,
+    line: ForcedLine,
+    *,
+    model: str,
+    options: ChatOptions,
+    is_continued: bool = True,
+) -> dict[str, Any]:
+    """Write a request for one of the values after a text that the assistant has begun.
+
+    Args:
+        is_continued: False asks for another turn after it; the probe compares the two.
+    """
+    sampling = SamplingParams(
+        temperature=0.0,
+        top_p=1.0,
+        max_new_tokens=_MAX_VALUE_TOKENS,
+        alternatives=_ALTERNATIVES,
+        allow_reasoning=options.allow_reasoning,
+    )
+    body = build_request_body(
+        endpoint,
+        model=model,
+        conversation=[*reply.conversation, {"role": "assistant", "content": reply.text}],
+        sampling=sampling,
+        n=1,
+        seed=0,
+    )
+    return body | {
+        "continue_final_message": is_continued,
+        "add_generation_prompt": not is_continued,
+        "structured_outputs": {"choice": list(line.values)},
+    }
+
+
+def find_obstacle(continued: ParsedResponse, another_turn: ParsedResponse) -> str | None:
+    """Say what a server cannot do, by its answers to the probe's two requests; None: nothing."""
+    if continued.refusal or another_turn.refusal:
+        return f"it refuses the request: {continued.refusal or another_turn.refusal}"
+    reply = continued.completions[0]
+    if reply.text.strip() not in {value.strip() for value in PROBE_LINE.values}:
+        return "it does not constrain a reply to given texts (structured_outputs.choice)"
+    if not reply.choices:
+        return "it does not tell how probable tokens are (logprobs)"
+    shorter, longer = continued.prompt_tokens, another_turn.prompt_tokens
+    if shorter is None or longer is None or shorter >= longer:
+        return "it does not continue the assistant's turn (continue_final_message)"
+    return None
+
+
+def read_log_probabilities(
+    values: Sequence[str], choices: Sequence[TokenChoice] | None
+) -> tuple[float, ...] | None:
+    """Read how probable each value is from the likely tokens of each place.
+
+    A value of which a token is not among the likely ones counts as impossible.
+
+    Returns:
+        None where no value is among them.
+    """
+    wanted = [value.strip() for value in values]
+    found = [-math.inf] * len(wanted)
+    prefix, before = "", 0.0
+    for choice in choices or ():
+        own = -math.inf
+        for text, log_probability in choice.alternatives:
+            reached = (prefix + text).strip()
+            if reached in wanted:
+                place = wanted.index(reached)
+                found[place] = max(found[place], before + log_probability)
+            if text == choice.text:
+                own = log_probability
+        prefix, before = prefix + choice.text, before + own
+        is_on_the_way = any(value.startswith(prefix.strip()) for value in wanted)
+        if before == -math.inf or prefix.strip() in wanted or not is_on_the_way:
+            break
+    return None if max(found) == -math.inf else tuple(found)
