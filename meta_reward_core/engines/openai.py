@@ -9,6 +9,7 @@ import asyncio
 import random
 import ssl
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -211,10 +212,11 @@ class OpenAiEngine:
 
             async def work(waiting: Iterator[int]) -> None:
                 for at in waiting:
-                    answer = await sender.send(build(asked[at], line))
-                    if answer.refusal is None:
-                        choices = answer.completions[0].choices
-                        found[at] = read_log_probabilities(line.values, choices)
+                    with suppress(UnusablePromptError, RejectedRequestError):
+                        answer = await sender.send(build(asked[at], line))
+                        if answer.refusal is None:
+                            choices = answer.completions[0].choices
+                            found[at] = read_log_probabilities(line.values, choices)
 
             order = sorted(range(len(asked)), key=lambda at: _list_texts(asked[at].conversation))
             await _run_concurrently(work, order, concurrency=self._endpoint.concurrency)

@@ -209,7 +209,7 @@ def _make_score_metrics(
 
 def _make_baseline_metrics(
     judge: Ratings,
-    theirs: Mapping[PairKey, PairOrder],
+    theirs: Mapping[PairKey, PairPreference],
     own: Mapping[ResponseKey, float],
     other: Mapping[ResponseKey, float],
 ) -> list[Metric]:
