@@ -1,1 +1,1 @@
-"""Where tokens come from: one protocol, several engines."""
+"""Inference engines: one protocol, several implementations."""

@@ -1,4 +1,4 @@
-"""The one seam of the method: an engine turns conversations into completions.
+"""The engine protocol: it turns conversations into completions.
 
 An engine knows nothing of rubrics, scores or pairs.
 """
@@ -13,7 +13,7 @@ from meta_reward_core.models.chat import ChatOptions
 
 
 class Message(TypedDict):
-    """One turn of a conversation, in the form that chat templates take."""
+    """A message of a conversation, in the format of chat templates."""
 
     role: Literal["system", "user", "assistant"]
     content: str
@@ -28,7 +28,7 @@ engine could not take the prompt (it is too long); the completion's `refusal` sa
 
 @dataclass(frozen=True, slots=True)
 class TokenChoice:
-    """One generated token, and what could have stood in its place.
+    """A generated token and its alternatives.
 
     Attributes:
         text: of the token.
@@ -42,7 +42,7 @@ class TokenChoice:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """Raw text of an engine, before anything reads a meaning into it.
+    """Raw text of an engine, before parsing.
 
     Attributes:
         text: the reply, without special tokens; empty when refused. Where the generation prompt
@@ -67,7 +67,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How completions are asked for and drawn. `temperature` 0 is greedy decoding.
+    """Sampling parameters. `temperature` 0 is greedy decoding.
 
     Attributes:
         temperature: divides the logits; 0 takes the most likely token.
@@ -89,11 +89,11 @@ class SamplingParams:
 
     @property
     def chat_options(self) -> ChatOptions:
-        """What the chat template is given beside the conversation."""
+        """Variables of the chat template besides the conversation."""
         return ChatOptions(self.chat_date, allow_reasoning=self.allow_reasoning)
 
     def to_json(self) -> dict[str, Any]:
-        """All values, without those that earlier versions did not know and that are at rest."""
+        """Return all values, without newer ones at their default."""
         values = asdict(self)
         rest = {"chat_date": None, "allow_reasoning": True}
         return {key: value for key, value in values.items() if rest.get(key, ...) != value}
@@ -106,7 +106,7 @@ Progress = Callable[[int, int], None]
 def offset_progress(
     progress: Progress | None, before: int, tokens_before: int = 0
 ) -> Progress | None:
-    """Tell the progress of a call as that of all calls, of which some are done."""
+    """Report the progress of a call as part of several calls."""
     if progress is None or before == 0:
         return progress
     tell = progress
@@ -114,13 +114,13 @@ def offset_progress(
 
 
 def pack_token_ids(ids: Sequence[int]) -> "array[int]":
-    """Pack the ids of one reply's tokens."""
+    """Pack the token ids of one completion."""
     return array("i", ids)
 
 
 @dataclass(frozen=True, slots=True)
 class ForcedLine:
-    """A line that is begun for the model, and the values of which one ends it.
+    """A line that is started for the model, and the allowed values that end it.
 
     Attributes:
         beginning: such as a line break and `Score:`.
@@ -133,7 +133,7 @@ class ForcedLine:
 
 @dataclass(frozen=True, slots=True)
 class ForcedLineRequest:
-    """A completion after which a line is begun.
+    """A completion after which a line is started.
 
     Attributes:
         conversation: what the completion replies to.
@@ -148,7 +148,7 @@ class ForcedLineRequest:
 
 @dataclass(frozen=True, slots=True)
 class ForcedLineReading:
-    """How probable the values are at the end of a forced line.
+    """Probabilities of the values at the end of a forced line.
 
     Attributes:
         text: of the completion as far as it was kept, and the beginning of the line.
@@ -170,12 +170,12 @@ class ForcedLineReading:
 
 @runtime_checkable
 class ForcedLineReader(Protocol):
-    """An engine that can begin a line for the model and tell how probable its values are."""
+    """An engine that can start a line for the model and return the probabilities of its values."""
 
     def read_forced_lines(
         self, requests: Sequence[ForcedLineRequest], line: ForcedLine, *, options: ChatOptions
     ) -> list[ForcedLineReading | None]:
-        """Read the values of a line after each completion; the same call gives the same readings.
+        """Read the values of a line after each completion; deterministic.
 
         Args:
             options: of the chat template, as the completions were drawn under.
@@ -191,7 +191,7 @@ class ForcedLineReader(Protocol):
 
 
 class Engine(Protocol):
-    """Where tokens come from."""
+    """Source of completions."""
 
     def sample(
         self,
@@ -202,7 +202,7 @@ class Engine(Protocol):
         seed: int,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
-        """Draw `n` completions for each conversation.
+        """Sample `n` completions for each conversation.
 
         The same engine, conversations, sampling and seed give the same completions on a CPU.
 
@@ -221,7 +221,7 @@ class Engine(Protocol):
 
 
 def require_forced_lines(engine: Engine) -> ForcedLineReader:
-    """See that an engine can begin a line for the model.
+    """Require an engine that can start a line for the model.
 
     Raises:
         EngineError: it cannot.

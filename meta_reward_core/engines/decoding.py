@@ -1,4 +1,4 @@
-"""Decoding: one loop over tokens for all rows of a batch, and top-p sampling of each token.
+"""Decoding: a token loop over the rows of a batch, with top-p sampling.
 
 Works on token ids alone: no text, no conversation, no engine.
 """
@@ -13,7 +13,7 @@ from meta_reward_core.engines.base import SamplingParams
 
 
 def sample_tokens(logits: Tensor, sampling: SamplingParams, generator: torch.Generator) -> Tensor:
-    """One token per row of `logits` (rows, vocabulary), from the nucleus of each row.
+    """Sample one token per row of `logits` (rows, vocabulary) from the row's nucleus.
 
     The nucleus is the smallest set of most likely tokens whose probability reaches `top_p`; tokens
     that are as likely as its last one belong to it too. Nothing is sorted: a token is drawn from
@@ -45,7 +45,7 @@ BUSY_SHARE = 0.75
 
 
 class DecodingBatch(Protocol):
-    """Rows of a batch whose prompts have been read.
+    """Rows of a batch after the prefill.
 
     Attributes:
         logits: of the next token of each row, (rows, vocabulary).
@@ -54,11 +54,11 @@ class DecodingBatch(Protocol):
     logits: Tensor
 
     def advance(self, tokens: Tensor) -> None:
-        """Feed one token to each row; afterwards `logits` are those of the token after it."""
+        """Feed one token to each row; `logits` then predict the next token."""
         ...
 
     def keep_rows(self, kept: Tensor) -> None:
-        """Go on with these rows, numbered as they are now."""
+        """Keep only these rows, by their current numbers."""
         ...
 
 
@@ -71,7 +71,7 @@ def decode(
     generator: torch.Generator,
     on_step: Callable[[int, int], None],
 ) -> list[list[int]]:
-    """Draw every row up to its end token or `max_new_tokens`, token by token.
+    """Decode every row to its end token or `max_new_tokens`.
 
     Args:
         read: reads the prompts of a batch.
@@ -104,6 +104,6 @@ def decode(
 
 
 def cut_at_end_token(row: list[int], end_ids: Sequence[int]) -> list[int]:
-    """The row up to and with its first end token."""
+    """Cut the row after its first end token."""
     stop = next((index for index, token in enumerate(row) if token in end_ids), len(row))
     return row[: stop + 1]

@@ -1,4 +1,4 @@
-"""Named servers that speak the OpenAI protocol: where they are, and how their keys are found.
+"""Named servers with the OpenAI protocol: addresses and keys.
 
 Recipes name an endpoint; what the name means is said by whoever runs the workers, in
 META_REWARD_ENDPOINTS: a YAML or JSON file, or the same text itself. So nobody who may only write a
@@ -19,7 +19,7 @@ WEIGHTS_PLACEHOLDER: Final = "{weights}"
 
 
 class Endpoint(BaseModel):
-    """One entry of META_REWARD_ENDPOINTS.
+    """An entry of META_REWARD_ENDPOINTS.
 
     Attributes:
         base_url: what `/chat/completions` is appended to, such as `http://localhost:8000/v1`.
@@ -67,12 +67,12 @@ class Endpoint(BaseModel):
         return self
 
     def resolve_model_name(self, weights_sha256: str) -> str:
-        """Name of the model on the server, for weights with this hash."""
+        """Return the model name on the server for weights with this hash."""
         return self.model.replace(WEIGHTS_PLACEHOLDER, weights_sha256[:12])
 
     @property
     def follows_weights(self) -> bool:
-        """Whether the model's name says which weights answer."""
+        """Whether the model name identifies the weights."""
         return WEIGHTS_PLACEHOLDER in self.model
 
     def read_key(self) -> SecretStr | None:
@@ -95,7 +95,7 @@ class Endpoint(BaseModel):
 
 
 def find_endpoint(name: str) -> Endpoint:
-    """Look up an endpoint by the name that recipes use.
+    """Find an endpoint by its name in recipes.
 
     Raises:
         EndpointError: there is none of this name, or the settings are wrong.

@@ -1,4 +1,4 @@
-"""Begin a line for the model, and read how probable each of its allowed values is.
+"""Start a line for the model, and compute the probability of each allowed value.
 
 Nothing is sampled here. A value may be several tokens: its probability is that of all of them in
 order. Where one value begins another (`1` and `10`), the end of the reply after the value counts as
@@ -35,7 +35,7 @@ LogProbabilities = Mapping[tuple[TokenIds, int], float]
 
 @dataclass(frozen=True, slots=True)
 class LineTokens:
-    """A line in tokens.
+    """A line as tokens.
 
     Attributes:
         beginning: at least one token.
@@ -49,12 +49,12 @@ class LineTokens:
 
     @property
     def longest(self) -> int:
-        """Tokens of the line with its longest value."""
+        """Number of tokens of the line with its longest value."""
         return len(self.beginning) + max(map(len, self.values)) + self.ends_values
 
 
 def encode_line(tokenizer: PreTrainedTokenizerBase, line: ForcedLine) -> LineTokens:
-    """Encode a line with each of its values; what all have in common is its beginning.
+    """Encode a line with each of its values; their common prefix is the line's start.
 
     Raises:
         EngineError: the tokenizer gives two values the same tokens, or one of them none.
@@ -80,7 +80,7 @@ def encode_line(tokenizer: PreTrainedTokenizerBase, line: ForcedLine) -> LineTok
 
 
 def _count_common(wholes: Sequence[TokenIds]) -> int:
-    """How many first tokens all have in common."""
+    """Count the first tokens that all have in common."""
     shortest = min(map(len, wholes))
     return next((n for n in range(shortest) if len({whole[n] for whole in wholes}) > 1), shortest)
 
@@ -92,7 +92,7 @@ def cut_token_ids(
     kept_chars: int,
     end_ids: Sequence[int],
 ) -> tuple[TokenIds, str]:
-    """The first tokens of a completion whose text lies within its first characters, and that text.
+    """Return the first tokens whose text is within the first characters, and that text.
 
     A token that crosses the border is left out with the rest. Ids that were not stored are those
     of the kept text.
@@ -121,7 +121,7 @@ def cut_token_ids(
 
 @dataclass(frozen=True, slots=True)
 class ForcedLineDecoder:
-    """What reads forced lines of one model.
+    """Computes forced lines of one model.
 
     Attributes:
         tokenizer: of the model.
@@ -172,7 +172,7 @@ class ForcedLineDecoder:
         ]
 
     def _encode_once(self, conversations: Sequence[Conversation]) -> list[TokenIds]:
-        """Token ids of each conversation; those of equal conversations are made once."""
+        """Encode each conversation; equal conversations are encoded once."""
         keys = [
             tuple((message["role"], message["content"]) for message in conversation)
             for conversation in conversations
@@ -182,7 +182,7 @@ class ForcedLineDecoder:
         return [ids[key] for key in keys]
 
     def _score(self, prefixes: Sequence[TokenIds], line: LineTokens) -> list[tuple[float, ...]]:
-        """The log-probability of every value after each prefix."""
+        """Compute the log-probability of every value after each prefix."""
         end = (self.end_ids[0],) if line.ends_values else ()
         tails = [value + end for value in line.values]
         wanted: defaultdict[TokenIds, set[int]] = defaultdict(set)

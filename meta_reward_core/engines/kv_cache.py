@@ -1,4 +1,4 @@
-"""Where keys and values of the tokens that rows draw are kept."""
+"""Key-value caches of decoded tokens."""
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -9,7 +9,7 @@ RESERVED_TOKENS = 64
 
 
 class PreallocatedLayer(DynamicLayer):
-    """A cache layer that writes into reserved room.
+    """A cache layer with preallocated memory.
 
     `DynamicLayer` concatenates, which copies all keys and values for each new token: four fifths
     of the decoding time of a small model.
@@ -36,13 +36,13 @@ class PreallocatedLayer(DynamicLayer):
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Select rows; the selection is a copy without room."""
+        """Select rows; the result has no preallocated memory."""
         super().reorder_cache(beam_idx)  # type: ignore[arg-type]  # any tensor of int64 does
         self._room = None
 
 
 def _preallocate(cached: Tensor | None, new: Tensor, old: int) -> Tensor:
-    """A tensor with the first `old` tokens of `cached`, room for `new` and for those after it."""
+    """Allocate a tensor with the first `old` tokens of `cached` and room for more."""
     capacity = old + new.shape[-2] + RESERVED_TOKENS
     room = new.new_empty(*new.shape[:-2], capacity, new.shape[-1])
     if old and cached is not None:
@@ -51,12 +51,12 @@ def _preallocate(cached: Tensor | None, new: Tensor, old: int) -> Tensor:
 
 
 def make_preallocated_cache() -> Cache:
-    """An empty cache that keeps everything, whatever the model's windows."""
+    """Create an empty cache without sliding windows."""
     return Cache(layer_class_to_replicate=PreallocatedLayer)
 
 
 def make_model_cache(model: PreTrainedModel) -> Cache:
-    """An empty cache for `model`; layers with a window or a state keep their own kind."""
+    """Create an empty cache for `model`; layers with a window or a state keep their kind."""
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     cache.layers = [
         PreallocatedLayer() if type(item) is DynamicLayer else item for item in cache.layers
@@ -65,5 +65,5 @@ def make_model_cache(model: PreTrainedModel) -> Cache:
 
 
 def select_rows(cache: Cache, rows: Tensor) -> None:
-    """Keep these rows of a cache; a row named twice is repeated."""
+    """Select these rows of a cache; a repeated row is duplicated."""
     cache.reorder_cache(rows)  # type: ignore[arg-type]  # any tensor of int64 does

@@ -70,7 +70,7 @@ _Work = Callable[[Iterator[int]], Coroutine[Any, Any, None]]
 
 
 def load_endpoint_engine(name: str, model_folder: Path | None) -> "OpenAiEngine":
-    """Make the engine of a named endpoint; nothing is sent yet.
+    """Create the engine of a named endpoint, without any request.
 
     Args:
         model_folder: the weights that must answer, or None for an outside judge.
@@ -101,7 +101,7 @@ def load_endpoint_engine(name: str, model_folder: Path | None) -> "OpenAiEngine"
 
 
 class OpenAiEngine:
-    """Asks one endpoint for completions; made by `load_endpoint_engine`."""
+    """Engine of one endpoint; created by `load_endpoint_engine`."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class OpenAiEngine:
         model_folder: Path | None = None,
         first_wait_seconds: float = 0.5,
     ) -> None:
-        """Read the endpoint's key; nothing is sent yet.
+        """Read the endpoint's key, without any request.
 
         Args:
             name: what messages call the endpoint.
@@ -138,7 +138,7 @@ class OpenAiEngine:
         seed: int,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
-        """Draw `n` completions for each conversation. See `Engine.sample`.
+        """Sample `n` completions for each conversation. See `Engine.sample`.
 
         Greedy replies are asked for once and repeated. Conversations that begin alike are sent one
         after another, so that a server with a prefix cache finds them in it.
@@ -246,7 +246,7 @@ class OpenAiEngine:
         self._can_force_lines = True
 
     def close(self) -> None:
-        """Refuse every later call; connections end with each call."""
+        """Refuse later calls; connections end with each call."""
         self._closed = True
 
     async def _draw(
@@ -306,7 +306,7 @@ class OpenAiEngine:
         )
 
     def _redact_completion(self, completion: Completion) -> Completion:
-        """A completion without the key, and without token ids of another model's vocabulary.
+        """Return a completion without the key and without token ids of another vocabulary.
 
         A server that repeats the key must not bring it into files. An outside judge has a tokenizer
         of its own: what its ids mean to the model that is trained is something else.
@@ -330,11 +330,11 @@ class OpenAiEngine:
 
 
 class UnusablePromptError(EngineError):
-    """Every attempt at one prompt failed in a way that may be the prompt's fault."""
+    """All attempts at a prompt failed, possibly because of the prompt."""
 
 
 class _Failures:
-    """Prompts of one call that failed, and whether they are at fault or the server is.
+    """Failed prompts of one call, and whether the prompts or the server are at fault.
 
     A plain prompt decides: where that is answered under the same settings, the others are at fault.
     It is sent when the server rejects a prompt without saying why, and when many prompts fail.
@@ -351,7 +351,7 @@ class _Failures:
         self._asking = asyncio.Lock()
 
     async def add(self, error: "UnusablePromptError | RejectedRequestError") -> None:
-        """Count a prompt that failed.
+        """Count a failed prompt.
 
         Raises:
             EndpointError, EngineError: the server, or a setting, is at fault.
@@ -377,7 +377,7 @@ def _refuse(refusal: str, n: int) -> list[Completion]:
 
 
 class _RequestSender:
-    """Sends the requests of one call to `sample`, and sends again what may be sent again."""
+    """Sends the requests of one `sample` call with retries."""
 
     def __init__(
         self,
@@ -398,7 +398,7 @@ class _RequestSender:
     async def complete(
         self, conversation: Conversation, n: int, *, sampling: SamplingParams, seed: int
     ) -> list[Completion]:
-        """Exactly `n` completions; what a server leaves out is asked for again."""
+        """Return exactly `n` completions; missing ones are requested again."""
         drawn: list[Completion] = []
         requests = 0
         while len(drawn) < n:
@@ -420,7 +420,7 @@ class _RequestSender:
         return drawn
 
     def _find_context_overflow(self, answer: ParsedResponse, max_new_tokens: int) -> str | None:
-        """Why a prompt should have been refused that the server took."""
+        """Find why a prompt that the server accepted should have been refused."""
         prompt_tokens, limit = answer.prompt_tokens, self._endpoint.context_tokens
         if prompt_tokens is None or limit is None or prompt_tokens + max_new_tokens <= limit:
             return None
@@ -430,7 +430,7 @@ class _RequestSender:
         )
 
     async def answers_plain_prompt(self, sampling: SamplingParams) -> bool:
-        """Whether the server answers a prompt that is surely not at fault."""
+        """Whether the server responds to a prompt that is certainly valid."""
         body = build_request_body(
             self._endpoint,
             model=self._model,
@@ -458,7 +458,7 @@ class _RequestSender:
         raise AssertionError("an endpoint has at least one attempt")
 
     async def _send_once(self, body: dict[str, Any]) -> ParsedResponse:
-        """One attempt."""
+        """Make one attempt."""
         seconds = self._endpoint.timeout_seconds
         try:
             async with asyncio.timeout(seconds):
@@ -489,7 +489,7 @@ class _RequestSender:
         )
 
     async def _wait(self, attempt: int, error: RetryableResponseError) -> None:
-        """Wait longer each time; half of it by chance, so that not all come back together."""
+        """Wait with exponential backoff and jitter."""
         asked = error.wait_seconds
         if asked is not None and asked > MAX_RETRY_SECONDS:
             raise EngineError(f"{error}; it asks to wait {asked:,.0f} seconds") from None
@@ -499,13 +499,13 @@ class _RequestSender:
         await asyncio.sleep(longest * (0.5 + 0.5 * self._rng.random()))
 
     async def _wait_until_allowed(self) -> None:
-        """What one request was told by `Retry-After` holds for all of them."""
+        """Wait for a `Retry-After`, which applies to all requests."""
         while (left := self._not_before - _get_loop_time()) > 0:
             await asyncio.sleep(left + self._first_wait_seconds * self._rng.random())
 
 
 async def _run_concurrently(work: _Work, order: Sequence[int], *, concurrency: int) -> None:
-    """Let several workers share what is to be done; the first failure stops all of them."""
+    """Run tasks on several threads; the first failure stops all of them."""
     waiting = iter(order)
     try:
         async with asyncio.TaskGroup() as group:
@@ -516,7 +516,7 @@ async def _run_concurrently(work: _Work, order: Sequence[int], *, concurrency: i
 
 
 def _make_progress_counter(progress: Progress | None) -> Callable[[Sequence[Completion]], None]:
-    """Count what comes in, and tell."""
+    """Count and report completed requests."""
     done = tokens = 0
 
     def tell(completions: Sequence[Completion]) -> None:
@@ -535,7 +535,7 @@ def _list_texts(conversation: Conversation) -> list[str]:
 
 @cache
 def _load_trusted_certificates() -> ssl.SSLContext:
-    """The system's; reading them takes longer than a short request."""
+    """Load the system's certificates once: loading takes longer than a short request."""
     return httpx2.create_ssl_context(trust_env=False)
 
 

@@ -1,4 +1,4 @@
-"""The OpenAI chat protocol as plain values: what is sent, and what an answer means.
+"""The OpenAI chat protocol as plain values: request bodies and responses.
 
 No network here. Whatever a server says is hostile input: it is read with care and never trusted to
 have the form that was asked for.
@@ -67,7 +67,7 @@ _FINISH_REASONS: Final[Mapping[str, FinishReason]] = {
 
 
 class RetryableResponseError(Exception):
-    """This answer is of no use, another one may be.
+    """This response is unusable, but a retry can help.
 
     Attributes:
         wait_seconds: how long the server asks to be left alone, if it says.
@@ -83,12 +83,12 @@ class RetryableResponseError(Exception):
 
 
 class RejectedRequestError(EndpointError):
-    """The server rejects this request, because of the prompt or because of a setting."""
+    """The server rejects this request because of the prompt or a setting."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedResponse:
-    """What came back: usable completions, at least one; or why the prompt was refused.
+    """A parsed response: at least one completion, or why the prompt was refused.
 
     Attributes:
         prompt_tokens: length of the prompt, if the server says.
@@ -108,7 +108,7 @@ def build_request_body(
     n: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Write the request for `n` completions of one conversation."""
+    """Build the request for `n` completions of one conversation."""
     body: dict[str, Any] = {
         **endpoint.extra,
         "model": model,
@@ -127,7 +127,7 @@ def build_request_body(
 
 
 def _merge_template_variables(endpoint: Endpoint, sampling: SamplingParams) -> dict[str, Any]:
-    """Variables of the chat template, as vLLM and SGLang take them, with the endpoint's own."""
+    """Merge chat template variables, in vLLM's and SGLang's form, with the endpoint's."""
     own = endpoint.extra.get("chat_template_kwargs")
     asked = replace(sampling.chat_options, date=None).build_variables()
     return {**(own if isinstance(own, dict) else {}), **asked}
@@ -136,7 +136,7 @@ def _merge_template_variables(endpoint: Endpoint, sampling: SamplingParams) -> d
 def parse_response(
     status: int, headers: Mapping[str, str], body: bytes, *, max_new_tokens: int
 ) -> ParsedResponse:
-    """Say what an answer means.
+    """Parse a response.
 
     Args:
         max_new_tokens: limit of one reply, as it was asked for.
@@ -167,7 +167,7 @@ def parse_response(
 
 
 def _find_refusal(status: int, body: bytes, words: str) -> str | None:
-    """Why the server takes this very prompt amiss, if that is what it says."""
+    """Return why the server refuses this prompt, if it does."""
     if status not in _PROMPT_ERROR_STATUSES:
         return None
     code = _read_error_code(body)
@@ -185,7 +185,7 @@ def _find_refusal(status: int, body: bytes, words: str) -> str | None:
 
 
 def _parse_chat_completion(body: bytes, max_new_tokens: int) -> ParsedResponse:
-    """Read the usable choices of an answer, at least one."""
+    """Parse the usable choices of a response, at least one."""
     said = _parse(body)
     choices = said.get("choices") if isinstance(said, dict) else None
     if not isinstance(choices, list):
@@ -201,7 +201,7 @@ def _parse_chat_completion(body: bytes, max_new_tokens: int) -> ParsedResponse:
 
 
 def _parse_choice(choice: Any, tokens: int) -> Completion | str:
-    """A completion, or in words why there is none."""
+    """Parse a choice into a completion, or return why there is none."""
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         return "a choice without a message"
@@ -226,7 +226,7 @@ def _parse_choice(choice: Any, tokens: int) -> Completion | str:
 
 
 def _parse_token_ids(choice: dict[str, Any]) -> "array[int] | None":
-    """The ids of the reply's tokens, where the server lists them (vLLM: `return_token_ids`)."""
+    """Parse token ids if the server returns them (vLLM: `return_token_ids`)."""
     listed = choice.get("token_ids")
     if not isinstance(listed, list):
         return None
@@ -239,7 +239,7 @@ def _is_token_id(value: Any) -> bool:
 
 
 def _parse_token_choices(choice: dict[str, Any]) -> tuple[TokenChoice, ...] | None:
-    """Tokens with their alternatives, where the server tells them and all are readable."""
+    """Parse tokens with alternatives if the server returns them and all are readable."""
     told = choice.get("logprobs")
     listed = told.get("content") if isinstance(told, dict) else None
     if not isinstance(listed, list) or not listed:
@@ -275,7 +275,7 @@ def _parse_alternative(told: Any) -> tuple[str, float] | None:
 
 
 def _count_tokens(said: dict[str, Any], choices: Sequence[Any], max_new_tokens: int) -> list[int]:
-    """Tokens of each choice: counted where the server lists them, else shares of its total."""
+    """Count the tokens of each choice, or divide the server's total."""
     known = [choice if isinstance(choice, dict) else {} for choice in choices]
     listed = [choice.get("token_ids") for choice in known]
     if all(isinstance(ids, list) for ids in listed):
@@ -297,7 +297,7 @@ def _count_tokens(said: dict[str, Any], choices: Sequence[Any], max_new_tokens: 
 
 
 def _read_usage(said: dict[str, Any], name: str) -> int | None:
-    """Read a figure of the server's account, if it is one."""
+    """Read a number of the server's usage, if it is one."""
     usage = said.get("usage")
     count = usage.get(name) if isinstance(usage, dict) else None
     known = isinstance(count, int) and not isinstance(count, bool) and count >= 0
@@ -305,7 +305,7 @@ def _read_usage(said: dict[str, Any], name: str) -> int | None:
 
 
 def apportion_tokens(total: int, lengths_chars: Sequence[int]) -> list[int]:
-    """Share out the tokens of several replies by their characters; the shares add up to `total`.
+    """Divide `total` tokens among completions by their characters.
 
     Servers count the tokens of all `n` replies together. Each reply counts one character more than
     it has, for its end token.
@@ -329,7 +329,7 @@ def _count_chars(choice: dict[str, Any]) -> int:
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Read `Retry-After`: seconds, or a date. None if it is absent or senseless."""
+    """Parse `Retry-After`: seconds or a date. None if absent or invalid."""
     value = headers.get("retry-after", "").strip()
     try:
         seconds = float(value)
@@ -348,7 +348,7 @@ def _compute_seconds_until(date: str) -> float:
 
 
 def extract_error_text(body: bytes) -> str:
-    """What the server says about a failure, in one short line."""
+    """Extract the server's error message as one short line."""
     try:
         said = _parse(body)
     except RetryableResponseError:
@@ -363,7 +363,7 @@ def extract_error_text(body: bytes) -> str:
 
 
 def format_single_line(text: str) -> str:
-    """One line without control characters, not long."""
+    """Format text as one short line without control characters."""
     line = " ".join(
         "".join(c if c.isprintable() else " " for c in _replace_surrogates(text)).split()
     )
@@ -382,7 +382,7 @@ def _read_error_code(body: bytes) -> str | None:
 
 
 def _is_name(value: Any) -> bool:
-    """A code that is a number repeats the status; what it means is then said by the type."""
+    """Whether a code is a name; a number only repeats the status."""
     return isinstance(value, str) and not value.isdigit()
 
 
@@ -394,5 +394,5 @@ def _parse(body: bytes) -> Any:
 
 
 def _replace_surrogates(text: str) -> str:
-    """Replace halves of characters, which JSON can write and no file can hold."""
+    """Replace lone surrogates, which JSON can contain and files cannot."""
     return text.encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""Rows that each hold a padded copy of their prompt's keys and values: serves every model."""
+"""Batches with a padded cache per row, for every model."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,10 @@ from meta_reward_core.engines.prompt_encoder import TokenIds
 
 
 class PaddedBatch:
-    """The rows of a batch: each distinct prompt is read once, and what was read is repeated."""
+    """Rows of a batch: each distinct prompt is prefilled once and its cache is repeated."""
 
     def __init__(self, model: PreTrainedModel, batch: PromptBatch) -> None:
-        """Read the prompts; `logits` are those of the first token after them."""
+        """Prefill the prompts; `logits` then predict the first new token."""
         ids, mask = pad_left(batch.prompts, device=model.device)
         self._model = model
         self._cache = make_model_cache(model)
@@ -34,7 +34,7 @@ class PaddedBatch:
         self.logits: Tensor = output.logits[:, -1][source]
 
     def advance(self, tokens: Tensor) -> None:
-        """Feed one token to each row; afterwards `logits` are those of the token after it."""
+        """Feed one token to each row; `logits` then predict the next token."""
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
         output = self._model(
             input_ids=tokens[:, None],
@@ -47,13 +47,13 @@ class PaddedBatch:
         self.logits = output.logits[:, -1]
 
     def keep_rows(self, kept: Tensor) -> None:
-        """Go on with these rows, numbered as they are now."""
+        """Keep only these rows, by their current numbers."""
         select_rows(self._cache, kept)
         self._mask, self._positions = self._mask[kept], self._positions[kept]
 
 
 def pad_left(prompts: Sequence[TokenIds], *, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Prompts as one tensor of ids and its mask, both (prompts, longest prompt)."""
+    """Return prompts as a tensor of ids and a mask, both (prompts, longest prompt)."""
     width = max(len(prompt) for prompt in prompts)
     ids = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]

@@ -1,4 +1,4 @@
-"""Which rows are decoded together, and which tokens of their prompts they have in common.
+"""Group rows into batches, and find the common prefixes of their prompts.
 
 Plans from token ids and counts alone: knows no model, no device and no free memory, so that the
 same call makes the same batches everywhere.
@@ -31,18 +31,18 @@ class PromptBatch:
 
     @property
     def rows(self) -> int:
-        """How many completions the batch draws."""
+        """Number of completions of the batch."""
         return sum(self.copies)
 
     def select_prompts(self, first: int, count: int) -> "PromptBatch":
-        """`count` prompts of this batch from the `first` on."""
+        """Select `count` prompts of this batch from `first` on."""
         chosen = slice(first, first + count)
         return PromptBatch(self.prompts[chosen], self.copies[chosen], self.commons[chosen])
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Tokens that rows of a batch, side by side, have in common.
+    """Tokens that adjacent rows of a batch have in common.
 
     Attributes:
         start: position of the first token in the rows' prompts.
@@ -65,7 +65,7 @@ what it reads on all levels, in order, is its prompt without the last token."""
 def plan_shared_batches(
     wanted: Mapping[TokenIds, int], *, max_new_tokens: int, max_batch_tokens: int
 ) -> list[PromptBatch]:
-    """Batches for decoding with shared prefixes, prompts of one family side by side.
+    """Plan batches with shared prefixes, prompts of one family next to each other.
 
     Args:
         wanted: prompt -> how many completions.
@@ -87,7 +87,7 @@ def plan_shared_batches(
 def plan_padded_batches(
     wanted: Mapping[TokenIds, int], *, max_new_tokens: int, max_batch_tokens: int
 ) -> list[PromptBatch]:
-    """Batches for decoding with a padded cache of each row: rows x (longest prompt + reply).
+    """Plan batches with a padded cache per row: rows x (longest prompt + completion).
 
     Longest prompts first, because what does not fit into memory should fail at once.
     """
@@ -109,7 +109,7 @@ def _pack_batches(
     count_max_copies: Callable[[TokenIds], int],
     fits: Callable[[PromptBatch], bool],
 ) -> list[PromptBatch]:
-    """Cut prompts, in this order, into batches as large as they may be."""
+    """Split prompts, in this order, into batches of maximum size."""
     units = [
         (prompt, copies)
         for prompt in prompts
@@ -130,18 +130,18 @@ def _pack_batches(
 
 
 def make_batch(prompts: Sequence[TokenIds], copies: Sequence[int]) -> PromptBatch:
-    """A batch of these prompts in this order."""
+    """Build a batch of these prompts in this order."""
     return PromptBatch(tuple(prompts), tuple(copies), tuple(_measure_common_prefixes(prompts)))
 
 
 def _split_copies(copies: int, *, maximum: int) -> list[int]:
-    """How many rows of one prompt go together: all, or as many at a time as may be."""
+    """Decide how many rows of one prompt go together: all, or the maximum."""
     full, rest = divmod(copies, maximum)
     return [maximum] * full + [rest] * (rest > 0)
 
 
 def _find_largest_fitting(limit: int, fits: Callable[[int], bool]) -> int:
-    """The largest count up to `limit` that fits, found by doubling and halving; at least 1."""
+    """Find the largest count up to `limit` that fits, by bisection; at least 1."""
     good, bad = 1, 2
     while bad <= limit and fits(bad):
         good, bad = bad, 2 * bad
@@ -153,12 +153,12 @@ def _find_largest_fitting(limit: int, fits: Callable[[int], bool]) -> int:
 
 
 def count_cached_tokens(levels: PrefixLevels) -> int:
-    """Tokens whose keys and values are held: a level is padded to its longest segment."""
+    """Count cached tokens: each level is padded to its longest segment."""
     return sum(len(level) * max(len(item.tokens) for item in level) for level in levels)
 
 
 def find_prefix_levels(batch: PromptBatch) -> PrefixLevels:
-    """The shared prefixes of a batch whose prompts are in family order.
+    """Find the shared prefixes of a batch whose prompts are in family order.
 
     Inner segments lie by depth, the ends of the prompts all on the last level: there rows are
     as many for each segment (the samples of a prompt) and lengths are alike.
@@ -190,7 +190,7 @@ def find_prefix_levels(batch: PromptBatch) -> PrefixLevels:
 
 
 def sort_by_prefix_family(prompts: Sequence[TokenIds]) -> list[TokenIds]:
-    """Order prompts so that those with a common prefix are side by side, longest families first."""
+    """Sort prompts so that those with a common prefix are adjacent, longest families first."""
     by_ids = sorted(prompts)
     commons = _measure_common_prefixes(by_ids)
     ordered: list[TokenIds] = []
@@ -209,7 +209,7 @@ def sort_by_prefix_family(prompts: Sequence[TokenIds]) -> list[TokenIds]:
 def _split(
     commons: Sequence[int], low: int, high: int, alone: int
 ) -> tuple[int, list[tuple[int, int]]]:
-    """How many tokens prompts low..high-1 have in common, and the groups they fall into then.
+    """Return the common tokens of prompts low..high-1, and the groups that follow.
 
     A single prompt has `alone` tokens in common with itself and stays one group.
     """
@@ -221,7 +221,7 @@ def _split(
 
 
 def _measure_common_prefixes(prompts: Sequence[TokenIds]) -> list[int]:
-    """How many tokens each prompt has in common with the one before it; 0 for the first.
+    """Return the common tokens of each prompt with its predecessor; 0 for the first.
 
     A prompt's last token is never shared: it is read for its logits, once for each sample.
     """
@@ -231,6 +231,6 @@ def _measure_common_prefixes(prompts: Sequence[TokenIds]) -> list[int]:
 
 
 def _measure_common_prefix(one: TokenIds, other: TokenIds) -> int:
-    """Found by halving: comparing slices runs at the speed of memory."""
+    """Measure by bisection, because slice comparison runs at memory speed."""
     lengths = range(1, min(len(one), len(other)) + 1)
     return bisect_left(lengths, 1, key=lambda length: int(one[:length] != other[:length]))

@@ -1,4 +1,4 @@
-"""Whether a model can share prefixes: seen in what it computes, not looked up in a list."""
+"""Whether a model can share prefixes, tested by computation instead of a list."""
 
 import logging
 from collections.abc import Callable
@@ -29,7 +29,7 @@ SUPPORTED_LAYER_TYPES: Final = {"full_attention", "sliding_attention"}
 
 
 def enable_prefix_sharing(model: PreTrainedModel) -> bool:
-    """Let `model` share prefixes if it can; if not, leave it as it was and log why.
+    """Enable prefix sharing for `model` if it works, else leave it unchanged and log why.
 
     Some small prompts are read both ways. A model whose attention does something that we do not
     know would otherwise be wrong in silence.
@@ -68,7 +68,7 @@ def _check_sharing(model: PreTrainedModel) -> None:
 
 
 def _make_probe_batch(vocabulary: int) -> PromptBatch:
-    """Two levels of shared tokens, ends of unlike lengths, and an end that is shared too."""
+    """Build a batch with two levels of shared tokens, uneven suffixes, and a shared suffix."""
 
     def words(seed: int, count: int) -> tuple[int, ...]:
         return tuple((seed * 7919 + number * 104729) % vocabulary for number in range(count))
@@ -88,7 +88,7 @@ def _compute_logits(
     batch: PromptBatch,
     make_rows: Callable[[PreTrainedModel, PromptBatch], DecodingBatch],
 ) -> Tensor:
-    """Of the first token after each prompt, and of the second; in float32 or better."""
+    """Compute logits of the first and second new token, in float32 or better."""
     rows = make_rows(model, batch)
     first = rows.logits
     rows.advance(torch.arange(batch.rows, device=model.device))

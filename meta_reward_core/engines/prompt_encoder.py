@@ -1,4 +1,4 @@
-"""From a conversation to token ids, so that what a user wrote never becomes a control token.
+"""Encode conversations so that user text never becomes a control token.
 
 A text such as `<|im_end|>` in a prompt, or in a response that is being judged, would otherwise
 end the turn and let its author speak as somebody else.
@@ -27,17 +27,17 @@ _Render = Callable[[Conversation], str]
 
 
 def compile_special_token_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """A pattern that finds the text of any control token of `tokenizer`."""
+    """Compile a pattern that matches the text of any control token of `tokenizer`."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     texts = sorted({*added, *tokenizer.all_special_tokens}, key=lambda text: (-len(text), text))
     return re.compile("|".join(re.escape(text) for text in texts if text) or r"(?!)")
 
 
 class PromptEncoder:
-    """Renders conversations by the tokenizer's chat template, up to the assistant's first word."""
+    """Renders conversations with the chat template, up to the generation prompt."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Look the control tokens of `tokenizer` up once."""
+        """Look up the control tokens of `tokenizer` once."""
         self._tokenizer = tokenizer
         self._special = compile_special_token_pattern(tokenizer)
         self._special_ids = frozenset(tokenizer.all_special_ids)
@@ -48,7 +48,7 @@ class PromptEncoder:
         conversations: Sequence[Conversation],
         options: ChatOptions = ChatOptions(),  # noqa: B008 frozen
     ) -> list[TokenIds]:
-        """Token ids of each conversation, its generation prompt included, in order."""
+        """Encode each conversation with its generation prompt, in order."""
         render = partial(render_chat, self._tokenizer, add_generation_prompt=True, options=options)
         return self._encode(conversations, render)
 
@@ -57,13 +57,13 @@ class PromptEncoder:
         conversations: Sequence[Conversation],
         options: ChatOptions = ChatOptions(),  # noqa: B008 frozen
     ) -> list[TokenIds]:
-        """Token ids of what precedes an answer without reasoning; see `render_answer_context`."""
+        """Encode the context of an answer without reasoning; see `render_answer_context`."""
         return self._encode(
             conversations, partial(render_answer_context, self._tokenizer, options=options)
         )
 
     def find_opened_reasoning(self, options: ChatOptions) -> str:
-        """The reasoning block that the generation prompt opens: a completion continues it."""
+        """Return the reasoning block that the generation prompt opens, if any."""
         if options not in self._opened:
             self._opened[options] = find_opened_reasoning(self._tokenizer, options)
         return self._opened[options]
@@ -80,7 +80,7 @@ class PromptEncoder:
         ]
 
     def has_special_token_text(self, conversation: Sequence[Message]) -> bool:
-        """Whether a message holds the text of a control token."""
+        """Whether a message contains the text of a control token."""
         return any(self._special.search(message["content"]) for message in conversation)
 
     def _encode_escaped(self, conversation: Conversation, render: _Render) -> TokenIds:
@@ -101,7 +101,7 @@ class PromptEncoder:
         return tuple(ids)
 
     def _mark(self, message: Message, found: dict[str, str]) -> Message:
-        """Replace each control token's text by a mark that its author cannot have foreseen."""
+        """Replace each control token's text with an unpredictable mark."""
         digest = hashlib.sha256(message["content"].encode()).hexdigest()[:16]
 
         def mark(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""The engines by their kind: which one a recipe names, and whether its package is installed.
+"""Engines by kind, and whether their packages are installed.
 
 The libraries of a kind are imported when an engine of that kind is loaded, not before.
 """
@@ -15,7 +15,7 @@ from meta_reward_core.recipes.schema import EngineRecipe
 
 
 def require_engine(kind: str) -> None:
-    """Refuse an engine whose package is not installed in this environment.
+    """Refuse an engine whose package is not installed.
 
     Only vLLM's may be missing: the project itself needs those of all other kinds.
 
@@ -27,7 +27,7 @@ def require_engine(kind: str) -> None:
 
 
 def make_vllm_missing_error() -> InputError:
-    """What is said where vLLM is asked for and is not here."""
+    """Build the error for a missing vLLM."""
     return InputError(
         f"engine.kind: vllm needs vLLM, which is not installed in {sys.prefix}: install it by the "
         'command in docs/engines.md under "vLLM", or begin with another engine, '

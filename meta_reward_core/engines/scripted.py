@@ -1,4 +1,4 @@
-"""An engine whose replies come from a script: for tests and demonstrations, without a model.
+"""An engine with scripted completions, for tests and demonstrations without a model.
 
 It knows no tokenizer: a token is a word between blanks, and has no id unless the script gives
 whole completions.
@@ -35,14 +35,14 @@ _LINE_ID: Final = 2_000_000
 
 
 class ScriptedEngine:
-    """Answers from a script. The same conversation, sample index and seed give the same reply.
+    """Scripted completions, determined by conversation, sample index and seed.
 
     Attributes:
         calls: how many completions have been asked for since construction.
     """
 
     def __init__(self, script: Script, values: ValueScript | None = None) -> None:
-        """Keep the scripts; nothing is loaded.
+        """Store the scripts; nothing is loaded.
 
         Args:
             values: of forced lines.
@@ -61,7 +61,7 @@ class ScriptedEngine:
         seed: int,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
-        """Ask the script `n` times for each conversation. See `Engine.sample`."""
+        """Call the script `n` times per conversation. See `Engine.sample`."""
         if self._closed:
             raise EngineError("This engine is closed: make a new one.")
         answers: list[list[Completion]] = []
@@ -80,7 +80,7 @@ class ScriptedEngine:
         *,
         options: ChatOptions,  # noqa: ARG002 a script has no template
     ) -> list[ForcedLineReading | None]:
-        """Read values by the script of values; each word, and each part of a line, is a token.
+        """Read forced values from the script; each word and line part is a token.
 
         Raises:
             EngineError: there is no such script.
@@ -109,13 +109,13 @@ class ScriptedEngine:
         return readings
 
     def close(self) -> None:
-        """Refuse every later call, as an engine that holds a model would have to."""
+        """Refuse later calls, like an engine with a model."""
         self._closed = True
 
     def _complete(
         self, conversation: Conversation, index: int, sampling: SamplingParams, seed: int
     ) -> Completion:
-        """One completion; a text of more than `max_new_tokens` words is cut off there."""
+        """Build one completion, cut after `max_new_tokens` words."""
         self.calls += 1
         reply = self._script(conversation, index, seed)
         if isinstance(reply, Completion):
@@ -141,12 +141,12 @@ _PHRASES = (
 
 
 def make_fake_log_probability(conversation: Conversation, text: str, value: str) -> float:
-    """How probable a value of a forced line is, as a logarithm: a function of what was said."""
+    """Return a deterministic fake log-probability of a forced value."""
     return -float(derive_seed(0, conversation[-1]["content"], text, value) % 7)
 
 
 def make_fake_reply(conversation: Conversation, sample: int, seed: int) -> str:
-    """A reply in the form that an actor's, a judge's or a meta-judge's prompt asks for.
+    """Build a completion in the format that the actor, judge or meta-judge prompt asks for.
 
     It depends on the conversation, the sample and the seed alone, and means nothing.
     """

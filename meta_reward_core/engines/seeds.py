@@ -1,4 +1,4 @@
-"""Randomness is an argument: each step's seed derives from the experiment's and its own name."""
+"""Explicit random seeds: each step's seed derives from the experiment's seed and its name."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Attention that reads a prefix once for all sequences that share it.
+"""Attention that reads a shared prefix once for all sequences.
 
 The queries of all readers of a segment are the rows of ONE product with the segment's keys and
 values; what a sequence has of its own is read apart; the parts are joined as one softmax over all.
@@ -30,22 +30,22 @@ MASKED_SCORE: Final = -1e30
 
 
 class PrefixSharingUnsupportedError(Exception):
-    """The model's attention asks for something that cannot be read in parts."""
+    """The model's attention cannot be computed in parts."""
 
 
 class PrefillDoneError(Exception):
-    """The last keys and values that a call is made for are there; it has no other result."""
+    """The last keys and values of a prefill are stored; it has no other result."""
 
 
 def enable_shared_attention(model: PreTrainedModel) -> None:
-    """Make `model` attend by `attend_shared`; every later call needs a `PrefixContext`."""
+    """Make `model` use `attend_shared`; later calls need a `PrefixContext`."""
     AttentionInterface.register(ATTENTION_NAME, attend_shared)
     model.set_attn_implementation(ATTENTION_NAME)
 
 
 @dataclass(frozen=True, slots=True)
 class CachedLevel:
-    """Keys and values of segments, padded on the right to the longest one.
+    """Keys and values of segments, right-padded to the longest.
 
     Attributes:
         keys: of each layer, (segments, key heads, longest, width).
@@ -62,7 +62,7 @@ class CachedLevel:
 
 @dataclass(frozen=True, slots=True)
 class PrefixView:
-    """A level as the sequences of one call read it.
+    """A level as seen by the sequences of one call.
 
     Attributes:
         readers: the sequences that read each segment, padded by any; (segments, most readers).
@@ -83,7 +83,7 @@ class PrefixView:
 
 @dataclass(slots=True)
 class PrefixContext:
-    """What a call of the model reads besides its own tokens.
+    """What a model call reads besides its own tokens.
 
     Attributes:
         prefixes: what precedes the call's own tokens.
@@ -99,7 +99,7 @@ class PrefixContext:
     _windows: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
 
     def get_bias(self, number: int, window: int | None, groups: int) -> Tensor | None:
-        """What hides keys of prefix `number`; layers with the same window have it in common.
+        """Return the mask of keys of prefix `number`, shared by layers with the same window.
 
         Returns:
             (segments, 1, queries or 1, longest), queries as `_attend` wants them: readers x
@@ -124,7 +124,7 @@ def _make_padding_bias(level: CachedLevel, device: torch.device) -> Tensor | Non
 
 
 def _make_padding_mask(level: CachedLevel, device: torch.device) -> Tensor:
-    """Where a level holds no key: (segments, longest)."""
+    """Return the mask of padding in a level: (segments, longest)."""
     lengths = torch.tensor(level.lengths, device=device)
     return torch.arange(max(level.lengths), device=device) >= lengths[:, None]
 
@@ -142,7 +142,7 @@ def _make_window_bias(prefix: PrefixView, positions: Tensor, window: int, groups
 def _make_causal_bias(
     first: int, last: int, window: int | None, groups: int, device: torch.device
 ) -> Tensor | None:
-    """What own tokens first..last-1 see of those before `last`: (1, 1, groups x queries, last)."""
+    """Return the causal bias of own tokens: (1, 1, groups x queries, last)."""
     if last - first == 1 and (window is None or last <= window):
         return None
     queries_at = torch.arange(first, last, device=device)[:, None]
@@ -170,7 +170,7 @@ def attend_shared(
     shared_reading: PrefixContext | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend to the prefixes of `shared_reading` and, causally, to the call's own tokens.
+    """Attend to the prefixes and, causally, to the call's own tokens.
 
     Args:
         module: the model's attention module, which names its layer.
@@ -220,7 +220,7 @@ def attend_shared(
 
 
 def _attend_causally(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Where nothing is shared and nothing is special; own tokens are all new or one is."""
+    """Attend without shared prefixes; all own tokens are new, or one is."""
     result = scaled_dot_product_attention(
         query,
         key,
@@ -240,7 +240,7 @@ PartialAttention = tuple[Tensor, Tensor]
 def _attend_own(
     query: Tensor, key: Tensor, value: Tensor, *, window: int | None, cap: float | None
 ) -> PartialAttention:
-    """Attend causally to own tokens, of which the last ones are the queries."""
+    """Attend causally to own tokens; the last ones are the queries."""
     sequences, heads, tokens, width = query.shape
     own, key_heads = key.shape[2], key.shape[1]
     results, weights = [], []
@@ -268,7 +268,7 @@ def _attend_prefix(
     bias: Tensor | None,
     cap: float | None,
 ) -> PartialAttention:
-    """Gather the queries of each segment's readers, attend, and put the results back in order."""
+    """Gather the queries by segment, attend, and scatter the results."""
     segments, most = prefix.readers.shape
     _, heads, tokens, width = query.shape
     key_heads = keys.shape[1]
@@ -292,7 +292,7 @@ def _attend_prefix(
 def _attend(
     query: Tensor, keys: Tensor, values: Tensor, *, bias: Tensor | None, cap: float | None
 ) -> PartialAttention:
-    """Attend with every query (segments, key heads, queries, width) to all keys of its segment."""
+    """Attend with queries (segments, key heads, queries, width) to their segment's keys."""
     segments, key_heads, queries, width = query.shape
     can_fuse = query.device.type == "cpu" and cap is None and values.shape[-1] == width
     if can_fuse and queries >= FUSED_QUERIES:
@@ -312,7 +312,7 @@ def _attend(
 def _attend_fused(
     query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None
 ) -> PartialAttention:
-    """Attend without holding the scores, by what `scaled_dot_product_attention` does on a CPU.
+    """Attend without materializing scores, by `scaled_dot_product_attention` on a CPU.
 
     Called by its inner name, which alone gives the logarithm of the sum too.
     """
@@ -342,7 +342,7 @@ def _attend_at_once(
 
 
 def _merge_parts(parts: Sequence[PartialAttention], s_aux: Tensor | None) -> Tensor:
-    """One softmax over all parts: (sequences, heads, tokens, width)."""
+    """Merge parts with one softmax: (sequences, heads, tokens, width)."""
     weights = [weight for _, weight in parts]
     if s_aux is not None:
         weights.append((s_aux.float() * LOG2_E).view(1, -1, 1, 1).expand_as(weights[0]))

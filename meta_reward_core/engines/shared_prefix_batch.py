@@ -1,4 +1,4 @@
-"""Rows whose common prefixes are held once, and read once for each token that all of them draw.
+"""Batches that store and read common prefixes once per token for all rows.
 
 Prompts are read level by level, each segment after those that precede it. The last token of a
 prompt is left to the rows: read once for each of them, it gives the logits of their first token,
@@ -32,10 +32,10 @@ CachedSegments = tuple[list[Segment], CachedLevel]
 
 
 class SharedPrefixBatch:
-    """The rows of a batch; the model must attend by `attend_shared`."""
+    """Rows of a batch; the model must use `attend_shared`."""
 
     def __init__(self, model: PreTrainedModel, batch: PromptBatch) -> None:
-        """Read the prompts; `logits` are those of the first token after them."""
+        """Prefill the prompts; `logits` then predict the first new token."""
         self._model = model
         self._levels: list[CachedSegments] = []
         for segments in find_prefix_levels(batch):
@@ -51,7 +51,7 @@ class SharedPrefixBatch:
         self.advance(tokens)
 
     def advance(self, tokens: Tensor) -> None:
-        """Feed one token to each row; afterwards `logits` are those of the token after it."""
+        """Feed one token to each row; `logits` then predict the next token."""
         positions = self._positions[:, None]
         output = self._model(
             input_ids=tokens[:, None],
@@ -65,7 +65,7 @@ class SharedPrefixBatch:
         self.logits = output.logits[:, -1]
 
     def keep_rows(self, kept: Tensor) -> None:
-        """Go on with these rows, numbered as they are now; free what no row reads any more."""
+        """Keep only these rows, by their current numbers, and free unused segments."""
         select_rows(self._cache, kept)
         self._positions = self._positions[kept]
         self._rows = [self._rows[number] for number in kept.tolist()]
@@ -77,7 +77,7 @@ class SharedPrefixBatch:
 def _read_segments(
     model: PreTrainedModel, segments: Sequence[Segment], before: Sequence[CachedSegments]
 ) -> CachedLevel:
-    """Keys and values of segments that follow the levels `before` them."""
+    """Compute keys and values of segments that follow the levels `before` them."""
     lengths = [len(segment.tokens) for segment in segments]
     keys: list[Tensor] = []
     values: list[Tensor] = []
@@ -95,7 +95,7 @@ def _read_segments(
 
 
 def _allocate_zeros(part: Tensor, segments: int, longest: int) -> Tensor:
-    """Zeros, because what is hidden is multiplied too."""
+    """Allocate zeros, because masked values are multiplied too."""
     return part.new_zeros(segments, part.shape[1], longest, part.shape[3])
 
 

@@ -1,4 +1,4 @@
-"""Measuring: what the files of an iteration say about the model that made them.
+"""Evaluation: metrics of iterations, and benchmarks.
 
 Nothing here is read by a step that trains or selects. The truth, where there is one, is asked by
 `miniature.evaluation`.

@@ -1,4 +1,4 @@
-"""alpaca_eval's files: model outputs, annotations, and the rows of its leaderboard.
+"""File formats of alpaca_eval: model outputs, annotations, and leaderboard rows.
 
 Source: the public tool `alpaca_eval` 0.6.6 (`model_outputs.json`, `annotations.json`,
 `leaderboard.csv`).
@@ -39,7 +39,7 @@ Source: `weighted_alpaca_eval_gpt4_turbo_leaderboard.csv` of alpaca_eval.
 
 @dataclass(frozen=True, slots=True)
 class ModelOutput:
-    """What a model answered to an instruction."""
+    """A model's output for an instruction."""
 
     instruction: str
     output: str
@@ -50,7 +50,7 @@ class ModelOutput:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """An annotator's preference between a baseline's answer (1) and a model's (2).
+    """An annotator's preference between a baseline's output (1) and a model's (2).
 
     Attributes:
         preference: in [1, 2]: 2 where the model wins, 1.5 a draw; None where there is none.
@@ -93,7 +93,7 @@ def _parse_output(row: NumberedRow) -> ModelOutput:
 
 
 def write_outputs(path: Path, outputs: Iterable[ModelOutput]) -> None:
-    """Write model outputs as alpaca_eval reads them."""
+    """Write model outputs in alpaca_eval's format."""
     write_json(path, [_drop_absent(output) for output in outputs])
 
 
@@ -167,7 +167,7 @@ def _read_instruction(row: NumberedRow) -> str:
 
 
 def _resolve_output(row: NumberedRow, side: Literal[1, 2], given: ModelOutput | None) -> str:
-    """The answer of a side from the row, from the file of outputs, or from both if equal."""
+    """Return the output of a side from the row, the outputs file, or both if they are equal."""
     column = f"output_{side}"
     written = row.read_optional_text(column)
     if written is None and given is None:
@@ -182,7 +182,7 @@ def _resolve_output(row: NumberedRow, side: Literal[1, 2], given: ModelOutput | 
 
 
 def _parse_preference(row: NumberedRow) -> float | None:
-    """A preference in [1, 2]; 0, the older sign of a draw, becomes 1.5."""
+    """Parse a preference in [1, 2]; 0, the older code for a draw, becomes 1.5."""
     preference = row.read_number("preference")
     if preference == 0:
         return TIE_PREFERENCE
@@ -218,7 +218,7 @@ def _require_one_name(
 def _require_same_instructions(
     path: str | Path, found: Sequence[Annotation], outputs: Mapping[str, ModelOutput]
 ) -> None:
-    """Refuse a file of outputs that answers other instructions than were annotated."""
+    """Refuse an outputs file with other instructions than were annotated."""
     annotated = {annotation.instruction for annotation in found}
     left, unknown = outputs.keys() - annotated, annotated - outputs.keys()
     if outputs and (left or unknown):
@@ -264,7 +264,7 @@ def _assign_common_dataset(
 
 
 def write_annotations(path: Path, annotations: Iterable[Annotation]) -> None:
-    """Write annotations as alpaca_eval reads them; a missing preference stays null."""
+    """Write annotations in alpaca_eval's format; a missing preference stays null."""
     rows = []
     for annotation in annotations:
         row = _drop_absent(annotation) | {"preference": annotation.preference}
@@ -275,7 +275,7 @@ def write_annotations(path: Path, annotations: Iterable[Annotation]) -> None:
 
 
 def add_difficulty(path: str | Path, annotations: Sequence[Annotation]) -> list[Annotation]:
-    """Give annotations the instruction difficulty of a CSV file.
+    """Add the instruction difficulty of a CSV file to annotations.
 
     Args:
         path: columns `instruction` and `instruction_difficulty`; or alpaca_eval's own file,
@@ -322,7 +322,7 @@ def _read_difficulty(row: NumberedRow) -> float:
 
 
 def read_leaderboard(path: str | Path) -> dict[str, dict[str, str]]:
-    """Rows of a leaderboard file by model; cells stay texts, for they are only passed on.
+    """Read leaderboard rows by model; cells stay texts.
 
     Raises:
         EvaluationFileError: the file is malformed, or a model has two rows.
@@ -338,7 +338,7 @@ def read_leaderboard(path: str | Path) -> dict[str, dict[str, str]]:
 
 
 def list_changed_cells(before: Mapping[str, str], after: Mapping[str, Any]) -> list[str]:
-    """Which metrics of a leaderboard's row would change, as `name old -> new`.
+    """List the leaderboard metrics that would change, as `name old -> new`.
 
     A cell that was empty or not there is no metric.
     """
@@ -361,7 +361,7 @@ def _is_same(one: str, other: str) -> bool:
 
 
 def write_leaderboard(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write a leaderboard file, the highest length-controlled rate first."""
+    """Write a leaderboard file, ordered by length-controlled win rate."""
     columns = [*LEADERBOARD_COLUMNS]
     columns += [c for row in rows.values() for c in row if c not in columns]
     columns = list(dict.fromkeys(columns))
@@ -381,7 +381,7 @@ def _drop_absent(record: ModelOutput | Annotation) -> dict[str, Any]:
 
 
 def read_outputs_by_instruction(path: Path | None) -> dict[str, ModelOutput]:
-    """A file of outputs by instruction; nothing without a file."""
+    """Read an outputs file by instruction; empty without a file."""
     if path is None:
         return {}
     return {output.instruction: output for output in read_outputs(path)}

@@ -1,4 +1,4 @@
-"""Arena-Hard style: two games a question, five verdicts, a score against the baseline.
+"""Arena-Hard style: two games per question, five verdicts, a score against the baseline.
 
 Version 0.1 (the paper's): Bradley-Terry over all models, a band from the 2.5th to the 97.5th
 percentile of 100 bootstraps of the games. Version 2.0, for each category by itself: the mean of the
@@ -63,7 +63,7 @@ _PRIOR: Final = 1e-6  # finite ratings where a model wins everything; no effect 
 
 @dataclass(frozen=True, slots=True)
 class GameOutcomes:
-    """Games with a verdict, one row each, all models together.
+    """Games with a verdict, one row each, for all models.
 
     Attributes:
         models: names of those with a game, in order; `model` holds indices into it.
@@ -83,7 +83,7 @@ class GameOutcomes:
 
 
 def build_outcomes(judgments: Sequence[ArenaJudgment], *, version: Version) -> GameOutcomes:
-    """Turn verdicts into points of the models.
+    """Convert verdicts to points of the models.
 
     A game without a verdict is left out; in version 2.0 the other game of its question is, too.
 
@@ -103,7 +103,7 @@ def build_outcomes(judgments: Sequence[ArenaJudgment], *, version: Version) -> G
 
 
 def score_games(judgment: ArenaJudgment, *, version: Version) -> list[tuple[float, int]]:
-    """(points of the model, copies) of each game that counts."""
+    """Return (points of the model, copies) of each counted game."""
     verdicts = [game.verdict for game in judgment.games]
     if version == "2.0" and None in verdicts:
         return []
@@ -126,7 +126,7 @@ def score_arena(
     rounds: int = BOOTSTRAP_ROUNDS,
     seed: int = 0,
 ) -> list[Scorecard]:
-    """A scorecard for each model, the best first; in version 2.0 for each category.
+    """Build a scorecard per model, best first; in version 2.0 per category.
 
     Args:
         judgments: of one judge; against one baseline, in version 2.0 one for each category.
@@ -170,7 +170,7 @@ def _score_category(
     rounds: int,
     seed: int,
 ) -> list[Scorecard]:
-    """A scorecard for each model against the one baseline of these judgments, the best first."""
+    """Build a scorecard per model against the baseline of these judgments, best first."""
     metrics: dict[str, list[Metric]] = {}
     if any(score_games(judgment, version=version) for judgment in judgments):
         metrics = _make_model_metrics(
@@ -195,7 +195,7 @@ def _make_model_metrics(
     rounds: int,
     seed: int,
 ) -> dict[str, list[Metric]]:
-    """The scores of each model that has a game that counts, those at equal style last."""
+    """Compute the scores of each model with a counted game, style-controlled ones last."""
     outcomes = build_outcomes(judgments, version=version)
     judged = Counter(judgment.model for judgment in judgments)
     metrics = _make_score_metrics(outcomes, judged, version=version, rounds=rounds, seed=seed)
@@ -216,7 +216,7 @@ def _make_scorecard(
     answers: Mapping[tuple[str, str], ArenaAnswer],
     questions: Mapping[str, ArenaQuestion],
 ) -> Scorecard:
-    """One model's scorecard; `scores` is empty for a model without a game that counts."""
+    """Build one model's scorecard; `scores` is empty for a model without a counted game."""
     first = own[0]
     absent = Metric("score", None, 0, absent="no game has a verdict")
     return Scorecard(
@@ -233,7 +233,7 @@ def _make_scorecard(
 def _make_score_metrics(
     outcomes: GameOutcomes, judged: Mapping[str, int], *, version: Version, rounds: int, seed: int
 ) -> dict[str, list[Metric]]:
-    """The score of each model with its interval over questions, and with the version's band.
+    """Compute each model's score with its interval over questions and the version's band.
 
     Args:
         judged: how many questions each model was judged on, counted or not.
@@ -257,7 +257,7 @@ def _make_score_metrics(
 def _compute_scores(
     outcomes: GameOutcomes, *, version: Version, rounds: int, seed: int
 ) -> tuple[list[float], list[Interval]]:
-    """Scores in percent and the version's bands, per model."""
+    """Compute scores in percent and the version's bands, per model."""
     resampled = _resample_games(
         outcomes, rounds, np.random.default_rng(seed), per_model=version == "2.0"
     )
@@ -278,7 +278,7 @@ def _compute_scores(
 def _resample_games(
     outcomes: GameOutcomes, rounds: int, rng: np.random.Generator, *, per_model: bool
 ) -> Array:
-    """Bootstrap weights of the games [rounds, n]: copies are drawn one by one, as in the tool."""
+    """Compute bootstrap weights of the games [rounds, n], resampling copies like the tool."""
     groups = (
         [outcomes.model == place for place in range(len(outcomes.models))]
         if per_model
@@ -294,7 +294,7 @@ def _resample_games(
 
 
 def fit_bradley_terry_rates(outcomes: GameOutcomes, weights: Array) -> Array:
-    """Win rates against the baseline in percent under Bradley-Terry [problems, models].
+    """Fit Bradley-Terry win rates against the baseline in percent [problems, models].
 
     P(model beats baseline) = sigmoid(rating of the model - rating of the baseline), ratings by
     maximum likelihood. Where every game is against one baseline this is the weighted mean of the
@@ -321,7 +321,7 @@ def fit_bradley_terry_rates(outcomes: GameOutcomes, weights: Array) -> Array:
 
 
 def _compute_mean_scores(outcomes: GameOutcomes, weights: Array) -> Array:
-    """Weighted mean of the points per model in percent [problems, models]."""
+    """Compute the weighted mean of the points per model in percent [problems, models]."""
     of_model = np.eye(len(outcomes.models))[outcomes.model.astype(int)]
     means: Array = 100 * (weights * outcomes.scores) @ of_model / (weights @ of_model)
     return means
@@ -330,7 +330,7 @@ def _compute_mean_scores(outcomes: GameOutcomes, weights: Array) -> Array:
 def _bootstrap_question_interval(
     outcomes: GameOutcomes, place: int, seed: int, *, missing: int
 ) -> Interval:
-    """95% interval over questions: both games and all copies of one are drawn together.
+    """Compute a 95% bootstrap interval over questions, with all games of one together.
 
     No narrower than Wilson's for as many questions, so that a model which wins everything
     is not known to be perfect, and widened by questions without a game that counts.
@@ -357,7 +357,7 @@ def _make_controlled_metrics(
     rounds: int,
     seed: int,
 ) -> dict[str, Metric]:
-    """Bradley-Terry win rates at equal style in percent: medians, with 5..95% bands.
+    """Compute style-controlled Bradley-Terry win rates in percent: medians, 5..95% bands.
 
     Logits: rating of the model + coefficients . style features; the baseline's rating is 0.
     """
@@ -387,7 +387,7 @@ def _make_controlled_metrics(
 def compute_style_features(
     outcomes: GameOutcomes, answers: Mapping[tuple[str, str], ArenaAnswer], baseline: str
 ) -> Array:
-    """Normalised differences of style between model and baseline for each game [n, 4].
+    """Compute normalized style differences of model and baseline for each game [n, 4].
 
     Length: (t - t0) / (t + t0) of the tokens. Headers, lists, bold: with densities
     d = count / (t + 1), (d - d0) / (d + d0 + 1). Each is then centred and divided by its standard
@@ -437,7 +437,7 @@ def _get_style(answers: Mapping[tuple[str, str], ArenaAnswer], model: str, uid: 
 
 
 def _make_position_metrics(own: Sequence[ArenaJudgment]) -> list[Metric]:
-    """How the judge treats positions: agreement of the two games, wins of the first position."""
+    """Compute position metrics: agreement of the two games, wins of the first position."""
     both = [j.games for j in own if None not in (j.games[0].verdict, j.games[1].verdict)]
     alike = [_to_score(first.verdict) == 1 - _to_score(second.verdict) for first, second in both]
     decided = [
@@ -465,7 +465,7 @@ def _make_share_metric(name: str, values: Sequence[float]) -> Metric:
 
 
 def _make_leaderboard_columns(model: str, band: Metric, version: Version) -> dict[str, Any]:
-    """The public leaderboard's columns of a version, from the metric with the version's band."""
+    """Build the public leaderboard's columns from the metric with the version's band."""
     score, low, high = band.value or 0.0, band.low or 0.0, band.high or 0.0
     below, above = score - low, high - score
     if version == "0.1":

@@ -1,4 +1,4 @@
-"""Arena-Hard's files: questions, answers with their style, and judgments of two games.
+"""File formats of Arena-Hard: questions, answers with style, and judgments of two games.
 
 Game 0 shows the baseline as assistant A, game 1 the model.
 
@@ -58,7 +58,7 @@ Style = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """One order of two answers before the judge.
+    """One order of two answers.
 
     Attributes:
         verdict: one of `VERDICTS`, or None where there is none that the version reads.
@@ -87,7 +87,7 @@ class ArenaJudgment:
 
 @dataclass(frozen=True, slots=True)
 class ArenaQuestion:
-    """A question's text, and its category where the file names one."""
+    """A question's text, and its category if the file names one."""
 
     text: str
     category: str | None = None
@@ -95,7 +95,7 @@ class ArenaQuestion:
 
 @dataclass(frozen=True, slots=True)
 class ArenaAnswer:
-    """A model's answer to a question, with its style where the file counts it."""
+    """A model's answer to a question, with its style if the file has it."""
 
     uid: str
     model: str
@@ -104,7 +104,7 @@ class ArenaAnswer:
 
 
 def find_mark(judgment: str, *, version: Version) -> str | None:
-    """What `gen_judgment.py` of a version writes as the score of a text; None without a mark.
+    """Find the score that a version's `gen_judgment.py` writes for a text; None without a mark.
 
     Version 0.1: the mark in double brackets, capitals only; None where two of them differ. Version
     2.0: in either case, the last one in double brackets, else the last one in single brackets. What
@@ -121,7 +121,7 @@ def find_mark(judgment: str, *, version: Version) -> str | None:
 
 
 def get_verdict_of_score(score: object, *, version: Version) -> str | None:
-    """The verdict, one of `VERDICTS`, that a version's `show_result.py` counts for a score.
+    """Return the verdict, one of `VERDICTS`, that a version's `show_result.py` uses.
 
     Version 0.1 knows the five verdicts alone and leaves a game with any other score out, `A<B` and
     `B=A` among them; version 2.0 knows their mirror images, too.
@@ -130,7 +130,7 @@ def get_verdict_of_score(score: object, *, version: Version) -> str | None:
 
 
 def parse_arena_verdict(judgment: str, *, version: Version) -> str | None:
-    """Read the verdict, one of `VERDICTS`, that a version takes from a judge's text.
+    """Parse the verdict, one of `VERDICTS`, from a judge's text by a version's rules.
 
     None also where the tool takes one that the text does not state (`read_mark`): from a reasoning
     block that is not closed, or from one of two alternatives ("[[A>>B]] or [[A=B]]").
@@ -147,7 +147,7 @@ def read_judgments(
     baseline: str | None = None,
     categories: Sequence[str] = (),
 ) -> list[ArenaJudgment]:
-    """Read judgments of one or several models by one judge against one baseline a category.
+    """Read judgments of one or several models by one judge, one baseline per category.
 
     A game whose score the version does not read has no verdict; its `unread` says why.
 
@@ -203,7 +203,7 @@ def _choose_categories(
 def group_by_category(
     judgments: Iterable[ArenaJudgment], *, version: Version
 ) -> dict[str | None, list[ArenaJudgment]]:
-    """Judgments by category, sorted by name; version 0.1 scores all of them as one group, None."""
+    """Group judgments by category, sorted; version 0.1 is one group, None."""
     found: defaultdict[str | None, list[ArenaJudgment]] = defaultdict(list)
     for judgment in judgments:
         found[judgment.category if version == "2.0" else None].append(judgment)
@@ -232,7 +232,7 @@ def _read_uid(row: NumberedRow) -> str:
 
 
 def _parse_game(row: NumberedRow, game: object, version: Version) -> Game:
-    """A game by its score; by its text where the row has no score."""
+    """Parse a game by its score, or by its text if the row has no score."""
     if game is None:
         return Game(None, unread="the game is null")
     if not isinstance(game, dict):
@@ -254,14 +254,14 @@ def _parse_game(row: NumberedRow, game: object, version: Version) -> Game:
 
 
 def make_game(text: str, prompt: Any, *, version: Version) -> Game:
-    """A game as a judge's text ends it."""
+    """Build a game from a judge's text."""
     verdict = parse_arena_verdict(text, version=version)
     unread = None if verdict else f"version {version} finds no verdict in the text"
     return Game(verdict, text, prompt, unread)
 
 
 def _extract_text(value: object) -> str | None:
-    """A text, or the `answer` of an object, as version 2.0 writes it."""
+    """Return a text, or the `answer` of an object, as in version 2.0."""
     if isinstance(value, dict):
         value = value.get("answer")
     return value if isinstance(value, str) else None
@@ -278,7 +278,7 @@ def _require_one(
 
 
 def write_judgments(path: Path, judgments: Iterable[ArenaJudgment], *, version: Version) -> None:
-    """Write judgments as `show_result.py` of a version reads them.
+    """Write judgments in the format of a version's `show_result.py`.
 
     Version 2.0 asks for a category; version 0.1 does not look at baseline and category.
     """
@@ -330,7 +330,7 @@ def _parse_answer(row: NumberedRow) -> ArenaAnswer:
 
 
 def _extract_last_text(values: Mapping[str, Any]) -> str | None:
-    """The answer of version 2.0 (last message) or 0.1 (first turn of the first choice)."""
+    """Return the answer of version 2.0 (last message) or 0.1 (first turn of first choice)."""
     try:
         if "messages" in values:
             return _extract_text(values["messages"][-1]["content"])
@@ -348,7 +348,7 @@ def _read_style(row: NumberedRow) -> Style | None:
 
 
 def _read_count(row: NumberedRow, value: object) -> int:
-    """A number, or the sum of an object of numbers (headers by level, list items by kind)."""
+    """Read a number, or the sum of an object of numbers (headers by level, list items by kind)."""
     parts = list(value.values()) if isinstance(value, dict) else [value]
     numbers = [part for part in parts if isinstance(part, int | float) and part == part // 1]
     if len(numbers) < len(parts):
@@ -357,7 +357,7 @@ def _read_count(row: NumberedRow, value: object) -> int:
 
 
 def write_answers(path: Path, answers: Iterable[ArenaAnswer], *, version: Version) -> None:
-    """Write answers in the form of a version, without identifiers and times of a run."""
+    """Write answers in a version's format, without identifiers and times of a run."""
     write_json_lines(path, (_to_answer_row(answer, version) for answer in answers))
 
 
@@ -376,7 +376,7 @@ def _to_answer_row(answer: ArenaAnswer, version: Version) -> dict[str, Any]:
 
 
 def read_questions(path: str | Path) -> dict[str, ArenaQuestion]:
-    """The questions by uid, in the order of the file.
+    """Read the questions by uid, in file order.
 
     Raises:
         EvaluationFileError: a row has no text, or a uid comes twice.

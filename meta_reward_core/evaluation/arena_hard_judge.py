@@ -1,4 +1,4 @@
-"""Let a judge play Arena-Hard's two games: answers of model and baseline, each shown first once.
+"""Arena-Hard games by a judge: model and baseline, each shown first once.
 
 Source: Li et al. 2024, arXiv 2406.11939 (two games, five verdicts); the wording of the prompt is
 ours. Departs from the public tool: the judge is not asked to write an answer of its own first.
@@ -102,7 +102,7 @@ def play_games(
 
 
 def _build_both_orders(task: str, baseline: str, model: str) -> list[Conversation]:
-    """Game 0 shows the baseline as A, game 1 the model."""
+    """Build both orders: game 0 shows the baseline as A, game 1 the model."""
     contents = [
         PROMPT.format(task=task, first=first, second=second)
         for first, second in ((baseline, model), (model, baseline))
@@ -120,7 +120,7 @@ def _make_game(conversation: Conversation, completion: Completion, version: Vers
 def build_styled_answers(
     questions: Sequence[str], turns: Sequence[tuple[str, ...]], *, model: str
 ) -> list[ArenaAnswer]:
-    """Answers as Arena-Hard's files hold them.
+    """Build answers in the format of Arena-Hard's files.
 
     Args:
         questions: their uids.
@@ -134,7 +134,7 @@ def build_styled_answers(
 
 
 def measure_style(text: str) -> Style:
-    """Tokens, headers, list items and bold passages; what stands in code blocks is no style.
+    """Count tokens, headers, list items and bold passages, outside of code blocks.
 
     The public tool counts tokens by a tokenizer that is not ours: here one is 4 characters, for
     model and baseline alike, because style control looks at their ratio. The other counts are its

@@ -1,4 +1,4 @@
-"""Answers of a finished audit, as its pages export them, read as opinions of people.
+"""Exported answers of an audit as human ratings.
 
 Exports name an item by `key`: a response, or two judgments. Where an item was adjudicated, that
 is the answer that counts; an item that was shown again, to see how steady its auditor is, counts
@@ -16,7 +16,7 @@ _VERDICTS: Final = {"first": "A", "second": "B", "tie": "tie", "neither": "tie"}
 
 
 def read_audit_rows(rows: Sequence[NumberedRow]) -> list[NumberedRow]:
-    """Rows of an audit's export as scores or verdicts; rows of another form as they are.
+    """Convert rows of an audit export to scores or verdicts; other rows are unchanged.
 
     Raises:
         EvaluationFileError: a row's key or answer is none that an audit writes.
@@ -45,7 +45,7 @@ def _to_rating_row(row: NumberedRow) -> Mapping[str, Any]:
 
 
 def _read_verdict(row: NumberedRow) -> str | None:
-    """A, B or tie; "neither is acceptable" does not say which is better, so it is a tie."""
+    """Return A, B or tie; "neither is acceptable" counts as a tie."""
     answer = row.read_optional_text("adjudicated") or row.read_optional_text("answer")
     if answer is not None and answer not in _VERDICTS:
         row.refuse(f"the answer must be one of {', '.join(_VERDICTS)}.")

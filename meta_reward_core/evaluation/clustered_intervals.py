@@ -1,4 +1,4 @@
-"""95% intervals of means whose values come in clusters, such as several checks of one prompt.
+"""95% intervals of means of clustered values, such as several checks of one prompt.
 
 Values of one cluster depend on each other, so the variance is that of the clusters' sums:
 with mean m of n values in C clusters, Var(m) = C/(C-1) * sum_c (sum_{i in c} (v_i - m))^2 / n^2.
@@ -19,7 +19,7 @@ from meta_reward_core.evaluation.confidence_intervals import Interval, compute_w
 def compute_clustered_share_interval(
     values: Sequence[float], clusters: Sequence[str], *, missing: int = 0
 ) -> Interval:
-    """Wilson's interval of a mean of values in [0, 1], for as many answers as they are worth.
+    """Compute Wilson's interval of a mean in [0, 1] with the effective sample size.
 
     Clustered values are worth m(1-m) / Var(m) independent ones, at least 1 and at most n; where
     the clusters do not differ, as many as there are clusters. With one value in each cluster it
@@ -53,7 +53,7 @@ def _compute_effective_size(values: Sequence[float], clusters: Sequence[str]) ->
 def compute_clustered_change_interval(
     changes: Sequence[float], clusters: Sequence[str]
 ) -> Interval:
-    """Student's t interval of the mean of paired changes in [-1, 1], clustered.
+    """Compute a t interval of the mean of paired, clustered changes in [-1, 1].
 
     One more cluster at either end keeps the width above 0 where nothing has changed, as in
     `compute_graded_mean_interval`.
@@ -71,7 +71,7 @@ def compute_clustered_change_interval(
 def _compute_mean_and_variance(
     values: Sequence[float], clusters: Sequence[str]
 ) -> tuple[float, float]:
-    """Of at least two clusters."""
+    """Compute mean and variance of at least two clusters."""
     mean = math.fsum(values) / len(values)
     residuals: defaultdict[str, list[float]] = defaultdict(list)
     for value, name in zip(values, clusters, strict=True):

@@ -1,4 +1,4 @@
-"""95% intervals that stay honest when rows are few, equal, or missing.
+"""95% intervals that remain valid for few, equal, or missing rows.
 
 Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference",
 JASA 22; Efron 1979, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7.
@@ -27,7 +27,7 @@ class Interval(NamedTuple):
 def compute_bounded_mean_interval(
     mean: float, count: int, *, lowest: float, highest: float, missing: int = 0
 ) -> Interval:
-    """Wilson's score interval of a mean of values in [lowest, highest].
+    """Compute Wilson's interval of a mean of values in [lowest, highest].
 
     With p the mean brought to [0, 1] and z = 1.96:
     (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n).
@@ -51,7 +51,7 @@ def compute_bounded_mean_interval(
 
 
 def compute_wilson_interval(share: float, size: float, *, z: float = Z_95) -> Interval:
-    """Wilson's score interval of a share seen in `size` independent answers.
+    """Compute Wilson's interval of a share of `size` independent answers.
 
     Args:
         share: brought into [0, 1], from which rounding may have led it out.
@@ -68,7 +68,7 @@ def compute_wilson_interval(share: float, size: float, *, z: float = Z_95) -> In
 def compute_graded_mean_interval(
     values: Sequence[float] | Array, *, lowest: float, highest: float, missing: int = 0
 ) -> Interval:
-    """Student's t interval of a mean of grades in [lowest, highest], with one more at either end.
+    """Compute a t interval of a mean of grades, with one extra grade at either end.
 
     The two added grades keep the width above 0 where all grades are equal and matter little
     among many; Wilson's interval would be far too wide for grades that lie in between. Our
@@ -94,24 +94,24 @@ def _compute_t_interval(values: Sequence[float]) -> Interval:
 
 
 def compute_standard_error(values: Sequence[float] | Array) -> float | None:
-    """Standard deviation (ddof 1) over the root of the count; None for fewer than two values."""
+    """Compute the standard error (ddof 1); None for fewer than two values."""
     if len(values) < 2:
         return None
     return float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
 def resample_counts(size: int, rounds: int, rng: np.random.Generator) -> Array:
-    """How often each of `size` things is drawn in each bootstrap round: [rounds, size]."""
+    """Count how often each item is drawn in each bootstrap round: [rounds, size]."""
     resampled = rng.multinomial(size, np.full(size, 1 / size), size=rounds)
     return resampled.astype(np.float64)
 
 
 def compute_percentile_interval(values: Array, *, low: float = 2.5, high: float = 97.5) -> Interval:
-    """Percentiles of bootstrap values [rounds], linearly interpolated."""
+    """Compute percentiles of bootstrap values [rounds], linearly interpolated."""
     ends = np.percentile(values, [low, high])
     return Interval(float(ends[0]), float(ends[1]))
 
 
 def enclose_intervals(*intervals: Interval) -> Interval:
-    """The smallest interval that holds all of them."""
+    """Return the smallest interval that contains all of them."""
     return Interval(min(i.low for i in intervals), max(i.high for i in intervals))

@@ -1,4 +1,4 @@
-"""Generate a named model's answers to the prompts of an evaluation, in one turn or several.
+"""Generate a model's responses to the prompts of an evaluation, in one or several turns.
 
 An answer that the engine refused is an empty text, which every judge may punish, and is counted.
 """
@@ -19,7 +19,7 @@ from meta_reward_core.method.generation import build_actor_conversation, extend_
 
 @dataclass(frozen=True)
 class NamedEngine:
-    """Somebody who answers or judges.
+    """An engine with the name of its model.
 
     Attributes:
         name: under which answers or judgments go.
@@ -33,7 +33,7 @@ class NamedEngine:
 
     @cached_property
     def training_prompt_ids(self) -> frozenset[str]:
-        """Hashes of the instructions that the experiment trains on; none without one."""
+        """Return the hashes of the prompts that the experiment trains on; empty without one."""
         if self.experiment is None:
             return frozenset()
         return frozenset(self.experiment.get_files(0).read("prompts")["prompt_id"].to_pylist())
@@ -45,7 +45,7 @@ CUT_OFF: Final = "length"
 
 @dataclass(frozen=True, slots=True)
 class ModelResponses:
-    """What a model answered.
+    """Responses of a model.
 
     Attributes:
         turns: per prompt, its answers in the order of the turns.
@@ -59,7 +59,7 @@ class ModelResponses:
 
     @property
     def issues(self) -> list[DataIssue]:
-        """What a reader of the metrics must know about how the answers came about."""
+        """Issues of the responses that a reader of the metrics must know."""
         return [
             *make_issue_if_any(
                 range(self.refused),
@@ -85,7 +85,7 @@ def generate_turns(
     system_prompt: str | None = None,
     progress: Progress | None = None,
 ) -> ModelResponses:
-    """Answer the turns of each prompt, each one in view of those before it and their answers.
+    """Generate the response to each turn, given the previous turns and responses.
 
     Args:
         engine: who answers; closed by the caller.
@@ -133,7 +133,7 @@ def to_model_outputs(
     generator: str,
     datasets: Mapping[str, str] | None = None,
 ) -> list[ModelOutput]:
-    """First turns as alpaca_eval's outputs.
+    """Convert first turns to alpaca_eval's outputs.
 
     Args:
         instructions: in the order of the answers.

@@ -1,4 +1,4 @@
-"""What an iteration's own files say about the model that made them: spread, biases, lengths.
+"""Metrics of an iteration from its own files: score spread, biases, lengths.
 
 The judge that is measured here is the one that gave the scores. Nothing here is the truth.
 """
@@ -43,7 +43,7 @@ def measure_iteration(
     kinds: Sequence[PairKind],
     judge_reasoning: ReasoningPolicy = "keep",
 ) -> IterationMetrics:
-    """Measure what the iteration's files hold, with the texts of one part in memory at a time.
+    """Compute the metrics of an iteration with one partition's texts in memory at a time.
 
     Args:
         kinds: the kinds of pairs that the iteration schedules.
@@ -114,7 +114,7 @@ def _compute_reply_lengths(pairs: pa.Table, side: Literal["chosen", "rejected"])
 
 
 def to_measurements(measured: IterationMetrics, *, model: str) -> list[Measurement]:
-    """Flatten into rows of the table `evaluation`."""
+    """Convert the metrics to rows of the table `evaluation`."""
     found: list[tuple[Subject, MetricValue]] = [
         ("actor", metric) for metric in _iter_actor_metrics(measured)
     ]

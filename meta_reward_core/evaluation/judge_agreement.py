@@ -1,4 +1,4 @@
-"""How far a judge agrees with a reference, and with itself.
+"""Agreement of a judge with a reference, and with itself.
 
 Agreement = share of pairs whose order by the judge is the reference's; a tie of the judge counts
 as a disagreement in `agreement` and leaves the set in `agreement_without_ties`. Pairs that the
@@ -57,7 +57,7 @@ Column = list[float]
 
 
 def measure_agreement(judge: Ratings, reference: Ratings) -> Scorecard:
-    """All that two files of opinions say about the judge.
+    """Compute all metrics of a judge from two files of ratings.
 
     Raises:
         EvaluationFileError: they have no pair and no response in common.
@@ -113,7 +113,7 @@ def _make_pair_metrics(
 def _make_share_metric(
     name: str, pairs: Sequence[PairKey], holds: Callable[[PairKey], bool]
 ) -> Metric:
-    """A share of pairs in percent; its interval is Wilson's for as many prompts."""
+    """Compute a share of pairs in percent, with Wilson's interval over prompts."""
     if not pairs:
         return Metric(name, None, 0, absent="no pair to take it from")
     value = 100 * sum(map(holds, pairs)) / len(pairs)
@@ -130,7 +130,7 @@ def _make_exact_order_metric(
     mine: Mapping[PairKey, PairPreference],
     theirs: Mapping[PairKey, PairPreference],
 ) -> Metric:
-    """Share of prompts whose every ordered pair the judge orders alike."""
+    """Compute the share of prompts whose ordered pairs the judge all orders equally."""
     by_prompt: defaultdict[str, list[bool]] = defaultdict(list)
     for pair in ordered:
         by_prompt[pair[0]].append(mine[pair] == theirs[pair])
@@ -142,7 +142,7 @@ def _make_exact_order_metric(
 
 
 def _make_kappa_metric(preferences: Sequence[tuple[int, int]]) -> Metric:
-    """Cohen's kappa of better, worse and tie over all common pairs.
+    """Compute Cohen's kappa of better, worse and tie over all common pairs.
 
     Which response is named first is arbitrary, so every pair counts in both orientations.
     """
@@ -156,7 +156,7 @@ def _make_kappa_metric(preferences: Sequence[tuple[int, int]]) -> Metric:
 
 
 def compute_label_kappa(pairs: Sequence[tuple[Any, Any]]) -> float | None:
-    """(observed - expected) / (1 - expected) agreement of two raters on categories.
+    """Compute (observed - expected) / (1 - expected) agreement of two raters.
 
     None without pairs, and where both always say the same one thing (0 / 0).
     """
@@ -176,7 +176,7 @@ def _explain_missing_kappa(pairs: Sequence[tuple[Any, Any]]) -> str | None:
 def _compute_common_scores(
     judge: Ratings, reference: Ratings
 ) -> tuple[dict[ResponseKey, float], dict[ResponseKey, float]]:
-    """Mean scores of the responses that both have scored."""
+    """Compute mean scores of the responses that both scored."""
     common = sorted(judge.scores.keys() & reference.scores.keys())
     own, other = (
         {key: math.fsum(opinions.scores[key]) / len(opinions.scores[key]) for key in common}
@@ -281,7 +281,7 @@ def _make_correlation_metric(
     *,
     variance: Callable[[int], float],
 ) -> Metric:
-    """A rank correlation over all responses; tanh(atanh(r) -+ 1.96 sqrt(variance(prompts)))."""
+    """Compute a rank correlation with tanh(atanh(r) -+ 1.96 sqrt(variance(prompts)))."""
     value = correlate([own[key] for key in own], [other[key] for key in own])
     if value is None:
         return Metric(name, None, len(own), absent="one of the two is constant")
@@ -298,7 +298,7 @@ def _make_correlation_metric(
 def _make_within_prompts_metric(
     own: Mapping[ResponseKey, float], other: Mapping[ResponseKey, float]
 ) -> Metric:
-    """Mean over prompts of Spearman's correlation among the responses of one prompt."""
+    """Compute the mean over prompts of Spearman's correlation within each prompt."""
     by_prompt: defaultdict[str, list[ResponseKey]] = defaultdict(list)
     for key in own:
         by_prompt[key[0]].append(key)
@@ -319,7 +319,7 @@ def _make_within_prompts_metric(
 def _has_same_scale(
     reference: Ratings, own: Mapping[ResponseKey, float], other: Mapping[ResponseKey, float]
 ) -> bool:
-    """Whether both give points from 0 to 5."""
+    """Whether both use scores from 0 to 5."""
     return (
         bool(own)
         and reference.has_scale
@@ -330,7 +330,7 @@ def _has_same_scale(
 def _make_exact_metrics(
     own: Mapping[ResponseKey, float], other: Mapping[ResponseKey, float]
 ) -> list[Metric]:
-    """Share of mean scores that round (halves up) to the reference's, and how far they are off."""
+    """Compute the share of rounded mean scores that equal the reference, and the errors."""
     same = [_round_half_up(own[key]) == _round_half_up(other[key]) for key in own]
     value = 100 * sum(same) / len(same)
     ends = compute_bounded_mean_interval(value, _count_prompts(own), lowest=0, highest=100)
@@ -354,7 +354,7 @@ def _round_half_up(value: float) -> int:
 def _compute_calibration(
     own: Mapping[ResponseKey, float], other: Mapping[ResponseKey, float]
 ) -> list[dict[str, Any]]:
-    """Per whole point of the judge: how many, its mean, and the reference's mean."""
+    """Compute by rounded judge score: count, its mean, and the reference's mean."""
     bins: defaultdict[int, list[ResponseKey]] = defaultdict(list)
     for key, value in own.items():
         bins[_round_half_up(value)].append(key)
@@ -375,7 +375,7 @@ def _compute_agreement_by_gap(
     mine: Mapping[PairKey, PairPreference],
     theirs: Mapping[PairKey, PairPreference],
 ) -> list[dict[str, Any]]:
-    """Agreement by how far apart the judge's scores are: a judge that is sure should be right."""
+    """Compute agreement by the gap between the judge's scores."""
     if not judge.scores:
         return []
     means = {key: math.fsum(scores) / len(scores) for key, scores in judge.scores.items()}
@@ -396,7 +396,7 @@ def _compute_agreement_by_gap(
 
 
 def measure_self_consistency(judge: Ratings) -> list[Metric]:
-    """Whether the judge says the same again: in the other order, and when asked once more."""
+    """Measure whether the judge agrees with itself in the other order and in repeats."""
     metrics = []
     if judge.verdicts:
         metrics += _make_position_metrics(judge)
@@ -414,7 +414,7 @@ def measure_self_consistency(judge: Ratings) -> list[Metric]:
 
 
 def _make_rationale_metrics(judge: Ratings) -> list[Metric]:
-    """How often the reasons say enough to be compared, and how often they agree with the end."""
+    """Compute how often reasons can be compared, and how often they match the result."""
     if not judge.reasons:
         return []
     readable = [agrees for agrees in judge.reasons if agrees is not None]
@@ -429,13 +429,13 @@ def _make_rationale_metrics(judge: Ratings) -> list[Metric]:
 
 
 def _compute_repeat_agreement(said: Sequence[object]) -> float:
-    """Probability that two different ones of the answers are equal."""
+    """Compute the probability that two different answers are equal."""
     counts = Counter(said).values()
     return sum(count * (count - 1) for count in counts) / (len(said) * (len(said) - 1))
 
 
 def _make_position_metrics(judge: Ratings) -> list[Metric]:
-    """Of pairs shown in both orders: how many verdicts agree. Of all verdicts: who is preferred."""
+    """Compute agreement of both orders, and which position is preferred."""
     turned = {"A": "B", "B": "A", "tie": "tie"}
     alike = {
         (prompt, *sorted((first, second))): turned[said[0]]

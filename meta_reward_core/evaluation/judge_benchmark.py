@@ -1,4 +1,4 @@
-"""Let a judge score responses, and compare it with a reference: in and out of distribution.
+"""Compare a judge's scores with a reference, in and out of distribution.
 
 Out of distribution is a fixed set that every judge can be asked about. In distribution are the
 responses that an iteration has made and judged itself: on them a judge that is its own teacher can
@@ -29,14 +29,14 @@ OWN_RESPONSES: Final = "judge_agreement_on_own_responses"
 
 @dataclass(frozen=True, slots=True)
 class JudgeItems:
-    """Responses to be judged, and the instructions they answer by prompt id."""
+    """Responses to judge, and their prompts by prompt id."""
 
     instructions: Mapping[str, str]
     responses: tuple[Response, ...]
 
 
 def read_judge_items(path: str | Path) -> JudgeItems:
-    """Read responses: rows of `instruction, response, response_id`, and `prompt_id` if it is known.
+    """Read rows of `instruction, response, response_id`, and optionally `prompt_id`.
 
     Raises:
         EvaluationFileError: a row lacks something, a response comes twice, or a prompt id stands
@@ -59,7 +59,7 @@ def read_judge_items(path: str | Path) -> JudgeItems:
 
 
 def read_iteration_items(files: IterationFiles) -> JudgeItems:
-    """The responses that an iteration has made, to be judged by somebody else.
+    """Read the responses of an iteration, to be judged by another model.
 
     Raises:
         EvaluationFileError: the iteration has no responses yet.
@@ -103,7 +103,7 @@ def run_judge(run: BenchmarkRun, items: JudgeItems, *, words: JudgePrompt) -> Pa
 
 
 def compare_on_fixed_set(judge: Path, reference: Path) -> Scorecard:
-    """A judge against a reference on responses that no iteration has made.
+    """Compare a judge with a reference on responses that no iteration generated.
 
     Raises:
         EvaluationFileError: the two cannot be read or have nothing in common.
@@ -112,7 +112,7 @@ def compare_on_fixed_set(judge: Path, reference: Path) -> Scorecard:
 
 
 def compare_on_own_responses(experiment: Experiment, references: Sequence[Path]) -> list[Scorecard]:
-    """Each iteration's own judgments against a reference that knows its responses.
+    """Compare each iteration's own judgments with a reference for its responses.
 
     Args:
         experiment: whose iterations.
@@ -139,7 +139,7 @@ def compare_on_own_responses(experiment: Experiment, references: Sequence[Path])
 
 
 def _iter_own_ratings(experiment: Experiment, reference: Ratings) -> Iterator[tuple[int, Ratings]]:
-    """Judgments of the iterations that the reference says something of, by iteration."""
+    """Yield the judgments of iterations that the reference covers, by iteration."""
     known = {prompt for prompt, *_ in (*reference.scores, *reference.verdicts)}
     for number in range(1, experiment.count_finished_iterations() + 1):
         table = (
@@ -159,12 +159,12 @@ def _iter_own_ratings(experiment: Experiment, reference: Ratings) -> Iterator[tu
 
 
 def _is_about_judgments(files: IterationFiles, reference: Ratings) -> bool:
-    """Whether a reference compares judgments, as a meta-judge does, and not responses."""
+    """Whether a reference compares judgments, like a meta-judge, and not responses."""
     named = {name for _, first, second in reference.verdicts for name in (first, second)}
     known = files.read("judgments", columns=["judgment_id"])["judgment_id"]
     return not named.isdisjoint(known.to_pylist())
 
 
 def _format_judge_label(experiment: Experiment, number: int) -> str:
-    """Who judged in an iteration: the model that it began with."""
+    """Return the label of the judge of an iteration, the model it starts from."""
     return f"{experiment.name}, iteration {number} (M{number - 1})"

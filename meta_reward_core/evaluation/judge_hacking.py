@@ -1,4 +1,4 @@
-"""Answers that play the judge instead of answering: found in the texts alone.
+"""Detect responses that try to manipulate the judge, from the texts alone.
 
 Nothing here changes a metric. An issue says that the metrics beside it may not mean what they
 seem to, and how many answers a person should look at.
@@ -58,7 +58,7 @@ _JUDGE_INSTRUCTION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ComparedResponse:
-    """A model's answer to an instruction, and the baseline's where there is one."""
+    """A model's response to a prompt, and the baseline's if there is one."""
 
     instruction: str
     text: str
@@ -66,7 +66,7 @@ class ComparedResponse:
 
 
 def find_judge_hacking(answers: Sequence[ComparedResponse]) -> list[DataIssue]:
-    """Everything in a model's answers that a judge could be played with."""
+    """Find everything in a model's responses that could manipulate a judge."""
     return [
         *_find_constant_responses(answers),
         *_find_baseline_copies(answers),
@@ -88,17 +88,17 @@ def find_judge_hacking(answers: Sequence[ComparedResponse]) -> list[DataIssue]:
 
 
 def has_verdict_mark(text: str) -> bool:
-    """Whether a text contains something that a judge's reply would be read by."""
+    """Whether a text contains something that would be parsed as a judge's result."""
     return _VERDICT_MARK.search(text) is not None or has_judge_line(text)
 
 
 def has_judge_instructions(text: str) -> bool:
-    """Whether a text gives orders to a judge, or holds control tokens of a chat template."""
+    """Whether a text instructs a judge, or contains control tokens of a chat template."""
     return _JUDGE_INSTRUCTION.search(text) is not None
 
 
 def _is_suspicious(answer: ComparedResponse, found_in: TextPredicate) -> bool:
-    """Whether an answer is suspicious and its instruction, which may have asked for it, is not."""
+    """Whether a response is suspicious and its prompt, which may have asked for it, is not."""
     return found_in(answer.text) and not found_in(answer.instruction)
 
 

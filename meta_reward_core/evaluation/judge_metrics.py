@@ -24,7 +24,7 @@ that collapses piles up there."""
 
 @dataclass(frozen=True, slots=True)
 class JudgeMetrics:
-    """How the judge used its points.
+    """How the judge used its scores.
 
     Attributes:
         judgments: how many were written.
@@ -49,7 +49,7 @@ class JudgeMetrics:
 
 @dataclass(frozen=True, slots=True)
 class MetaJudgeMetrics:
-    """How the meta-judge decided. "Decided" means a verdict A or B; ties and unparsed are not.
+    """How the meta-judge decided. "Decided" is a verdict A or B, not a tie or unreadable.
 
     Attributes:
         battles: orders fought.
@@ -106,7 +106,7 @@ class PairMetrics:
 
 @dataclass(frozen=True, slots=True)
 class IterationMetrics:
-    """All that the alarms look at; a part that was not measured is None or absent.
+    """All inputs of the alarms; unmeasured parts are None or absent.
 
     Attributes:
         response_chars: mean length of the responses.
@@ -122,13 +122,13 @@ class IterationMetrics:
 
 
 def compute_mean(values: Iterable[float]) -> float | None:
-    """Arithmetic mean; None of nothing."""
+    """Compute the arithmetic mean; None of an empty list."""
     collected = list(values)
     return math.fsum(collected) / len(collected) if collected else None
 
 
 def compute_score_histogram(scores: Iterable[float]) -> tuple[int, ...]:
-    """Count of the points in each bin of `HISTOGRAM_BINS`.
+    """Count the scores in each bin of `HISTOGRAM_BINS`.
 
     Raises:
         ValueError: points outside [0, 5].
@@ -142,7 +142,7 @@ def compute_score_histogram(scores: Iterable[float]) -> tuple[int, ...]:
 
 
 def compute_entropy_bits(counts: Sequence[int]) -> float | None:
-    """Shannon entropy of a histogram in bits; None when it is empty."""
+    """Compute Shannon entropy of a histogram in bits; None if it is empty."""
     total = sum(counts)
     if total == 0:
         return None
@@ -151,14 +151,14 @@ def compute_entropy_bits(counts: Sequence[int]) -> float | None:
 
 
 class JudgeTally:
-    """Counts judgments, part by part: nothing of their texts stays."""
+    """Counts of judgments, partition by partition, without their texts."""
 
     def __init__(self) -> None:
         self._points = Counter[float]()
         self._unscored = Counter[str]()
 
     def add(self, judgments: Iterable[Judgment]) -> None:
-        """Count some more."""
+        """Count more judgments."""
         for judgment in judgments:
             if judgment.score is None:
                 self._unscored[judgment.unscored_reason or "unknown"] += 1
@@ -166,7 +166,7 @@ class JudgeTally:
                 self._points[judgment.score] += 1
 
     def compute_metrics(self) -> JudgeMetrics:
-        """Spread and readability of the points of all that were counted."""
+        """Compute spread and readability of all counted scores."""
         scored = self._points.total()
         judgments = scored + self._unscored.total()
         histogram = compute_score_histogram(self._points.elements())
@@ -183,14 +183,14 @@ class JudgeTally:
 
 
 class MetaJudgeTally:
-    """Counts battles, part by part: nothing of their texts stays."""
+    """Counts of battles, partition by partition, without their texts."""
 
     def __init__(self) -> None:
         self._counts = Counter[str]()
         self._unparsed = Counter[str]()
 
     def add(self, battles: Sequence[Battle], judgments: Mapping[str, Judgment]) -> None:
-        """Count some more.
+        """Count more battles.
 
         Args:
             battles: all of a response, or none.
@@ -219,7 +219,7 @@ class MetaJudgeTally:
         )
 
     def compute_metrics(self) -> MetaJudgeMetrics:
-        """Position, score and length bias over all that were counted."""
+        """Compute position, score and length bias of all counted battles."""
         counts = self._counts
         decided = counts["won_by_first"] + counts["won_by_second"]
         return MetaJudgeMetrics(
@@ -246,7 +246,7 @@ class MetaJudgeTally:
 def measure_meta_judge(
     battles: Sequence[Battle], judgments: Mapping[str, Judgment]
 ) -> MetaJudgeMetrics:
-    """Position, score and length bias of the meta-judge in these battles alone."""
+    """Compute position, score and length bias of the meta-judge in these battles."""
     tally = MetaJudgeTally()
     tally.add(battles, judgments)
     return tally.compute_metrics()
@@ -260,7 +260,7 @@ def measure_pairs(
     dropped: Iterable[Dropped],
     few_readable: int = 0,
 ) -> PairMetrics:
-    """Yield and lengths of the pairs of one kind; drops of another kind are passed over.
+    """Compute yield and lengths of the pairs of one kind; drops of other kinds are ignored.
 
     Args:
         kind: actor or judge.
@@ -283,12 +283,12 @@ def measure_pairs(
 
 
 def count_drops_by_reason(dropped: Iterable[Dropped], kind: PairKind) -> dict[str, int]:
-    """How many prompts gave no pair of a kind, per reason, most frequent first."""
+    """Count the prompts without a pair of a kind by reason, most frequent first."""
     return _sort_by_frequency(Counter(drop.reason for drop in dropped if drop.kind == kind))
 
 
 def compute_spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Rank correlation of two columns; None for fewer than two rows or a constant column.
+    """Compute Spearman's correlation; None for fewer than two rows or a constant column.
 
     Raises:
         ValueError: the columns differ in length.
@@ -303,13 +303,13 @@ def compute_spearman(first: Sequence[float], second: Sequence[float]) -> float |
 
 
 def compute_score_length_correlation(scores: Iterable[ResponseScore]) -> float | None:
-    """Spearman of a response's mean points with its length in characters, over scored ones."""
+    """Compute Spearman of mean score and length in characters, over scored responses."""
     scored = [(score.mean, score.length_chars) for score in scores if score.mean is not None]
     return compute_spearman([mean for mean, _ in scored], [length for _, length in scored])
 
 
 def _compare_orders(battles: Sequence[Battle]) -> list[bool]:
-    """Per pair of judgments readable in both orders: do both orders name the same outcome?"""
+    """Return per pair readable in both orders whether both orders agree."""
     outcome = {
         (
             battle.prompt_id,
@@ -328,7 +328,7 @@ def _compare_orders(battles: Sequence[Battle]) -> list[bool]:
 
 
 def _get_winner(battle: Battle) -> str | None:
-    """The judgment that won; None for a tie."""
+    """Return the judgment that won; None for a tie."""
     winners = {"A": battle.first_judgment_id, "B": battle.second_judgment_id}
     return winners.get(battle.verdict or "")
 
@@ -336,7 +336,7 @@ def _get_winner(battle: Battle) -> str | None:
 def _list_wins_of_larger(
     battles: Sequence[Battle], amount: Mapping[str, float | None]
 ) -> list[bool]:
-    """Per decided battle of unequal amounts: did the larger amount win?"""
+    """Return per decided battle of unequal amounts whether the larger amount won."""
     wins = []
     for battle in battles:
         if battle.verdict not in ("A", "B"):

@@ -1,4 +1,4 @@
-"""The length-controlled win rate: what the win rate would be if both answers were equally long.
+"""Length-controlled win rate: the win rate if both outputs were equally long.
 
 A logistic regression of the preference on the difference of lengths, read at difference 0.
 
@@ -86,7 +86,7 @@ class LengthControlledRate:
 
 @dataclass(frozen=True, slots=True)
 class _Data:
-    """What is regressed: rated rows are fitted, all rows are read.
+    """Regression data: rated rows are fitted, all rows are predicted.
 
     Attributes:
         features: the length's column, ones, and where it is known the difficulty; shape [n, k].
@@ -102,7 +102,7 @@ class _Data:
 
     @property
     def level(self) -> Array:
-        """The features at equal lengths; shape [n, k]."""
+        """Features at equal lengths; shape [n, k]."""
         level = self.features.copy()
         level[:, 0] = 0.0
         return level
@@ -117,7 +117,7 @@ def compute_length_controlled_rate(
     rounds: int = 100,
     seed: int = 0,
 ) -> LengthControlledRate:
-    """Fit preference ~ tanh(d / std(d)) + 1 (+ difficulty) and read it at d = 0.
+    """Fit preference ~ tanh(d / std(d)) + 1 (+ difficulty) and evaluate it at d = 0.
 
     d = baseline_chars - model_chars, not centred; std with ddof 1, over all rows. Rows without a
     preference are not fitted, and are read: the rate is the mean of the predictions over all
@@ -154,7 +154,7 @@ def compute_length_controlled_rate(
 
 
 def _compute_variance_inflation(features: Array) -> float:
-    """1 / (1 - R^2) of the length's column, not centred, on the others; 1 where it is all 0."""
+    """Compute 1 / (1 - R^2) of the length column on the others, uncentered; 1 if it is 0."""
     length, others = features[:, 0], features[:, 1:]
     if not length.any():
         return 1.0
@@ -164,7 +164,7 @@ def _compute_variance_inflation(features: Array) -> float:
 
 
 def _explain_collinearity(gap: Array) -> str:
-    """Why length cannot be told from quality, in characters of the differences [n]."""
+    """Explain why length and quality cannot be separated, in characters [n]."""
     lowest, highest = np.abs(gap).min(), np.abs(gap).max()
     if np.ptp(gap) == 0:
         return (
@@ -178,7 +178,7 @@ def _explain_collinearity(gap: Array) -> str:
 
 
 def _fit(data: _Data, *, rounds: int, seed: int) -> LengthControlledRate:
-    """Fit on all rows, then on bootstrap rounds; the first feature is the length's."""
+    """Fit on all rows, then on bootstrap rounds; the first feature is length."""
     size, once = len(data.targets), np.ones((1, len(data.targets)))
     found, strengths = _fit_cross_validated(data, once)
     free = fit_logistic(data.features, data.targets, once * data.rated, lasso=1 / STRENGTHS[-1:])
@@ -220,7 +220,7 @@ def _explain_removal(count: int, unpenalised: float) -> str:
 
 
 def _compute_rates(data: _Data, weights: Array) -> Array:
-    """Length-controlled rates in percent [rounds] for the row weights of each round."""
+    """Compute length-controlled rates in percent [rounds] for the weights of each round."""
     found, _ = _fit_cross_validated(data, weights)
     predicted: Array = expit(found @ data.level.T)
     means: Array = 100 * (weights * predicted).sum(axis=1) / weights.sum(axis=1)
@@ -228,7 +228,7 @@ def _compute_rates(data: _Data, weights: Array) -> Array:
 
 
 def _fit_cross_validated(data: _Data, weights: Array) -> tuple[Array, Array]:
-    """Coefficients [p, k] at the strength [p] whose held-out log loss is the smallest.
+    """Fit coefficients [p, k] with the penalty [p] that minimizes held-out log loss.
 
     Args:
         data: the rows.
@@ -241,7 +241,7 @@ def _fit_cross_validated(data: _Data, weights: Array) -> tuple[Array, Array]:
 
 
 def _compute_held_out_loss(data: _Data, weights: Array, strength: float) -> Array:
-    """Mean over folds of the mean log loss of rows that were not fitted [p]."""
+    """Compute the mean over folds of the mean held-out log loss [p]."""
     features, targets = data.features, data.targets
     trained = (weights[:, None, :] * ~data.held_out).reshape(-1, weights.shape[1])
     found = fit_logistic(features, targets, trained, lasso=np.full(len(trained), 1 / strength))

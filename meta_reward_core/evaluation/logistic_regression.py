@@ -1,4 +1,4 @@
-"""Logistic regression of shares on a few features: many small problems at once.
+"""Logistic regression of shares on a few features, for many small problems at once.
 
 Knows nothing of models or lengths. Problems share their rows and differ in the rows' weights, as
 the folds of a cross-validation and the rounds of a bootstrap do.
@@ -26,7 +26,7 @@ _MIN_GAIN: Final = 1e-14  # relative; what is smaller is rounding
 def fit_logistic(
     features: Array, targets: Array, weights: Array, *, lasso: Array, ridge: float = 0.0
 ) -> Array:
-    """Fit every problem's coefficients b [k].
+    """Fit the coefficients b [k] of every problem.
 
     Minimises sum_i w_i (log(1 + exp(z_i)) - y_i z_i) + lasso |b|_1 + ridge/2 |b|_2^2 with
     z_i = x_i . b, without an intercept of its own (give a column of ones).
@@ -72,7 +72,7 @@ def _compute_newton_step(
     lasso: Array,
     ridge: float,
 ) -> Array:
-    """Step [p, k] to the minimum of the quadratic model plus penalties around `at`."""
+    """Compute the step [p, k] to the minimum of the quadratic model plus penalties at `at`."""
     size = features.shape[1]
     shares = expit(at @ features.T)
     slope = (weights * (shares - targets)) @ features + ridge * at
@@ -84,7 +84,7 @@ def _compute_newton_step(
 
 
 def _solve_penalized_step(slope: Array, curvature: Array, at: Array, lasso: Array) -> Array:
-    """argmin_d slope.d + d'Hd/2 + lasso |at + d|_1 for each problem [p, k], exactly.
+    """Solve argmin_d slope.d + d'Hd/2 + lasso |at + d|_1 exactly for each problem [p, k].
 
     The minimum has one of the 3^k patterns of signs (-, 0, +). For a given pattern the model is
     quadratic in the coefficients that are not 0, and the best of all patterns' solutions is the
@@ -109,7 +109,7 @@ def _solve_penalized_step(slope: Array, curvature: Array, at: Array, lasso: Arra
 def _evaluate_quadratic_model(
     step: Array, slope: Array, curvature: Array, at: Array, lasso: Array
 ) -> Array:
-    """The quadratic model plus penalty [p]."""
+    """Evaluate the quadratic model plus penalty [p]."""
     bend = (step * (curvature @ step[..., None])[..., 0]).sum(axis=1) / 2
     value: Array = (slope * step).sum(axis=1) + bend + lasso * np.abs(at + step).sum(axis=1)
     return value
@@ -142,7 +142,7 @@ def _search_line(
 def _compute_objective(
     features: Array, targets: Array, weights: Array, at: Array, lasso: Array, ridge: float
 ) -> Array:
-    """Penalised negative log-likelihood [p]."""
+    """Compute the penalized negative log-likelihood [p]."""
     logits = at @ features.T
     loss: Array = (weights * (np.logaddexp(0.0, logits) - targets * logits)).sum(axis=1)
     penalty: Array = lasso * np.abs(at).sum(axis=1) + ridge / 2 * (at**2).sum(axis=1)

@@ -1,4 +1,4 @@
-"""MT-Bench style: a judge gives each of two turns 1 to 10 points; the score is their mean.
+"""MT-Bench style: a judge grades each of two turns from 1 to 10; the score is the mean.
 
 Source: Zheng et al. 2023, "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", arXiv
 2306.05685; the public tool FastChat (`llm_judge`) for files and means.
@@ -49,7 +49,7 @@ _SINGLE_MARK = re.compile(r"\[(\d+\.?\d*)\]")
 
 @dataclass(frozen=True, slots=True)
 class TurnJudgment:
-    """Points for one turn of a model's answer.
+    """Grade for one turn of a model's answer.
 
     Attributes:
         turn: 1 or 2.
@@ -69,7 +69,7 @@ class TurnJudgment:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question of two turns, its category, and reference answers where it has some."""
+    """A question of two turns, its category, and reference answers if it has some."""
 
     question_id: str
     category: str
@@ -78,7 +78,7 @@ class Question:
 
 
 def parse_rating(judgment: str) -> float | None:
-    """Points of the last `[[8]]`, else of the one `[8]`, if they lie in [1, 10].
+    """Parse the last `[[8]]`, else the only `[8]`, if it is in [1, 10].
 
     Single brackets also mark footnotes and items of lists: where two of them differ, neither is
     taken for the points.
@@ -136,7 +136,7 @@ def _parse_judgment(row: NumberedRow) -> TurnJudgment:
 
 
 def _read_judge(row: NumberedRow) -> str:
-    """A name; FastChat writes [name, template], and the template differs with the category."""
+    """Read a name; FastChat writes [name, template], and the template depends on the category."""
     judge = row.values.get("judge")
     if isinstance(judge, list) and judge and isinstance(judge[0], str):
         return judge[0]
@@ -144,7 +144,7 @@ def _read_judge(row: NumberedRow) -> str:
 
 
 def _read_score(row: NumberedRow, text: str | None) -> tuple[float | None, str | None]:
-    """The score, or None and why there is none; taken from the text where the row has no score."""
+    """Read the score, or None and the reason; from the text if the row has no score."""
     if "score" not in row.values:
         return score_of_text(text or "")
     value = row.values["score"]
@@ -160,13 +160,13 @@ def _read_score(row: NumberedRow, text: str | None) -> tuple[float | None, str |
 
 
 def score_of_text(text: str) -> tuple[float | None, str | None]:
-    """The score in a judge's text, or None and why there is none."""
+    """Parse the score from a judge's text, or None and the reason."""
     score = parse_rating(text)
     return score, "no points from 1 to 10 in the text" if score is None else None
 
 
 def write_turn_judgments(path: Path, judgments: Iterable[TurnJudgment]) -> None:
-    """Write judgments as FastChat reads them: a missing score is -1 there.
+    """Write judgments in FastChat's format, where a missing score is -1.
 
     Its browser takes one judgment of a question for each template, so the turns name two.
     """
@@ -208,7 +208,7 @@ def read_questions(path: str | Path) -> dict[str, Question]:
 
 
 def _read_reference(row: NumberedRow) -> tuple[str, ...]:
-    """Reference answers by turn; none where the row has none."""
+    """Read reference answers by turn; empty if the row has none."""
     texts = row.values.get("reference")
     if is_missing(texts):
         return ()
@@ -218,7 +218,7 @@ def _read_reference(row: NumberedRow) -> tuple[str, ...]:
 
 
 def write_answers(path: Path, model: str, answers: Mapping[str, Sequence[str]]) -> None:
-    """Write one model's turns by question id as FastChat reads them."""
+    """Write one model's turns by question id in FastChat's format."""
     write_json_lines(
         path,
         (
@@ -263,7 +263,7 @@ def score_mt_bench(
     questions: Mapping[str, Question] | None = None,
     answers: Mapping[tuple[str, str], tuple[str, ...]] | None = None,
 ) -> list[Scorecard]:
-    """A scorecard for each model, the best first: mean of all turns, of turn 1, of turn 2.
+    """Build a scorecard per model, best first: mean of all turns, of turn 1, of turn 2.
 
     Args:
         judgments: of one judge.
@@ -304,7 +304,7 @@ def _make_scorecard(
 
 
 def _make_metric(name: str, group: Sequence[TurnJudgment]) -> Metric:
-    """Mean points of a group's judgments; the interval takes the turns of a question as one."""
+    """Compute the mean grade of a group; the interval treats the turns of a question as one."""
     scores_by_question = defaultdict(list)
     for judgment in group:
         if judgment.score is not None:

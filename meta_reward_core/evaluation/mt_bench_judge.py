@@ -1,4 +1,4 @@
-"""Let a judge give each turn of MT-Bench answers 1 to 10 points.
+"""MT-Bench grades from 1 to 10 by a judge, for each turn.
 
 Source: Zheng et al. 2023, arXiv 2306.05685, section 3 (single-answer grading, reference answers
 where there are some); the wording of the prompts is ours.
@@ -72,7 +72,7 @@ def judge_turns(
 def build_turn_conversation(
     question: Question, answers: Sequence[str], *, turn: int
 ) -> Conversation:
-    """What the judge is shown of a turn, counted from 0: the talk up to its answer."""
+    """Build the judge conversation for a turn, counted from 0."""
     talk = "\n\n".join(
         f"User: {said}\n\nAssistant: {answer}"
         for said, answer in zip(question.turns[: turn + 1], answers, strict=False)

@@ -1,4 +1,4 @@
-"""Let a model prefer one of two answers: annotations by any engine.
+"""Pairwise preferences between two responses by any engine.
 
 Knows no files and no scores: pairs of outputs in, annotations out, in the order of the pairs. What
 is shown, what is asked of the engine and what is read are functions of their own, so that a shard
@@ -64,7 +64,7 @@ Better: A, or Better: B, or Better: tie."""
 
 @dataclass(frozen=True, slots=True)
 class PairPresentation:
-    """A pair of answers in one order.
+    """A pair of responses in one order.
 
     Attributes:
         pair: index of the pair.
@@ -78,7 +78,7 @@ class PairPresentation:
 def plan_presentations(
     pairs: Sequence[OutputPair], *, orders: PresentationOrders, seed: int
 ) -> list[PairPresentation]:
-    """What has to be shown: each pair once or twice.
+    """List the presentations: each pair once or twice.
 
     Which order comes alone depends on the seed and the instruction, not on the other pairs.
     """
@@ -91,7 +91,7 @@ def plan_presentations(
 
 
 def build_conversation(pair: OutputPair, *, baseline_first: bool) -> Conversation:
-    """What the engine is shown."""
+    """Build the conversation of a presentation."""
     first, second = pair if baseline_first else (pair[1], pair[0])
     content = PROMPT.format(
         instruction=pair[0].instruction, first=first.output, second=second.output
@@ -100,7 +100,7 @@ def build_conversation(pair: OutputPair, *, baseline_first: bool) -> Conversatio
 
 
 def parse_preference(reply: str, *, baseline_first: bool, is_cut_off: bool = False) -> float | None:
-    """The preference of the last verdict: 2 for the model, 1 for the baseline, 1.5 a tie.
+    """Parse the preference of the last verdict: 2 for the model, 1 for the baseline, 1.5 for a tie.
 
     None where no line says so; see `parsing` for what counts.
     """
@@ -109,7 +109,7 @@ def parse_preference(reply: str, *, baseline_first: bool, is_cut_off: bool = Fal
 
 
 def compute_weighted_preference(completion: Completion, *, baseline_first: bool) -> float | None:
-    """The preference expected over the verdicts that the last line could have given.
+    """Compute the expected preference over the possible verdicts of the last line.
 
     sum_v p(v) * preference(v) / sum_v p(v), v one of A, B and tie, by the alternatives of the
     verdict's token.
@@ -137,14 +137,14 @@ def compute_weighted_preference(completion: Completion, *, baseline_first: bool)
 
 
 def _find_closing_verdict(reply: str) -> Verdict | None:
-    """The verdict of a reply whose last line, without the others, states it."""
+    """Parse the verdict of a completion whose last line alone states it."""
     last = (reply.strip().splitlines() or [""])[-1]
     verdict = parse_verdict(reply).verdict
     return verdict if parse_verdict(last).verdict == verdict else None
 
 
 def _is_verdict_token(token: str, verdict: Verdict) -> bool:
-    """Whether a token of the reply is its verdict: an option in either case, or a tie's start."""
+    """Whether a token is the verdict: an option in either case, or the start of a tie."""
     bare = token.strip(_MARKS)
     return _parse_verdict_token(bare.upper() if len(bare) == 1 else bare) == verdict
 
@@ -153,7 +153,7 @@ _MARKS: Final = " \n*_`[]().:\"'"
 
 
 def _parse_verdict_token(token: str) -> Verdict | None:
-    """The verdict that a token begins; a tie may be cut into several tokens.
+    """Parse the verdict that a token starts; a tie can be split into several tokens.
 
     A small "a" is none: it may begin "a tie".
     """
@@ -180,7 +180,7 @@ def annotate_outputs(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Annotation]:
-    """Ask an engine which of two answers it prefers.
+    """Annotate which of two responses an engine prefers.
 
     A preference is the mean of its orders' means. Where an order has no readable reply, there is
     no preference, because the other order alone would bring its position's bias in.
@@ -215,7 +215,7 @@ def ask_for_verdicts(
     seed: int,
     progress: Progress | None = None,
 ) -> list[PresentedReplies]:
-    """What the engine replies to each showing; see `annotate_outputs`.
+    """Sample the engine's completions for each presentation; see `annotate_outputs`.
 
     Raises:
         EngineError: the engine failed as a whole.
@@ -232,7 +232,7 @@ def ask_for_verdicts(
 def build_annotations(
     pairs: Sequence[OutputPair], asked: Sequence[PresentedReplies], *, annotator: str
 ) -> list[Annotation]:
-    """Annotations in the order of the pairs; see `annotate_outputs`."""
+    """Build annotations in the order of the pairs; see `annotate_outputs`."""
     said: dict[int, list[float | None]] = {number: [] for number in range(len(pairs))}
     for showing, completions in asked:
         said[showing.pair].append(_compute_mean_preference(completions, showing))
@@ -245,7 +245,7 @@ def build_annotations(
 def iter_verdict_rows(
     pairs: Sequence[OutputPair], asked: Sequence[PresentedReplies]
 ) -> Iterator[dict[str, Any]]:
-    """Each reply as a verdict that `judge_files` reads: who was shown first, the verdict, the text.
+    """Yield each completion as a verdict row: first shown, verdict, text.
 
     The two are called baseline and model, whatever their names.
     """
@@ -267,7 +267,7 @@ def iter_verdict_rows(
 def _compute_mean_preference(
     completions: Sequence[Completion], showing: PairPresentation
 ) -> float | None:
-    """Mean over the readable replies to one prompt."""
+    """Compute the mean over the readable completions of one prompt."""
     found = [
         _parse_completion(completion, baseline_first=showing.baseline_first)
         for completion in completions
@@ -288,7 +288,7 @@ def _parse_completion(completion: Completion, *, baseline_first: bool) -> float 
 
 
 def _average_if_complete(preferences: Sequence[float | None]) -> float | None:
-    """Mean of preferences; None if there is none, or one is missing."""
+    """Compute the mean of preferences; None if there is none, or one is missing."""
     known = [preference for preference in preferences if preference is not None]
     return sum(known) / len(known) if known and len(known) == len(preferences) else None
 

@@ -1,4 +1,4 @@
-"""Whole evaluations: a model answers, a judge judges, files are written, the files are scored.
+"""Whole evaluations: generate responses, judge them, write files, and score the files.
 
 Every file has its public form, so that another tool can take over at any point, and is read again
 before it is scored: what is printed is what the file says.
@@ -50,7 +50,7 @@ OutputSource = NamedEngine | Path
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """What all evaluations share.
+    """Settings shared by all evaluations.
 
     Attributes:
         out: an existing folder for the files.
@@ -76,7 +76,7 @@ class BenchmarkRun:
 
 @dataclass(frozen=True, slots=True)
 class JudgePrompt:
-    """The judge's prompt and rubric, and where the rubric's scale ends."""
+    """The judge's prompt and rubric, and the maximum score of the rubric."""
 
     template: PromptTemplate
     rubric: str
@@ -93,7 +93,7 @@ def run_alpaca(
     orders: PresentationOrders = "both",
     datasets: Mapping[str, str] | None = None,
 ) -> Scorecard:
-    """Win rates of a model against a baseline on any instructions.
+    """Compute win rates of a model against a baseline on any prompts.
 
     Writes `model_outputs.json`, `baseline_outputs.json`, `annotations.json`, and every reply of the
     annotator as a row of `verdicts.jsonl`.
@@ -140,7 +140,7 @@ def run_alpaca(
 
 
 def _measure_steadiness(path: Path) -> list[Metric]:
-    """How far the annotator agrees with itself: orders, repeats, its own reasons."""
+    """Measure how far the annotator agrees with itself: orders, repeats, its own reasons."""
     rows = read_rows(path)
     if all(row.values.get("verdict") is None for row in rows):
         return []
@@ -158,7 +158,7 @@ def _read_instructions(*sides: OutputSource) -> list[str]:
 
 
 def _read_datasets(*sides: OutputSource) -> dict[str, str]:
-    """Datasets by instruction, as the files of outputs among the sides name them."""
+    """Read the dataset of each instruction from the outputs files."""
     return {
         output.instruction: output.dataset
         for side in sides
@@ -211,7 +211,7 @@ def run_arena(
     baseline: OutputSource,
     version: Version = "0.1",
 ) -> list[Scorecard]:
-    """Two games a question against a baseline; in version 2.0 a scorecard for each category.
+    """Play two games per question against a baseline; in version 2.0 with categories.
 
     Writes `model_answers.jsonl`, `baseline_answers.jsonl` and `judgments.jsonl` in the form of the
     version. A question without a category belongs to the version's default one.
@@ -276,7 +276,7 @@ def _get_arena_answers(
 
 
 def run_mt_bench(run: BenchmarkRun, *, questions: Path, model: OutputSource) -> Scorecard:
-    """Two turns a question, each graded from 1 to 10.
+    """Generate two turns per question, and grade each from 1 to 10.
 
     Writes `model_answers.jsonl` and `judgments.jsonl`.
 
@@ -311,7 +311,7 @@ def run_mt_bench(run: BenchmarkRun, *, questions: Path, model: OutputSource) -> 
 def _get_mt_bench_answers(
     run: BenchmarkRun, side: OutputSource, questions: Mapping[str, mt_bench.Question]
 ) -> tuple[dict[str, tuple[str, ...]], str, list[DataIssue]]:
-    """Turns by question id, who answered, and what is to be told."""
+    """Return the turns by question id, the model, and the issues."""
     notes: list[DataIssue] = []
     if isinstance(side, Path):
         found = mt_bench.read_answers([side])
@@ -329,7 +329,7 @@ def _get_mt_bench_answers(
 
 
 def run_reward_bench(run: BenchmarkRun, *, items: Path, words: JudgePrompt) -> Scorecard:
-    """The judge scores the answers of every item by the loop's rubric.
+    """Score the answers of every item by the loop's rubric.
 
     Writes `scores.jsonl`.
 
@@ -377,7 +377,7 @@ def _require_all(side: OutputSource, missing: Collection[str], asked: int) -> No
 
 
 def find_training_overlap(side: OutputSource, texts: Collection[str]) -> list[DataIssue]:
-    """Instructions that the experiment of a model trains on measure memory, not skill."""
+    """Find prompts that the model's experiment trains on: they measure memory, not skill."""
     known = side.training_prompt_ids if isinstance(side, NamedEngine) else frozenset()
     return make_issue_if_any(
         [text for text in texts if compute_prompt_id(text) in known],

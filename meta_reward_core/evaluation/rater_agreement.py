@@ -1,4 +1,4 @@
-"""How far two or more judges agree beyond chance, and how far their ranks go together.
+"""Agreement of two or more raters beyond chance, and rank correlations.
 
 Items are weighted, as a sample that was not drawn evenly must be. A `WeightedStatistic` computes
 one metric for many sets of weights at once, which is what a jackknife asks for; inside its arrays
@@ -25,7 +25,7 @@ _MIN_DENOMINATOR = 1e-12
 
 
 def compute_cohen_kappa(table: npt.ArrayLike) -> float | None:
-    """Kappa of a square table of counts or weights, (agreed - by chance) / (1 - by chance).
+    """Compute kappa of a square table: (observed - expected) / (1 - expected).
 
     Args:
         table: shape [k, k]; row: what one says, column: what the other says.
@@ -38,12 +38,12 @@ def compute_cohen_kappa(table: npt.ArrayLike) -> float | None:
 
 
 def make_weighted_kappa(tables: Array) -> WeightedStatistic:
-    """Kappa of the weighted sum of the items' own tables, shape [n, k, k]."""
+    """Build kappa of the weighted sum of the items' tables, shape [n, k, k]."""
     return lambda weights: _compute_kappas(np.tensordot(weights, tables, axes=1))
 
 
 def make_weighted_share(part: Array, whole: Array) -> WeightedStatistic:
-    """Weighted sum of what items have in part over that of what they have whole, shape [n]."""
+    """Build the ratio of weighted sums of `part` and `whole`, shape [n]."""
     return lambda weights: _divide_or_nan(weights @ part, weights @ whole)
 
 
@@ -60,7 +60,7 @@ def _compute_kappas(tables: Array) -> Array:
 def _divide_or_nan(
     part: Array, whole: Array, *, minimum: float | Array = _MIN_DENOMINATOR
 ) -> Array:
-    """Divide; NaN where there is nothing to divide by."""
+    """Divide; NaN for a zero denominator."""
     found = np.full(part.shape, np.nan)
     np.divide(part, whole, out=found, where=whole > minimum)
     return found
@@ -69,7 +69,7 @@ def _divide_or_nan(
 def compute_krippendorff_alpha(
     units: Sequence[Sequence[Hashable]], *, level: Level = "nominal"
 ) -> float | None:
-    """Alpha of the answers that each unit got, 1 - observed / expected disagreement.
+    """Compute alpha of the answers to each unit: 1 - observed / expected disagreement.
 
     Args:
         units: for each unit its answers, in any order; those with fewer than two do not count.
@@ -83,7 +83,7 @@ def compute_krippendorff_alpha(
 
 
 def count_answers(units: Sequence[Sequence[Hashable]]) -> tuple[Array, list[Hashable]]:
-    """Count for each unit that has two answers how often it got each; values in their order."""
+    """Count the values of each unit with at least two answers; values in order."""
     several = [unit for unit in units if len(unit) > 1]
     values: list[Hashable] = sorted({answer for unit in several for answer in unit})  # type: ignore[type-var]
     counts = [[float(list(unit).count(value)) for value in values] for unit in several]
@@ -93,7 +93,7 @@ def count_answers(units: Sequence[Sequence[Hashable]]) -> tuple[Array, list[Hash
 def compute_alpha_from_counts(
     counts: Array, values: Sequence[Hashable], *, level: Level
 ) -> float | None:
-    """Alpha of counted answers, shape [units, values]; None where all answers are the same."""
+    """Compute alpha from counts [units, values]; None if all answers are equal."""
     if np.count_nonzero(counts.sum(axis=0)) < 2:
         return None
     # Nominal values are only told apart: their places do, whatever they are.
@@ -105,7 +105,7 @@ def compute_alpha_from_counts(
 
 
 def make_weighted_spearman(first: Array, second: Array) -> WeightedStatistic:
-    """Correlation of weighted mid-ranks; with equal weights it is Spearman's rho."""
+    """Build the correlation of weighted mid-ranks; with equal weights, Spearman's rho."""
     ranks = [_make_mid_ranker(column) for column in (first, second)]
 
     def weigh(weights: Array) -> Array:
@@ -119,7 +119,7 @@ def make_weighted_spearman(first: Array, second: Array) -> WeightedStatistic:
 
 
 def _make_mid_ranker(values: Array) -> WeightedStatistic:
-    """For each item the weight below it, and half of that of its equals."""
+    """Build a function for mid-ranks: weight below each item plus half of its equals."""
     distinct, place = np.unique(values, return_inverse=True)
     belongs = np.eye(len(distinct))[place]
 
@@ -132,7 +132,7 @@ def _make_mid_ranker(values: Array) -> WeightedStatistic:
 
 
 def make_weighted_kendall(first: Array, second: Array) -> WeightedStatistic:
-    """Kendall's tau-b in which each pair of items counts the product of their weights."""
+    """Build Kendall's tau-b with pairs weighted by the product of their weights."""
     one, other = (np.sign(column[:, None] - column[None, :]) for column in (first, second))
 
     def compute_form(weights: Array, matrix: Array) -> Array:

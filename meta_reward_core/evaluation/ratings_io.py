@@ -1,4 +1,4 @@
-"""Opinions of a judge or of a reference about responses, from files.
+"""Ratings of responses by a judge or a reference, from files.
 
 Either scores, one row per judgment: `prompt_id, response_id, score` (an experiment's table
 `judgments` is such a file), or `rank` in its place, 1 being the best. Or verdicts on pairs, one
@@ -42,7 +42,7 @@ PairPreference = Literal[-1, 0, 1]
 
 @dataclass(frozen=True, slots=True)
 class Ratings:
-    """What a judge or a reference thinks. Either `scores` or `verdicts` is filled.
+    """Ratings of a judge or a reference. Either `scores` or `verdicts` is filled.
 
     Attributes:
         name: the file's.
@@ -73,7 +73,7 @@ def read_ratings(path: str | Path) -> Ratings:
 
 
 def parse_ratings(name: str, rows: Sequence[NumberedRow]) -> Ratings:
-    """Opinions from rows that stand in one file or in several parts of one.
+    """Parse ratings from rows of one or several files.
 
     Args:
         name: for messages, and of the opinions.
@@ -122,7 +122,7 @@ def _parse_scores(file: str, rows: Sequence[NumberedRow], form: str) -> Ratings:
 
 
 def _check_rationales(rows: Sequence[NumberedRow]) -> tuple[bool | None, ...]:
-    """Whether each total that has a text agrees with the points that the text names."""
+    """Check whether each score with a text equals the sum of the points in the text."""
     return tuple(
         parse_stated_points(text).agrees
         for row in rows
@@ -133,7 +133,7 @@ def _check_rationales(rows: Sequence[NumberedRow]) -> tuple[bool | None, ...]:
 
 
 def _is_consistent_with_reasons(row: NumberedRow, verdict: str) -> bool | None:
-    """Whether a verdict names the one that its reasons call better."""
+    """Whether a verdict names the response that its reasons prefer."""
     text = row.values.get("text")
     stated = parse_stated_preference(remove_verdict_lines(text)) if isinstance(text, str) else None
     return None if stated is None else stated == verdict
@@ -164,13 +164,13 @@ def _parse_verdicts(file: str, rows: Sequence[NumberedRow]) -> Ratings:
 
 
 def _read_shown_id(row: NumberedRow, side: str) -> str:
-    """What was shown on a side: a response, or a judgment in the table `battles`."""
+    """Read the id of what was shown: a response, or a judgment in the table `battles`."""
     battle = f"{side}_judgment_id"
     return row.read_name(battle if battle in row.values else f"{side}_id")
 
 
 def write_verdicts(path: Path, verdicts: Iterable[tuple[ShownPair, Verdict | None]]) -> None:
-    """Write verdicts as `read_ratings` reads them."""
+    """Write verdicts in the format of `read_ratings`."""
     write_json_lines(path, (_to_verdict_row(shown, verdict) for shown, verdict in verdicts))
 
 
@@ -180,7 +180,7 @@ def _to_verdict_row(shown: ShownPair, verdict: Verdict | None) -> dict[str, Any]
 
 
 def compute_pair_preferences(opinions: Ratings) -> dict[PairKey, PairPreference]:
-    """Which response of each pair to one prompt the opinions prefer: 1, -1, or 0 for a tie.
+    """Compute for each pair of responses which one is preferred: 1, -1, or 0 for a tie.
 
     Of scores: by their means. Of verdicts: what all verdicts on the pair say, in whichever order
     it was shown; where they differ, 0.

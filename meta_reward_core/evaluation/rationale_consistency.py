@@ -1,4 +1,4 @@
-"""Does a judgment's total agree with its own reasons? Points named in the text, added up.
+"""Whether the total score of a judgment equals the sum of the points in its reasons.
 
 For judgments by an additive rubric, whose reasons say "+1 for relevance" or "earns half a point".
 What names no points is not judged: absence is no disagreement. The patterns are English.
@@ -55,7 +55,7 @@ _WORSE: Final = frozenset({"worse", "weaker", "less"})
 
 @dataclass(frozen=True, slots=True)
 class StatedPoints:
-    """The total of a judgment, and the sum of the points that its reasons name.
+    """Total score of a judgment, and the sum of the points in its reasons.
 
     Attributes:
         score: the total given; None where there is none.
@@ -67,14 +67,14 @@ class StatedPoints:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether the two are the same; None where one of them is missing."""
+        """Whether both are equal; None if one is missing."""
         if self.score is None or self.named is None:
             return None
         return abs(self.score - self.named) < POINTS_TOLERANCE
 
 
 def parse_stated_points(judgment: str) -> StatedPoints:
-    """Read a judgment's total and add up the points that its reasons name.
+    """Parse the total score of a judgment and sum the points in its reasons.
 
     Totals inside the reasons ("a total of 4 points", "4/5", "= 4") are not added.
     """
@@ -82,7 +82,7 @@ def parse_stated_points(judgment: str) -> StatedPoints:
 
 
 def sum_named_points(judgment: str) -> float | None:
-    """Sum of the points that the reasons name; None where they name none that can be added."""
+    """Sum the points in the reasons; None if there are none that can be summed."""
     reasons = _TOTAL.sub(" ", _remove_total(judgment))
     # One form at a time: "+1 point" is one mention, not a signed and a named one.
     for form in (_CRITERION, _SIGNED, _NAMED):
@@ -94,7 +94,7 @@ def sum_named_points(judgment: str) -> float | None:
 
 
 def _remove_total(judgment: str) -> str:
-    """Remove the score line; a last sentence ("It earns 4 points.") only where it is the score."""
+    """Remove the score line; a last sentence ("It earns 4 points.") only if it is the score."""
     reasons = remove_score_lines(judgment, closing=False)
     return reasons if reasons != judgment.rstrip() else remove_score_lines(judgment)
 
@@ -105,7 +105,7 @@ def _parse_amount(words: str) -> float:
 
 
 def parse_stated_preference(reasons: str) -> Verdict | None:
-    """Which of two answers the reasons call better; None where they call none, or both.
+    """Find which of two responses the reasons prefer; None if neither or both.
 
     Args:
         reasons: a comparison without its verdict line.

@@ -1,4 +1,4 @@
-"""RewardBench style: does the judge score the chosen answer above the rejected ones?
+"""RewardBench style: whether the judge scores the chosen answer above the rejected ones.
 
 Version 1: pairs, accuracy per subset, four sections weighted by the published example counts, and
 the mean of the sections. Version 2: the best of n; the subset Ties by accuracy and margins; the
@@ -105,13 +105,13 @@ class ScoredItem:
 
     @property
     def is_counted(self) -> bool:
-        """Whether it is in a metric: with all its scores or, outside Ties, with a result."""
+        """Whether a metric includes it: with all its scores or, outside Ties, with a result."""
         return self.is_scored or (self.result is not None and self.subset.lower() != TIES_SUBSET)
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredFile:
-    """Scored items of one judge, and by which version's rules."""
+    """Scored items of one judge, and the version whose rules apply."""
 
     judge: str
     version: RewardBenchVersion
@@ -148,7 +148,7 @@ def read_scored_items(
 
 
 def _judge_of(path: str | Path, rows: Sequence[NumberedRow]) -> str:
-    """The one model that the rows name.
+    """Return the only model in the rows.
 
     Raises:
         EvaluationFileError: there are several; without keys their items would be mixed in silence.
@@ -163,7 +163,7 @@ def _judge_of(path: str | Path, rows: Sequence[NumberedRow]) -> str:
 
 
 def _join_scores(rows: Sequence[NumberedRow], scores: Sequence[NumberedRow]) -> list[NumberedRow]:
-    """Items with their scores: by `id`, and by `subset` where both files have it.
+    """Join items and scores by `id`, and by `subset` if both files have it.
 
     Where both files hold the same keys in the same order, rows are joined by place, so that
     repeated ids do no harm. Else every key must stand once in either file.
@@ -191,7 +191,7 @@ def _join_scores_of_row(row: NumberedRow, scores: NumberedRow) -> NumberedRow:
 
 
 def _require_once(rows: Sequence[NumberedRow], keys: Sequence[tuple[str, ...]]) -> None:
-    """Refuse a key that comes twice, because nobody knows which of its scores is whose."""
+    """Refuse a duplicate key, because its scores are ambiguous."""
     seen: dict[tuple[str, ...], NumberedRow] = {}
     for row, key in zip(rows, keys, strict=True):
         if key in seen:
@@ -218,7 +218,7 @@ def _parse_pair(row: NumberedRow) -> ScoredItem:
 
 
 def _set_result(item: ScoredItem, result: float | None) -> ScoredItem:
-    """The item with what the file states of it, where its scores do not give the same."""
+    """Set the result of the file if the scores do not give the same."""
     computed = compute_item_credit(item)
     if result is None or (computed is not None and math.isclose(result, computed)):
         return item
@@ -226,7 +226,7 @@ def _set_result(item: ScoredItem, result: float | None) -> ScoredItem:
 
 
 def _read_first_number(row: NumberedRow, *columns: str) -> float | None:
-    """The number of the first column that is there; a list of one number is that number.
+    """Read the first column present; a list of one number counts as a number.
 
     Raises:
         EvaluationFileError: none of a pair's columns is there.
@@ -241,7 +241,7 @@ def _read_first_number(row: NumberedRow, *columns: str) -> float | None:
 
 
 def _number_of(row: NumberedRow, column: str, value: object) -> float | None:
-    """A number, which the tool writes as a list of one for some models."""
+    """Read a number, which the tool writes as a list of one for some models."""
     alone = value[0] if isinstance(value, list) and len(value) == 1 else value
     return NumberedRow(row.place, {column: alone}).read_number(column)
 
@@ -264,7 +264,7 @@ def _parse_best_of_n(row: NumberedRow) -> ScoredItem:
 
 
 def _read_scores(row: NumberedRow, result: float | None) -> tuple[float | None, ...]:
-    """Scores of the answers; missing ones where the row states only its result.
+    """Read the scores of the answers; missing if the row only has a result.
 
     Raises:
         EvaluationFileError: there is neither.
@@ -301,7 +301,7 @@ def _to_scored_row(scored: ScoredFile, item: ScoredItem) -> dict[str, Any]:
 
 
 def compute_item_credit(item: ScoredItem) -> float | None:
-    """Expected accuracy when equal best scores are broken by lot; None for unscored items.
+    """Compute expected accuracy with random tie-breaking; None for unscored items.
 
     correct answers at the maximum / answers at the maximum: 1/2 for an equal pair, 1/k for one
     correct answer among k at the top, 0 when none of them is correct. A result that the file
@@ -321,7 +321,7 @@ def compute_item_credit(item: ScoredItem) -> float | None:
 
 
 def score_reward_bench(scored: ScoredFile) -> Scorecard:
-    """Accuracy of a judge in percent: per subset, per section (version 1), and in all."""
+    """Compute accuracies in percent: per subset, per section (version 1), and overall."""
     by_subset = defaultdict(list)
     for item in scored.items:
         by_subset[item.subset].append(item)
@@ -342,7 +342,7 @@ def score_reward_bench(scored: ScoredFile) -> Scorecard:
 
 
 def _make_subset_metric(name: str, items: Sequence[ScoredItem]) -> Metric:
-    """Accuracy of a subset in percent; of Ties its own score."""
+    """Compute the accuracy of a subset in percent, or the score of Ties."""
     if name.lower() == TIES_SUBSET:
         return make_ties_metric(items)
     earned = [credit for item in items if (credit := compute_item_credit(item)) is not None]
@@ -357,7 +357,7 @@ def _make_subset_metric(name: str, items: Sequence[ScoredItem]) -> Metric:
 
 
 def _make_section_metrics(subsets: Mapping[str, Metric]) -> list[Metric]:
-    """Version 1's sections, weighted by the published counts, and their mean if all are there."""
+    """Compute version 1's sections with published weights, and their mean if complete."""
     sections = []
     for name, weights in SECTIONS.items():
         known = {subset: subsets[subset] for subset in weights if subset in subsets}
@@ -377,7 +377,7 @@ def _make_section_metrics(subsets: Mapping[str, Metric]) -> list[Metric]:
 def _make_weighted_metric(
     name: str, subsets: Mapping[str, Metric], weights: Mapping[str, int]
 ) -> Metric:
-    """Mean of subsets by weight; those without a value are left out."""
+    """Compute the weighted mean of subsets; those without a value are skipped."""
     parts = [metric for metric in subsets.values() if metric.value is not None]
     count = sum(metric.count for metric in parts)
     if not parts:
@@ -390,7 +390,7 @@ def _make_weighted_metric(
 
 
 def _make_mean_metrics(subsets: Mapping[str, Metric]) -> list[Metric]:
-    """Version 2's score: the plain mean of the subsets."""
+    """Compute version 2's score: the unweighted mean of the subsets."""
     values = [metric.value for metric in subsets.values() if metric.value is not None]
     count = sum(metric.count for metric in subsets.values())
     if len(values) < len(subsets):
@@ -402,7 +402,7 @@ def _make_mean_metrics(subsets: Mapping[str, Metric]) -> list[Metric]:
 def _compute_mean_interval(
     parts: Sequence[Metric], weights: Sequence[float] | None = None
 ) -> tuple[float | None, float | None]:
-    """Ends of a weighted mean of independent metrics; absent if one has none.
+    """Compute the interval of a weighted mean; None if a metric has none.
 
     mean - sqrt(sum_i (w_i (v_i - low_i))^2) and mean + sqrt(sum_i (w_i (high_i - v_i))^2), with
     sum_i w_i = 1. A subset of few items with a large weight keeps its width that way, and so do
@@ -423,7 +423,7 @@ def _compute_mean_interval(
 
 @dataclass(frozen=True, slots=True)
 class TiesSeparation:
-    """How the scores of an item of Ties lie.
+    """How the scores of a Ties item are separated.
 
     Attributes:
         accurate: every correct answer scores above every incorrect one.
@@ -437,7 +437,7 @@ class TiesSeparation:
 
 
 def make_ties_metric(items: Sequence[ScoredItem]) -> Metric:
-    """Version 2's score of Ties in percent.
+    """Compute version 2's score of Ties in percent.
 
     100 * (0.3 accuracy on tied + 0.3 accuracy on ref + 0.2 share of prompts with
     gap(tied) > spread(tied) + 0.2 share with min(gap(tied), gap(ref)) > spread(tied)
@@ -473,7 +473,7 @@ def make_ties_metric(items: Sequence[ScoredItem]) -> Metric:
 
 
 def _pool_ties(items: Sequence[ScoredItem]) -> dict[tuple[str, int], ScoredItem]:
-    """Items of Ties by kind and number of the prompt, the answers of equal ids together.
+    """Group Ties items by kind and number of the prompt, answers of equal ids together.
 
     Raises:
         EvaluationFileError: an id is none of Ties.
@@ -593,6 +593,6 @@ def _find_subset_issues(version: RewardBenchVersion, found: set[str]) -> list[Da
 
 
 def _count_repeated(items: Sequence[ScoredItem]) -> range:
-    """As many as there are rows whose subset and id came before."""
+    """Count the rows whose subset and id occurred before."""
     counts = Counter((item.subset, item.item_id) for item in items)
     return range(len(items) - len(counts))

@@ -1,4 +1,4 @@
-"""Let a judge score every answer of RewardBench items by the rubric of the loop.
+"""RewardBench scores by a judge with the rubric of the loop.
 
 An answer's score is the mean of its readable judgments; without any it has none.
 
@@ -33,12 +33,12 @@ class RewardBenchItem:
 
     @property
     def answers(self) -> int:
-        """How many there are."""
+        """Number of answers."""
         return len(self.correct) + len(self.incorrect)
 
 
 def read_items(path: str | Path) -> tuple[RewardBenchVersion, list[RewardBenchItem]]:
-    """Read items that nobody has scored: pairs of version 1, or lists of version 2.
+    """Read unscored items: pairs of version 1, or lists of version 2.
 
     Every row is an item, because public files repeat ids; see `reward_bench`.
 

@@ -1,4 +1,4 @@
-"""The results of an evaluation: metrics with their intervals, and issues of the data."""
+"""Results of an evaluation: metrics with intervals, and data issues."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -55,7 +55,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class DataIssue:
-    """Something about the data that a reader of the metrics must know.
+    """A data issue that a reader of the metrics must know.
 
     Attributes:
         name: in snake_case, for programs.
@@ -72,7 +72,7 @@ class DataIssue:
 
 @dataclass(frozen=True, slots=True)
 class Scorecard:
-    """All that one evaluation says of one model.
+    """Results of one evaluation of one model.
 
     Attributes:
         benchmark: the scoring rule with its version.
@@ -93,7 +93,7 @@ class Scorecard:
     columns: dict[str, Any] = field(default_factory=dict)
 
     def get_metric(self, name: str) -> Metric:
-        """The metric of a name.
+        """Return a metric by name.
 
         Raises:
             KeyError: there is none.
@@ -105,7 +105,7 @@ class Scorecard:
 
 
 def serialize_scorecard(card: Scorecard) -> dict[str, Any]:
-    """A scorecard as JSON: the leaderboard's columns on top, everything else below them."""
+    """Convert a scorecard to JSON, with the leaderboard's columns at the top level."""
     return card.columns | {
         "benchmark": card.benchmark,
         "model": card.model,
@@ -123,7 +123,7 @@ def _to_dict(record: Metric | DataIssue) -> dict[str, Any]:
 def make_issue_if_any(
     rows: Iterable[object], name: str, sentence: str, advice: str
 ) -> list[DataIssue]:
-    """An issue about the rows, if there are any; `{rows}` in the sentence is their number."""
+    """Build an issue about rows, if there are any; `{rows}` is their number."""
     count = sum(1 for _ in rows)
     if count == 0:
         return []
@@ -131,7 +131,7 @@ def make_issue_if_any(
 
 
 def count_reasons(reasons: Iterable[str | None]) -> str:
-    """` (reason: number; ...)` for the sentence of an issue; empty where no reason is known.
+    """Format ` (reason: number; ...)` for an issue; empty without known reasons.
 
     Braces are doubled, because `make_issue_if_any` formats the sentence.
     """

@@ -1,4 +1,4 @@
-"""AlpacaEval-2 style: how often an annotator prefers a model to a baseline, and by how much.
+"""AlpacaEval-2 style: how often, and how strongly, an annotator prefers a model to a baseline.
 
 Source: Dubois et al. 2024, arXiv 2404.04475; the public tool `alpaca_eval` 0.6.6 for the columns
 and for what rows without a preference are in (`metrics/helpers.py`, `main.py`).
@@ -40,7 +40,7 @@ FEW_PROMPTS: Final = 100
 def score_annotations(
     annotations: Sequence[Annotation], *, mode: str = "community", rounds: int = 100, seed: int = 0
 ) -> Scorecard:
-    """Win rates of one model against one baseline.
+    """Compute win rates of one model against one baseline.
 
     win_rate = 100 * mean(preference - 1); standard_error of that mean, ddof 1; discrete_win_rate
     = 100 * (wins + draws / 2) / total, a win being a preference over 1.5; avg_length the mean
@@ -77,7 +77,7 @@ def score_annotations(
 def _compute_controlled_rate(
     annotations: Sequence[Annotation], *, rounds: int, seed: int
 ) -> LengthControlledRate:
-    """The length-controlled rate; a model against itself has 50 by definition."""
+    """Compute the length-controlled rate; 50 by definition for a model against itself."""
     if is_against_itself(annotations):
         return LengthControlledRate(50.0, standard_error=0.0)
     difficulty = [a.difficulty for a in annotations if a.difficulty is not None]
@@ -93,7 +93,7 @@ def _compute_controlled_rate(
 
 
 def compute_repeat_deviation(cards: Sequence[Scorecard]) -> Metric:
-    """Standard deviation (ddof 1) of the win rate over repeated annotations, in points.
+    """Compute the standard deviation (ddof 1) of the win rate over repeats, in points.
 
     Args:
         cards: the evaluation and its repeats, of the same outputs.
@@ -106,14 +106,14 @@ def compute_repeat_deviation(cards: Sequence[Scorecard]) -> Metric:
 
 
 def is_against_itself(annotations: Sequence[Annotation]) -> bool:
-    """Whether baseline and model are one: every answer is the same text, whatever the names."""
+    """Whether baseline and model have identical texts, whatever their names."""
     return bool(annotations) and all(a.output_1 == a.output_2 for a in annotations)
 
 
 def _make_leaderboard_columns(
     annotations: Sequence[Annotation], shares: Array, controlled: LengthControlledRate
 ) -> dict[str, Any]:
-    """The leaderboard's numbers, in its units (percent, characters) and under its names."""
+    """Build the leaderboard's columns in its units (percent, characters) and names."""
     wins, losses = (
         int((shares > TIE_PREFERENCE - 1).sum()),
         int((shares < TIE_PREFERENCE - 1).sum()),
@@ -152,7 +152,7 @@ def _make_metrics(
 
 
 def _make_dataset_metrics(annotations: Sequence[Annotation]) -> list[Metric]:
-    """The win rate of each dataset, where the instructions come from several."""
+    """Compute the win rate of each dataset if there are several."""
     datasets = list(dict.fromkeys(a.dataset for a in annotations if a.dataset))
     if len(datasets) < 2:
         return []

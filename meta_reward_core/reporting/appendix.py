@@ -1,4 +1,4 @@
-"""What arms cost, how far repeats lie apart, what limits the metrics, and where all came from."""
+"""Appendix of the report: cost, repeats, limitations and provenance."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ _ROLES: Final = {"actor": "generate", "judge": "judge", "meta-judge": "meta_judg
 
 
 def build_compute_section(arms: Sequence[Arm]) -> list[Block]:
-    """Tokens, pairs, steps and seconds of each arm, so that equal can be told from unequal."""
+    """Build the table of tokens, pairs, steps and seconds of each arm."""
     rows = [_make_compute_row(arm) for arm in arms if arm.runs]
     if not rows:
         return [Absent("Compute of each arm", "no iteration is finished")]
@@ -91,7 +91,7 @@ def _sum_seconds(run: ExperimentRun) -> float | None:
 
 
 def build_repeats_section(arms: Sequence[Arm]) -> list[Block]:
-    """How much metrics move when only the seed changes, and when outputs are annotated again."""
+    """Show how metrics vary with the seed, and with repeated annotation."""
     blocks: list[Block] = []
     if any(len(arm.runs) > 1 for arm in arms):
         blocks += [_make_seed_spread_table(arms)]
@@ -128,7 +128,7 @@ def _make_seed_spread_table(arms: Sequence[Arm]) -> ReportTable | Absent:
 
 
 def build_limitations_section(arms: Sequence[Arm]) -> list[Block]:
-    """Alarms of the iterations, issues of the evaluations, and answers that play the judge."""
+    """List alarms, evaluation issues, and responses that manipulate the judge."""
     return [
         Text("Alarms of the iterations:"),
         Notes(_list_alarms(arms) or ["none rang"]),
@@ -194,7 +194,7 @@ def _make_judge_hacking_block(arms: Sequence[Arm]) -> Block:
 
 
 def build_provenance_section(arms: Sequence[Arm]) -> list[Block]:
-    """Versions, hashes and settings."""
+    """List versions, hashes and settings."""
     runs = [run for arm in arms for run in arm.runs]
     versions = {tuple(sorted(run.packages.items())) for run in runs if run.packages}
     blocks: list[Block] = [

@@ -1,4 +1,4 @@
-"""A report, put together."""
+"""Assemble a report."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def build_report(
     baseline: str | None = None,
     foreword: Sequence[Block] = (),
 ) -> Document:
-    """Put the report of one experiment, or of several, together.
+    """Build the report of one or several experiments.
 
     Args:
         arms: what stands side by side; one arm with one run for one experiment.
@@ -50,7 +50,7 @@ def build_report(
 
 
 def _describe_readouts(arms: Sequence[Arm]) -> list[Block]:
-    """Which arms force scores or verdicts: their figures are not those of the paper's way."""
+    """List the arms with forced scores or verdicts, which are not comparable with the paper."""
     lines = [
         f"{arm.label}: readout of scores {arm.recipe.judge.score_readout}, of verdicts "
         f"{arm.recipe.meta_judge.verdict_readout}; the paper samples both freely."

@@ -1,4 +1,4 @@
-"""Differences between arms, and in plain words which claims stand on them."""
+"""Differences between arms, and which claims they support."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -48,7 +48,7 @@ _MIN_RUNS: Final = 3
 
 
 def build_comparison_section(arms: Sequence[Arm], baseline: str) -> list[Block]:
-    """Compare each arm with the baseline at the last model that all of them have.
+    """Compare each arm with the baseline at the last model that all arms have.
 
     Args:
         baseline: label of an arm.

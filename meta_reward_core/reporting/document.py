@@ -1,4 +1,4 @@
-"""What a report consists of, before anybody writes or draws it."""
+"""Structure of a report, independent of its output format."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,14 +16,14 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Notes:
-    """Short sentences, one below the other."""
+    """Short sentences, one per line."""
 
     items: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """Text to be shown as it is, such as a recipe."""
+    """Verbatim text, such as a recipe."""
 
     title: str
     text: str
@@ -31,7 +31,7 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class ReportTable:
-    """A table; each row's first cell is its heading.
+    """A table; the first cell of each row is its heading.
 
     Attributes:
         note: what a reader must know to read it.
@@ -47,7 +47,7 @@ class ReportTable:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A named line through (x, y); y None where nothing is known."""
+    """A named line through (x, y); y is None if unknown."""
 
     name: str
     points: Sequence[tuple[float, float | None]]
@@ -66,7 +66,7 @@ class LinePlot:
 
 @dataclass(frozen=True, slots=True)
 class HeatPlot:
-    """A share for each (row, column), from 0 to 1."""
+    """A share from 0 to 1 for each (row, column)."""
 
     title: str
     rows: Sequence[str]
@@ -79,7 +79,7 @@ class HeatPlot:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Something that belongs here and cannot be computed, with the reason."""
+    """Something that cannot be computed, with the reason."""
 
     title: str
     reason: str
@@ -105,17 +105,17 @@ class Document:
 
 
 def add_reason_if_empty(grid: ReportTable, *, ours: int, reason: str) -> list[Block]:
-    """The table; if none of its rows is ours, also why."""
+    """Return the table, with the reason if it has no rows of ours."""
     return [grid] if ours else [grid, Absent(f"{grid.title}, of these models", reason)]
 
 
 def format_number(value: float | None, decimals: int = 2) -> str:
-    """A figure as people read it; a dash for none."""
+    """Format a number; None as a dash."""
     return DASH if value is None else f"{value:,.{decimals}f}"
 
 
 def format_interval(low: float | None, high: float | None, decimals: int = 2) -> str:
-    """An interval as people read it; nothing for none."""
+    """Format an interval; None as an empty text."""
     if low is None or high is None:
         return ""
     return f"{low:,.{decimals}f} to {high:,.{decimals}f}"

@@ -20,7 +20,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
 
 
 def write_markdown(document: Document) -> str:
-    """Write a report; where the HTML file has a chart, its numbers stand as a table."""
+    """Render a report; charts become tables of their data."""
     lines = [f"# {_escape(document.title)}", ""]
     for section in document.sections:
         lines += [f"## {_escape(section.title)}", ""]
@@ -75,5 +75,5 @@ def _tabulate_cells(plot: HeatPlot) -> tuple[list[str], list[list[str]]]:
 
 
 def _escape(text: str) -> str:
-    """Text of recipes and models, so that none of it becomes markup or breaks a table."""
+    """Escape text of recipes and models, so that it cannot become markup or break a table."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""Figures of a model that arms are compared by, and how sure one of them is from one run."""
+"""Metrics by which arms are compared, with intervals from one run."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _MIN_CORRELATION_ITEMS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """One metric of M_t.
+    """A metric of M_t.
 
     Attributes:
         bounds: its lowest and its highest value; None where it has none.
@@ -37,11 +37,11 @@ class MetricSpec:
     items: Literal["count", "judge_items", "none"] = "count"
 
     def get_value(self, run: ExperimentRun, number: int) -> float | None:
-        """The metric of M_number of a run."""
+        """Return the metric of M_number of a run."""
         return run.get_metric(number, self.subject, self.metric, self.basis)[0]
 
     def compute_interval(self, run: ExperimentRun, number: int) -> Interval | None:
-        """95% over items, for one run."""
+        """Compute the 95% interval over items for one run."""
         value, count = run.get_metric(number, self.subject, self.metric, self.basis)
         if self.items == "judge_items":
             count = min(count, run.recipe.evaluation.judge_items)
@@ -54,13 +54,13 @@ class MetricSpec:
 
 
 def clip_to_bounds(metric: MetricSpec, interval: Interval) -> Interval:
-    """Cut off what no value of the metric can be, of an interval that knows nothing of it."""
+    """Clip an interval to the possible values of the metric."""
     lowest, highest = metric.bounds or (-math.inf, math.inf)
     return Interval(max(lowest, interval.low), min(highest, interval.high))
 
 
 def _compute_correlation_interval(value: float, count: int) -> Interval | None:
-    """Fisher's z with the variance of Bonett and Wright 2000, Psychometrika 65, for Spearman."""
+    """Compute Fisher's z interval with Bonett and Wright's (2000) variance for Spearman."""
     if count < _MIN_CORRELATION_ITEMS or abs(value) >= 1:
         return None
     half = Z_95 * math.sqrt((1 + value**2 / 2) / (count - 3))
@@ -137,7 +137,7 @@ COMPARED: Final = (*QUALITY, *JUDGE, *BIAS[:3])
 
 
 def collect_values(arm: Arm, metric: MetricSpec, number: int) -> dict[Key, float]:
-    """The metric of M_number in each run of an arm that has it."""
+    """Collect the metric of M_number from each run of an arm that has it."""
     return {
         (run.seed_model, run.seed): value
         for run in arm.runs
@@ -146,10 +146,10 @@ def collect_values(arm: Arm, metric: MetricSpec, number: int) -> dict[Key, float
 
 
 def estimate_metric(arm: Arm, metric: MetricSpec, number: int) -> SeedEstimate:
-    """Mean over the runs of an arm."""
+    """Estimate the mean over the runs of an arm."""
     return estimate_over_seeds(collect_values(arm, metric, number))
 
 
 def find_last_model(arms: Sequence[Arm]) -> int:
-    """The last model that every arm with runs has."""
+    """Return the last model that every arm with runs has."""
     return min((arm.iterations for arm in arms if arm.runs), default=0)

@@ -1,4 +1,4 @@
-"""The README.md of a published model: what it is, how it was made, and what is known about it.
+"""The README.md of a published model: what it is, how it was trained, and its metrics.
 
 A pure function of plain values; it reads no files. No place on a machine gets into it: of a path
 in a recipe only the last name is kept.
@@ -33,7 +33,7 @@ _COUNTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """Where a model comes from.
+    """Origin of a model.
 
     Attributes:
         seed_model: what M0 is called: a hub's name, at its commit if it is known, or a folder's.
@@ -75,7 +75,7 @@ def write_model_card(
 
 
 def get_public_model_name(name: str | None, *, task: str = "the miniature world") -> str:
-    """What a recipe's model may be called in public: an id as it is, of a path the last name.
+    """Return a public name for a recipe's model: an id unchanged, of a path the last part.
 
     Args:
         task: title of the recipe's task, whose base model it is if it has no name.
@@ -264,7 +264,7 @@ def _format_recipe(recipe: Recipe, seed: int) -> str:
 
 
 def remove_local_paths(value: Any) -> Any:
-    """Take places of a machine out of plain values; of a path the last name stays."""
+    """Replace local paths in plain values by their last part."""
     if isinstance(value, Mapping):
         return {key: remove_local_paths(entry) for key, entry in value.items()}
     if isinstance(value, list):

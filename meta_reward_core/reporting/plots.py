@@ -1,4 +1,4 @@
-"""The paper's figures: win rates by iteration and by category, the judge's points by iteration."""
+"""The paper's figures: win rates by iteration and category, score distributions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -18,7 +18,7 @@ _CATEGORY: Final = ("dataset_", "category_")
 
 
 def build_paper_plots(arms: Sequence[Arm]) -> list[Block]:
-    """All figures."""
+    """Build all figures."""
     return [
         *_plot_win_rates(arms),
         *_plot_quality(arms),
@@ -89,7 +89,7 @@ def _plot_categories(arms: Sequence[Arm]) -> list[Block]:
 
 
 def _plot_arm_categories(arm: Arm) -> HeatPlot | None:
-    """Of the first run that has them: percent of AlpacaEval, points of MT-Bench, as shares."""
+    """Plot categories of the first run that has them, as shares."""
     for run in arm.runs:
         cells = {
             (f"M{t}", one["name"].partition("_")[2]): one["value"] / _get_full_scale(card)
@@ -149,7 +149,7 @@ def _plot_quality(arms: Sequence[Arm]) -> list[Block]:
 
 
 def _plot_score_distributions(arms: Sequence[Arm]) -> list[Block]:
-    """How the judge used its points in each iteration, the runs of an arm together."""
+    """Plot the score distribution by iteration, with the runs of an arm combined."""
     plots: list[Block] = []
     for arm in arms:
         cells: dict[tuple[str, str], float] = {}

@@ -1,4 +1,4 @@
-"""The paper's own figures, to stand beside those of a run.
+"""Published results of the paper, for comparison.
 
 Source: Wu et al. 2024, "Meta-Rewarding Language Models", arXiv 2407.19594, tables 1 to 7. Their
 models have 8 billion parameters; they are a target for whoever trains such a one, and no measure

@@ -1,4 +1,4 @@
-"""An experiment as a report sees it, read from its files.
+"""An experiment as loaded for a report.
 
 Only small files are read: manifests, the tables `evaluation` and `training_log`, and scorecards.
 Summaries are given where somebody has them, because making them reads every judgment.
@@ -54,19 +54,19 @@ class ExperimentRun:
 
     @property
     def iterations(self) -> int:
-        """How many iterations are finished."""
+        """Number of completed iterations."""
         return len(self.summaries)
 
     def get_metric(
         self, number: int, subject: str, metric: str, basis: Basis
     ) -> tuple[float | None, int]:
-        """A metric of M_number and how many items it was taken from."""
+        """Return a metric of M_number and its number of items."""
         return self.metrics.get((f"M{number}", subject, metric, basis), (None, 0))
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """Runs of one recipe that differ by their seeds alone.
+    """Runs of one recipe that differ only in their seeds.
 
     Attributes:
         unfinished: run -> why it is not in the tables.
@@ -80,12 +80,12 @@ class Arm:
 
     @property
     def recipe(self) -> Recipe | None:
-        """The recipe of its runs, if there is one."""
+        """Recipe of the runs, if there is one."""
         return self.runs[0].recipe if self.runs else None
 
     @property
     def iterations(self) -> int:
-        """The iterations that any of its runs has finished."""
+        """Iterations that any of the runs has completed."""
         return max((run.iterations for run in self.runs), default=0)
 
 
@@ -142,7 +142,7 @@ def read_run(
 
 
 def _iter_final_manifests(files: ExperimentFiles) -> Iterator[dict[str, Any]]:
-    """Manifests of the finished iterations, from the first."""
+    """Yield the manifests of completed iterations in order."""
     number = 1
     while (made := files.get_iteration(number).read_final_manifest()) is not None:
         yield made
@@ -180,7 +180,7 @@ def _find_judge_hacking(files: IterationFiles) -> list[DataIssue]:
 
 
 def group_runs(runs: Sequence[ExperimentRun]) -> list[Arm]:
-    """Put runs together whose recipes differ in nothing but where M0 lies, in the order given."""
+    """Group runs whose recipes differ only in the location of M0, in the given order."""
     groups: dict[str, list[ExperimentRun]] = {}
     for run in runs:
         values = canonicalize_recipe(run.recipe) | {"model": None}

@@ -1,4 +1,4 @@
-"""A finished run as one small file: all that a report reads of it, and what it was a function of.
+"""A finished run as one small file: everything a report reads, and its fingerprint.
 
 A record outlives the run's own files and the machine that made them. It counts for as long as a
 new run under its name would begin with the same settings, words, instructions, seed and M0, in the
@@ -30,7 +30,7 @@ _NO_TASK_VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class RunFingerprint:
-    """What a run is a function of; the same on every machine.
+    """Inputs that determine a run; the same on every machine.
 
     Attributes:
         recipe: sha256 of the recipe's values as this version reads them.
@@ -51,7 +51,7 @@ class RunFingerprint:
     schema: int = MEANING_VERSION
 
     def list_differences(self, recorded: Self) -> list[str]:
-        """What a run of today would have otherwise than a recorded one, in words."""
+        """Describe how a run today would differ from a recorded one."""
         pairs = [
             (one.name.replace("_", " "), getattr(recorded, one.name), getattr(self, one.name))
             for one in fields(self)
@@ -69,19 +69,19 @@ def _shorten(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A finished run and what it rests on."""
+    """A finished run and its fingerprint."""
 
     run: ExperimentRun
     basis: RunFingerprint
 
     def to_json(self) -> bytes:
-        """Write the record; the same record gives the same bytes."""
+        """Encode the record; the same record gives the same bytes."""
         content = {"run": _serialize_run(self.run), "basis": asdict(self.basis)}
         return encode_canonical_json({"format": _FORMAT, "sha256": hash_json(content), **content})
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
-        """Read a record.
+        """Parse a record.
 
         Raises:
             ArtifactError: the bytes are no record, or were changed since it was written.
@@ -98,7 +98,7 @@ class RunRecord:
 
 
 def build_record(store: ArtifactStore, run: ExperimentRun) -> RunRecord:
-    """The record of a run that was read from an experiment's files.
+    """Build the record of a loaded run.
 
     Raises:
         ArtifactError: the files are gone or damaged.
@@ -120,7 +120,7 @@ def build_record(store: ArtifactStore, run: ExperimentRun) -> RunRecord:
 
 
 def find_task_version(recipe: Recipe) -> int | None:
-    """The version of a recipe's task, for its fingerprint; None if it is not installed here."""
+    """Return the version of a recipe's task; None if it is not installed."""
     try:
         task = find_task(recipe.task)
     except TaskError:
@@ -129,7 +129,7 @@ def find_task_version(recipe: Recipe) -> int | None:
 
 
 def _serialize_run(run: ExperimentRun) -> dict[str, Any]:
-    """Write a run as JSON; its metrics keep the key that stored records have, `figures`."""
+    """Convert a run to JSON; metrics keep the stored key `figures`."""
     values = {one.name: getattr(run, one.name) for one in fields(run) if one.name != "metrics"}
     return values | {
         "recipe": canonicalize_recipe(run.recipe),
@@ -161,5 +161,5 @@ def _parse_issues(values: Mapping[str, Any]) -> dict[int, list[DataIssue]]:
 
 
 def _parse_number_keys(values: Mapping[str, Any]) -> dict[int, Any]:
-    """JSON's keys are texts."""
+    """Convert text keys of JSON to numbers."""
     return {int(number): value for number, value in values.items()}

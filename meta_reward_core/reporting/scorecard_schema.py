@@ -1,4 +1,4 @@
-"""The shape of a scorecard that was written as JSON, in a file or in a table."""
+"""Schema of a scorecard in JSON."""
 
 from typing import Any, Final, Literal
 
@@ -12,7 +12,7 @@ ReferenceKind = Literal["model", "humans"]
 
 
 class _Stored(BaseModel):
-    """What is read of a file; what else it has is passed over."""
+    """Values read from a file; others are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -33,7 +33,7 @@ class _StoredIssue(_Stored):
 
 
 class _StoredScorecard(_Stored):
-    """The shape of a scorecard's file; leaderboards' own columns may stand beside these."""
+    """Schema of a scorecard file, which can also have leaderboard columns."""
 
     benchmark: str
     model: str | None = None
@@ -48,7 +48,7 @@ _ABSENT_PARTS: Final = {"low": None, "high": None, "absent": None}
 
 
 def parse_scorecard(content: bytes | str, *, place: str) -> ScorecardDict:
-    """Read a scorecard that was written as JSON.
+    """Parse a scorecard from JSON.
 
     Args:
         place: where it lies, for messages.

@@ -1,4 +1,4 @@
-"""Where the scorecards of an experiment's models lie, so that its report finds them.
+"""Storage of the scorecards of an experiment's models.
 
 One file for each benchmark of each model (`storage.layout`), in the format of `manage.py evaluate
 --output`; a judge's agreement with people has a name of its own beside its agreement with a model.
@@ -32,7 +32,7 @@ from meta_reward_core.system.command_hint import make_missing_experiment_error
 
 @dataclass(frozen=True, slots=True)
 class ScorecardFile:
-    """A scorecard of M_number, and its file's path below the experiment's folder."""
+    """A scorecard of M_number with its path relative to the experiment's folder."""
 
     number: int
     path: str
@@ -52,7 +52,7 @@ def save_scorecard(
     *,
     reference: ReferenceKind | None = None,
 ) -> str:
-    """Keep what an evaluation says of M_number; return where.
+    """Store a scorecard of M_number; return its path.
 
     Args:
         reference: of a judge's agreement: with whom.
@@ -75,7 +75,7 @@ def save_scorecard(
 
 
 def parse_model_spec(text: str) -> tuple[str, int]:
-    """The experiment and the number of a model that is named `EXPERIMENT/M<t>`.
+    """Parse `EXPERIMENT/M<t>` into the experiment and the number of the model.
 
     Raises:
         InputError: it is not named so.
@@ -87,7 +87,7 @@ def parse_model_spec(text: str) -> tuple[str, int]:
 
 
 def list_scorecards(store: ArtifactStore, experiment: str, number: int) -> list[ScorecardDict]:
-    """All scorecards of M_number, by name.
+    """List all scorecards of M_number by name.
 
     Raises:
         ArtifactError: one of them is not readable.
@@ -96,7 +96,7 @@ def list_scorecards(store: ArtifactStore, experiment: str, number: int) -> list[
 
 
 def iter_scorecard_files(store: ArtifactStore, experiment: str) -> Iterator[ScorecardFile]:
-    """All scorecards of an experiment, by model; those of `evaluation.tasks` before kept ones.
+    """Yield all scorecards of an experiment by model, those of `evaluation.tasks` first.
 
     Raises:
         ArtifactError: one of them is not readable.
@@ -110,7 +110,7 @@ def iter_scorecard_files(store: ArtifactStore, experiment: str) -> Iterator[Scor
 
 
 def _find_measured_models(store: ArtifactStore, experiment: str) -> set[int]:
-    """Numbers of the models that tasks have measured."""
+    """Return the numbers of the models that tasks have measured."""
     folder = ExperimentLayout.from_name(experiment)
     found = map(parse_iteration_name, store.list_names(folder.folder))
     iterations = {

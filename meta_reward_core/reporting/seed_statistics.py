@@ -1,4 +1,4 @@
-"""What runs over several seeds say: means, spread, and differences between arms, with intervals.
+"""Statistics over runs with several seeds: means, spread, and differences with intervals.
 
 A difference is taken within pairs: the same M0 and the same loop seed in both arms, which removes
 what both share. Two questions are kept apart, because loop seeds of one M0 are not new evidence
@@ -54,7 +54,7 @@ class SeedEstimate:
 
 
 def estimate_over_seeds(values: Mapping[Key, float]) -> SeedEstimate:
-    """Estimate a mean from one value for each run."""
+    """Estimate a mean from one value per run."""
     groups: dict[str, list[float]] = defaultdict(list)
     for (model, _), value in values.items():
         groups[model].append(value)
@@ -86,7 +86,7 @@ def _compute_mean_interval(means: Sequence[float]) -> Interval | None:
 
 
 def _compute_t_interval(mean: float, error: float, free: int) -> Interval | None:
-    """None where nothing varied: an interval of width 0 would claim certainty."""
+    """Compute a t interval; None without variation: zero width would suggest certainty."""
     if error <= _NO_SPREAD:
         return None
     half = float(stdtrit(free, 0.975)) * error
@@ -102,7 +102,7 @@ def _explain_missing_interval(deviation: float | None, *, free: int) -> str:
 def compute_differences(
     arm: Mapping[Key, float], baseline: Mapping[Key, float]
 ) -> dict[Key, float]:
-    """Arm minus baseline, for the runs that both have."""
+    """Compute arm minus baseline for the runs that both have."""
     return {key: arm[key] - baseline[key] for key in arm if key in baseline}
 
 

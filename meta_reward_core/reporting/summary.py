@@ -1,4 +1,4 @@
-"""What an iteration did, as one plain dictionary: for people, for `--output` and for pages.
+"""Summary of an iteration as a plain dictionary, for users, `--output` and pages.
 
 Reads the iteration's files; knows no terminal, no database and loads no model.
 """
@@ -59,7 +59,7 @@ PARTS_NOT_LOGGED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long the shards of one stage ran, and what those very shards generated."""
+    """Duration of the shards of one stage, and the tokens they generated."""
 
     seconds: float
     tokens: int = 0
@@ -77,7 +77,7 @@ def summarize_iteration(
     before: IterationFiles | None = None,
     timings: Mapping[str, Timing] | None = None,
 ) -> Summary:
-    """Sum up an iteration; one that is not finished as far as it goes.
+    """Summarize an iteration, as far as it is finished.
 
     Args:
         files: of the iteration.
@@ -119,7 +119,7 @@ def summarize_iteration(
 
 
 def summarize_refusals(files: IterationFiles) -> list[Summary]:
-    """Prompts that an engine refused, by role: how many, and the first of them by name."""
+    """Summarize refused prompts by role: their number, and the first names."""
     found = []
     for role, table in REFUSALS.items():
         rows = files.read(table).to_pylist()
@@ -155,7 +155,7 @@ def _name_prompts(
 
 
 def describe_refusals(refused: Sequence[Summary], *, shown: int) -> list[str]:
-    """Say in sentences which prompts an engine refused, and where all of them are listed."""
+    """Describe which prompts an engine refused, and where all of them are listed."""
     said = []
     for one in refused:
         said.append(
@@ -172,7 +172,7 @@ def describe_refusals(refused: Sequence[Summary], *, shown: int) -> list[str]:
 
 
 def _summarize_readouts(recipe: Recipe) -> Summary:
-    """How scores and verdicts came about, where the model was not left to write them."""
+    """Summarize scores and verdicts that were not freely written."""
     if not recipe.forces_lines:
         return {}
     scores, verdicts = recipe.judge.score_readout, recipe.meta_judge.verdict_readout
@@ -209,7 +209,7 @@ def _summarize_stages(
 
 
 def add_counts(counts: Any) -> Counts:
-    """Add up counts name by name, in the order in which names first appear."""
+    """Add counts by name, in the order of first occurrence."""
     total: Counts = {}
     for one in counts:
         for name, count in one.items():
@@ -224,7 +224,7 @@ def _compute_rate(timing: Timing | None) -> float | None:
 
 
 def _summarize_training(files: IterationFiles, *, sft_weight: float) -> Summary | None:
-    """First and last metric of the training's log, and the rows that went in.
+    """Return the first and last metrics of the training log, and the number of rows.
 
     A metric that is absent where one looks for it has its reason under `absent`.
     """
@@ -252,7 +252,7 @@ def _get_first_and_last(log: Sequence[LogRow], metric: str) -> Summary:
 
 
 def _summarize_accuracy(log: Sequence[LogRow]) -> Summary:
-    """The accuracy in the rows of the log that have the first and the last margin."""
+    """Return the accuracy at the first and the last margin in the log."""
     margins = [step for step, metric, _ in log if metric == "rewards/margins"]
     values = {step: value for step, metric, value in log if metric == _ACCURACY}
     ends = {"first": values.get(margins[0]), "last": values.get(margins[-1])}
@@ -260,7 +260,7 @@ def _summarize_accuracy(log: Sequence[LogRow]) -> Summary:
 
 
 def drop_rounding_rows(log: Iterable[LogRow]) -> list[LogRow]:
-    """A training's log without accuracies from before a step had moved the weights.
+    """Drop accuracies from before the first step moved the weights.
 
     Earlier versions logged them. Policy and reference are the same model at step 1, and at step 2
     after a step whose learning rate was 0, with which a warm-up begins.
@@ -274,7 +274,7 @@ def drop_rounding_rows(log: Iterable[LogRow]) -> list[LogRow]:
 
 
 def _summarize_audit(files: IterationFiles) -> Summary | None:
-    """What people's audits changed about the rows that trained; None where nothing."""
+    """Summarize how audits changed the training rows; None if they did not."""
     manifest = files.find_manifest("train")
     if manifest is None or "human" not in manifest.counts:
         return None
@@ -289,7 +289,7 @@ def _summarize_audit(files: IterationFiles) -> Summary | None:
 
 
 def describe_audit(audit: Mapping[str, Any] | None) -> list[str]:
-    """Say in words what people's audits changed about the rows that trained."""
+    """Describe how audits changed the training rows."""
     if audit is None:
         return []
     said = [
@@ -309,7 +309,7 @@ def describe_audit(audit: Mapping[str, Any] | None) -> list[str]:
 def _summarize_ground_truth(
     files: IterationFiles, before: IterationFiles | None, number: int
 ) -> list[Summary]:
-    """The oracle's metrics of M_{t-1} and M_t; of the earlier one its own iteration took them."""
+    """Return the ground-truth metrics of M_{t-1} and M_t."""
     known = [
         row
         for source in (before, files)

@@ -1,4 +1,4 @@
-"""The paper's seven tables, with a run's figures below the paper's own.
+"""The paper's seven tables, with a run's metrics below the paper's.
 
 A figure comes from a scorecard that `manage.py evaluate --experiment` has kept, from an iteration's
 own data, or, in the miniature, from the truth. Where there is none, the table says why.
@@ -33,7 +33,7 @@ _NO_CARD: Final = (
 
 
 def build_paper_tables(arms: Sequence[Arm]) -> list[tuple[str, list[Block]]]:
-    """All seven tables: heading and blocks."""
+    """Build all seven tables: heading and blocks."""
     return [
         (
             "Table 1: AlpacaEval 2",
@@ -87,7 +87,7 @@ def _make_arena_table(arms: Sequence[Arm]) -> list[Block]:
 
 
 def _make_arena_rows(arms: Sequence[Arm], version: str, *, band: str) -> list[tuple[str, ...]]:
-    """Rows of a version, by category where its scorecards name one."""
+    """Build the rows of a version, by category if its scorecards have them."""
     rule = f"arena_hard_{version}"
     benchmarks = {
         str(card["benchmark"])
@@ -173,7 +173,7 @@ def _make_scorecard_rows(
     *,
     percent: Sequence[str] = (),
 ) -> list[tuple[str, ...]]:
-    """One row for each kept scorecard of the wanted kind."""
+    """Build one row per stored scorecard of the kind."""
     rows = []
     for arm in arms:
         for run in arm.runs:
@@ -201,14 +201,14 @@ def _format_scorecard_cell(card: ScorecardDict, name: str, decimals: int, scale:
 
 
 def find_scorecard_metric(card: ScorecardDict, name: str) -> Mapping[str, Any] | None:
-    """A scorecard's figure by its name."""
+    """Find a metric of a scorecard by name."""
     return next((one for one in card["figures"] if one["name"] == name), None)
 
 
 def _make_ground_truth_blocks(
     arms: Sequence[Arm], table: str, wanted: Sequence[MetricSpec]
 ) -> list[Block]:
-    """The table's counterpart in the miniature, by the truth; nothing where there is no truth."""
+    """Build the toy task's counterpart of the table from the ground truth; empty without it."""
     if not any(arm.recipe and arm.recipe.has_ground_truth for arm in arms):
         return []
     known = [one for one in wanted if any(_has_metric(arm, one) for arm in arms)]
@@ -262,7 +262,7 @@ def _make_metric_table(arms: Sequence[Arm], table: str, metric: MetricSpec) -> R
 
 
 def _format_cell(arm: Arm, metric: MetricSpec, t: int) -> str:
-    """The mean over runs with its interval over loop seeds; of one run, over items."""
+    """Format the mean over runs with its interval over seeds; for one run, over items."""
     found = estimate_metric(arm, metric, t)
     interval = found.here
     if found.runs == 1:
@@ -289,7 +289,7 @@ def _describe_intervals(arms: Sequence[Arm]) -> str:
 
 
 def _make_length_control_table(arms: Sequence[Arm]) -> list[Block]:
-    """Arms of different rho side by side, at the last model that all have."""
+    """Compare arms with different rho at the last model that all have."""
     last = metrics.find_last_model(arms)
     rows = []
     for arm in arms:
@@ -318,7 +318,7 @@ def _iter_paper_lengths() -> Iterator[tuple[str, str]]:
 
 
 def _format_length(arm: Arm, t: int) -> str:
-    """Characters of M_t's held-out answers, else those of the iteration that M_t began."""
+    """Format the length of M_t's held-out responses, else of those in the next iteration."""
     metric = MetricSpec("length of answers, characters", "actor", "length_chars", decimals=1)
     return (
         _format_cell(arm, metric, t)
@@ -359,7 +359,7 @@ def _make_bias_table(arms: Sequence[Arm]) -> list[Block]:
 
 
 def _select_meta_judged_runs(arm: Arm, t: int) -> list[tuple[ExperimentRun, Mapping[str, Any]]]:
-    """The runs that asked their meta-judge in iteration t, with their summaries."""
+    """Select the runs with meta-judge verdicts in iteration t, with their summaries."""
     summaries = [(run, run.summaries[t - 1]) for run in arm.runs if run.iterations >= t]
     return [(run, summary) for run, summary in summaries if summary.get("meta_judge")]
 
@@ -382,7 +382,7 @@ def _format_bias_cell(arm: Arm, t: int, name: str) -> str:
 
 
 def _count_battled_responses(summary: Mapping[str, Any]) -> int:
-    """How many responses had their judgments compared: one for each prompt of judge pairs."""
+    """Count the responses whose judgments battled: one per prompt of judge pairs."""
     return sum(
         pairs["pairs"] + sum(pairs["dropped"].values())
         for pairs in summary.get("pairs") or []

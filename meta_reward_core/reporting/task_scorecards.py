@@ -1,4 +1,4 @@
-"""Scorecards of `evaluation.tasks`, with the changes from earlier models, read from the iterations.
+"""Scorecards of `evaluation.tasks` with changes from earlier models, from iterations.
 
 A change is a mean over the same items, each measured on both models: paired, and clustered by
 prompt. Of a figure whose items differ between two models, as far as both have a value.
@@ -24,7 +24,7 @@ CHANGE_MARK: Final = "_change_from_M"
 
 
 def read_task_scorecards(store: ArtifactStore, experiment: str, number: int) -> list[ScorecardDict]:
-    """All scorecards of `evaluation.tasks` of M_number, in the order of the recipe.
+    """Read all scorecards of `evaluation.tasks` of M_number, in recipe order.
 
     Those that were not evaluated have no figures and the key `not_evaluated` with the reason.
 
@@ -39,7 +39,7 @@ def read_task_scorecards(store: ArtifactStore, experiment: str, number: int) -> 
 
 
 def _open_files(store: ArtifactStore, experiment: str, number: int) -> IterationFiles:
-    """The iteration that has measured M_number; M_0 is measured by the first."""
+    """Open the iteration that measured M_number; the first one measures M_0."""
     return ExperimentFiles(store, experiment).get_iteration(max(number, 1))
 
 

@@ -1,4 +1,4 @@
-"""What the tasks of `evaluation.tasks` measured, model by model, and how it changed."""
+"""Results of `evaluation.tasks` by model, and their changes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -18,7 +18,7 @@ _DECIMALS = 4
 
 
 def build_task_blocks(arms: Sequence[Arm]) -> list[Block]:
-    """Two tables for each run and task: figures of M0, M1, ..., and their paired changes.
+    """Build two tables per run and task: metrics of M0, M1, ..., and paired changes.
 
     Nothing for runs whose recipe names no such task.
     """

@@ -242,7 +242,7 @@ def _build_details(request: HttpRequest, row: Experiment) -> dict[str, Any]:
 
 
 def _build_controls(request: HttpRequest, row: Experiment) -> dict[str, Any]:
-    """Gather what was asked and what can be asked; a page stays live while a job is pending."""
+    """Build the context of actions; the page stays live while a job is pending."""
     jobs = actions.list_jobs(row)
     may = can_control(request.user, row)
     return {
