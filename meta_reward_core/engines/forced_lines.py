@@ -249,8 +249,32 @@ class PolicyTokenizer:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         return cls(tokenizer, find_end_token_ids(folder, config, tokenizer))
 
-    def cut(self, request: ForcedLineRequest) -> tuple[TokenIds, str]:
-        """The tokens of a completion that a line follows, and their text."""
+    def list_kept_texts(self, requests: Sequence[ForcedLineRequest]) -> list[str]:
+        """The text of each completion that a line follows; it ends with a whole token."""
+        return [text for _, text in map(self._cut, requests)]
+
+    def make_readings(
+        self,
+        requests: Sequence[ForcedLineRequest],
+        line: ForcedLine,
+        log_probabilities: Sequence[tuple[float, ...] | None],
+    ) -> list[ForcedLineReading | None]:
+        """Readings of values that were scored elsewhere; None where they were not."""
+        tokens = encode_line(self.tokenizer, line)
+        return [
+            None
+            if values is None
+            else make_reading(
+                *self._cut(request),
+                line,
+                tokens,
+                log_probabilities=values,
+                end_id=self.end_ids[0],
+            )
+            for request, values in zip(requests, log_probabilities, strict=True)
+        ]
+
+    def _cut(self, request: ForcedLineRequest) -> tuple[TokenIds, str]:
         return cut_token_ids(
             self.tokenizer,
             request.completion,

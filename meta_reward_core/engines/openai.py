@@ -33,6 +33,7 @@ from meta_reward_core.engines.openai_forced_lines import (
     PROBE_LINE,
     PROBE_REPLY,
     ContinuedReply,
+    LineTokenizer,
     build_continuation_body,
     check_line,
     find_obstacle,
@@ -69,11 +70,17 @@ _SEED_RANGE: Final = 2**31
 _Work = Callable[[Iterator[int]], Coroutine[Any, Any, None]]
 
 
-def load_endpoint_engine(name: str, model_folder: Path | None) -> "OpenAiEngine":
+def load_endpoint_engine(
+    name: str,
+    model_folder: Path | None,
+    *,
+    load_tokenizer: Callable[[], LineTokenizer] | None = None,
+) -> "OpenAiEngine":
     """Create the engine of a named endpoint, without any request.
 
     Args:
         model_folder: the weights that must answer, or None for an outside judge.
+        load_tokenizer: gives the tokenizer of these weights, for forced lines.
 
     Raises:
         EndpointError: there is no such endpoint, its key is missing, or it cannot tell weights
@@ -96,7 +103,7 @@ def load_endpoint_engine(name: str, model_folder: Path | None) -> "OpenAiEngine"
         name,
         endpoint,
         model=endpoint.resolve_model_name(hash_model_folder(model_folder)),
-        model_folder=model_folder,
+        load_tokenizer=load_tokenizer,
     )
 
 
@@ -109,7 +116,7 @@ class OpenAiEngine:
         endpoint: Endpoint,
         *,
         model: str,
-        model_folder: Path | None = None,
+        load_tokenizer: Callable[[], LineTokenizer] | None = None,
         first_wait_seconds: float = 0.5,
     ) -> None:
         """Read the endpoint's key, without any request.
@@ -117,13 +124,14 @@ class OpenAiEngine:
         Args:
             name: what messages call the endpoint.
             model: its model, by the name that the server knows.
-            model_folder: of the weights that it serves, where they are an experiment's.
+            load_tokenizer: gives the tokenizer of its weights, for forced lines; None
+                of an outside judge.
             first_wait_seconds: before the second attempt; doubled for each further one.
         """
         self._name = name
         self._endpoint = endpoint
         self._model = model
-        self._model_folder = model_folder
+        self._load_tokenizer = load_tokenizer
         self._can_force_lines = False
         self._key = endpoint.read_key()
         self._first_wait_seconds = first_wait_seconds
@@ -166,38 +174,23 @@ class OpenAiEngine:
         """
         if self._closed:
             raise EngineError("This engine is closed: make a new one.")
-        if self._model_folder is None:
+        if self._load_tokenizer is None:
             raise EngineError(
                 f"endpoint {self._name!r} serves another model than the one that is trained: a "
                 "forced readout needs that model's tokens; use a free readout"
             )
         check_line(line)
-        # Only a forced readout pays for transformers' import.
-        from meta_reward_core.engines.forced_lines import (
-            PolicyTokenizer,
-            encode_line,
-            make_reading,
-        )
-
-        policy = PolicyTokenizer.load(self._model_folder)
-        tokens = encode_line(policy.tokenizer, line)
-        cut = [policy.cut(request) for request in requests]
+        tokenizer = self._load_tokenizer()
+        texts = tokenizer.list_kept_texts(requests)
         asked = [
             ContinuedReply(request.conversation, text + line.beginning)
-            for request, (_, text) in zip(requests, cut, strict=True)
+            for request, text in zip(requests, texts, strict=True)
         ]
         try:
-            scores = asyncio.run(self._read_values(asked, line, options))
+            values = asyncio.run(self._read_values(asked, line, options))
         except (EndpointError, EngineError) as error:
             raise type(error)(self._redact(f"endpoint {self._name!r}: {error}")) from None
-        return [
-            None
-            if found is None
-            else make_reading(
-                ids, text, line, tokens, log_probabilities=found, end_id=policy.end_ids[0]
-            )
-            for (ids, text), found in zip(cut, scores, strict=True)
-        ]
+        return tokenizer.make_readings(requests, line, values)
 
     async def _read_values(
         self, asked: Sequence[ContinuedReply], line: ForcedLine, options: ChatOptions

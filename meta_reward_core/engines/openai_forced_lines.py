@@ -11,11 +11,13 @@ Nothing is drawn by the server: the probabilities of the values are read, and th
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from meta_reward_core.engines.base import (
     Conversation,
     ForcedLine,
+    ForcedLineReading,
+    ForcedLineRequest,
     SamplingParams,
     TokenChoice,
 )
@@ -39,6 +41,23 @@ class ContinuedReply:
 
     conversation: Conversation
     text: str
+
+
+class LineTokenizer(Protocol):
+    """Tells lines in the tokens of the model that is trained; see `forced_lines`."""
+
+    def list_kept_texts(self, requests: Sequence[ForcedLineRequest]) -> list[str]:
+        """The text of each completion that a line follows."""
+        ...
+
+    def make_readings(
+        self,
+        requests: Sequence[ForcedLineRequest],
+        line: ForcedLine,
+        log_probabilities: Sequence[tuple[float, ...] | None],
+    ) -> list[ForcedLineReading | None]:
+        """Readings of values that the server has scored; None where it has not."""
+        ...
 
 
 PROBE_REPLY: Final = ContinuedReply(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from meta_reward_core.engines.base import Engine
+from meta_reward_core.engines.openai_forced_lines import LineTokenizer
 from meta_reward_core.errors import InputError
 from meta_reward_core.recipes.schema import EngineRecipe
 
@@ -71,7 +72,12 @@ def _load_vllm(folder: Path, recipe: EngineRecipe, base: Path | None) -> Engine:
 def _load_openai(folder: Path, recipe: EngineRecipe, base: Path | None) -> Engine:  # noqa: ARG001
     from meta_reward_core.engines.openai import load_endpoint_engine
 
-    return load_endpoint_engine(recipe.endpoint or "", folder)
+    def load_tokenizer() -> LineTokenizer:
+        from meta_reward_core.engines.forced_lines import PolicyTokenizer
+
+        return PolicyTokenizer.load(folder)
+
+    return load_endpoint_engine(recipe.endpoint or "", folder, load_tokenizer=load_tokenizer)
 
 
 def _load_scripted(folder: Path, recipe: EngineRecipe, base: Path | None) -> Engine:  # noqa: ARG001

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from meta_reward_core.engines.base import (
     TokenChoice,
 )
 from meta_reward_core.engines.endpoints import Endpoint
+from meta_reward_core.engines.forced_lines import PolicyTokenizer
 from meta_reward_core.engines.openai import OpenAiEngine
 from meta_reward_core.engines.openai_forced_lines import read_log_probabilities
 from meta_reward_core.errors import EndpointError, EngineError
@@ -72,7 +74,8 @@ def answer_as(**able: bool) -> Any:
 
 def make_engine(server: MisbehavingServer, folder: Path | None) -> OpenAiEngine:
     endpoint = Endpoint.model_validate({"base_url": server.url, "model": "m", "attempts": 1})
-    return OpenAiEngine("here", endpoint, model="m", model_folder=folder)
+    load = None if folder is None else partial(PolicyTokenizer.load, folder)
+    return OpenAiEngine("here", endpoint, model="m", load_tokenizer=load)
 
 
 def make_request(text: str) -> ForcedLineRequest:
