@@ -151,7 +151,6 @@ def _run_iteration(
     context = experiment.build_context(number)
     watcher = ConsoleCallback(console, context)
     resources = make_stage_resources(experiment, roots, number=number)
-    resources.progress, resources.on_log = watcher.report, watcher.log
     try:
         with watcher.show():
             run_iteration(context, resources, watcher)

@@ -81,7 +81,7 @@ class _StepCounter(StoppingCriteria):
         self._going: Tensor | None = None
         self._count = rows
 
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # type: ignore[override]  # noqa: ARG002
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # noqa: ARG002
         self._on_step(self._step, self._count)
         self._step += 1
         ends = torch.tensor(self._end_ids, device=input_ids.device)

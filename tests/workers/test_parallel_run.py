@@ -59,9 +59,9 @@ def test_a_shard_may_run_once_its_own_input_is_finished(tmp_path: Path) -> None:
     for taken in (second, third, compared):
         finish(*taken)
     left = []
-    while (taken := schedule.take_next()) is not None and taken[0].name != "train":
-        left.append(f"{taken[0].name} {taken[1]}")
-        finish(*taken)
+    while (following := schedule.take_next()) is not None and following[0].name != "train":
+        left.append(f"{following[0].name} {following[1]}")
+        finish(*following)
     assert left == [
         *("judge 1", "judge 2", "pair_actor 0", "meta_judge 1", "meta_judge 2", "pair_judge 0"),
     ]

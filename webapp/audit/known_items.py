@@ -4,11 +4,11 @@ They come from adjudicated items of earlier batches, or from a file. Their answe
 auditors and count in no estimate.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from django.contrib.auth.models import User
-from django.db.models import Max, Q
+from django.db.models import Max, Q, QuerySet
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from meta_reward_core.errors import InputError
@@ -142,7 +142,7 @@ def save_known_items(batch: Batch, drawn: SampledBatch) -> None:
 
 def _select_adjudicated(
     experiment: Experiment, number: int, kind: str, keys: Iterable[str]
-) -> Sequence[Item]:
+) -> QuerySet[Item]:
     """Adjudicated items of an experiment, latest first, without those that are drawn again."""
     drawn_again = Q(batch__iteration=number, key__in=list(keys))
     items = Item.objects.filter(
@@ -150,12 +150,6 @@ def _select_adjudicated(
     ).exclude(adjudicated="")
     ordered = items.exclude(drawn_again).order_by("-adjudicated_at", "pk")
     return ordered.select_related("hidden_verdict")
-
-
-def count_adjudicated(experiment: Experiment, kind: str) -> int:
-    """Count the adjudicated items of an experiment that a new batch could begin with."""
-    items = Item.objects.filter(batch__experiment=experiment, batch__kind=kind)
-    return items.exclude(adjudicated="").count()
 
 
 def copy_known_items(batch: Batch, auditors: Iterable[User]) -> None:
