@@ -9,7 +9,7 @@ length of the header, the header as JSON, the tensors' bytes without gaps).
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,11 +50,13 @@ class TensorInfo:
         dtype: as the format names it, such as `BF16`.
         shape: of the tensor.
         file: name of the file that holds it.
+        start: where its values begin in that file, in bytes.
     """
 
     dtype: str
     shape: tuple[int, ...]
     file: str
+    start: int = field(default=0, compare=False)
 
 
 class UnreadableWeightsError(Exception):
@@ -132,8 +134,11 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         raise UnreadableWeightsError(name, f"is truncated: {size:,} of {total:,} bytes")
     if size > total:
         raise UnreadableWeightsError(name, f"is damaged: {size:,} bytes where {total:,} belong")
+    first = _PREFIX_BYTES + length
     return {
-        key: TensorInfo(entry["dtype"], tuple(entry["shape"]), name)
+        key: TensorInfo(
+            entry["dtype"], tuple(entry["shape"]), name, first + entry["data_offsets"][0]
+        )
         for key, entry in header.items()
     }
 
