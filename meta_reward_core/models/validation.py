@@ -21,6 +21,13 @@ _MODEL_SUFFIXES = frozenset({".json", ".jinja", ".model", ".safetensors", ".tikt
 _LFS_POINTER = b"version https://git-lfs"
 _TEXT_SUFFIXES = frozenset({".json", ".jinja", ".txt"})
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_JSON_OBJECTS = (
+    "config.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 WEIGHTS_FILE = "model.safetensors"
 ADAPTER_FOLDER = "adapter"
 """Inside a model folder: the adapter whose merged weights it holds, where that was kept."""
@@ -226,7 +233,7 @@ def _check_config(folder: Path) -> None:
             finding="is missing",
             remedy="download the model again",
         )
-    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
+    for name in _JSON_OBJECTS:
         if "auto_map" in _read_json(folder / name):
             raise ModelFolderError.from_parts(
                 folder / name,

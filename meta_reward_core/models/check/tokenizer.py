@@ -202,10 +202,8 @@ def _check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[Check]:
 
 
 def _find_tokenizer_file(folder: Path) -> str:
-    """The file to look at: the tokenizer itself, its settings, or what is missing."""
-    return _find_first_existing(
-        folder, ("tokenizer.json", "tokenizer.model", "vocab.json", _TOKENIZER_FILE)
-    )
+    """The file to look at: the tokenizer itself, or what is missing."""
+    return _find_first_existing(folder, ("tokenizer.json", "tokenizer.model", "vocab.json"))
 
 
 def _find_first_existing(folder: Path, names: Iterable[str]) -> str:

@@ -143,7 +143,7 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
                                                      torch.ones(1, 1)}),
                        RED, WEIGHTS, "an adapter that is not merged"),
     "adapter alone": (one_after_another(write("adapter_config.json", "{}"), remove(CONFIG)), RED,
-                      "adapter_config.json", "belongs to an adapter over another model: merge"),
+                      "adapter_config.json", "belongs to an adapter over another model; merge"),
     "values not finite": (change_weights(lambda t: t | {UP: t[UP] * float("inf")}), RED, WEIGHTS,
                           f"1 tensor with values that are not finite ({UP})"),
     "value head": (change_weights(lambda t: t | {"v_head.summary.bias": torch.ones(1)}), RED,
@@ -219,7 +219,7 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
     "tokenizer cut off": (cut(TOKENIZER), RED, TOKENIZER, "cannot be loaded"),
     "token without a row": (add_token, RED, TOKENIZER, "('<|tool|>')"),
     # Chat template.
-    "no template": (remove(TEMPLATE), RED, TEMPLATE, "has no chat template"),
+    "no template": (remove(TEMPLATE), RED, TEMPLATE, "is missing, and so is any other"),
     "no default template": (name_two_templates, RED, TOKENIZER_CONFIG, "(chat, tool_use)"),
     "refuses": (prepend(TEMPLATE, b"{{ raise_exception('tools only') }}"), RED, TEMPLATE,
                 "tools only"),
@@ -250,7 +250,10 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
     # The folder.
     "link outside": (lambda folder: (folder / "notes.json").symlink_to("/etc/passwd"), RED,
                      "notes.json", "outside the allowed folders"),
-    "code": (write("modeling_own.py", ""), RED, "modeling_own.py", "never run: remove it"),
+    "code": (write("modeling_own.py", ""), RED, "modeling_own.py", "never run; remove it"),
+    "special tokens": (write("special_tokens_map.json", "[1,"), RED, "special_tokens_map.json",
+                       "is not valid JSON"),
+    "no tokenizer": (remove(TOKENIZER), RED, TOKENIZER, "cannot be loaded"),
 }  # fmt: skip
 """What is done to a good folder, and what is said about it: level, file and words."""
 
@@ -263,7 +266,7 @@ def test_a_fault_is_named_with_its_file(fault: str, tmp_path: Path) -> None:
     told = [one for one in found if one.level is level and words in one.describe()]
     assert told, [one.describe() for one in found if one.level is not Level.GREEN]
     assert file in told[0].describe()
-    assert told[0].remedy or ": " in told[0].message or level is AMBER, "what to do"
+    assert told[0].remedy or level is AMBER, "what to do"
     if level is AMBER:
         assert RED not in {one.level for one in found}
 
