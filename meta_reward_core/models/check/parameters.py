@@ -40,11 +40,11 @@ _ADAPTER_PARTS: Final = re.compile(
 _CLASSIFIER_PARTS: Final = re.compile(
     r"(^|\.)(score|classifier|v_head|value_head|regression_head|reward_head)\."
 )
-_FLOAT_BITS: Final = {
-    "F64": (np.dtype("<u8"), np.uint64(0x7FF0_0000_0000_0000)),
-    "F32": (np.dtype("<u4"), np.uint32(0x7F80_0000)),
-    "F16": (np.dtype("<u2"), np.uint16(0x7C00)),
-    "BF16": (np.dtype("<u2"), np.uint16(0x7F80)),
+_FLOAT_BITS: Final[Mapping[str, tuple[np.dtype[Any], int]]] = {
+    "F64": (np.dtype("<u8"), 0x7FF0_0000_0000_0000),
+    "F32": (np.dtype("<u4"), 0x7F80_0000),
+    "F16": (np.dtype("<u2"), 0x7C00),
+    "BF16": (np.dtype("<u2"), 0x7F80),
 }
 """How values are stored, and the exponent of those that are not finite; NumPy has no bfloat16."""
 

@@ -379,7 +379,10 @@ def test_where_a_plain_prompt_is_answered_many_bad_prompts_do_not_cost_the_other
     def behave(exchange: Any) -> None:
         text = exchange.body["messages"][0]["content"]
         bad = text != PLAIN_PROMPT and int(text) < 7
-        without_content(exchange) if bad else exchange.answer(200, completion([text]))
+        if bad:
+            without_content(exchange)
+        else:
+            exchange.answer(200, completion([text]))
 
     server.usually = behave
     engine = engine_of(server, attempts=2)
