@@ -2,6 +2,7 @@
 
     python benchmarks/scheduler.py                                  # 1,000 and 4,000 shards a stage
     python benchmarks/scheduler.py --shards 15625 --databases postgres      # 1,000,000 prompts
+    python benchmarks/scheduler.py --idle                    # 8 engines: idle share before training
 
 Claims, finishes, steps, heartbeats and the reconciler are the project's own, with their rows and
 manifests. Only the engine is made up: a shard ends after a time that is drawn, on a clock that
@@ -17,7 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 SHARD_SECONDS = 60.0
 """A shard of 64 prompts on eight devices takes about so long."""
+VARIATION = 0.3
+EVEN = dict.fromkeys(("generate", "judge", "meta_judge"), SHARD_SECONDS)
 
 
 def report(found: dict[str, Any], workers: int) -> Iterator[str]:
@@ -61,7 +64,14 @@ def database(kind: str, root: Path) -> Iterator[str]:
         yield url
 
 
-def run(kind: str, shards: int, workers: int) -> dict[str, Any]:
+def run(
+    kind: str,
+    shards: int,
+    workers: int,
+    *,
+    shard_seconds: Mapping[str, float] = EVEN,
+    variation: float = VARIATION,
+) -> dict[str, Any]:
     """Simulate in a child, with settings of its own."""
     with tempfile.TemporaryDirectory() as folder, database(kind, Path(folder)) as url:
         environment = {
@@ -71,7 +81,8 @@ def run(kind: str, shards: int, workers: int) -> dict[str, Any]:
             "META_REWARD_ARTIFACT_ROOT": f"{folder}/artifacts",
             "META_REWARD_LEASE_SECONDS": "86400",
         }
-        child = [sys.executable, __file__, "--child", folder, str(shards), str(workers)]
+        given = json.dumps([shards, workers, shard_seconds, variation])
+        child = [sys.executable, __file__, "--child", folder, given]
         done = subprocess.run(
             child, env=os.environ | environment, check=True, stdout=subprocess.PIPE, text=True
         )
@@ -79,17 +90,44 @@ def run(kind: str, shards: int, workers: int) -> dict[str, Any]:
     return answer
 
 
-def _simulate(folder: str, shards: str, workers: str) -> None:
+def _simulate(folder: str, given: str) -> None:
     """In the child, whose settings name its database."""
     import django
 
     django.setup()
     from simulated_workers import simulate
 
+    shards, workers, shard_seconds, variation = json.loads(given)
     found = simulate(
-        Path(folder), shards=int(shards), workers=int(workers), shard_seconds=SHARD_SECONDS
+        Path(folder),
+        shards=shards,
+        workers=workers,
+        shard_seconds=shard_seconds,
+        variation=variation,
     )
     print(json.dumps(found))
+
+
+def show_idle_shares() -> None:
+    """Idle share of eight engines before training: equal stages, and those of the paper's size."""
+    from meta_reward_core.planning.gpu_estimate import DEVICES, plan_on_hardware
+    from meta_reward_core.recipes.loader import load_recipe
+
+    paper = load_recipe("paper-llama3-8b")
+    plan = plan_on_hardware(paper, 1, device=DEVICES["h100"], devices=8, workers=1)
+    advised = plan.advised_shard_size or paper.prompts_per_shard
+    drawn = [one for one in plan.stages if one.stage != "train"]
+    print("8 engines, one iteration before its training; barriers leave 16.7% idle with 20 shards")
+    for shards in (20, -(-paper.sample.prompts // advised)):
+        stages = {one.stage: one.device_hours * 3600 / shards for one in drawn}
+        for title, seconds in (("equal stages", EVEN), ("stages as on H100", stages)):
+            for variation in (0.0, 0.1):
+                found = run("sqlite", shards, 8, shard_seconds=seconds, variation=variation)
+                print(
+                    f"  {shards} shards, {title}, times varied by {variation:.0%}: "
+                    f"{found['idle_share']:.1%} idle",
+                    flush=True,
+                )
 
 
 def main() -> None:
@@ -97,10 +135,16 @@ def main() -> None:
     parser.add_argument("--shards", type=int, nargs="+", default=[1000, 4000], help="of a stage")
     parser.add_argument("--workers", type=int, default=100)
     parser.add_argument("--databases", nargs="+", default=["sqlite", "postgres"])
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--idle", action="store_true", help="idle share of 8 engines instead of the costs"
+    )
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         _simulate(*options.child)
+        return
+    if options.idle:
+        show_idle_shares()
         return
     for kind in options.databases:
         for shards in options.shards:

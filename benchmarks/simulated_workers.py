@@ -7,7 +7,7 @@ import heapq
 import random
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ from webapp.experiments.models import Attempt, Iteration, Shard
 from workers import reconciler
 from workers.pipeline import dispatch, fair_queue, scheduling, shard_claims
 from workers.pipeline.control import submit_to_workers
+from workers.pipeline.dispatch import send_following_shards
 from workers.pipeline.open_experiment import build_context
 from workers.pipeline.sync_rows import record_experiment
 
@@ -52,14 +53,29 @@ class Messages:
 class Simulation:
     """One iteration up to its training, by workers that one process plays in turn.
 
+    Args:
+        shard_seconds: mean length of a shard, by stage.
+        variation: standard deviation of the logarithm of its length.
+
     Attributes:
         now: simulated seconds.
+        busy: of those, in which each worker had a shard, summed over workers.
         spent: seconds that the project's own code took, by what it did: on the clock, and of
             this process's CPU, which others on the machine do not lengthen.
     """
 
-    def __init__(self, iteration: Iteration, messages: Messages, workers: int) -> None:
-        self.now = 0.0
+    def __init__(
+        self,
+        iteration: Iteration,
+        messages: Messages,
+        workers: int,
+        *,
+        shard_seconds: Mapping[str, float],
+        variation: float,
+    ) -> None:
+        self.now = self.busy = 0.0
+        self._shard_seconds = shard_seconds
+        self._variation = variation
         self.spent: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
         self._iteration = iteration
         self._context = build_context(iteration)
@@ -77,10 +93,10 @@ class Simulation:
             spent = time.perf_counter() - began, time.process_time() - busy
             self.spent[name].append(spent)
 
-    def run(self, shard_seconds: float) -> int:
+    def run(self) -> int:
         """Work until nothing but the training is left; says how many shards ended."""
         ended = 0
-        self._take_messages(shard_seconds)
+        self._take_messages()
         while self._running:
             self.now, _, shard, attempt = heapq.heappop(self._running)
             self._idle += 1
@@ -88,10 +104,10 @@ class Simulation:
             ended += 1
             if ended % RECONCILE_EVERY == 0:
                 self.timed("reconcile", reconciler.reconcile)
-            self._take_messages(shard_seconds)
+            self._take_messages()
         return ended
 
-    def _take_messages(self, shard_seconds: float) -> None:
+    def _take_messages(self) -> None:
         while self._messages.waiting and self._idle:
             named = Shard.objects.select_related("stage__iteration__experiment").get(
                 pk=self._messages.waiting.popleft()
@@ -101,8 +117,10 @@ class Simulation:
             claimed = self.timed("claim", partial(fair_queue.claim_next_shard, named))
             if claimed is not None:
                 self._idle -= 1
-                ends = self.now + self._draw.lognormvariate(0, 0.3) * shard_seconds
-                heapq.heappush(self._running, (ends, claimed[0].pk, *claimed))
+                varied = self._draw.lognormvariate(-(self._variation**2) / 2, self._variation)
+                seconds = varied * self._shard_seconds.get(claimed[0].stage.name, 0.0)
+                self.busy += seconds
+                heapq.heappush(self._running, (self.now + seconds, claimed[0].pk, *claimed))
 
     def open_shards(self, step_name: str, shards: int) -> None:
         """What an engine's process does before a shard: is it there already, from these inputs?"""
@@ -119,6 +137,7 @@ class Simulation:
         self.timed(
             "finish", lambda: shard_claims.finish_attempt(attempt, counts=counts, seconds=1.0)
         )
+        self.timed("send following", lambda: send_following_shards(shard))
         goes_on = self._messages.waiting or self._running
         name = "advance" if goes_on else "advance, last of a stage"
         self.timed(name, lambda: scheduling.advance_iteration(shard.stage.iteration))
@@ -161,7 +180,14 @@ def begin(root: Path, shards: int) -> Experiment:
     )
 
 
-def simulate(root: Path, *, shards: int, workers: int, shard_seconds: float) -> dict[str, Any]:
+def simulate(
+    root: Path,
+    *,
+    shards: int,
+    workers: int,
+    shard_seconds: Mapping[str, float],
+    variation: float,
+) -> dict[str, Any]:
     """Run one iteration up to training, with so many shards in each stage that has an engine."""
     call_command("migrate", verbosity=0)
     messages = Messages()
@@ -170,9 +196,18 @@ def simulate(root: Path, *, shards: int, workers: int, shard_seconds: float) -> 
     experiment = begin(root, shards)
     row = record_experiment(experiment, artifact_root=str(root / "artifacts"))
     simulation = Simulation(
-        submit_to_workers(experiment, row, target_iteration=1), messages, workers
+        submit_to_workers(experiment, row, target_iteration=1),
+        messages,
+        workers,
+        shard_seconds=shard_seconds,
+        variation=variation,
     )
-    ended = simulation.run(shard_seconds)
+    ended = simulation.run()
     simulation.open_shards(step_name="meta_judge", shards=min(shards, OPENED))
     simulation.timed("read all manifests", experiment.get_files(1).list_manifests)
-    return {"shards": ended, "simulated_seconds": simulation.now, "spent": simulation.spent}
+    return {
+        "shards": ended,
+        "simulated_seconds": simulation.now,
+        "idle_share": 1 - simulation.busy / (workers * simulation.now),
+        "spent": simulation.spent,
+    }

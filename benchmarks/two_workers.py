@@ -6,6 +6,11 @@ Model loading is part of it, as it is in life. A machine that shares its cores w
 single pairs of runs between 1.6 and 2.1, so several pairs are run in turn; their median counts.
 
     python benchmarks/two_workers.py [--pairs 5] [--samples 64] [--goal 1.7]
+
+With --one-worker it compares one worker with two engine processes against two workers, in judge
+and meta-judge stage together:
+
+    python benchmarks/two_workers.py --one-worker --goal 0.98
 """
 
 import argparse
@@ -26,26 +31,34 @@ SPAN = (
     "count(*), sum(a.seconds) "
     "from experiments_attempt a join experiments_shard s on s.id = a.shard_id "
     "join experiments_stage t on t.id = s.stage_id "
-    "where t.name = 'judge' and a.status = 'finished'"
+    "where t.name in ('judge', 'meta_judge') and a.status = 'finished'"
 )
-FINISHED = "select 1 from experiments_stage where name = 'judge' and status = 'finished'"
+FINISHED = "select 1 from experiments_stage where name = '{}' and status = 'finished'"
 
 
-def judge_seconds(root: Path, models: Path, *, workers: int, samples: int) -> float:
-    """Time a judge stage of 12 shards by so many workers."""
+def judge_seconds(
+    root: Path, models: Path, *, workers: int, processes: int = 1, samples: int, stage: str
+) -> float:
+    """Time the stages of 12 shards from the judge's to `stage` by so many workers.
+
+    Args:
+        processes: engine processes of each worker.
+    """
     with broker() as redis, cluster(root, models, redis) as here:
         for _ in range(workers):
-            here.start_worker()
+            here.start_worker(processes=processes)
         here.start_reconciler()
         changes = (
             *("--set", "sample.prompts=36", "--set", "prompts_per_shard=3"),
             *("--set", f"judge.samples={samples}", "--set", "engine.threads=1"),
+            *(() if stage == "meta_judge" else ("--set", "train_on=[[actor]]")),
         )
         here.queue_iteration(*changes)
-        here.wait_until(lambda: here.site.rows(FINISHED), seconds=1800)
+        here.wait_until(lambda: here.site.rows(FINISHED.format(stage)), seconds=1800)
         seconds, shards, worked = here.site.rows(SPAN)[0]
     print(
-        f"{workers} worker(s): {seconds:.1f} s for {shards} shards, "
+        f"{workers} worker(s) of {processes} engine process(es): "
+        f"{seconds:.1f} s for {shards} shards, "
         f"which took {worked:.1f} s together"
     )
     return float(seconds)
@@ -57,6 +70,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64, help="judgments of one response")
     parser.add_argument("--pairs", type=int, default=5, help="runs by one worker and by two")
     parser.add_argument("--goal", type=float, default=1.7, help="fail below this median ratio")
+    parser.add_argument(
+        "--one-worker", action="store_true", help="one of two engine processes, against two workers"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -64,14 +80,21 @@ def main() -> None:
         shutil.copytree(get_shipped_seed_model(), models / "seed")
         ratios = []
         for pair in range(options.pairs):
-            one, two = (
+            before, after = (
                 judge_seconds(
-                    root / f"{pair}-{workers}", models, workers=workers, samples=options.samples
+                    root / f"{pair}-{workers}-{processes}",
+                    models,
+                    workers=workers,
+                    processes=processes,
+                    samples=options.samples,
+                    stage="meta_judge" if options.one_worker else "judge",
                 )
-                for workers in (1, 2)
+                for workers, processes in (
+                    [(2, 1), (1, 2)] if options.one_worker else [(1, 1), (2, 1)]
+                )
             )
-            ratios.append(one / two)
-            print(f"two workers are {ratios[-1]:.2f} times as fast as one", flush=True)
+            ratios.append(before / after)
+            print(f"the second is {ratios[-1]:.2f} times as fast as the first", flush=True)
     median = statistics.median(ratios)
     print(f"median of {len(ratios)} pairs: {median:.2f}")
     sys.exit(median < options.goal)

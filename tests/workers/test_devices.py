@@ -1,5 +1,6 @@
 """Pool processes of one worker share its devices, and stop each other's idle engines."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -23,6 +24,17 @@ def pool() -> Iterator[DevicePool]:
     made = DevicePool(FOUR)
     yield made
     made.remove()
+
+
+def test_pool_processes_beyond_the_gpus_have_slots_of_their_own_and_share_a_group() -> None:
+    """The watchdog counts busy processes by their slots."""
+    pool = DevicePool(FOUR[:2], processes=3)
+    others = []
+    for _ in range(3):
+        other = copy.copy(pool)
+        others.append((other.take_slot(), other.get_own_group().number, other))
+    assert [numbers for *numbers, _ in others] == [[0, 0], [1, 1], [2, 0]]
+    pool.remove()
 
 
 def test_each_process_gets_its_share_of_the_visible_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +118,7 @@ def test_slots_are_taken_once_and_freed_by_the_end_of_a_process(pool: DevicePool
         "import sys; from workers.ops.devices import DevicePool; "
         "pool = DevicePool.__new__(DevicePool); pool._slot = None; pool._made_by = 0; "
         "from pathlib import Path; pool.folder = Path(sys.argv[1]); pool.groups = (0, 1, 2); "
+        "pool._processes = 3; "
         "print(pool.take_slot(), flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", take, str(pool.folder)]

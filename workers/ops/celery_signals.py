@@ -54,7 +54,7 @@ def _set_up_pool_process(**_: object) -> None:
     slot = pool.take_slot()
     broker_watchdog.mark_idle(slot)  # of a process that was killed in the middle
     if len(pool.groups) > 1:
-        heartbeat.enter_slot(slot, str(pool.groups[slot]))
+        heartbeat.enter_slot(slot, str(pool.get_own_group()))
 
 
 @signals.task_prerun.connect  # type: ignore[untyped-decorator]

@@ -127,10 +127,15 @@ class DeviceLease:
 
 
 class DevicePool:
-    """The groups of one worker, which all of its pool processes share."""
+    """The groups of one worker, which all of its pool processes share.
 
-    def __init__(self, groups: Sequence[DeviceGroup]) -> None:
+    Args:
+        processes: how many pool processes there are, where these are more than the groups.
+    """
+
+    def __init__(self, groups: Sequence[DeviceGroup], *, processes: int = 0) -> None:
         self.groups = tuple(groups)
+        self._processes = max(processes, len(self.groups))
         self.folder = Path(tempfile.mkdtemp(prefix="meta-reward-devices-"))
         self._made_by = os.getpid()
         self._slot: tuple[int, FileLock] | None = None
@@ -139,14 +144,18 @@ class DevicePool:
     def take_slot(self) -> int:
         """Number this pool process until it ends; it uses the group of that number first."""
         if self._slot is None:
-            for number in range(len(self.groups)):
+            for number in range(self._processes):
                 lock = self._lock(f"slot-{number}.lock")
                 if _try_lock(lock):
                     self._slot = number, lock
                     break
             else:
-                return len(self.groups) - 1  # a pool larger than its groups
+                return self._processes - 1  # Celery replaces a process before the old one ended
         return self._slot[0]
+
+    def get_own_group(self) -> DeviceGroup:
+        """The group that this pool process uses first; several share one if groups are fewer."""
+        return self.groups[self.take_slot() % len(self.groups)]
 
     def try_acquire(self, count: int, *, seconds: float = 0.0) -> DeviceLease | None:
         """Take `count` neighboring groups that nobody uses; None if there are none in time.
@@ -166,7 +175,7 @@ class DevicePool:
             return None
         try:
             starts = range(0, len(self.groups) - count + 1, count)
-            own = self.take_slot() // count * count
+            own = self.get_own_group().number // count * count
             for start in sorted(starts, key=lambda start: (start != own, start)):
                 lease = self.try_acquire_groups(self.groups[start : start + count])
                 if lease is not None:
@@ -249,7 +258,7 @@ _pool: DevicePool | None = None
 def set_up_pool(processes: int) -> DevicePool:
     """Divide this worker's devices among its pool processes, before it forks them."""
     global _pool
-    _pool = DevicePool(divide_devices(processes))
+    _pool = DevicePool(divide_devices(processes), processes=processes)
     return _pool
 
 
