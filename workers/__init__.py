@@ -1,1 +1,1 @@
-"""The hands: the only place where rows meet the method."""
+"""Commands, jobs and Celery tasks: the only package that connects the database and the core."""

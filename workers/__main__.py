@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def _use_command_source() -> AbstractContextManager[None]:
-    """Record what a command does as done by a command; what a service does, by the system."""
+    """Record actions of commands as done by a command, those of services by the system."""
     from webapp.activity.request_tracking import use_source
 
     is_service = len(sys.argv) > 1 and sys.argv[1] in _SERVICES
@@ -46,7 +46,7 @@ def _require_valid_settings() -> None:
 
 
 def _close_private_folders() -> None:
-    """Close what is open, or say why no command is run; wrong settings are the command's to say."""
+    """Close private folders to others, or explain why no command runs."""
     from django.core.exceptions import ImproperlyConfigured
 
     from webapp.private_folders import ForeignFolderError, close_private_folders

@@ -1,13 +1,13 @@
-"""The app's name."""
+"""App configuration."""
 
 from django.apps import AppConfig
 
 
 class WorkersConfig(AppConfig):
-    """Commands and tasks that run the method and keep the rows."""
+    """Commands and tasks that run the method and update the database."""
 
     name = "workers"
 
     def ready(self) -> None:
-        """Let the pages send messages by name: theirs is then the application of this package."""
+        """Load the Celery application, so that pages can send messages by name."""
         from workers import celery  # noqa: F401

@@ -1,4 +1,4 @@
-"""The Celery application: it carries messages, rows and files hold everything else.
+"""The Celery application. It only carries messages; the state is in the database and in files.
 
 celery --app workers.celery worker --pool prefork --concurrency 1 --queues gpu,cpu
 """

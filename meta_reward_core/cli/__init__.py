@@ -1,1 +1,1 @@
-"""What command lines share: options, terminal output, progress callbacks."""
+"""Shared parts of command lines: options, terminal output, progress callbacks."""

@@ -1,4 +1,4 @@
-"""Several who keep count of one iteration at once, such as rows and a person who watches."""
+"""Several progress callbacks for one iteration, such as the database and a terminal."""
 
 from meta_reward_core.iteration import Stage
 from meta_reward_core.runner import RunCallback
@@ -6,7 +6,7 @@ from meta_reward_core.storage.shards import ShardManifest
 
 
 class CallbackList:
-    """Tell everything to each of several watchers, in order."""
+    """Forwards every event to several callbacks, in order."""
 
     def __init__(self, *watchers: RunCallback) -> None:
         self._watchers = watchers

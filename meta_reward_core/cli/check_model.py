@@ -1,4 +1,4 @@
-"""Check a model from a command line: what both command lines share."""
+"""The model check for both command lines."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -51,7 +51,7 @@ def check_named_model(
     *,
     write: Callable[[Any], None],
 ) -> None:
-    """Check the model that parsed options name, and print each result.
+    """Check the model in the parsed options, and print each result.
 
     Args:
         write: receives the report as plain values, before a model is refused.
@@ -75,7 +75,7 @@ def check_named_model(
 
 
 def print_report(console: Console, report: CheckReport, *, recipe_name: str) -> None:
-    """Print a line for each result, and what follows from all of them."""
+    """Print a line per result, and the conclusion."""
     console.print(f"[bold]{escape(report.model)}[/bold] for recipe {escape(recipe_name)}")
     for check in report.checks:
         style = _STYLES[check.level]

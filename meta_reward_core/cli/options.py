@@ -1,4 +1,4 @@
-"""What both command lines share: the options of a run, and what a plan looks like."""
+"""Options of a run and output of a plan, for both command lines."""
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping
@@ -89,7 +89,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_positive_int(text: str) -> int:
-    """Read an option that counts from 1."""
+    """Parse an option that counts from 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("counts from 1")
@@ -97,7 +97,7 @@ def parse_positive_int(text: str) -> int:
 
 
 def build_request(options: Mapping[str, Any]) -> ExperimentRequest:
-    """Read a request from parsed options."""
+    """Build a request from parsed options."""
     return ExperimentRequest(
         experiment=options["experiment"],
         recipe=options["recipe"],
@@ -122,7 +122,7 @@ def show_plan(
     speeds_of: Callable[[Recipe], MeasuredThroughput],
     engine_here: bool = True,
 ) -> Summary:
-    """Say what would be run, and at what cost, without writing anything.
+    """Print what would be run, and its cost, without writing anything.
 
     What the run would refuse is refused, but for what only the network or a training can tell.
 

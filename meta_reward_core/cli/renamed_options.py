@@ -1,4 +1,4 @@
-"""Options that were renamed: old names work for one version, hidden, with a warning on stderr."""
+"""Renamed options: old names work for one version, hidden, with a warning on stderr."""
 
 import argparse
 import warnings
@@ -17,7 +17,7 @@ class ArgumentContainer(Protocol):
 
 
 class _OldArgument(argparse.Action):
-    """Takes a value under an old name, warns, and hands it to the argument of today."""
+    """Accepts a value under an old name, warns, and passes it to the current argument."""
 
     def __init__(
         self, option_strings: Sequence[str], dest: str, *, target: argparse.Action, **settings: Any
@@ -32,7 +32,7 @@ class _OldArgument(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        """Take one value; where names were given by position, any number of them."""
+        """Accept one value; for positional names any number."""
         new = self._target.option_strings[-1]
         if option_string is None:
             if not values:
@@ -47,7 +47,7 @@ class _OldArgument(argparse.Action):
 
 
 def add_old_option(where: ArgumentContainer, old: str, target: argparse.Action) -> None:
-    """Let an old option stand for the one that it is called today.
+    """Declare the old name of an option.
 
     Args:
         where: the parser, or the group that `target` belongs to.
@@ -66,7 +66,7 @@ def add_old_option(where: ArgumentContainer, old: str, target: argparse.Action) 
 
 
 def add_old_positionals(where: ArgumentContainer, target: argparse.Action) -> None:
-    """Let values without an option stand for a repeatable option."""
+    """Declare positional values as the old form of a repeatable option."""
     where.add_argument(
         f"{target.dest}_by_position",
         action=_OldArgument,
@@ -79,7 +79,7 @@ def add_old_positionals(where: ArgumentContainer, target: argparse.Action) -> No
 
 
 def show_deprecations_briefly() -> None:
-    """Print warnings about old names as one line, without the place in our code."""
+    """Print deprecation warnings as one line, without the location in our code."""
     usual = warnings.formatwarning
 
     def format_warning(

@@ -1,4 +1,4 @@
-"""What a person sees in a terminal: progress while an iteration runs, tables when it is done.
+"""Terminal output: progress while an iteration runs, tables when it is done.
 
 Without a terminal the same is told in plain lines, not often.
 """
@@ -43,17 +43,17 @@ _ABSENT: Final = "–"
 
 
 class Stream(Protocol):
-    """All that is asked of what is written to."""
+    """The required interface of an output stream."""
 
     def isatty(self) -> bool:
-        """Say whether a person sits behind it."""
+        """Whether it is a terminal."""
 
     def write(self, text: str, /) -> object:
-        """Take a text."""
+        """Write a text."""
 
 
 def make_console(stream: Stream, *, color: bool = True) -> Console:
-    """Write to `stream`; where it is no terminal, with a fixed width and without colours."""
+    """Create a console for `stream`; without a terminal, with a fixed width and no colors."""
     terminal = stream.isatty()
     return Console(
         file=cast(IO[str], stream),
@@ -66,7 +66,7 @@ def make_console(stream: Stream, *, color: bool = True) -> Console:
 
 @dataclass(slots=True)
 class _ShownShard:
-    """A shard that runs: how far it is, of how many completions, since when."""
+    """A running shard: its progress, number of completions, and start."""
 
     calls: int | None
     began: float
@@ -76,7 +76,7 @@ class _ShownShard:
 
 @dataclass(slots=True)
 class _ShownStage:
-    """A stage that runs.
+    """A running stage.
 
     Attributes:
         engines: how many of its shards ran at the same time, at most.
@@ -94,7 +94,7 @@ class _ShownStage:
 
 
 class ConsoleCallback:
-    """Show an iteration while it runs, and remember how long each stage took.
+    """Shows an iteration while it runs, and records the duration of each stage.
 
     Stages that run at the same time have a bar each.
 
@@ -113,7 +113,7 @@ class ConsoleCallback:
 
     @contextlib.contextmanager
     def show(self) -> Iterator[None]:
-        """Show the live part while the block runs."""
+        """Show the live display while the block runs."""
         number, planned = self._context.number, self._context.recipe.iterations
         if number > planned:
             self._print_line(
@@ -177,7 +177,7 @@ class ConsoleCallback:
         self.stop_stage(stage)
 
     def stop_stage(self, stage: Stage) -> None:
-        """Remove the bar of a stage that goes no further now."""
+        """Remove the progress bar of a stage that stops now."""
         self._remove_task(stage)
 
     def finish_stage(self, stage: Stage) -> None:
@@ -198,7 +198,7 @@ class ConsoleCallback:
         self._print_line(f"{stage.name:<11} [green]done[/green]: {'; '.join(parts)}")
 
     def report(self, stage: Stage, shard: int, done: int, tokens: int) -> None:
-        """Show how far the engines are with the running shards of a stage."""
+        """Show the engines' progress in the running shards of a stage."""
         shown = self._shown[stage.name]
         one = shown.running.get(shard)
         if one is None:
@@ -213,7 +213,7 @@ class ConsoleCallback:
         self._update_progress(shown, f"{drawn:,} tokens, {speed:,.0f}/s{engines}")
 
     def log(self, stage: Stage, shard: int, row: dict[str, float]) -> None:
-        """Show how far the training is."""
+        """Show the progress of the training."""
         shown = self._shown[stage.name]
         one = shown.running.get(shard)
         if one is None:
@@ -226,7 +226,7 @@ class ConsoleCallback:
         self._update_progress(shown, ", ".join(told))
 
     def _update_progress(self, shown: _ShownStage, note: str) -> None:
-        """Tell how far a stage is."""
+        """Update the progress of a stage."""
         done = shown.finished + sum(one.share for one in shown.running.values())
         if self._progress is not None and shown.task is not None:
             self._progress.update(shown.task, completed=done, note=note)
@@ -271,7 +271,7 @@ def _make_progress(console: Console) -> Progress:
 
 
 def estimate_shard_calls(context: IterationContext, stage: str, shard: int) -> int | None:
-    """How many completions a shard will draw (at most), once its inputs are there."""
+    """Estimate the maximum completions of a shard, once its inputs exist."""
     recipe = context.recipe
     compared = min(recipe.judge.samples, recipe.meta_judge.max_judgments or recipe.judge.samples)
     inputs = {
@@ -287,12 +287,12 @@ def estimate_shard_calls(context: IterationContext, stage: str, shard: int) -> i
 
 
 def _format_time_left(seconds: float, made: float, left: float) -> str:
-    """Write out how long the shards that are left take at the rate of those made."""
+    """Format the time left at the rate of the finished shards."""
     return f", about {_format_duration(seconds / made * left)} left" if made > 0 else ""
 
 
 def print_plan(console: Console, plan: list[StagePlan], *, title: str) -> None:
-    """Show what an iteration will cost."""
+    """Print the cost of an iteration."""
     table = _make_table(title, "stage", "calls", "tokens", "time", "disk", "basis")
     for stage in plan:
         calls = f"{'at most ' if stage.at_most else ''}{stage.calls:,}"
@@ -309,7 +309,7 @@ def print_plan(console: Console, plan: list[StagePlan], *, title: str) -> None:
 
 
 def print_total(console: Console, plans: Collection[Sequence[StagePlan]]) -> None:
-    """Show what several iterations will cost in all."""
+    """Print the total cost of several iterations."""
     stages = [stage for plan in plans for stage in plan]
     console.print(f"[bold]all {len(plans)} iterations[/bold] {_format_total(stages)}")
 
@@ -328,7 +328,7 @@ def _format_training_note(plan: Sequence[StagePlan]) -> str:
 
 
 def print_summary(console: Console, summary: Summary) -> None:
-    """Show the summary of an iteration as tables."""
+    """Print the summary of an iteration as tables."""
     number = summary["iteration"]
     state = "" if summary["finished"] else " (not finished)"
     console.rule(f"Iteration {number}: M{number - 1} to M{number}{state}")
@@ -355,7 +355,7 @@ def print_summary(console: Console, summary: Summary) -> None:
 
 
 def print_outside_judge(console: Console, endpoint: str | None) -> None:
-    """Say so where the model does not judge itself."""
+    """Print a note if an external model judges."""
     if endpoint is not None:
         console.print(
             f"[bold]outside judge[/bold]: the endpoint {escape(endpoint)} gives the points"
@@ -385,7 +385,7 @@ def _make_stage_table(stages: list[Summary]) -> Table:
 
 
 def _describe_output(stage: str, counts: Counts) -> str:
-    """What the stage made, in one phrase."""
+    """Describe the output of a stage in one phrase."""
     if stage == "generate":
         distinct = counts["completions"] - counts["refused"] - counts["identical"]
         return f"{distinct:,} responses ({counts['identical']:,} identical removed)"
@@ -396,7 +396,7 @@ def _describe_output(stage: str, counts: Counts) -> str:
 
 
 def _describe_unusable(stage: str, counts: Counts) -> str:
-    """What could not be used, in one phrase."""
+    """Describe unusable outputs in one phrase."""
     phrases = {
         "generate": [("cut_off", "cut off"), ("refused", "refused")],
         "judge": [("unscored", "unscored")],
@@ -461,7 +461,7 @@ def _make_training_table(training: Mapping[str, Any] | None) -> Table | None:
 
 
 def _explain_absences(training: Mapping[str, Any] | None) -> list[str]:
-    """Say why figures of a training are absent, each reason once."""
+    """Explain why metrics of a training are absent, each reason once."""
     metrics = [(training or {}).get(key) or {} for key in _TRAINING_ROWS]
     return list(dict.fromkeys(metric["absent"] for metric in metrics if "absent" in metric))
 

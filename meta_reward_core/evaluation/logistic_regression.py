@@ -124,7 +124,7 @@ def _search_line(
     lasso: Array,
     ridge: float,
 ) -> tuple[Array, npt.NDArray[np.bool_]]:
-    """Largest of 1, 1/2, 1/4 ... per problem [p] that is not uphill, and whether it gained."""
+    """Find the largest of 1, 1/2, 1/4 ... per problem [p] that is not uphill; did it gain?"""
     before = _compute_objective(features, targets, weights, at, lasso, ridge)
     slack = _MIN_GAIN * (1 + np.abs(before))
     scale = np.ones(len(at))

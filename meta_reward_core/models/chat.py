@@ -1,4 +1,4 @@
-"""Render conversations by a model's chat template: the one function of engines, training, checks.
+"""Render conversations with a model's chat template, for engines, training and checks.
 
 A chat template is a program. It may read today's date and it may open a reasoning block, so that
 what it writes depends on more than the conversation; `ChatOptions` names the rest. Imports no
@@ -18,7 +18,7 @@ _ANSWER_MARK: Final = "\ue000answer\ue001"
 
 
 class ChatTokenizer(Protocol):
-    """What is used of a tokenizer of transformers here."""
+    """The part of a transformers tokenizer that is used here."""
 
     def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
         """Render a conversation."""
@@ -26,7 +26,7 @@ class ChatTokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions:
-    """What a chat template is given beside the conversation.
+    """Variables of a chat template besides the conversation.
 
     Attributes:
         date: the day that `strftime_now` of the template tells, as YYYY-MM-DD; None: the day of
@@ -39,7 +39,7 @@ class ChatOptions:
     allow_reasoning: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse a date that is none.
+        """Refuse an invalid date.
 
         Raises:
             ValueError: it is not YYYY-MM-DD.
@@ -48,7 +48,7 @@ class ChatOptions:
             Date.fromisoformat(self.date)
 
     def build_variables(self) -> dict[str, Any]:
-        """The variables of the template; they take precedence over its globals."""
+        """Build the template variables, which take precedence over its globals."""
         variables: dict[str, Any] = {}
         if self.date is not None:
             variables["strftime_now"] = datetime.combine(
@@ -66,7 +66,7 @@ def render_chat(
     add_generation_prompt: bool,
     options: ChatOptions = ChatOptions(),
 ) -> str:
-    """Write a conversation as the model reads it.
+    """Render a conversation as the model reads it.
 
     Raises:
         jinja2.TemplateError: the template refuses the conversation.
@@ -87,7 +87,7 @@ def render_answer_context(
     *,
     options: ChatOptions = ChatOptions(),
 ) -> str:
-    """Write what precedes the words of an assistant's turn that holds no reasoning.
+    """Render the context before the text of an assistant turn without reasoning.
 
     Mostly this is the generation prompt. Where a template opens a reasoning block in that prompt,
     or writes an empty one before an answer without reasoning, it is what the template writes
@@ -109,7 +109,7 @@ def render_answer_end(
     tokenizer: ChatTokenizer,
     options: ChatOptions = ChatOptions(),
 ) -> str:
-    """Write what follows the words of an assistant's last turn, such as an end token."""
+    """Render what follows the text of the last assistant turn, such as an end token."""
     turns = [
         {"role": "user", "content": "Hello."},
         {"role": "assistant", "content": _ANSWER_MARK},
@@ -122,7 +122,7 @@ def render_generation_prompt(
     tokenizer: ChatTokenizer,
     options: ChatOptions = ChatOptions(),
 ) -> str:
-    """What the template appends to a conversation so that the assistant speaks next."""
+    """Render what the template appends so that the assistant speaks next."""
     question = [{"role": "user", "content": "Hello."}]
     without, with_it = (
         render_chat(tokenizer, question, add_generation_prompt=add, options=options)
@@ -136,7 +136,7 @@ def render_generation_prompt(
 
 
 def _find_token_start(text: str, place: int) -> int:
-    """Where the control token begins that a place lies within; else the place.
+    """Return the start of the control token at a position, else the position.
 
     Two texts that differ in a token (`<|end|>`, `<|assistant|>`) may begin alike.
     """
@@ -149,7 +149,7 @@ def find_opened_reasoning(
     tokenizer: ChatTokenizer,
     options: ChatOptions = ChatOptions(),
 ) -> str:
-    """The reasoning block that the generation prompt opens, such as `<think>` and a line break.
+    """Return the reasoning block that the generation prompt opens, such as `<think>`.
 
     A completion continues it, so its text is only readable behind it. Empty for most templates.
     """

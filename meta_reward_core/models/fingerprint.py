@@ -1,4 +1,4 @@
-"""Which files of a model matter for what: hashes of those that drawing, or training, reads.
+"""Hashes of the model files that generation, or training, depends on.
 
 A model folder holds more than a model: a README may be mended, and a generation config that cannot
 be saved must be, without making everything again that was drawn. So beside the hash of the whole
@@ -61,7 +61,7 @@ class ModelFiles:
 
     @classmethod
     def build(cls, hashes: Mapping[str, str], *, end_ids: tuple[int, ...] | None) -> "ModelFiles":
-        """Tell from the hashes of all files what each use depends on.
+        """Derive from the hashes of all files what each use depends on.
 
         Args:
             end_ids: as `read_end_ids` gives them.
@@ -76,20 +76,20 @@ class ModelFiles:
         return cls(hashes, hash_model_files(needed_to_generate), hash_model_files(needed))
 
     def list_differences(self, others: Mapping[str, str]) -> list[str]:
-        """Name the files that are not the same in other hashes, sorted."""
+        """List the files that differ from other hashes, sorted."""
         return sorted(
             name for name in {*self.hashes, *others} if self.hashes.get(name) != others.get(name)
         )
 
 
 def is_document(name: str) -> bool:
-    """Say whether a file of a model folder is for people and is read by nothing that loads it."""
+    """Whether a file of a model folder is only for people, not for loading."""
     path = PurePosixPath(name)
     return path.suffix.lower() in _DOCUMENT_SUFFIXES or path.stem.upper() in _DOCUMENT_NAMES
 
 
 def read_end_ids(folder: Path) -> tuple[int, ...] | None:
-    """Ids that end a reply by the generation config; where there is none, by the config.
+    """Read the end token ids of the generation config, else of the config.
 
     Engines add the tokenizer's own end token, which the tokenizer's files decide.
 
@@ -122,7 +122,7 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 
 def find_end_token_ids(folder: Path, *, tokenizer_eos: int | None) -> tuple[int, ...]:
-    """Ids of the tokens that end a completion, ascending.
+    """Return the ids of the tokens that end a completion, ascending.
 
     Args:
         tokenizer_eos: the end token of the tokenizer, if it names one.

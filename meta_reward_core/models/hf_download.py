@@ -1,4 +1,4 @@
-"""A model of the hub on this machine: pinned to a commit, and there as a whole or not at all.
+"""Download Hub models: pinned to a commit, and completely or not at all.
 
 What a name means is asked once; from then on the commit is part of the folder's name,
 `<root>/<owner>/<name>@<commit>`, so that the same name never means two models. Files arrive in a
@@ -64,12 +64,12 @@ class _RemoteModel:
     files: Mapping[str, "RepoSibling"]
 
     def sum_sizes(self, names: Sequence[str]) -> int:
-        """Bytes of some of its files, as far as the hub tells."""
+        """Sum the sizes of some of its files, as far as the Hub reports them."""
         return sum(self.files[name].size or 0 for name in names)
 
 
 def fetch_model(name: HubName, root: Path, *, token: str | None, say: StatusCallback) -> Path:
-    """Find the folder of a model of the hub; it is fetched unless it lies there already.
+    """Return the folder of a Hub model, downloading it if necessary.
 
     Args:
         root: below which models lie.
@@ -103,20 +103,20 @@ def _fetch_folder(folder: Path, remote: _RemoteModel, say: StatusCallback) -> No
 
 
 def list_local_commits(name: HubName, root: Path) -> list[str]:
-    """Commits of a model of the hub that lie below a root, as names."""
+    """List the downloaded commits of a Hub model below a root, as names."""
     owner, _, short = name.repository.partition("/")
     folders = (root / owner).glob(f"{short}@*")
     return sorted(f"{owner}/{folder.name}" for folder in folders if folder.is_dir())
 
 
 def list_partial_downloads(root: Path) -> list[Path]:
-    """Folders of downloads below a root that were not completed, or are under way."""
+    """List download folders below a root that are incomplete or in progress."""
     return sorted(folder for folder in root.glob("*/.*@*.partial") if folder.is_dir())
 
 
 @contextlib.contextmanager
 def _lock_download(folder: Path, say: StatusCallback) -> Iterator[None]:
-    """Keep other processes of this machine from fetching the same model."""
+    """Lock out other processes on this machine that download the same model."""
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         lock.acquire(blocking=False)
@@ -130,7 +130,7 @@ def _lock_download(folder: Path, say: StatusCallback) -> Iterator[None]:
 
 
 def _query_hub(name: HubName, root: Path, token: str | None) -> _RemoteModel:
-    """Which commit a name means now, and what files it has."""
+    """Query the commit that a name refers to, and its files."""
     client = make_hub_client(token)
     with _translate_errors(name, root):
         found = client.model_info(
@@ -150,7 +150,7 @@ def _query_hub(name: HubName, root: Path, token: str | None) -> _RemoteModel:
 
 
 def _check_listing(remote: _RemoteModel) -> None:
-    """Refuse what cannot be loaded by the names of its files alone, before one is fetched."""
+    """Refuse what cannot be loaded by its file names, before any download."""
     name, files = remote.name, remote.files
     if "adapter_config.json" in files:
         raise ModelFolderError(
@@ -175,7 +175,7 @@ def _explain_no_weights(name: HubName, files: Mapping[str, "RepoSibling"]) -> st
 
 
 def _download_model(partial: Path, remote: _RemoteModel, say: StatusCallback) -> None:
-    """Fetch what words there are, see that the model may be loaded, then fetch the weights."""
+    """Download the small files, check that the model is allowed, then download the weights."""
     partial.mkdir(exist_ok=True)
     for left in partial.rglob("*.incomplete"):  # a killed attempt's, which the client cannot go on
         left.unlink()
@@ -199,7 +199,7 @@ def _is_text_file(file: str) -> bool:
 
 
 def _list_weight_files(remote: _RemoteModel, partial: Path) -> list[str]:
-    """The files of the weights that would be loaded; repositories may hold them twice."""
+    """List the weight files to load; repositories can contain them twice."""
     if WEIGHTS_FILE in remote.files:
         return [WEIGHTS_FILE]
     shards = sorted(read_weights_index(partial))
@@ -226,14 +226,14 @@ def _check_disk_space(remote: _RemoteModel, weights: Sequence[str], partial: Pat
 
 
 def _download_files(remote: _RemoteModel, files: Sequence[str], partial: Path) -> None:
-    """Fetch files one after the other; what has arrived as a whole is not asked for again."""
+    """Download files one by one, skipping complete ones."""
     repository, commit = remote.name.repository, remote.name.revision
     for file in files:
         remote.client.hf_hub_download(repository, file, revision=commit, local_dir=partial)
 
 
 def _check_bytes(remote: _RemoteModel, files: Sequence[str], partial: Path) -> None:
-    """See that what arrived is what the commit names; what is not is thrown away."""
+    """Check that downloaded files match the commit, and delete those that do not."""
     for file in files:
         listed, here = remote.files[file], partial / file
         if listed.lfs is not None:
@@ -250,14 +250,14 @@ def _check_bytes(remote: _RemoteModel, files: Sequence[str], partial: Path) -> N
 
 
 class _DownloadProgress:
-    """Says how far a download is, ten times at most."""
+    """Reports the progress of a download, at most ten times."""
 
     def __init__(self, name: str, total: int, say: StatusCallback) -> None:
         self._name, self._total, self._print_line, self._parts = name, total, say, 0
         say(f"fetching {name}, {total / 1e6:,.0f} MB")
 
     def tell(self, arrived: int) -> None:
-        """Say it if another tenth has arrived."""
+        """Report if another tenth has arrived."""
         parts = _PROGRESS_STEPS * arrived // self._total if self._total else 0
         if self._parts < parts < _PROGRESS_STEPS:
             self._parts = parts
@@ -267,7 +267,7 @@ class _DownloadProgress:
 
 
 def _count_bytes_in(folder: Path) -> int:
-    """Bytes that have arrived: a file may be made longer before it is filled."""
+    """Count the received bytes: a file can be preallocated."""
     found = 0
     for file in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # renamed in this moment
@@ -276,7 +276,7 @@ def _count_bytes_in(folder: Path) -> int:
 
 
 def _run_with_progress(work: Callable[[], None], tell: Callable[[], None]) -> None:
-    """Do long work in a thread, and tell from this one how far it is.
+    """Run a long task in a thread, and report its progress from this one.
 
     What is told may go through the caller's connection to a database, which is no other thread's.
     The work's thread keeps no process alive that somebody stops.
@@ -300,7 +300,7 @@ def _run_with_progress(work: Callable[[], None], tell: Callable[[], None]) -> No
 
 @contextlib.contextmanager
 def _clean_up_on_failure(partial: Path, name: HubName) -> Iterator[None]:
-    """Keep a half model only where another attempt can complete it."""
+    """Keep an incomplete model only if another attempt can complete it."""
     try:
         with _translate_errors(name, partial.parents[1]):
             yield
@@ -314,7 +314,7 @@ def _clean_up_on_failure(partial: Path, name: HubName) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _translate_errors(name: HubName, root: Path) -> Iterator[None]:
-    """Turn what the client raises into our errors."""
+    """Translate the client's exceptions into our errors."""
     try:
         yield
     except get_client_errors() as error:
@@ -336,6 +336,6 @@ def _translate_errors(name: HubName, root: Path) -> Iterator[None]:
 
 
 def _format_local_commits(name: HubName, root: Path) -> str:
-    """Which commits of a model lie here, for somebody whom the hub does not answer."""
+    """Format the local commits of a model, for use while the Hub is unreachable."""
     kept = list_local_commits(name, root)
     return f". Without the hub there are: {', '.join(kept)}" if kept else ""

@@ -1,4 +1,4 @@
-"""The Hugging Face hub, or a mirror of it: names of models, its client, and its refusals in words.
+"""The Hugging Face Hub or a mirror: model names, the client, and its errors.
 
 Addresses and rights are the client's own: HF_ENDPOINT names a mirror, HF_TOKEN a token, and
 HF_HUB_OFFLINE forbids to ask. The client is imported when it is needed.
@@ -29,7 +29,7 @@ _XET_HINT: Final = ". A mirror that does not speak Xet needs HF_HUB_DISABLE_XET=
 
 @dataclass(frozen=True, slots=True)
 class HubName:
-    """A model of the hub.
+    """Name of a Hub model.
 
     Attributes:
         repository: owner/name.
@@ -44,12 +44,12 @@ class HubName:
 
     @property
     def is_pinned(self) -> bool:
-        """Whether it can never mean other files: a whole commit is named."""
+        """Whether the name is a full commit, so that its files never change."""
         return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
 
 
 def parse_hub_name(text: str) -> HubName | None:
-    """Read `owner/name` or `owner/name@revision`; None if it is neither."""
+    """Parse `owner/name` or `owner/name@revision`; None if it is neither."""
     found = _NAME.fullmatch(text)
     if found is None or ".." in text or "//" in text:
         return None
@@ -57,13 +57,13 @@ def parse_hub_name(text: str) -> HubName | None:
 
 
 def parse_pinned_name(folder: str) -> HubName | None:
-    """What a folder holds that was fetched from the hub: its path ends in owner/name@commit."""
+    """Parse the name of a downloaded folder: its path ends in owner/name@commit."""
     name = parse_hub_name("/".join(PurePath(folder).parts[-2:]))
     return name if name is not None and name.is_pinned else None
 
 
 def get_hub_address() -> str:
-    """Where the hub is: HF_ENDPOINT, or the public one."""
+    """Return the address of the Hub: HF_ENDPOINT, or the public one."""
     from huggingface_hub import constants
 
     return read_settings().hf_endpoint or str(constants.ENDPOINT)
@@ -82,7 +82,7 @@ def make_hub_client(token: str | None) -> "HfApi":
 
 @contextlib.contextmanager
 def hide_progress_bars() -> Iterator[None]:
-    """Inside: the client draws no progress bars between our lines."""
+    """Context without the client's progress bars."""
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,
@@ -100,14 +100,14 @@ def hide_progress_bars() -> Iterator[None]:
 
 
 def get_client_errors() -> tuple[type[Exception], ...]:
-    """Name what the client raises where the hub, the network or the disk refuses."""
+    """Return the exceptions that the client raises for the Hub, the network or the disk."""
     import httpx2
 
     return httpx2.HTTPError, OSError, ValueError, RuntimeError
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the same call may succeed later without a change by a person."""
+    """Whether the same call can succeed later without any change."""
     from huggingface_hub.errors import HfHubHTTPError
 
     answer = _find_root_cause(error)
@@ -118,7 +118,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def explain_error(error: Exception, name: HubName) -> str:
-    """Say what the client met, where, and what to do; the token is never in it."""
+    """Explain a client error and what to do; the token is never included."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -169,12 +169,12 @@ def _explain_http_error(error: Exception, name: HubName, address: str) -> str:
 
 
 def _get_first_line(error: Exception) -> str:
-    """The client's words: without its links to more words, which end its first line."""
+    """Return the client's message without its trailing links."""
     return next((line for line in str(error).splitlines() if line.strip()), "nothing more is known")
 
 
 def _find_root_cause(error: BaseException) -> BaseException:
-    """What the client met at first, where it raised something vaguer because of it."""
+    """Return the original exception of a vaguer one."""
     import httpx2
 
     while not isinstance(error, httpx2.HTTPError) and error.__cause__ is not None:

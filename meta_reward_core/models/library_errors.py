@@ -1,4 +1,4 @@
-"""What model libraries raise, as one sentence with the file at fault and what to do.
+"""Exceptions of model libraries as one sentence with file and remedy.
 
 The one place where exceptions of torch, transformers, tokenizers, safetensors and jinja2 become
 messages for users. Classes are told by name, so that nothing is imported here.
@@ -101,7 +101,7 @@ _FAULTS: Final = (
 
 
 def explain_library_error(error: BaseException, *, folder: Path | None = None) -> str | None:
-    """One sentence about an exception of a model library: file, cause and remedy.
+    """Explain an exception of a model library in one sentence: file, cause and remedy.
 
     Args:
         folder: of the model that was worked with.
@@ -126,7 +126,7 @@ def explain_library_error(error: BaseException, *, folder: Path | None = None) -
 def translate_library_errors(
     kind: type[MetaRewardError], *, folder: Path | None = None
 ) -> Iterator[None]:
-    """Inside: exceptions of model libraries become one of our own, with one sentence.
+    """Context that translates exceptions of model libraries into ours.
 
     Args:
         kind: what is raised instead.

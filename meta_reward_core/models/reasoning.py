@@ -1,4 +1,4 @@
-"""Reasoning blocks of completions: their marks, and what counts under a recipe's policy.
+"""Reasoning blocks of completions: their marks, and what counts under a policy.
 
 A reasoning model writes `<think> ... </think>` before its answer, or a mark like it. Some chat
 templates write the opening mark into the prompt, so that the model only closes the block.
@@ -29,7 +29,7 @@ Gemma 4."""
 
 
 def extract_finished_part(text: str) -> str | None:
-    """What follows the last closed reasoning block; None while one is open.
+    """Return the text after the last closed reasoning block; None while one is open.
 
     A closing mark without an opening one counts, too: the template may have written the opening
     one into the prompt.
@@ -39,13 +39,13 @@ def extract_finished_part(text: str) -> str | None:
 
 
 def extract_open_block(text: str) -> str:
-    """The reasoning block that is open at the end of a text, from its mark; empty if none is."""
+    """Return the open reasoning block at the end of a text, with its mark; empty if none."""
     _, opened_at = _scan(text)
     return "" if opened_at is None else text[opened_at:]
 
 
 def select_answer(text: str, policy: ReasoningPolicy) -> str | None:
-    """The part of a completion that counts under a policy.
+    """Return the part of a completion that counts under a policy.
 
     Returns:
         The whole text under `keep` and where it holds no reasoning; else what follows the
@@ -56,7 +56,7 @@ def select_answer(text: str, policy: ReasoningPolicy) -> str | None:
 
 
 def _scan(text: str) -> tuple[int, int | None]:
-    """Where the last closed block ends, and where the open one begins if there is one."""
+    """Return the end of the last closed block, and the start of the open one if any."""
     end, opened_at = 0, None
     for mark in _MARK.finditer(text):
         if mark["closes"] or mark["closes_other"]:
@@ -67,5 +67,5 @@ def _scan(text: str) -> tuple[int, int | None]:
 
 
 def find_marks(text: str) -> list[str]:
-    """The marks of reasoning blocks that occur in a text, such as a chat template; each once."""
+    """Find the reasoning marks in a text such as a chat template, each once."""
     return list(dict.fromkeys(mark.group() for mark in _MARK.finditer(text)))

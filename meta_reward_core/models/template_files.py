@@ -1,4 +1,4 @@
-"""The chat templates in the files of a model folder, as transformers finds them."""
+"""Find the chat templates of a model folder, as transformers does."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _DATE_FUNCTION: Final = "strftime_now"
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplateFile:
-    """One chat template of a model folder.
+    """A chat template of a model folder.
 
     Attributes:
         name: `default` is the one that conversations are rendered by.
@@ -31,7 +31,7 @@ class ChatTemplateFile:
 
 
 def read_chat_templates(folder: Path) -> list[ChatTemplateFile]:
-    """All chat templates that the tokenizer of a folder has.
+    """Read all chat templates of a folder's tokenizer.
 
     Files of their own replace what `tokenizer_config.json` holds. `chat_template.json` is a file
     of processors, which a tokenizer does not read. Unreadable files hold none.
@@ -51,7 +51,7 @@ def read_chat_templates(folder: Path) -> list[ChatTemplateFile]:
 
 
 def find_unused_template(folder: Path) -> str | None:
-    """The default template in `tokenizer_config.json`, where a file of its own replaces it."""
+    """Find a default template in `tokenizer_config.json` that another file overrides."""
     if not (folder / TEMPLATE_FILE).is_file():
         return None
     named = dict(_list_named(_read_object(folder / _CONFIG).get("chat_template")))
@@ -59,12 +59,12 @@ def find_unused_template(folder: Path) -> str | None:
 
 
 def reads_date(template: str) -> bool:
-    """Whether a template asks what day it is."""
+    """Whether a template reads the current date."""
     return _DATE_FUNCTION in template
 
 
 def choose_chat_date(folder: Path) -> str | None:
-    """Today as YYYY-MM-DD if a template of the folder reads the date, else None.
+    """Return today as YYYY-MM-DD if a template of the folder reads the date, else None.
 
     An experiment keeps it: otherwise its prompts would change from one day to the next.
     """
@@ -74,7 +74,7 @@ def choose_chat_date(folder: Path) -> str | None:
 
 
 def _list_named(templates: Any) -> list[tuple[str, str]]:
-    """Templates by name, in both forms that tokenizer_config.json may have."""
+    """List named templates, in both forms of tokenizer_config.json."""
     if isinstance(templates, str):
         return [(DEFAULT_TEMPLATE, templates)]
     if isinstance(templates, list):

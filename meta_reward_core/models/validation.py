@@ -1,4 +1,4 @@
-"""What a model folder must be before anything loads it, and the hash that names it.
+"""Requirements for a model folder before loading, and its hash.
 
 A local model folder is code unless it is checked: pickles run on load, `auto_map` names Python
 files, links lead elsewhere. This module loads neither torch nor transformers, so that the web
@@ -52,7 +52,7 @@ INHERITED_FILES = (
 
 
 def hash_model_folder(path: Path) -> str:
-    """The sha256 over names and contents of all files of a folder, sorted by name.
+    """Return the SHA-256 over names and contents of all files of a folder, sorted by name.
 
     Hidden files and folders are left out: download tools keep their notes there.
     """
@@ -62,7 +62,7 @@ def hash_model_folder(path: Path) -> str:
 
 
 def hash_model_files(hashes: Mapping[str, str]) -> str:
-    """The same hash, from the hashes of the files by their names."""
+    """Return the same hash from the hashes of the files by name."""
     total = hashlib.sha256()
     for name, sha256 in sorted(hashes.items()):
         total.update(f"{name}\0{sha256}\n".encode())
@@ -70,7 +70,7 @@ def hash_model_files(hashes: Mapping[str, str]) -> str:
 
 
 def check_model_folder(path: Path, *, allowed_roots: Sequence[Path]) -> Path:
-    """The folder, links resolved, if it may be loaded.
+    """Return the resolved folder if it can be loaded.
 
     Links are followed as far as the allowed roots: a snapshot of the Hugging Face cache, whose
     files are links to the same cache's blobs, passes when the cache is an allowed root.
@@ -106,7 +106,7 @@ def check_model_folder(path: Path, *, allowed_roots: Sequence[Path]) -> Path:
 
 
 def check_non_weight_files(folder: Path) -> None:
-    """See that a model may be loaded by all that is in its folder but the weights.
+    """Check all files of a model folder except the weights.
 
     Raises:
         ModelFolderError: it asks for code, is no whole model, or has no chat template.
@@ -116,7 +116,7 @@ def check_non_weight_files(folder: Path) -> None:
 
 
 def read_weights_index(folder: Path) -> set[str]:
-    """Names of the files that the index of a model's weights names; none without an index.
+    """Return the files in the index of a model's weights; empty without an index.
 
     Raises:
         ModelFolderError: it is no such index, or names files elsewhere.
@@ -133,7 +133,7 @@ def read_weights_index(folder: Path) -> set[str]:
 
 
 def iter_visible_files(folder: Path) -> Iterator[Path]:
-    """Every visible file and link of `folder`, however deep, sorted by its path in it."""
+    """Yield every visible file and link below `folder`, sorted by relative path."""
     for entry in sorted(folder.rglob("*"), key=lambda item: item.relative_to(folder).as_posix()):
         hidden = any(part.startswith(".") for part in entry.relative_to(folder).parts)
         if not hidden and (entry.is_symlink() or not entry.is_dir()):
@@ -141,20 +141,20 @@ def iter_visible_files(folder: Path) -> Iterator[Path]:
 
 
 def hash_file(file: Path) -> str:
-    """The sha256 of a file's content."""
+    """Return the SHA-256 of a file."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _follow_links(path: Path) -> Path:
-    """Where a path leads; a circle of links leads to itself (`Path.resolve` raises there)."""
+    """Resolve a path; a link cycle resolves to itself (`Path.resolve` raises there)."""
     return Path(os.path.realpath(path))
 
 
 def _check_inside(
     target: Path, roots: Sequence[Path], *, named: Path, is_part: bool = False
 ) -> None:
-    """Refuse what lies outside the roots, in the same words whatever is there.
+    """Refuse paths outside the roots, with the same message whatever is there.
 
     Args:
         is_part: whether it is part of a folder inside, and may only lead out by a link.
@@ -189,7 +189,7 @@ def _check_harmless(file: Path) -> None:
 
 
 def _check_content(file: Path) -> None:
-    """Refuse what a download left in place of a file: nothing, a Git LFS pointer, a dead link."""
+    """Refuse placeholders of a download: empty files, Git LFS pointers, dead links."""
     if not file.exists():
         raise ModelFolderError.from_parts(
             file, "links to a file that does not exist", "download it again"
@@ -298,7 +298,7 @@ def _check_chat_template(folder: Path) -> None:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no such file."""
+    """Read the object in a JSON file; empty if there is no file."""
     if not file.is_file():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""Commands of ours that a message or a page tells somebody to type."""
+"""Commands that messages and pages tell users to type."""
 
 import shlex
 import shutil
@@ -13,13 +13,13 @@ IN_CHECKOUT: Final = (Path(__file__).resolve().parents[2] / "manage.py").is_file
 
 
 def format_command(*words: str) -> str:
-    """A command of ours that works as it is printed, in the folder where it is printed."""
+    """Format a command that works as printed, in the current folder."""
     program = [_get_interpreter(), "manage.py"] if IN_CHECKOUT else ["meta-reward"]
     return shlex.join([*program, *words])
 
 
 def make_missing_experiment_error(name: str, *, root: str | None = None) -> InputError:
-    """What every command says of an experiment that is not there.
+    """Build the error for an experiment that does not exist.
 
     Args:
         root: where its files were looked for; None where its rows were.
@@ -31,7 +31,7 @@ def make_missing_experiment_error(name: str, *, root: str | None = None) -> Inpu
 
 
 def _get_interpreter() -> str:
-    """`python` where that is who runs this; else its path, from here if it lies below."""
+    """Return `python` if that runs this process, else its path, relative if it is below here."""
     running, here = Path(sys.executable), Path.cwd()
     if shutil.which("python") == str(running):
         return "python"

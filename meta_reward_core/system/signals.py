@@ -1,4 +1,4 @@
-"""Signals that stop work: as Ctrl-C does, or when the parent process dies.
+"""Signals that stop work: like Ctrl-C, or when the parent process dies.
 
 The kernel kills a child whose parent dies (PR_SET_PDEATHSIG), even by SIGKILL, so that child
 processes never outlive the process that started them. Only Linux has this; elsewhere only a parent
@@ -16,7 +16,7 @@ from types import FrameType
 
 @contextlib.contextmanager
 def interrupt_on_signal(wanted: signal.Signals) -> Iterator[bool]:
-    """Let a signal raise `KeyboardInterrupt` in this thread while the block runs.
+    """Make a signal raise `KeyboardInterrupt` in this thread while the block runs.
 
     Only in the main thread can it be so; the block learns whether it is.
     """
@@ -40,7 +40,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def set_parent_death_signal(number: int = signal.SIGKILL) -> None:
-    """Let the kernel send this process a signal when the thread that forked it dies.
+    """Make the kernel send this process a signal when the thread that forked it dies.
 
     Called in a child that has been forked already, such as a process of a pool.
     """
@@ -49,7 +49,7 @@ def set_parent_death_signal(number: int = signal.SIGKILL) -> None:
 
 
 def make_parent_death_preexec(number: int = signal.SIGKILL) -> Callable[[], None]:
-    """Make a `preexec_fn` after which a child dies when the calling thread does.
+    """Make a `preexec_fn` that ends a child when the calling thread dies.
 
     Start such children from a thread that lives as long as they should: the main thread.
     """

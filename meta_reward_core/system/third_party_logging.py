@@ -1,4 +1,4 @@
-"""Keep the libraries below from drawing progress bars over our logs, and from calling home."""
+"""Keep libraries from printing progress bars and from sending telemetry."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from meta_reward_core.system.settings import read_variable
 
 @contextmanager
 def silence_libraries() -> Iterator[None]:
-    """Inside: no progress bar of transformers, datasets or tqdm, and no telemetry of TRL.
+    """Context without progress bars of transformers, datasets or tqdm, and without TRL telemetry.
 
     Everything is as before afterwards, because a library that we use is not ours to configure.
     """

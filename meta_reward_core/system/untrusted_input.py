@@ -1,4 +1,4 @@
-"""The gate for bytes: every JSON or YAML value from outside is decoded here, under limits.
+"""Decode all untrusted JSON and YAML values, with limits.
 
 Outside is whatever another person, program or file wrote: requests, recipes, imports, scorecards,
 settings, answers of servers, files of experiments. A size limit alone does not bound the work:
@@ -44,7 +44,7 @@ _YAML_BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True, slots=True)
 class InputLimits:
-    """How much one value from outside may hold.
+    """Limits of one untrusted value.
 
     Attributes:
         max_chars: characters of the whole text.
@@ -68,7 +68,7 @@ ANSWER_LIMITS: Final = InputLimits(max_chars=256_000_000, max_depth=64, max_node
 
 
 def decode_text(data: bytes) -> str:
-    """Decode bytes as UTF-8; a byte order mark at the beginning is dropped.
+    """Decode bytes as UTF-8 and drop a byte order mark.
 
     Raises:
         MalformedInputError: they are not UTF-8, or hold NUL.
@@ -82,7 +82,7 @@ def decode_text(data: bytes) -> str:
 
 
 def check_text(text: str) -> None:
-    """Refuse a text that a database or a file cannot hold.
+    """Refuse text that a database or a file cannot store.
 
     Raises:
         MalformedInputError: it holds NUL or half of a surrogate pair.
@@ -96,7 +96,7 @@ def check_text(text: str) -> None:
 
 
 def check_value(value: Any, limits: InputLimits) -> None:
-    """Refuse a parsed value that breaks a limit, or that JSON could not hold.
+    """Refuse a parsed value that exceeds a limit, or that JSON cannot represent.
 
     A part that stands in several places counts in each of them, so that a value that contains
     itself, or repeats itself by aliases, is refused as well.
@@ -249,16 +249,16 @@ def _refuse_equal_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _PlainLoader(_YAML_BASE):  # type: ignore[misc]
-    """Plain values alone: no dates, no long numbers, no key twice, no lists of merges."""
+    """A loader for plain values: no dates, no long numbers, no duplicate keys, no merge lists."""
 
     def resolve(self, kind: type, value: Any, implicit: Any) -> Any:
-        """Take a long plain text for a text, without trying whether it is a number."""
+        """Treat a long plain text as text without testing whether it is a number."""
         if kind is yaml.ScalarNode and len(value) > _MAX_RESOLVED_CHARS:
             return _YAML_TEXT
         return super().resolve(kind, value, implicit)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merge one mapping at most: lists of them multiply."""
+        """Merge at most one mapping: lists of mappings multiply."""
         for key, value in node.value:
             if key.tag == _YAML_MERGE and isinstance(value, yaml.SequenceNode):
                 raise MalformedInputError(
@@ -267,7 +267,7 @@ class _PlainLoader(_YAML_BASE):  # type: ignore[misc]
         super().flatten_mapping(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:  # noqa: FBT001, FBT002
-        """Refuse a key that appears twice instead of letting the last one win."""
+        """Refuse a duplicate key instead of using the last value."""
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -289,7 +289,7 @@ _PlainLoader.yaml_implicit_resolvers = {
 
 
 def _check_yaml_events(text: str, limits: InputLimits, *, allow_aliases: bool) -> None:
-    """Read the document as a stream, which needs no recursion, and stop at the first excess."""
+    """Check the document as a stream, without recursion, and stop at the first violation."""
     depth = nodes = 0
     for event in yaml.parse(text, Loader=_YAML_BASE):
         if isinstance(event, yaml.CollectionEndEvent):
@@ -346,7 +346,7 @@ def _check_float(value: float) -> None:
 
 
 def _accept(value: object) -> None:
-    """Nothing to check."""
+    """Accept any value."""
 
 
 _SCALARS: Final[dict[type, Callable[[Any], None]]] = {

@@ -1,4 +1,4 @@
-"""The stage that evaluates: the only one that reaches a task's ground truth.
+"""The evaluation stage, the only one that can access a task's ground truth.
 
 It runs after the training, and nothing that trains or selects reads what it writes.
 """
@@ -32,7 +32,7 @@ from meta_reward_core.training.dataset import PAIR_KINDS
 
 
 def run_evaluate(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
-    """Measure the iteration's data and, by the task's ground truth, the model that came out."""
+    """Measure the iteration's data and, by the task's ground truth, the new model."""
     kinds = [kind for kind in PAIR_KINDS if context.recipe.trains_on(kind, context.number)]
     measured = measure_iteration(
         context.files, kinds=kinds, judge_reasoning=context.recipe.judge.reasoning
@@ -58,7 +58,7 @@ def run_evaluate(context: IterationContext, shard: int, resources: StageResource
 
 
 def _iter_models_to_measure(context: IterationContext) -> Iterator[ModelRef]:
-    """Yield M_t; before the first iteration's M_1 also M_0, to compare with."""
+    """Yield M_t, and M_0 before M_1 for comparison."""
     if context.number == 1:
         yield context.model
     base = context.model if context.recipe.training.keeps_adapter else None
@@ -88,7 +88,7 @@ def _measure_ground_truth(
 def _measure_task(
     context: IterationContext, task: str, model: ModelRef, resources: StageResources
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The row of `task_scorecards` and the rows of `task_items` of one benchmark and model."""
+    """Build the rows of `task_scorecards` and `task_items` of one benchmark and model."""
     fixed = load_fixed_items(context.files.store, context.files.experiment, task)
     row: dict[str, Any] = {
         "task": task,
@@ -115,7 +115,7 @@ def _measure_task(
 def _make_benchmark_request(
     context: IterationContext, task: str, model: ModelRef, resources: StageResources
 ) -> BenchmarkRequest:
-    """The same seed for every model, so that changes between models are of the models alone."""
+    """Build the request with the same seed for every model, so that changes are the model's."""
     recipe = context.recipe
     return BenchmarkRequest(
         engine=resources.get_engine(model, recipe.engine),

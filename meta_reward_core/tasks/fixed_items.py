@@ -1,4 +1,4 @@
-"""The items on which every model of an experiment is measured: read once, when it begins.
+"""The evaluation items of an experiment, read once at creation and used for every model.
 
 They are kept with the experiment as `evaluation-data/<task>.json`, so that M0, M1, ... answer the
 same prompts whatever happens to the file that they came from, and on every machine. Data that is
@@ -24,7 +24,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class FixedItems:
-    """What one task of `evaluation.tasks` measures on.
+    """Items of one task of `evaluation.tasks`.
 
     Attributes:
         version: of the task.
@@ -46,16 +46,16 @@ class FixedItems:
 
     @property
     def prompts(self) -> list[str]:
-        """Texts of the prompts, each once."""
+        """Distinct prompt texts."""
         return list(dict.fromkeys(item.prompt for item in self.items))
 
     def to_json(self) -> bytes:
-        """Write them; the same items give the same bytes."""
+        """Encode the items; the same items give the same bytes."""
         return encode_canonical_json(asdict(self))
 
     @classmethod
     def from_json(cls, data: bytes) -> "FixedItems":
-        """Read them.
+        """Parse the items.
 
         Raises:
             ValueError, KeyError, TypeError: the bytes are something else.
@@ -68,7 +68,7 @@ class FixedItems:
 
 
 def get_benchmark(name: str) -> Benchmark:
-    """The benchmark of a task.
+    """Return the benchmark of a task.
 
     Raises:
         TaskError: there is no such task here, or it has no benchmark.
@@ -108,7 +108,7 @@ def _read_task_items(wanted: EvaluationTaskRecipe) -> FixedItems:
 
 
 def _select_items(items: Sequence[BenchmarkItem], prompts: int | None) -> list[BenchmarkItem]:
-    """The items of so many prompts, chosen by a hash of their texts: the same ones everywhere."""
+    """Select the items of this many prompts by a hash of their texts."""
     texts = sorted(
         {item.prompt for item in items}, key=lambda text: hashlib.sha256(text.encode()).digest()
     )
@@ -117,7 +117,7 @@ def _select_items(items: Sequence[BenchmarkItem], prompts: int | None) -> list[B
 
 
 def _hash_source(path: Path) -> str:
-    """The sha256 of a file, or of the names and hashes of a folder's files."""
+    """Return the SHA-256 of a file, or of the names and hashes of a folder's files."""
     if path.is_dir():
         lines = [f"{one.name} {_hash_source(one)}" for one in sorted(path.iterdir())]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -129,12 +129,12 @@ def _hash_source(path: Path) -> str:
 
 
 def get_items_path(task: str) -> str:
-    """Where a task's items are kept, below the experiment's folder."""
+    """Return the path of a task's items, relative to the experiment's folder."""
     return ExperimentLayout("").get_evaluation_items(task)
 
 
 def load_fixed_items(store: ArtifactStore, experiment: ExperimentLayout, task: str) -> FixedItems:
-    """Read the items that an experiment began with.
+    """Load the items of an experiment.
 
     Raises:
         ArtifactError: they are gone, or not readable.

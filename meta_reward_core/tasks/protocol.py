@@ -1,4 +1,4 @@
-"""What a task supplies to an experiment, and how it evaluates models by a ground truth.
+"""The task protocol: what a task supplies to an experiment, and how it evaluates models.
 
 A task may supply prompts, a base model and prompt templates, which an experiment takes when it
 begins, and evaluators, which only the stage that evaluates calls, after the training. Each part is
@@ -20,25 +20,25 @@ from meta_reward_core.storage.records import Readout
 
 @runtime_checkable
 class PromptSource(Protocol):
-    """Prompts for the pool of an experiment."""
+    """Source of prompts for the pool of an experiment."""
 
     @property
     def size(self) -> int:
-        """How many distinct prompts there are."""
+        """Number of distinct prompts."""
 
     def sample(self, count: int) -> Sequence[str]:
-        """Return `count` distinct prompts, 1 <= count <= size; the same ones at each call."""
+        """Return `count` distinct prompts, 1 <= count <= size, always the same ones."""
 
 
 @runtime_checkable
 class BaseModelSource(Protocol):
-    """Base models (M0) that a task makes or ships."""
+    """Base models (M0) that a task trains or ships."""
 
     def provides(self, name: str | None) -> bool:
-        """Whether a recipe's `model` names one of them; None asks for the task's default."""
+        """Whether a recipe's `model` is one of them; None is the task's default."""
 
     def find(self, name: str | None, models: Path) -> Path | None:
-        """Find the folder of a base model; writes nothing, trains nothing and uses no network.
+        """Find the folder of a base model without writing, training or network.
 
         Args:
             name: a name that it provides.
@@ -54,7 +54,7 @@ class BaseModelSource(Protocol):
     def ensure(
         self, name: str | None, models: Path, *, scratch: Path, say: Callable[[str], None]
     ) -> Path:
-        """Return the folder of a base model, making it first if need be.
+        """Return the folder of a base model, creating it if necessary.
 
         Args:
             name: a name that it provides.
@@ -69,7 +69,7 @@ class BaseModelSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRequest:
-    """A model to be evaluated.
+    """A model to evaluate.
 
     Attributes:
         engine: of the model; closed by the caller.
@@ -88,10 +88,10 @@ class EvaluationRequest:
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Measures models by a ground truth that it holds itself."""
+    """Measures models by its own ground truth."""
 
     def measure(self, request: EvaluationRequest) -> Iterable[Measurement]:
-        """Measure a model, as rows of the table `evaluation`.
+        """Measure a model; return rows of the table `evaluation`.
 
         The same request gives the same rows.
 
@@ -102,7 +102,7 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkItem:
-    """One item of a benchmark's data.
+    """An item of a benchmark's data.
 
     Attributes:
         item_id: unique in the data.
@@ -117,7 +117,7 @@ class BenchmarkItem:
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
-    """One thing that was measured of a model on one item.
+    """A measurement of a model on one item.
 
     Attributes:
         item_id: of the item.
@@ -136,7 +136,7 @@ class ItemResult:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkRequest:
-    """A model to be evaluated on the items of a benchmark.
+    """A model to evaluate on the items of a benchmark.
 
     Attributes:
         engine: of the model; closed by the caller.
@@ -169,10 +169,10 @@ class BenchmarkRequest:
 
 @runtime_checkable
 class Benchmark(Protocol):
-    """Measures models on data that a person gives, with labels or checks of people's making."""
+    """Measures models on user-provided data with human labels or programmatic checks."""
 
     def find_obstacle(self) -> str | None:
-        """What keeps it from running here, such as a package that is missing; None if nothing."""
+        """Return what prevents it from running, such as a missing package; None if nothing."""
 
     def read_items(self, data: Path) -> Sequence[BenchmarkItem]:
         """Read the items of a file or folder.
@@ -191,7 +191,7 @@ class Benchmark(Protocol):
         """
 
     def score(self, results: Sequence[ItemResult], *, model: str) -> Scorecard:
-        """Summarise results: figures with their intervals."""
+        """Summarize results as metrics with intervals."""
 
 
 @runtime_checkable
@@ -200,11 +200,11 @@ class Task(Protocol):
 
     @property
     def name(self) -> str:
-        """What a recipe calls it, the name of its entry point."""
+        """Name in recipes, which is the name of its entry point."""
 
     @property
     def title(self) -> str:
-        """What people call it: a noun phrase."""
+        """Display name: a noun phrase."""
 
     @property
     def version(self) -> int:
@@ -212,15 +212,15 @@ class Task(Protocol):
 
     @property
     def prompts(self) -> PromptSource | None:
-        """Prompts for experiments; None if a person must give them."""
+        """Prompts for experiments; None if users must provide them."""
 
     @property
     def base_model(self) -> BaseModelSource | None:
-        """Base models for experiments; None if a person must name one."""
+        """Base models for experiments; None if users must name one."""
 
     @property
     def templates(self) -> Mapping[str, str]:
-        """Prompt templates that recipes may name: name -> text.
+        """Prompt templates for recipes: name -> text.
 
         A name ends in `judge`, `meta_judge` or `rubric`, its role, and is none of the package's.
         """
@@ -231,12 +231,12 @@ class Task(Protocol):
 
     @property
     def benchmark(self) -> Benchmark | None:
-        """What `evaluation.tasks` of any recipe can name; None if it needs no data of a person."""
+        """Benchmark for `evaluation.tasks` of any recipe; None if it needs no user data."""
 
 
 @dataclass(frozen=True, slots=True)
 class StaticPrompts:
-    """A prompt source that holds its texts."""
+    """A prompt source with fixed texts."""
 
     texts: tuple[str, ...]
 
@@ -252,12 +252,12 @@ class StaticPrompts:
 
 @dataclass(frozen=True, slots=True)
 class StaticModel:
-    """A base model that a task ships as a folder: it has no other name than the task's default."""
+    """A base model shipped as a folder, available as the task's default only."""
 
     folder: Path
 
     def provides(self, name: str | None) -> bool:
-        """Whether the default is asked for."""
+        """Whether the default is requested."""
         return name is None
 
     def find(self, name: str | None, models: Path) -> Path | None:  # noqa: ARG002
@@ -278,7 +278,7 @@ class StaticModel:
 
 @dataclass(frozen=True, slots=True)
 class TaskDefinition:
-    """A task put together from its parts; see `Task`."""
+    """A task composed of its parts; see `Task`."""
 
     name: str
     title: str

@@ -38,7 +38,7 @@ _ROLES: Final = ("judge", "meta_judge", "rubric")
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a task's object is.
+    """Import location of a task's object.
 
     Attributes:
         package: the distribution that declares it.
@@ -50,7 +50,7 @@ class _Place:
 
 
 def list_task_names() -> tuple[str, ...]:
-    """Names of all tasks: this package's, then those of others, each sorted."""
+    """List the names of all tasks: this package's, then those of others, each sorted."""
     others = sorted(_list_entries(tuple(sys.path)).keys() - BUILT_IN_TASKS.keys())
     return (*sorted(BUILT_IN_TASKS), *others)
 
@@ -66,7 +66,7 @@ def get_task(name: str) -> Task:
 
 
 def find_task(name: str | None) -> Task | None:
-    """The task that a recipe names, or None if it names none.
+    """Return the task of a recipe, or None if it names none.
 
     Raises:
         TaskError: as `get_task`.
@@ -75,7 +75,7 @@ def find_task(name: str | None) -> Task | None:
 
 
 def list_experiment_tasks() -> tuple[Task, ...]:
-    """All tasks that supply something that an experiment begins with, in the order of their names.
+    """List the tasks that supply something for a new experiment, by name.
 
     A task that cannot be imported is left out, with a warning in the log: a broken package must
     not take the pages away from everybody.
@@ -96,7 +96,7 @@ def _supplies_experiments(task: Task) -> bool:
 
 
 def get_task_templates(name: str | None) -> Mapping[str, str]:
-    """Prompt templates of the task that a recipe names: name -> text; empty without a task.
+    """Return the prompt templates of a recipe's task: name -> text; empty without a task.
 
     Raises:
         TaskError: as `get_task`.
@@ -107,7 +107,7 @@ def get_task_templates(name: str | None) -> Mapping[str, str]:
 
 @cache
 def _list_entries(path: tuple[str, ...]) -> Mapping[str, tuple[_Place, ...]]:  # noqa: ARG001
-    """All places of each name. Read again when the import path has changed."""
+    """List the locations of each name, read again when the import path changes."""
     entries: dict[str, tuple[_Place, ...]] = {
         name: (_Place("meta-reward", value),) for name, value in BUILT_IN_TASKS.items()
     }

@@ -1,1 +1,1 @@
-"""The child process that holds a model, and its client."""
+"""The engine process that holds a model, and its client."""

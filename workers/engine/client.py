@@ -1,4 +1,4 @@
-"""A worker's side of its engine child: start it, ask it, listen, kill it.
+"""A worker's client of its engine process: start it, send requests, read messages, kill it.
 
 The child stays loaded between shards of one model, and between those and completions that somebody
 asked for. Killing it frees its device, is how a shard is cancelled, and keeps whatever goes wrong
@@ -29,7 +29,7 @@ from workers.ops.devices import DeviceGroup, DevicePool, build_environment, get_
 
 @dataclass(frozen=True, slots=True)
 class ShardRequest:
-    """Which shard of what is to be run; see `workers.engine.process`."""
+    """The shard to run; see `workers.engine.process`."""
 
     artifact_root: str
     scratch: str
@@ -42,7 +42,7 @@ class ShardRequest:
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """Which completions are to be drawn by M_number of an experiment; see `engine_child`."""
+    """The completions to sample from M_number of an experiment; see `workers.engine.process`."""
 
     artifact_root: str
     experiment: str
@@ -56,7 +56,7 @@ class SampleRequest:
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """How a shard ended that is finished.
+    """Result of a finished shard.
 
     Attributes:
         reused: an earlier attempt had left the finished files.
@@ -69,7 +69,7 @@ class ShardResult:
 
 
 class ShardFailedError(Exception):
-    """A shard, or whatever else was asked for, failed in the child.
+    """A request failed in the engine process.
 
     Attributes:
         kind: class of the error, by name.
@@ -83,7 +83,7 @@ class ShardFailedError(Exception):
         self.retryable = retryable
 
     def to_core_error(self) -> MetaRewardError:
-        """The error as it would have been raised in this process; an engine's own if unknown."""
+        """Return the error as it would have been raised in this process."""
         found = getattr(errors, self.kind, None)
         if isinstance(found, type) and issubclass(found, MetaRewardError):
             return found(self.message)
@@ -91,11 +91,11 @@ class ShardFailedError(Exception):
 
 
 class ShardStoppedError(Exception):
-    """The child was killed on purpose, in the middle of a shard."""
+    """The engine process was killed on purpose during a shard."""
 
 
 class EngineHost:
-    """At most one engine child at a time.
+    """At most one engine process at a time.
 
     Args:
         find_pool: where it is noted which child uses which devices.
@@ -114,7 +114,7 @@ class EngineHost:
 
     @property
     def pid(self) -> int | None:
-        """Of the child, if one runs."""
+        """Process id of the engine process, if it runs."""
         return self._child.pid if self._child else None
 
     def run(
@@ -128,7 +128,7 @@ class EngineHost:
         can_continue: Callable[[], bool],
         every_seconds: float = 1.0,
     ) -> ShardResult:
-        """Let the child run a shard.
+        """Run a shard in the engine process.
 
         Args:
             model: whatever tells one loaded engine from another.
@@ -157,7 +157,7 @@ class EngineHost:
         model: str,
         groups: Sequence[DeviceGroup],
     ) -> None:
-        """Let the child run a shard while this process does something else; see `run`.
+        """Run a shard in the engine process without waiting; see `run`.
 
         Raises:
             ShardFailedError: the child died.
@@ -167,12 +167,12 @@ class EngineHost:
             self._ask(request)
 
     def fileno(self) -> int:
-        """File descriptor that can be read when the child has said something, or has died."""
+        """File descriptor that is readable when the engine process sent a message or died."""
         assert self._child is not None and self._child.stdout is not None  # noqa: S101, PT018
         return self._child.stdout.fileno()
 
     def receive(self, on_message: Callable[[dict[str, Any]], None]) -> ShardResult | None:
-        """Take what the child has said about a submitted shard; None while that runs.
+        """Return the result of a submitted shard; None while it runs.
 
         Raises:
             ShardFailedError: the shard failed, or the child died.
@@ -195,7 +195,7 @@ class EngineHost:
         can_continue: Callable[[], bool],
         every_seconds: float = 1.0,
     ) -> list[list[Completion]]:
-        """Let the child draw completions; the arguments are those of `run`.
+        """Sample completions in the engine process; arguments as in `run`.
 
         Returns:
             One list per conversation, in order, each of `request.samples` completions.
@@ -215,7 +215,7 @@ class EngineHost:
         can_continue: Callable[[], bool],
         every_seconds: float,
     ) -> dict[str, Any]:
-        """Ask, and wait for the last message; a child that was not heard out is killed."""
+        """Send a request and wait for the last message; kill the process if interrupted."""
         with self._kill_on_error():
             self._ask(request)
             answer = self._wait_for_answer(on_message, can_continue, every_seconds)
@@ -240,7 +240,7 @@ class EngineHost:
         return answer
 
     def kill(self) -> None:
-        """End the child, and whatever it has started, now."""
+        """Kill the engine process and everything it started."""
         if self._child is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -256,7 +256,7 @@ class EngineHost:
         self.groups = ()
 
     def _prepare(self, resource: Resource, model: str, groups: Sequence[DeviceGroup]) -> None:
-        """Have a child on these devices in which this model, and no other, is or may be loaded."""
+        """Ensure a process on these devices with this model, or none, loaded."""
         if self._child is not None and self._child.poll() is not None:
             self.kill()  # it had nothing to do for long, or somebody killed it
         if resource == "trainer" or (
@@ -299,7 +299,7 @@ class EngineHost:
         can_continue: Callable[[], bool],
         every_seconds: float,
     ) -> dict[str, Any]:
-        """Hear messages until the last one about what was asked."""
+        """Read messages until the last one about the request."""
         ask_at = time.monotonic() + every_seconds
         while True:
             message = self._read_message(max(ask_at - time.monotonic(), 0.0))
@@ -314,7 +314,7 @@ class EngineHost:
                 ask_at = time.monotonic() + every_seconds
 
     def _read_message(self, timeout_seconds: float) -> dict[str, Any] | None:
-        """Wait for a line of the child; None if none came in time."""
+        """Wait for a line of the process; None after the timeout."""
         assert self._child is not None and self._child.stdout is not None  # noqa: S101, PT018
         if b"\n" not in self._unread:
             if not select.select([self._child.stdout], [], [], timeout_seconds)[0]:
@@ -331,7 +331,7 @@ class EngineHost:
         return message
 
     def _make_death_error(self) -> ShardFailedError:
-        """Put into words how the child ended."""
+        """Describe how the process ended."""
         assert self._child is not None  # noqa: S101
         code = self._child.wait()
         how = _describe_end(code)
@@ -354,7 +354,7 @@ def _build_result(answer: dict[str, Any]) -> ShardResult:
 
 
 def _make_preexec(cores: frozenset[int]) -> Callable[[], None]:
-    """What a child does before it begins: die with its parent, and stay on its cores."""
+    """Build what the process does before it starts: die with its parent, and set its cores."""
     die_with_parent = make_parent_death_preexec()
 
     def prepare() -> None:

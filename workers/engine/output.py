@@ -1,4 +1,4 @@
-"""What an engine child prints: its lines go to the worker's log, its last ones into a failure.
+"""Output of an engine process: its lines go to the worker's log, the last ones into failures.
 
 The child and the worker share one open file, so it is read where it lies (`pread`): to seek in it
 would move the place where the child writes.
@@ -17,14 +17,14 @@ _log = logging.getLogger(__name__)
 
 
 class EngineOutput:
-    """The standard error of one child, as long as it lives."""
+    """Standard error of one engine process."""
 
     def __init__(self) -> None:
         self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 closed with the child
         self._logged_bytes = 0
 
     def log_new_lines(self) -> None:
-        """Log the lines that were ended since the last time.
+        """Log the lines that were completed since the last call.
 
         They carry the ids of whatever the worker does now (`webapp.logging_config.log_context`).
         """
@@ -40,12 +40,12 @@ class EngineOutput:
                 _log.info("%s", shown)
 
     def read_last_lines(self) -> str:
-        """The last lines."""
+        """Return the last lines."""
         size = os.fstat(self.file.fileno()).st_size
         read = os.pread(self.file.fileno(), _LAST_BYTES, max(size - _LAST_BYTES, 0))
         return "\n".join(read.decode(errors="replace").splitlines()[-_LAST_LINES:])
 
     def close(self) -> None:
-        """Log what is left, and let go of the file."""
+        """Log the remaining lines, and close the file."""
         self.log_new_lines()
         self.file.close()

@@ -47,7 +47,7 @@ IDLE_SECONDS: Final = 600.0
 
 
 class Reporter:
-    """Writes messages, progress not too often."""
+    """Writes messages, with rate-limited progress."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -59,19 +59,19 @@ class Reporter:
         self._stream.flush()
 
     def report_progress(self, done: int, tokens: int) -> None:
-        """Tell how far the engine is."""
+        """Report the progress of the engine."""
         now = time.monotonic()
         if now - self._reported_at >= PROGRESS_SECONDS:
             self._reported_at = now
             self.send(progress=[done, tokens], **_get_device_memory())
 
     def report_log_row(self, row: dict[str, float]) -> None:
-        """Tell a row of the training's log."""
+        """Report a row of the training log."""
         self.send(log=row)
 
 
 def main() -> None:
-    """Serve requests until there are no more."""
+    """Serve requests until the input ends."""
     _limit_memory(read_settings().engine_memory_mb)
     reporter = Reporter(_take_standard_output())
     resources = StageResources(
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def handle_request(request: dict[str, Any], resources: StageResources, reporter: Reporter) -> None:
-    """Do what is asked for and tell how it ended."""
+    """Handle a request and report its result."""
     try:
         answer = (
             run_shard(request, resources)
@@ -103,7 +103,7 @@ def handle_request(request: dict[str, Any], resources: StageResources, reporter:
 
 
 def run_shard(request: dict[str, Any], resources: StageResources) -> dict[str, Any]:
-    """Run one shard, unless its finished files are there.
+    """Run one shard, unless its finished files exist.
 
     Returns:
         What its manifest counts, and whether an earlier attempt had made it.
@@ -121,7 +121,7 @@ def run_shard(request: dict[str, Any], resources: StageResources) -> dict[str, A
 
 
 def sample_completions(request: dict[str, Any], resources: StageResources) -> dict[str, Any]:
-    """Draw completions by one of an experiment's models, which stays loaded."""
+    """Sample completions from one of an experiment's models, which stays loaded."""
     experiment = _open_experiment(request)
     engine = resources.get_engine(experiment.get_model(request["number"]), experiment.recipe.engine)
     drawn = engine.sample(
@@ -135,19 +135,19 @@ def sample_completions(request: dict[str, Any], resources: StageResources) -> di
 
 
 def _complete_sampling(experiment: Experiment, asked: dict[str, Any]) -> SamplingParams:
-    """How somebody asked, on the experiment's date."""
+    """Complete sampling parameters with the experiment's date."""
     sampling = SamplingParams(**asked)
     return replace(sampling, chat_date=sampling.chat_date or experiment.chat_date)
 
 
 def _to_message(completion: Completion) -> dict[str, Any]:
-    """A completion for somebody who reads it: nobody trains on it, so its token ids stay here."""
+    """Convert a completion to a message, without token ids: nobody trains on it."""
     return asdict(replace(completion, token_ids=None))
 
 
 @contextlib.contextmanager
 def _lock_training_scratch(stage: Stage, scratch: Path) -> Iterator[None]:
-    """Let one training at a time use a scratch folder.
+    """Allow one training at a time in a scratch folder.
 
     A worker that was frozen loses its shard while its child trains on; the next one waits here, and
     then finds the finished files. The lock dies with its process.
@@ -161,7 +161,7 @@ def _lock_training_scratch(stage: Stage, scratch: Path) -> Iterator[None]:
 
 
 def _open_experiment(request: dict[str, Any]) -> Experiment:
-    """An experiment, if its files are still there, and not those of another of its name."""
+    """Open an experiment, if its own files still exist."""
     artifact_root, name = request["artifact_root"], request["experiment"]
     stamp = compute_experiment_stamp(ArtifactStore(artifact_root), name)
     experiment = _load_experiment(artifact_root, name, stamp)
@@ -175,7 +175,7 @@ def _open_experiment(request: dict[str, Any]) -> Experiment:
 
 @functools.lru_cache(maxsize=4)
 def _load_experiment(artifact_root: str, name: str, stamp: str) -> Experiment:  # noqa: ARG001
-    """Hashing its seed model takes a while: once for each state of settings and model."""
+    """Load with a cache by settings and model, because hashing the base model is slow."""
     experiment = open_experiment(ArtifactStore(artifact_root), name)
     if experiment is None:
         raise ArtifactError(f"the files of experiment {name!r} have gone from {artifact_root}")
@@ -191,14 +191,14 @@ def _iter_requests(stream: IO[str]) -> Iterator[dict[str, Any]]:
 
 
 def _take_standard_output() -> IO[str]:
-    """Keep the standard output for messages; what others print goes to the standard error."""
+    """Reserve standard output for messages; other output goes to standard error."""
     taken = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return os.fdopen(taken, "w", encoding="utf-8")
 
 
 def _limit_memory(megabytes: int | None) -> None:
-    """Let an allocation beyond the limit fail here, before the machine has to choose a victim."""
+    """Make allocations beyond the limit fail here, before the kernel kills a process."""
     if megabytes is not None:
         limit = megabytes * 2**20
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -212,7 +212,7 @@ def _get_device() -> str:
 
 
 def _get_device_memory() -> dict[str, int]:
-    """Memory in use on the GPU that this process computes on, by whomever, in bytes."""
+    """Return the memory in use on this process's GPU by all processes, in bytes."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return {}

@@ -1,1 +1,1 @@
-"""Background jobs that users requested, and what is sent or built beside them."""
+"""Background jobs requested by users, notifications, and index building."""

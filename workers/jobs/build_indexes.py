@@ -1,4 +1,4 @@
-"""Prepare what the pages about results read, before anybody asks for it.
+"""Build the indexes of result pages in advance.
 
 At the paper's scale the first look at an iteration costs many seconds of reading. Its pieces are
 functions of files, so whoever makes them makes the same: a page makes what is missing here.
@@ -26,12 +26,12 @@ _log = logging.getLogger(__name__)
 
 
 def start_indexing() -> None:
-    """Let a thread prepare results for as long as this process lives."""
+    """Start a thread that builds indexes until this process ends."""
     threading.Thread(target=index_forever, daemon=True).start()
 
 
 def index_forever() -> None:
-    """Prepare the results of iterations as they come, until the process ends."""
+    """Build the indexes of iterations as they appear, until the process ends."""
     seen: set[RunKey] = set()
     while True:
         close_old_connections()
@@ -45,7 +45,7 @@ def index_forever() -> None:
 
 
 def index_new(seen: set[RunKey]) -> int:
-    """Prepare every iteration whose pairs are chosen, once in each state; returns how many pieces.
+    """Build the index of every iteration with pairs, once per state; return the number of parts.
 
     Args:
         seen: runs of iterations that are prepared; those of this call are added.
@@ -63,7 +63,7 @@ def index_new(seen: set[RunKey]) -> int:
 
 
 def _select_paired() -> Iterable[RunKey]:
-    """Before that, each stage that ends would change every piece."""
+    """Select iterations with pairs: before that, each completed stage would change every part."""
     done = (StageStatus.FINISHED, StageStatus.SKIPPED)
     found = Iteration.objects.filter(stages__name="pair_judge", stages__status__in=done)
     return found.order_by("pk").values_list("pk", "started", "status")

@@ -1,4 +1,4 @@
-"""Change the settings of an experiment, as somebody asked on a page or through the API."""
+"""Change the settings of an experiment, as requested on a page or through the API."""
 
 import logging
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def run_settings_change(job: Job) -> dict[str, Any]:
 def _check_model(
     experiment: Experiment, plan: SettingsPlan, *, say: Callable[[str], None]
 ) -> CheckReport | None:
-    """Check the model again; where that takes too long, the next stage does it.
+    """Check the model again; if that takes too long, the next stage does it.
 
     Raises:
         ModelFolderError: the model cannot be used under these settings.

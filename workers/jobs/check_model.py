@@ -1,4 +1,4 @@
-"""Check a model that somebody asked about, in a process of its own."""
+"""Check a model for a job, in a separate process."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Begin an experiment that somebody asked for, and hand it to the workers.
+"""Create a requested experiment, and start it on the workers.
 
 The process may die anywhere. So the job's outcome says `opening` from the moment
 that this job alone may create the files of its name; a process that retries it then continues
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 def launch_experiment(job: Job) -> dict[str, Any]:
-    """Create the experiment of a job and its rows, and let the workers run it.
+    """Create the experiment of a job and its rows, and start it on the workers.
 
     Returns:
         The experiment's name, and what was said while it began.
@@ -83,7 +83,7 @@ def launch_experiment(job: Job) -> dict[str, Any]:
 
 
 def _claim_name(job: Job, name: str) -> UUID:
-    """Check that the name is free, and claim it for this job.
+    """Check that the name is free, and reserve it for this job.
 
     Returns:
         The UUID that the experiment gets, the same in every retry.
@@ -108,7 +108,7 @@ def _claim_name(job: Job, name: str) -> UUID:
 
 
 def _adopt_files(job: Job, name: str) -> UUID:
-    """Go on with a job that an earlier version began, which wrote no UUID."""
+    """Continue a job of an earlier version, which wrote no UUID."""
     uuid = _get_files(name).read_uuid() or uuid4()
     Job.objects.filter(pk=job.pk).update(experiment_uuid=uuid)
     return uuid
@@ -128,7 +128,7 @@ def _get_files(name: str) -> ExperimentFiles:
 
 
 def _build_request(job: Job, launch_request: LaunchRequest, uuid: UUID) -> ExperimentRequest:
-    """Go on with files that a first try of this job wrote, and with no others."""
+    """Continue with the files of this job's first attempt, and no others."""
     is_ours = _get_files(launch_request.experiment).read_uuid() == uuid
     return ExperimentRequest(
         launch_request.experiment,
@@ -150,7 +150,7 @@ def _get_prompts_path(job: Job, launch_request: LaunchRequest) -> Path | None:
 
 
 def _find_origin(job: Job, name: str) -> models.Experiment:
-    """Find the experiment that is duplicated, as its requester sees it now.
+    """Find the duplicated experiment if its requester can still see it.
 
     A job of an earlier version names it; one that has taken the name since is another.
 
@@ -173,7 +173,7 @@ def _find_origin(job: Job, name: str) -> models.Experiment:
 
 
 def _export_prompts(origin: models.Experiment) -> Path:
-    """Write the instructions of an experiment as a file like the one that they came from.
+    """Write the prompts of an experiment as a file like the original.
 
     Raises:
         InputError: they are gone.
@@ -194,7 +194,7 @@ def _iter_prompt_lines(pool: IterationFiles) -> Iterator[bytes]:
 def _record_experiment(
     job: Job, launch_request: LaunchRequest, experiment: Experiment
 ) -> models.Experiment:
-    """Make the row with its owner at once: nobody may see a private one in between.
+    """Create the row with its owner at once, so that a private one is never visible.
 
     Raises:
         InputError: another order was quicker.

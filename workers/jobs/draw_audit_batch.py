@@ -1,4 +1,4 @@
-"""Draw an audit, or pick an item for one, that somebody asked for on a page."""
+"""Create audit batches, or add hand-picked items, as requested on a page."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Let two models of an experiment answer a person's own prompt, and judge each other's answers.
+"""Let two models respond to a user's prompt, and judge each other's responses.
 
 Job handler. It samples through the same engine process as shards do, and asks the
 judge in the very words, and reads the scores by the very parser, of the experiment's own steps.
@@ -64,13 +64,13 @@ class ChatRequest:
 
     @classmethod
     def from_job(cls, job: Job) -> "ChatRequest":
-        """Read it."""
+        """Read the request of a job."""
         request = dict(job.payload)
         earlier = [(turn.payload["prompt"], get_replies(turn)) for turn in list_turns(job)[:-1]]
         return cls(earlier=earlier, sampling=SamplingParams(**request.pop("sampling")), **request)
 
     def build_conversation(self, model: int, *, system_prompt: str | None = None) -> Conversation:
-        """What one of the models is told, after its own replies to what it was told before."""
+        """Build the conversation of one model, with its own earlier responses."""
         prompts = [*(prompt for prompt, _ in self.earlier), self.prompt]
         told = build_actor_conversation(prompts[0], system_prompt=system_prompt)
         for (_, replies), prompt in zip(self.earlier, prompts[1:], strict=True):
@@ -79,7 +79,7 @@ class ChatRequest:
 
 
 class JobLease:
-    """Renews the lease of a job while an engine works, reports progress, and tells when to stop.
+    """Renews the lease of a job while an engine works, and reports progress.
 
     Attributes:
         outcome: what is there to be seen by now.
@@ -93,7 +93,7 @@ class JobLease:
         self.outcome: Outcome = {"answers": [], "judgments": []}
 
     def begin(self, doing: str) -> None:
-        """Say what is done now.
+        """Set the displayed status.
 
         Raises:
             ShardStoppedError: the job was cancelled, or another process holds it.
@@ -103,7 +103,7 @@ class JobLease:
             raise ShardStoppedError
 
     def handle_message(self, message: dict[str, Any]) -> None:
-        """Take what the engine says about its progress."""
+        """Process a progress message of the engine."""
         if "progress" in message:
             self.outcome["tokens"] = message["progress"][1]
 
@@ -121,12 +121,12 @@ class JobLease:
             return True
 
     def _release(self) -> None:
-        """Let another worker have it, or this one when it is back."""
+        """Release the job for another worker, or for this one after a restart."""
         self._held.update(status=JobStatus.WAITING, token=None, lease_until=None, outcome={})
 
 
 class HostedEngine:
-    """One of an experiment's models in this worker's engine process: an engine like any other."""
+    """One of an experiment's models in this worker's engine process."""
 
     def __init__(
         self, row: models.Experiment, number: int, *, sha256: str, lease: JobLease
@@ -145,7 +145,7 @@ class HostedEngine:
         seed: int,
         progress: Progress | None = None,  # noqa: ARG002 the lease receives it
     ) -> list[list[Completion]]:
-        """Draw completions; see `Engine.sample`."""
+        """Sample completions; see `Engine.sample`."""
         request = SampleRequest(
             artifact_root=self._experiment.artifact_root,
             experiment=self._experiment.name,
@@ -175,7 +175,7 @@ class HostedEngine:
             devices.release()
 
     def close(self) -> None:
-        """Leave the model loaded: the next shard may want it."""
+        """Leave the model loaded, because the next shard may need it."""
 
 
 def run_chat(job: Job) -> Outcome:
@@ -211,7 +211,7 @@ def run_chat(job: Job) -> Outcome:
 def _run_turn(
     request: ChatRequest, experiment: Experiment, engines: dict[int, HostedEngine], lease: JobLease
 ) -> None:
-    """Let all answer, then all judge; who answered last judges first and need not load again."""
+    """Let all models respond, then all judge, starting with the loaded one."""
     numbers = sorted(request.models, key=lambda number: number in request.judges)
     for number in numbers:
         lease.begin(f"M{number} answers")
@@ -251,7 +251,7 @@ def _judge_responses(
     engine: HostedEngine,
     answers: Sequence[Outcome],
 ) -> list[Outcome]:
-    """Judge what was answered; a prompt that the engine refused has no answer to judge."""
+    """Judge the responses; a refused prompt has none."""
     settings = experiment.recipe.judge
     instructions = {
         number: format_instruction(request.build_conversation(number)) for number in request.models

@@ -1,4 +1,4 @@
-"""Publish a model: a clean folder with a model card, the same as an archive, and on the hub.
+"""Publish a model: a folder with a model card, an archive, and optionally on the Hub.
 
 Job handler. A publication appears as a whole, and one that is made again takes the place
 of the one before. No place of this machine stands in what is published: that is checked.
@@ -59,7 +59,7 @@ _FILE_MODE: Final = 0o644
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A publication on this machine; names are relative to the root of publications."""
+    """A local publication; paths are relative to the root of publications."""
 
     folder: str
     archive: str
@@ -67,7 +67,7 @@ class Published:
     files: Sequence[str]
 
     def to_outcome(self) -> Outcome:
-        """Give it as plain values, for the job's row."""
+        """Convert to plain values for the job's row."""
         return {
             "folder": self.folder,
             "archive": self.archive,
@@ -130,7 +130,7 @@ def _write_card(experiment: Experiment, row: models.Experiment, number: int) -> 
 
 
 def _get_seed_model_name(experiment: Experiment) -> str:
-    """What M0 is called in public: at its commit where it came from the hub."""
+    """Return the public name of M0, with its commit if it comes from the Hub."""
     on_hub = parse_pinned_name(experiment.seed_folder)
     if on_hub is not None:
         return str(on_hub)
@@ -141,7 +141,7 @@ def _get_seed_model_name(experiment: Experiment) -> str:
 
 
 def _get_task_title(name: str) -> str:
-    """The title of a task, or its name if it is not installed here."""
+    """Return the title of a task, or its name if it is not installed."""
     try:
         return get_task(name).title
     except TaskError:
@@ -149,7 +149,7 @@ def _get_task_title(name: str) -> str:
 
 
 def _publish_locally(experiment: Experiment, number: int, card: str) -> Published:
-    """Make the folder and the archive beside their places, then put both there."""
+    """Build the folder and the archive in temporary places, then move both."""
     root = Path(settings.META_REWARD_PUBLISH_ROOT)
     home = root / label_folder(experiment.name, experiment.uuid)
     name = f"M{number}"
@@ -173,7 +173,7 @@ def _publish_locally(experiment: Experiment, number: int, card: str) -> Publishe
 
 @contextlib.contextmanager
 def _open_partial_folder(partial: Path) -> Iterator[Path]:
-    """A folder for what is half made; what a killed publication left there is thrown away.
+    """Open a temporary folder, deleting what a killed publication left.
 
     One thread runs these jobs one after another.
     """
@@ -187,7 +187,7 @@ def _open_partial_folder(partial: Path) -> Iterator[Path]:
 
 
 def _copy_model(experiment: Experiment, number: int, folder: Path) -> None:
-    """Copy what belongs to a model, and check that it is the model that was made.
+    """Copy the files of a model, and check their hashes.
 
     Raises:
         DamagedArtifactError: its files have changed since.
@@ -204,7 +204,7 @@ def _copy_model(experiment: Experiment, number: int, folder: Path) -> None:
 
 
 def _check_no_local_paths(folder: Path) -> None:
-    """Refuse to publish a file in which a folder of this machine is named.
+    """Refuse to publish a file that contains a local path.
 
     Raises:
         ArtifactError: naming the file.
@@ -227,7 +227,7 @@ def _check_no_local_paths(folder: Path) -> None:
 
 
 def _read_text_parts(file: Path) -> bytes:
-    """All of a file in which words stand; of safetensors the header, after eight bytes of size."""
+    """Read the text parts of a file; of safetensors the header after eight bytes of size."""
     if file.suffix != ".safetensors":
         return file.read_bytes()
     with file.open("rb") as stream:
@@ -236,7 +236,7 @@ def _read_text_parts(file: Path) -> bytes:
 
 
 def _write_archive(folder: Path, archive: Path, *, prefix: str) -> None:
-    """Write an archive that tells nothing of who wrote it, nor when."""
+    """Write an archive without user names and times."""
     with tarfile.open(archive, "w") as tar:
         for file in sorted(folder.iterdir()):
             entry = tarfile.TarInfo(f"{prefix}/{file.name}")
@@ -248,14 +248,14 @@ def _write_archive(folder: Path, archive: Path, *, prefix: str) -> None:
 
 
 def _replace_folder(new: Path, target: Path) -> None:
-    """Put a folder in its place; the one that was there goes with what is thrown away."""
+    """Replace a folder atomically, and delete the old one."""
     if target.exists():
         target.rename(new.parent / "before")
     new.rename(target)
 
 
 def _upload_to_hub(folder: Path, repository: str, *, message: str, is_public: bool) -> Outcome:
-    """Send a folder to a repository of the hub, which is made unless it is there.
+    """Upload a folder to a Hub repository, creating it if necessary.
 
     Returns:
         The repository's address, and the commit that holds the folder.
@@ -285,7 +285,7 @@ def _upload_to_hub(folder: Path, repository: str, *, message: str, is_public: bo
 
 
 def _check_hidden(hub: "HfApi", repository: str, *, is_public: bool) -> None:
-    """Refuse to put a model for few into a repository that everybody sees already.
+    """Refuse to publish a private model in a repository that is already public.
 
     Raises:
         HubError: saying what to do.

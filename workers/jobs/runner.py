@@ -1,4 +1,4 @@
-"""Carry out what people asked for on pages and through the API.
+"""Run the jobs that users requested on pages and through the API.
 
 A kind is quick, slow, or needs a worker. Quick and slow ones are taken from the rows by two
 threads of the reconciler (`run_jobs_forever`), so that they wait neither for a busy worker nor
@@ -155,7 +155,7 @@ def _keep_lease(pk: int, token: UUID) -> Iterator[None]:
 
 
 def run_waiting_jobs(handlers: Mapping[str, JobHandler]) -> int:
-    """Run all pending jobs of some kinds, oldest first; returns how many."""
+    """Run all pending jobs of some kinds, oldest first; return their number."""
     jobs = (
         _select_waiting().filter(kind__in=list(handlers)).select_related("experiment", "created_by")
     )
@@ -180,5 +180,5 @@ def start_job_threads() -> None:
 
 
 def get_jobs_for_workers() -> QuerySet[Job]:
-    """Select jobs that must be sent to the workers again."""
+    """Select the jobs to send to the workers again."""
     return _select_waiting().filter(kind__in=list(WORKER_HANDLERS))

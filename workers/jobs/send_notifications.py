@@ -1,4 +1,4 @@
-"""Send notifications from the outbox: each once, with retries at growing intervals.
+"""Send notifications from the outbox, once each, with retries at increasing intervals.
 
 A notification is claimed by one conditional UPDATE. If its sender dies between sending and
 recording it, it is sent again when the claim expires: nobody can know whether it arrived. It then
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class UnwantedError(Exception):
-    """The notification is no longer wanted, or no longer allowed."""
+    """The notification is no longer wanted or allowed."""
 
 
 def start_notifying() -> None:
@@ -63,7 +63,7 @@ def notify_forever() -> None:
 
 
 def send_due() -> int:
-    """Send what is due, in rounds with one notification of each user; return how many were sent.
+    """Send due notifications, one per user and round; return the number sent.
 
     The notifications of a round are sent at the same time, and each has a deadline. So a server
     that does not answer delays the notifications of the user who named it, and nobody else's.
@@ -78,14 +78,14 @@ def send_due() -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """A notification that this process may send, and the row that says so."""
+    """A notification claimed by this process."""
 
     notification: Notification
     held: QuerySet[Notification]
 
 
 def _claim_round() -> list[_Claim]:
-    """Claim the oldest due notification of each user, as far as nobody else does."""
+    """Claim the oldest due notification of each user."""
     oldest = (
         _select_due().order_by().values("recipient").annotate(first=Min("pk")).order_by("first")
     )
@@ -125,7 +125,7 @@ def _claim(pk: int) -> _Claim | None:
 
 
 def _deliver_round(claims: Sequence[_Claim]) -> int:
-    """Send what was claimed, all at once, and record each result; return how many arrived.
+    """Send the claimed notifications concurrently, record the results, return the number sent.
 
     Rows are read and written outside of the event loop.
     """
@@ -140,7 +140,7 @@ async def _deliver_all(due: Sequence[Notification]) -> list[BaseException | None
 
 
 def _record(claim: _Claim, error: BaseException | None) -> bool:
-    """Record a result; return whether it arrived and no other process had finished it."""
+    """Record a result; return whether it was sent and this process recorded it first."""
     if error is None:
         return _finish(claim.held, NotificationStatus.SENT, error="", sent=Now())
     if not isinstance(error, WebhookError | smtplib.SMTPException | OSError):
@@ -162,7 +162,7 @@ def _record_failure(
 
 
 def compute_pause_seconds(attempts: int) -> float:
-    """How long to wait after so many attempts in vain: four times as long each time."""
+    """Compute the delay after failed attempts, four times as long each time."""
     return min(_FIRST_PAUSE_SECONDS * 4.0 ** (attempts - 1), _MAX_PAUSE.total_seconds())
 
 

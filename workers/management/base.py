@@ -1,4 +1,4 @@
-"""What commands share: examples in help, exit codes, terminal output, security events."""
+"""Shared parts of commands: examples in help, exit codes, terminal output, security events."""
 
 import argparse
 import contextlib
@@ -35,11 +35,11 @@ _log = logging.getLogger(__name__)
 
 
 class _HelpFormatter(DjangoHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """A command's own options before those that all share; its examples as they are written."""
+    """Lists a command's own options first; keeps examples verbatim."""
 
 
 class ExemplifiedCommand(BaseCommand):
-    """A command whose help ends with examples, their lines as they are written."""
+    """A command whose help ends with verbatim examples."""
 
     examples = ""
 
@@ -56,7 +56,7 @@ class ExemplifiedCommand(BaseCommand):
 
 @contextlib.contextmanager
 def handle_errors(*, go_on: str = "") -> Iterator[None]:
-    """Turn what this project raises on purpose into one message and its exit code.
+    """Turn our errors into one message and their exit code.
 
     Args:
         go_on: told after an interruption: how to go on.
@@ -81,7 +81,7 @@ def handle_errors(*, go_on: str = "") -> Iterator[None]:
 
 
 def _translate_foreign_error(error: Exception) -> CommandError | None:
-    """What a library, the disk or the database raised, as a command's message; None if unknown."""
+    """Translate errors of libraries, the disk or the database; None if unknown."""
     if isinstance(error, OperationalError | OSError) and _is_disk_full(error):
         return CommandError(
             f"no room left on the disk ({error}): free space and run the same command again",
@@ -92,14 +92,14 @@ def _translate_foreign_error(error: Exception) -> CommandError | None:
 
 
 def _is_disk_full(error: Exception) -> bool:
-    """SQLite has no code for a full disk, only words."""
+    """Whether the disk is full; SQLite has no code for it, only a message."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return "disk is full" in str(error)
 
 
 def require_tables() -> None:
-    """Refuse to begin without the database's tables.
+    """Require the database tables.
 
     Raises:
         InputError: saying which command makes them.
@@ -109,13 +109,13 @@ def require_tables() -> None:
 
 
 def open_console(stdout: OutputWrapper, *, no_color: bool) -> Console:
-    """Write through a command's stdout, which otherwise adds an end to every line."""
+    """Open a console on a command's stdout, which otherwise adds a newline to every line."""
     stdout.ending = ""
     return make_console(stdout, color=not no_color)
 
 
 def log_command(action: Action, subject: str, *, detail: str = "") -> None:
-    """Note what a command did, under the name that the shell's user has on this machine.
+    """Record an action of a command, under the name of the shell user.
 
     What needs no database, such as an export, is not undone because there is none; it is logged.
     """
@@ -127,7 +127,7 @@ def log_command(action: Action, subject: str, *, detail: str = "") -> None:
 
 
 def describe_shell_user() -> str:
-    """Name the shell's user and this machine."""
+    """Return the names of the shell user and this machine."""
     return f"{_get_user_name()} on {get_machine_name()}"
 
 

@@ -1,1 +1,1 @@
-"""The model check: what is verified about a model folder before any work, weights unread."""
+"""The model check: verify a model folder before any work, without reading weights."""

@@ -1,4 +1,4 @@
-"""The chat template as a function: what it writes around a text, and whether it keeps the text.
+"""Check the chat template: what it adds around a text, and whether it keeps the text.
 
 A chat template is a program that nobody reviews. Everything here is found by rendering small
 conversations, as engines and training render theirs.
@@ -92,7 +92,7 @@ def check_chat_template(
 
 @dataclass
 class _Chat:
-    """A template that renders the simplest conversation, and what was found out about it."""
+    """A template that renders the simplest conversation, with its observed properties."""
 
     tokenizer: PreTrainedTokenizerBase
     folder: Path
@@ -115,17 +115,17 @@ class _Chat:
         return render_chat(self.tokenizer, turns, add_generation_prompt=prompts, options=options)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a rendered text."""
+        """Encode a rendered text."""
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def name(self, token: int) -> str:
-        """A token as people know it."""
+        """Format a token for messages."""
         return repr(self.tokenizer.convert_ids_to_tokens(token))
 
     def check(
         self, name: str, title: str, level: Level, message: str, remedy: str = "", file: str = ""
     ) -> Check:
-        """A result; of the template's file unless another one is at fault."""
+        """Build a result, about the template's file unless another one is at fault."""
         place = file or ("" if level is Level.GREEN else self.template.file)
         return Check(f"chat_template.{name}", title, level, message, remedy, place)
 
@@ -137,12 +137,12 @@ class _Chat:
 
     @cached_property
     def markers(self) -> dict[int, Any]:
-        """Added tokens, whether they are marked as control tokens or not."""
+        """Added tokens, whether or not they are marked as control tokens."""
         return dict(self.tokenizer.added_tokens_decoder)
 
     @cached_property
     def marks(self) -> list[str]:
-        """Marks of reasoning that the template knows."""
+        """Reasoning marks that the template contains."""
         return find_marks(self.template.text)
 
 
@@ -157,7 +157,7 @@ def _make_reply(text: str = _REPLY) -> Message:
 def _check_choice(
     tokenizer: PreTrainedTokenizerBase, folder: Path, templates: Sequence[ChatTemplateFile]
 ) -> Check:
-    """Which template renders conversations."""
+    """Check which template renders conversations."""
 
     def fail(message: str, remedy: str, file: str) -> Check:
         return Check("chat_template", "Chat template", Level.RED, message, remedy, file)
@@ -202,7 +202,7 @@ def _find_default(templates: Iterable[ChatTemplateFile]) -> ChatTemplateFile:
 
 
 def _check_turns(chat: _Chat) -> list[Check]:
-    """See that every turn which the recipe needs is rendered, with its text."""
+    """Check that every turn that the recipe needs is rendered with its text."""
     system: Message = {"role": "system", "content": _SYSTEM}
     wanted: list[tuple[str, list[Message], str, str]] = [
         ("prompts", [_make_user_message()], _USER, "use the model's own template"),
@@ -243,7 +243,7 @@ def _check_turns(chat: _Chat) -> list[Check]:
 
 
 def _check_prompt_texts(chat: _Chat) -> list[Check]:
-    """See that prompts are written as they are, but for white space around them."""
+    """Check that prompts are rendered verbatim, except for surrounding whitespace."""
     texts = _ROUND_TRIPS | {"long texts": _LONG_TEXT}
     changed = [
         what
@@ -258,7 +258,7 @@ def _check_prompt_texts(chat: _Chat) -> list[Check]:
 
 
 def _note_unused_template(chat: _Chat) -> list[Check]:
-    """Tell of a second default template, in a file that transformers does not read it from."""
+    """Report a second default template in a file that transformers does not use."""
     if chat.template.file != _TEMPLATE_READ_FIRST:
         return []
     unused = find_unused_template(chat.folder)
@@ -270,7 +270,7 @@ def _note_unused_template(chat: _Chat) -> list[Check]:
 
 
 def _check_stability(chat: _Chat) -> Check:
-    """See that a conversation is rendered the same way each time."""
+    """Check that rendering a conversation is deterministic."""
     if len({chat.render(_make_user_message(), prompts=True) for _ in range(8)}) > 1:
         return chat.check(
             "stable",
@@ -283,7 +283,7 @@ def _check_stability(chat: _Chat) -> Check:
 
 
 def _check_date(chat: _Chat) -> Check:
-    """See whether prompts depend on the day."""
+    """Check whether prompts depend on the date."""
     texts = {
         chat.render(_make_user_message(), prompts=True, options=ChatOptions(day)) for day in _DATES
     }
@@ -304,7 +304,7 @@ def _check_date(chat: _Chat) -> Check:
 
 
 def _check_inserted_text(chat: _Chat) -> Check:
-    """See whether the template puts a text of its own before a prompt, as a system turn."""
+    """Check whether the template inserts text before a prompt, such as a system turn."""
     title = "System turn"
     head = chat.render(_make_user_message(), prompts=True).partition(_USER)[0]
     for token in chat.markers.values():
@@ -323,14 +323,14 @@ def _check_inserted_text(chat: _Chat) -> Check:
 
 
 def _is_kept_beside_system(chat: _Chat, words: Sequence[str]) -> bool:
-    """Whether the inserted text stands beside a system message, too."""
+    """Whether the inserted text is also added to a system message."""
     system: Message = {"role": "system", "content": _SYSTEM}
     with_system = chat.render(system, _make_user_message(), prompts=True).split()
     return " ".join(words[1:-1]) in " ".join(with_system)
 
 
 def _check_end_token(chat: _Chat) -> Check:
-    """See that what the template writes after a completion is what stops generation."""
+    """Check that the token after a completion is one that stops generation."""
     title, ends = "End token", chat.end_ids
     known = ", ".join(map(chat.name, ends)) or "none"
     if not ends:
@@ -396,7 +396,7 @@ def _is_special(chat: _Chat, token: int) -> bool:
 
 
 def _find_end_after_reply(chat: _Chat) -> int | None:
-    """The end token that a template writes after a completion; other markers may precede it."""
+    """Find the end token that a template writes after a completion, past other markers."""
     tail = chat.render(_make_user_message(), _make_reply()).partition(_REPLY)[2]
     for token in chat.encode(tail):
         if token in chat.end_ids:
@@ -407,7 +407,7 @@ def _find_end_after_reply(chat: _Chat) -> int | None:
 
 
 def _find_marker_after_reply(chat: _Chat, turns: list[Message]) -> int | None:
-    """The first end token or added token behind the words of a completion."""
+    """Find the first end token or added token after the text of a completion."""
     try:
         tail = chat.render(*turns).partition(_REPLY)[2]
     except Exception:  # noqa: BLE001 - a second prompt may be refused
@@ -417,7 +417,7 @@ def _find_marker_after_reply(chat: _Chat, turns: list[Message]) -> int | None:
 
 
 def _check_start_token(chat: _Chat) -> Check:
-    """See that a prompt begins with one start token, where the tokenizer has one."""
+    """Check that a prompt starts with one start token if the tokenizer has one."""
     title, bos = "Start token", chat.tokenizer.bos_token_id
     ids = chat.encode(chat.render(_make_user_message(), prompts=True))
     leading = next((at for at, token in enumerate(ids) if token != bos), len(ids))
@@ -441,7 +441,7 @@ def _check_start_token(chat: _Chat) -> Check:
 
 
 def _check_control_tokens(chat: _Chat) -> Check:
-    """See that the text of a control token in a prompt does not act as one."""
+    """Check that the text of a control token in a prompt does not act as one."""
     title = "Control tokens in texts"
     around = [
         *chat.render(_make_user_message(), prompts=True).split(_USER),
@@ -476,7 +476,7 @@ def _check_control_tokens(chat: _Chat) -> Check:
 
 
 def _check_round_trip(chat: _Chat) -> Check:
-    """See whether a finished turn is the generation prompt and the text that was drawn."""
+    """Check whether a finished turn equals the generation prompt plus the sampled text."""
     title = "Round trip"
     texts = _ROUND_TRIPS | _REASONING_TRIPS
     added = _find_added_words(chat) or _find_next_turn(chat)
@@ -499,7 +499,7 @@ def _check_round_trip(chat: _Chat) -> Check:
 
 
 def _describe_changes(chat: _Chat, changed: Sequence[str]) -> str:
-    """What a template does to finished turns, as a clause."""
+    """Describe how a template changes finished turns, as a clause."""
     context = chat.render(_make_user_message(), prompts=True)
     before, _, _ = chat.render(_make_user_message(), _make_reply()).partition(_REPLY)
     opened = render_generation_prompt(chat.tokenizer, ChatOptions(_DATES[0]))
@@ -519,7 +519,7 @@ def _describe_changes(chat: _Chat, changed: Sequence[str]) -> str:
 
 
 def _find_next_turn(chat: _Chat) -> str:
-    """What the template writes behind the end of a finished turn, apart from end tokens."""
+    """Find what the template writes after a finished turn, apart from end tokens."""
     tail = chat.render(_make_user_message(), _make_reply()).partition(_REPLY)[2]
     end = _find_marker_after_reply(chat, [_make_user_message(), _make_reply()])
     if end is None:
@@ -531,7 +531,7 @@ def _find_next_turn(chat: _Chat) -> str:
 
 
 def _is_lossy(chat: _Chat) -> bool:
-    """Whether rendered rows lose words, or do not begin with the prompt and are refused."""
+    """Whether rendered rows lose text, or do not start with the prompt and are refused."""
     strips = chat.needs.actor_reasoning == "strip"
     begins = chat.render(_make_user_message(), _make_reply()).startswith(
         chat.render(_make_user_message(), prompts=True)
@@ -545,7 +545,7 @@ def _is_lossy(chat: _Chat) -> bool:
 
 
 def _keeps(chat: _Chat, text: str) -> bool:
-    """Whether a turn is the generation prompt, this text and what ends every turn."""
+    """Whether a turn is the generation prompt, this text and the usual end."""
     context = chat.render(_make_user_message(), prompts=True)
     try:
         rendered = chat.render(_make_user_message(), _make_reply(text))
@@ -558,7 +558,7 @@ def _keeps(chat: _Chat, text: str) -> bool:
 
 
 def _find_added_words(chat: _Chat) -> str:
-    """Words that the template writes between a completion and the token that ends it."""
+    """Find text that the template adds between a completion and its end token."""
     tail = chat.render(_make_user_message(), _make_reply()).partition(_REPLY)[2]
     end = _find_marker_after_reply(chat, [_make_user_message(), _make_reply()])
     if end is None:
@@ -571,7 +571,7 @@ def _join(words: Sequence[str]) -> str:
 
 
 def _check_reasoning(chat: _Chat) -> list[Check]:
-    """See that the reasoning policies of the recipe can be followed."""
+    """Check that the recipe's reasoning policies can be applied."""
     options = ChatOptions(_DATES[0])
     opened = find_opened_reasoning(chat.tokenizer, options)
     policies = {"actor.reasoning": chat.needs.actor_reasoning}
@@ -634,7 +634,7 @@ def _check_policy(chat: _Chat, key: str, policy: str, *, has_switch: bool, opene
 
 
 def _is_lost(chat: _Chat, mark: str) -> bool:
-    """Whether a mark is absent from the text of its own tokens."""
+    """Whether a mark is missing from the decoded text of its own tokens."""
     ids = chat.encode(mark)
     return mark not in str(chat.tokenizer.decode(ids, skip_special_tokens=True))
 

@@ -1,4 +1,4 @@
-"""What config.json and the tensors' headers say: number format, quantisation, positions.
+"""Check config.json and the tensor headers: dtype, quantization, positions.
 
 Loads no model library, so that the site can use it.
 """
@@ -70,7 +70,7 @@ _STORED_DTYPES: Final = frozenset({"float32", "float16", "bfloat16"})
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The object in config.json; the caller has seen that it is one."""
+    """Read the object in config.json; the caller has checked that it is one."""
     found: dict[str, Any] = parse_json(
         (folder / _CONFIG_FILE).read_bytes(), nan_is_null=True, leave_scalars=True
     )
@@ -78,7 +78,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_repeated_keys(folder: Path) -> list[Check]:
-    """Look for a value that config.json names twice: readers differ in which one they take."""
+    """Check for duplicate keys in config.json: readers differ in which one they use."""
     try:
         parse_json(
             (folder / _CONFIG_FILE).read_bytes(),
@@ -104,7 +104,7 @@ def check_repeated_keys(folder: Path) -> list[Check]:
 def find_quantisation(
     folder: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
 ) -> tuple[str, str] | None:
-    """Find whether weights are quantised, by any sign of it.
+    """Find any sign of quantized weights.
 
     Returns:
         The format's name and the file that shows it; None for plain weights.
@@ -147,7 +147,7 @@ def _find_declared_format(config: Mapping[str, Any]) -> str | None:
 
 
 def _iter_configs(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """A model's configuration, and those of its parts."""
+    """Yield a model's configuration and those of its parts."""
     yield config
     for value in config.values():
         if isinstance(value, Mapping):
@@ -161,7 +161,7 @@ def check_quantisation(
     *,
     needs: ModelNeeds,
 ) -> list[Check]:
-    """Refuse quantised weights for training: they cannot be trained, and saving destroys them."""
+    """Refuse quantized weights for training: saving would destroy them."""
     found = find_quantisation(folder, config, tensors)
     if found is None:
         return [Check("weights.format", "Weight format", Level.GREEN, "not quantised")]
@@ -179,7 +179,7 @@ def check_quantisation(
 
 
 def check_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> list[Check]:
-    """Compare the stored number format with the one that checkpoints will have."""
+    """Compare the stored dtype with that of future checkpoints."""
     title = "Number format"
     declared = find_declared_dtype(config)
     if declared is not None and declared not in _STORED_DTYPES:
@@ -217,7 +217,7 @@ def check_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) ->
 
 
 def find_declared_dtype(config: Mapping[str, Any]) -> str | None:
-    """The number format that a configuration names, or None."""
+    """Return the dtype that a configuration declares, or None."""
     for one in (config, _get_text_config(config)):
         name = one.get("dtype") or one.get("torch_dtype")
         if name:
@@ -226,7 +226,7 @@ def find_declared_dtype(config: Mapping[str, Any]) -> str | None:
 
 
 def _get_text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The language model's part of a configuration."""
+    """Return the language model's part of a configuration."""
     for key in _TEXT_CONFIG_KEYS:
         part = config.get(key)
         if isinstance(part, Mapping):
@@ -235,7 +235,7 @@ def _get_text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def find_position_limit(config: Mapping[str, Any]) -> int | None:
-    """The longest row in tokens that config.json names; None if it names none."""
+    """Return the maximum sequence length in config.json; None if it has none."""
     text = _get_text_config(config)
     for key in _POSITION_KEYS:
         value = text.get(key)
@@ -245,12 +245,12 @@ def find_position_limit(config: Mapping[str, Any]) -> int | None:
 
 
 def has_learned_positions(tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether positions are rows of a table, so that a longer row of tokens is an error."""
+    """Whether positions are a learned table, so that a longer sequence is an error."""
     return any(_LEARNED_POSITIONS.search(key) for key in tensors)
 
 
 def check_positions(limit: int | None, needs: ModelNeeds, *, is_learned: bool) -> list[Check]:
-    """Compare the model's longest row with those that the recipe allows.
+    """Compare the model's maximum sequence length with the recipe's limits.
 
     Engines refuse a prompt that leaves no room for a completion, so rows do not grow much beyond
     the limit: a few tokens that the chat template writes after a completion. Rotary positions

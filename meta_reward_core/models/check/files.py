@@ -1,4 +1,4 @@
-"""The part of the model check that reads files alone: quick, and without a model library."""
+"""The part of the model check that only reads files: fast, without a model library."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from meta_reward_core.models.validation import check_model_folder, iter_visible_
 
 @dataclass(frozen=True, slots=True)
 class FolderFiles:
-    """What was read from the files of a model folder.
+    """Contents read from the files of a model folder.
 
     Attributes:
         folder: with links resolved; None if it may not be read.
@@ -40,12 +40,12 @@ class FolderFiles:
 
     @property
     def is_sound(self) -> bool:
-        """Whether the folder can be looked at further."""
+        """Whether further checks are possible."""
         return find_worst_level(self.checks) is not Level.RED
 
 
 def check_files(path: Path, needs: ModelNeeds, *, allowed_roots: Sequence[Path]) -> FolderFiles:
-    """Check a model folder as far as its files tell without a model library.
+    """Check a model folder as far as possible without a model library.
 
     Args:
         allowed_roots: folders in which a model and all that it links to must lie.
@@ -87,7 +87,7 @@ def _explain_folder_error(error: ModelFolderError, folder: Path) -> Check:
 
 
 def compute_fingerprint(folder: Path) -> str:
-    """Hash names, sizes and times of a folder's files: quick, and another one after any change."""
+    """Hash names, sizes and times of a folder's files: fast, and different after any change."""
     total = hashlib.sha256()
     for file in iter_visible_files(folder):
         found = file.stat() if file.exists() else file.lstat()

@@ -1,4 +1,4 @@
-"""Configuration and generation config: loaded by transformers, and saved as training saves them."""
+"""Check that configurations can be loaded by transformers and saved as training saves them."""
 
 import tempfile
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _GENERATION_TITLE: Final = "Generation config"
 
 
 class UnusableConfigError(Exception):
-    """A configuration cannot be loaded; holds what was found."""
+    """A configuration cannot be loaded; contains the result."""
 
     def __init__(self, check: Check) -> None:
         super().__init__(check.describe())
@@ -30,7 +30,7 @@ class UnusableConfigError(Exception):
 
 
 def load_config(folder: Path) -> PretrainedConfig:
-    """Load config.json as transformers does; no code from the folder.
+    """Load config.json with transformers, without code from the folder.
 
     Raises:
         UnusableConfigError: transformers cannot read it, or it is no language model's.
@@ -68,7 +68,7 @@ def _explain_config_error(error: Exception) -> Check:
 
 
 def check_model_class(config: PretrainedConfig) -> list[Check]:
-    """See that the class named in config.json is the one that the model is loaded as."""
+    """Check that the class in config.json is the one that loads the model."""
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     expected = {known} if isinstance(known, str) else set(known or ())
     named = [name for name in config.architectures or () if name.endswith("ForCausalLM")]
@@ -88,7 +88,7 @@ def check_model_class(config: PretrainedConfig) -> list[Check]:
 
 
 def check_special_ids(config: PretrainedConfig, folder: Path, *, vocabulary: int) -> list[Check]:
-    """See that the special tokens of config.json are tokens of the model.
+    """Check that the special tokens of config.json are in the vocabulary.
 
     Args:
         vocabulary: rows of the input embedding.
@@ -103,7 +103,7 @@ def check_special_ids(config: PretrainedConfig, folder: Path, *, vocabulary: int
 
 
 def _check_architectures(config: PretrainedConfig) -> None:
-    """See that the folder holds a language model, and not a model with another head.
+    """Check that the folder contains a language model, not a model with another head.
 
     Raises:
         UnusableConfigError: it has another head.
@@ -122,7 +122,7 @@ def _check_architectures(config: PretrainedConfig) -> None:
 
 
 def check_config_saving(config: PretrainedConfig) -> list[Check]:
-    """Save the configuration as each epoch of training does, and read it again."""
+    """Save the configuration as training does, and read it again."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             config.save_pretrained(folder)
@@ -148,7 +148,7 @@ def check_config_saving(config: PretrainedConfig) -> list[Check]:
 
 
 def check_saved_files(folder: Path) -> list[Check]:
-    """Load and save what a training saves beside the weights, all of it small."""
+    """Load and save the small files that training saves besides the weights."""
     try:
         config = load_config(folder)
     except UnusableConfigError as error:
@@ -164,7 +164,7 @@ def _list_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> li
 
 
 def check_generation_config(folder: Path, *, vocabulary: int | None) -> list[Check]:
-    """Load the generation config and save it again, as each epoch of training does.
+    """Load the generation config and save it again, as training does.
 
     Args:
         vocabulary: rows of the input embedding; ids of special tokens lie below.
@@ -202,7 +202,7 @@ def check_generation_config(folder: Path, *, vocabulary: int | None) -> list[Che
 
 
 def _list_outside(config: GenerationConfig | PretrainedConfig, vocabulary: int | None) -> str:
-    """The ids of special tokens that lie outside the vocabulary, or are no ids, as text."""
+    """List the ids of special tokens outside the vocabulary, or not ids, as text."""
     found: list[str] = []
     for name in ("eos_token_id", "pad_token_id", "bos_token_id"):
         value = getattr(config, name, None)
@@ -224,7 +224,7 @@ def _is_outside(token: object, vocabulary: int | None, *, may_be_absent: bool) -
 
 
 def shorten_error(error: Exception) -> str:
-    """The first sentence of a library's message, on one line; of a bare value with its class."""
+    """Return the first sentence of a library's message, on one line."""
     text = " ".join(str(error).split())
     if isinstance(error, KeyError) or not text:
         text = f"{type(error).__name__} {text}".strip()

@@ -1,4 +1,4 @@
-"""What an experiment needs of its model, as the model check reads it.
+"""An experiment's requirements for its model.
 
 Recipes are unknown at this level: `planning.model_check` derives these values from one.
 """

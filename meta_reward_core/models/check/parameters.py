@@ -1,4 +1,4 @@
-"""Every parameter of a model against the tensors of its folder; no weight is read.
+"""Compare every model parameter with the tensors of a folder, without reading weights.
 
 transformers gives parameters without a tensor random numbers, and only logs it. So its own loader
 is run on tensors that have a shape and no values (on the device `meta`): it knows tied weights,
@@ -97,7 +97,7 @@ def check_parameters(
 def load_shapes(
     config: PretrainedConfig, tensors: Mapping[str, TensorInfo]
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Load tensors without values into a model without values.
+    """Load tensors without values into a model on the meta device.
 
     Returns:
         The model, and what transformers says about keys: `missing_keys`, `unexpected_keys` and
@@ -107,7 +107,7 @@ def load_shapes(
 
 
 def _build_shell(config: PretrainedConfig) -> Any:
-    """The model that a configuration describes, without values."""
+    """Build the model of a configuration on the meta device."""
     with silence_transformers(), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
@@ -145,7 +145,7 @@ def _load_into(
 
 @contextlib.contextmanager
 def silence_transformers() -> Iterator[None]:
-    """Inside: transformers logs nothing; what it would say is in our results."""
+    """Context without transformers logging; our results contain its findings."""
     before = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.CRITICAL)
@@ -164,7 +164,7 @@ def compare_checkpoint(
     made: Mapping[str, TensorInfo],
     folder: Path,
 ) -> list[Check]:
-    """Compare a checkpoint with the model it was trained from: same names, same shapes.
+    """Compare a checkpoint with its base model: same names, same shapes.
 
     Tied weights may be stored once or twice, and tensors that transformers does not use are gone.
 
@@ -203,7 +203,7 @@ def compare_checkpoint(
 
 
 def list_ignored_tensors(model: PreTrainedModel, tensors: Collection[str]) -> list[str]:
-    """Tensors that transformers leaves out on purpose: checkpoints will not have them."""
+    """List tensors that transformers ignores on purpose: checkpoints will not have them."""
     patterns = set(model._keys_to_ignore_on_load_unexpected or ()) | {r"rotary_emb\.inv_freq"}
     own = model.state_dict().keys()
     ignored = re.compile("|".join(f"({pattern})" for pattern in sorted(patterns)))
@@ -211,7 +211,7 @@ def list_ignored_tensors(model: PreTrainedModel, tensors: Collection[str]) -> li
 
 
 def _find_wrapper(tensors: Mapping[str, TensorInfo]) -> Check | None:
-    """Find names that a wrapper or an adapter has changed."""
+    """Find names that a wrapper or an adapter changed."""
     adapter = next((name for name in tensors if _ADAPTER_PARTS.search(name)), None)
     if adapter is not None:
         return _fail(
@@ -262,7 +262,7 @@ def _describe_problems(
 
 
 def _find_prefix(missing: Collection[str], unexpected: list[str]) -> str | None:
-    """The prefix without which the unexpected names are those of missing parameters."""
+    """Find a prefix that turns unexpected names into those of missing parameters."""
     if not missing or not unexpected:
         return None
     ends = [name for name in missing if unexpected[0].endswith(f".{name}")]
@@ -318,7 +318,7 @@ def _describe_unexpected(
 def _check_ties(
     model: PreTrainedModel, tensors: Mapping[str, TensorInfo], folder: Path
 ) -> list[Check]:
-    """Compare a few rows of weights that are tied by the configuration and stored twice."""
+    """Compare a few rows of weights that the configuration ties and that are stored twice."""
     tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", {})
     for target, source in sorted(tied.items()):
         if target not in tensors or source not in tensors:
@@ -341,7 +341,7 @@ def _check_ties(
 
 
 def _check_values(tensors: Mapping[str, TensorInfo], folder: Path) -> list[Check]:
-    """Look for values that are no numbers in the ends of each tensor: what a failed training left.
+    """Check the ends of each tensor for NaN and infinity, as left by a failed training.
 
     All values would be the whole model; a training that diverged leaves few that are numbers.
     """
@@ -364,7 +364,7 @@ def _check_values(tensors: Mapping[str, TensorInfo], folder: Path) -> list[Check
 
 
 def _are_ends_finite(weights: BinaryIO, tensor: TensorInfo) -> bool:
-    """Whether the first and the last row of a tensor are finite."""
+    """Whether the first and last rows of a tensor are finite."""
     if tensor.dtype not in _FLOAT_BITS or not tensor.shape or 0 in tensor.shape:
         return True
     bits, exponent = _FLOAT_BITS[tensor.dtype]
@@ -379,7 +379,7 @@ def _are_ends_finite(weights: BinaryIO, tensor: TensorInfo) -> bool:
 
 
 def _read_some_rows(tensor: TensorInfo, name: str, folder: Path) -> torch.Tensor:
-    """The first rows of a tensor, and its last ones: a few kilobytes."""
+    """Read the first and last rows of a tensor: a few kilobytes."""
     with safe_open(folder / tensor.file, framework="pt") as file:
         rows = file.get_slice(name)
         first: torch.Tensor = rows[:_COMPARED_ROWS]
@@ -413,6 +413,6 @@ def _fail(message: str, remedy: str, tensors: Mapping[str, TensorInfo]) -> Check
 
 
 def _name_file(tensors: Mapping[str, TensorInfo]) -> str:
-    """The file that holds all of these tensors, or the index of several files."""
+    """Return the file that contains all of these tensors, or the index of several files."""
     files = {tensor.file for tensor in tensors.values()}
     return files.pop() if len(files) == 1 else (WEIGHTS_INDEX if files else WEIGHTS_FILE)

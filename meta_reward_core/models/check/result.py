@@ -10,7 +10,7 @@ from typing import Any, Self
 
 
 class Level(StrEnum):
-    """How serious a result is.
+    """Severity of a result.
 
     Attributes:
         GREEN: nothing to do.
@@ -28,7 +28,7 @@ _SEVERITY = {Level.GREEN: 0, Level.AMBER: 1, Level.RED: 2}
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One result.
+    """A result.
 
     Attributes:
         name: a stable identifier of what is checked, such as `weights.keys`.
@@ -57,7 +57,7 @@ class Check:
 
     @classmethod
     def from_json(cls, values: Mapping[str, str]) -> Self:
-        """The inverse of `to_json`."""
+        """Inverse of `to_json`."""
         return cls(
             name=values["name"],
             title=values["title"],
@@ -81,15 +81,15 @@ class CheckReport:
 
     @property
     def level(self) -> Level:
-        """The most serious level among the results; green if there are none."""
+        """Highest severity among the results; green if there are none."""
         return find_worst_level(self.checks)
 
     def select(self, level: Level) -> list[Check]:
-        """The results of one level, in order."""
+        """Return the results of one level, in order."""
         return [check for check in self.checks if check.level is level]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a JSON file; `level` is written for readers and not read back."""
+        """Plain values for a JSON file; `level` is for readers only."""
         return {
             "model": self.model,
             "level": str(self.level),
@@ -98,11 +98,11 @@ class CheckReport:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
+        """Inverse of `to_json`."""
         checks = tuple(Check.from_json(check) for check in values["checks"])
         return cls(values["model"], checks)
 
 
 def find_worst_level(checks: Iterable[Check]) -> Level:
-    """The most serious level among results; green if there are none."""
+    """Return the highest severity among results; green if there are none."""
     return max((check.level for check in checks), key=_SEVERITY.__getitem__, default=Level.GREEN)

@@ -1,4 +1,4 @@
-"""The tokenizer: loaded, saved again as it will be at the end, and compared with the embedding."""
+"""Check that the tokenizer loads, can be saved again, and matches the embedding."""
 
 import shutil
 import tempfile
@@ -24,7 +24,7 @@ _PROBES: Final = (
 
 
 class UnusableTokenizerError(Exception):
-    """A tokenizer cannot be loaded; holds what was found."""
+    """A tokenizer cannot be loaded; contains the result."""
 
     def __init__(self, check: Check) -> None:
         super().__init__(check.describe())
@@ -32,7 +32,7 @@ class UnusableTokenizerError(Exception):
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load a folder's tokenizer as engines and training do; no code from the folder.
+    """Load a folder's tokenizer as engines and training do, without code from the folder.
 
     Raises:
         UnusableTokenizerError: it cannot be loaded.
@@ -55,7 +55,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def check_tokenizer(
     tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, folder: Path
 ) -> list[Check]:
-    """See that a tokenizer fits the model, and is the same in a checkpoint.
+    """Check that a tokenizer fits the model and survives saving.
 
     A checkpoint gets the base model's own files; each epoch of training saves the tokenizer, too.
     """
@@ -119,7 +119,7 @@ def _reload(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _find_difference(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str | None:
-    """The first property in which two tokenizers differ."""
+    """Find the first property in which two tokenizers differ."""
     compared = {
         "the vocabulary": (one.get_vocab(), other.get_vocab()),
         "the set of special tokens": (
@@ -142,7 +142,7 @@ def _find_difference(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBas
 
 
 def _get_default_template(tokenizer: PreTrainedTokenizerBase) -> object:
-    """The template that conversations are rendered by; others are used by nothing here."""
+    """Return the template that renders conversations."""
     templates: Any = tokenizer.chat_template
     return templates.get(DEFAULT_TEMPLATE) if isinstance(templates, dict) else templates
 
@@ -184,7 +184,7 @@ def _check_vocabulary(
 
 
 def get_vocabulary_size(config: PretrainedConfig) -> int:
-    """Rows of the input embedding."""
+    """Return the number of rows of the input embedding."""
     text: Any = config.get_text_config(decoder=True)
     return int(text.vocab_size)
 
@@ -202,7 +202,7 @@ def _check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[Check]:
 
 
 def _find_tokenizer_file(folder: Path) -> str:
-    """The file to look at: the tokenizer itself, or what is missing."""
+    """Return the file to blame: the tokenizer, its settings, or a missing file."""
     return _find_first_existing(folder, ("tokenizer.json", "tokenizer.model", "vocab.json"))
 
 

@@ -1,4 +1,4 @@
-"""Headers of safetensors files: which tensors a model folder holds, read without its weights.
+"""Headers of safetensors files: the tensors of a model folder, without reading weights.
 
 Loads no model library, so that the site can use it. Only the header of each file is read, so an
 8B model takes milliseconds.
@@ -44,7 +44,7 @@ _FOREIGN_FORMATS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A tensor by its header.
+    """A tensor according to its header.
 
     Attributes:
         dtype: as the format names it, such as `BF16`.
@@ -68,7 +68,7 @@ class UnreadableWeightsError(Exception):
 
 
 def read_weights(folder: Path) -> tuple[dict[str, TensorInfo], list[Check]]:
-    """Read the headers of a model's weights, and compare them with the index, if there is one.
+    """Read the headers of a model's weights, and compare them with the index if there is one.
 
     Returns:
         The tensors by name, as far as they could be read, and what was found.
@@ -105,7 +105,7 @@ def read_weights(folder: Path) -> tuple[dict[str, TensorInfo], list[Check]]:
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
-    """Read which tensors a safetensors file holds, and see that the file is complete.
+    """Read the tensors of a safetensors file, and check that the file is complete.
 
     Raises:
         UnreadableWeightsError: the file is missing, truncated, damaged or of another format.
@@ -144,7 +144,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
 
 
 def _check_format(name: str, start: bytes, *, size: int, header_bytes: int) -> None:
-    """Tell a file of another format, or one that was cut off, from a safetensors file."""
+    """Distinguish other formats and truncated files from safetensors files."""
     for magic, what, remedy in _FOREIGN_FORMATS:
         if start.startswith(magic) and not _may_be_header(start):
             raise UnreadableWeightsError(name, f"is {what}", remedy)
@@ -163,7 +163,7 @@ def _may_be_header(start: bytes) -> bool:
 
 
 def _check_layout(name: str, header: Mapping[str, Any]) -> int:
-    """See that the tensors lie one behind the other, each as long as its shape says.
+    """Check that the tensors are contiguous and have the sizes of their shapes.
 
     Returns:
         Bytes of all tensors.
@@ -194,7 +194,7 @@ def _check_layout(name: str, header: Mapping[str, Any]) -> int:
 
 
 def _list_weights_files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
-    """Names of the files that are loaded, and the index by tensor where there is one."""
+    """List the files to load, and the index by tensor if there is one."""
     if (folder / WEIGHTS_FILE).exists():  # what transformers reads first
         return [WEIGHTS_FILE], None
     index = folder / WEIGHTS_INDEX
@@ -227,7 +227,7 @@ def _list_weights_files(folder: Path) -> tuple[list[str], dict[str, str] | None]
 def _compare_with_index(
     weight_map: Mapping[str, str], tensors: Mapping[str, TensorInfo]
 ) -> list[Check]:
-    """See that each tensor lies in the file that the index names, and that it names all."""
+    """Check that the index lists every tensor with its file."""
     wrong = [
         key for key, file in weight_map.items() if key not in tensors or tensors[key].file != file
     ]
@@ -242,7 +242,7 @@ def _compare_with_index(
 
 
 def _note_unused_files(folder: Path, used: Iterable[str]) -> list[Check]:
-    """Warn of weights that are not read: other engines may read them, and disagree."""
+    """Warn about unused weights, which other engines could load instead."""
     unused = sorted(
         file.name
         for file in folder.glob("*.safetensors")
@@ -263,7 +263,7 @@ def _note_unused_files(folder: Path, used: Iterable[str]) -> list[Check]:
 
 
 def _list_names(names: list[str], *, verb: str | None = None) -> str:
-    """Names as the subject of a clause: `a, b and 3 more are`."""
+    """Format names as the subject of a clause: `a, b and 3 more are`."""
     shown = ", ".join(names[:_SHOWN_NAMES])
     more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
     ending = (" is" if len(names) == 1 else " are") if verb is None else verb

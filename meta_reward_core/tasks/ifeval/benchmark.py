@@ -1,4 +1,4 @@
-"""IFEval: does a response follow every verifiable instruction of its prompt?
+"""IFEval: whether a response follows every verifiable instruction of its prompt.
 
 Strict checks the response as it is. Loose also accepts it without its first line, its last line or
 both, each also without asterisks. The prompt level counts prompts whose instructions are all
@@ -32,10 +32,10 @@ _PROMPT_COLUMNS: Final = ("prompt", "instruction")
 
 
 class IfEval:
-    """The benchmark of the registry's task `ifeval`."""
+    """The benchmark of the task `ifeval`."""
 
     def find_obstacle(self) -> str | None:
-        """Name the packages that are missing."""
+        """Return the missing packages, if any."""
         missing = list_missing_packages()
         if not missing:
             return None
@@ -48,7 +48,7 @@ class IfEval:
     def evaluate(
         self, request: BenchmarkRequest, items: Sequence[BenchmarkItem]
     ) -> Sequence[ItemResult]:
-        """Let the model answer every prompt once, greedily, and check the responses."""
+        """Generate one greedy response per prompt, and check it."""
         prompts = list(dict.fromkeys(item.prompt for item in items))
         answers = answer_prompts(
             request.engine,
@@ -62,7 +62,7 @@ class IfEval:
         return check_responses(items, [responses[item.prompt] for item in items])
 
     def score(self, results: Sequence[ItemResult], *, model: str) -> Scorecard:
-        """Accuracies; see `score_ifeval`."""
+        """Compute accuracies; see `score_ifeval`."""
         return score_ifeval(results, model=model)
 
 
@@ -111,7 +111,7 @@ def answer_prompts(
     seed: int,
     progress: Progress | None = None,
 ) -> ModelResponses:
-    """Let a model answer every prompt once, greedily.
+    """Generate one greedy response per prompt.
 
     Raises:
         EngineError: the engine failed as a whole.
@@ -127,7 +127,7 @@ def answer_prompts(
 
 
 def read_responses(path: Path, items: Sequence[BenchmarkItem]) -> list[str]:
-    """Read rows of `prompt, response` (or `instruction, output`), one for each item's prompt.
+    """Read rows of `prompt, response` (or `instruction, output`), one per item.
 
     Returns:
         The responses in the order of the items. Rows of other prompts are passed over.
@@ -155,7 +155,7 @@ def _read_either(row: NumberedRow, columns: Sequence[str]) -> str:
 
 
 def check_responses(items: Sequence[BenchmarkItem], responses: Sequence[str]) -> list[ItemResult]:
-    """Check every response, strictly and loosely, by instruction and by prompt.
+    """Check every response strictly and loosely, by instruction and by prompt.
 
     Of a response with a closed reasoning block only what follows it is checked.
     """
@@ -182,7 +182,7 @@ def _check_response(item: BenchmarkItem, response: str, mode: Mode) -> Iterator[
 
 
 def list_loose_forms(response: str) -> list[str]:
-    """The eight forms of a response of which a loose check accepts any."""
+    """List the eight variants of a response of which a loose check accepts any."""
     lines = response.split("\n")
     forms = [
         response,
@@ -198,7 +198,7 @@ class _Values:
 
 
 def score_ifeval(results: Sequence[ItemResult], *, model: str) -> Scorecard:
-    """The four accuracies, then those of each group of instructions; in [0, 1]."""
+    """Compute the four accuracies, then those of each instruction group; in [0, 1]."""
     main = [f"{level}_{mode}" for level in ("prompt", "instruction") for mode in MODES]
     found = _group(results)
     groups = sorted(name for name in found if "." in name)
@@ -230,7 +230,7 @@ def _make_metric(name: str, found: _Values) -> Metric:
 
 
 def find_response_issues(items: Sequence[BenchmarkItem]) -> list[DataIssue]:
-    """What a reader must know about the items."""
+    """Return the issues that a reader must know."""
     repeated = len(items) - len({item.prompt for item in items})
     return make_issue_if_any(
         range(repeated),

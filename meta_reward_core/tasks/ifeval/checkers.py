@@ -1,4 +1,4 @@
-"""IFEval's checks, from the package `if-verifiable`, without a network and without pickles.
+"""IFEval's checks from the package `if-verifiable`, without network and pickles.
 
 The package's own entry imports the checks of another benchmark, which download data when they are
 imported; only the part for IFEval is imported here. Its checks split sentences and words by nltk's
@@ -30,13 +30,13 @@ _loading = threading.Lock()
 
 
 def list_missing_packages() -> list[str]:
-    """Names of the modules that the checks need and that are not installed."""
+    """List the modules that the checks need and that are not installed."""
     return [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One verifiable instruction with its values.
+    """A verifiable instruction with its values.
 
     Attributes:
         kind: such as `length_constraints:number_words`.
@@ -51,7 +51,7 @@ class Check:
         return bool(response.strip()) and bool(self._build(prompt).check_following(response))
 
     def validate(self, *, prompt: str) -> None:
-        """Refuse a check that is unknown or whose values do not fit.
+        """Refuse an unknown check or invalid values.
 
         Where a value is absent or not taken, the package draws another one at random and checks
         that; such a check says nothing about the prompt.
@@ -94,7 +94,7 @@ class Check:
 
 
 def _use_given_letter(checker: Any, letter: object) -> None:
-    """Count the character that the prompt names, also if it is no letter of the alphabet.
+    """Count the character that the prompt names, even if it is not a letter.
 
     The package counts a random letter instead, and so do the published results: one prompt of the
     public data asks for `#`.
@@ -105,7 +105,7 @@ def _use_given_letter(checker: Any, letter: object) -> None:
 
 @cache
 def load_checkers() -> Mapping[str, Any]:
-    """The classes of IFEval's checks, by kind.
+    """Load the classes of IFEval's checks by kind.
 
     Raises:
         EvaluationFileError: a package is not installed.
@@ -126,7 +126,7 @@ def load_checkers() -> Mapping[str, Any]:
 
 
 def _import_without_entry(package: str, module: str) -> ModuleType:
-    """Import a module of a package whose own `__init__` is not run."""
+    """Import a module of a package without running the package's `__init__`."""
     if package not in sys.modules:
         spec = importlib.util.find_spec(package)
         if spec is None or spec.submodule_search_locations is None:
@@ -139,12 +139,12 @@ def _import_without_entry(package: str, module: str) -> ModuleType:
 
 
 def _use_punkt(util: Any) -> None:
-    """Let the checks split sentences and words by the model that is no pickle."""
+    """Make the checks split text with a model that is not a pickle."""
     punkt = import_module("punkt")
     split_words = import_module("nltk.tokenize.destructive").NLTKWordTokenizer().tokenize
 
     class _Nltk:
-        """What the checks use of nltk."""
+        """The part of nltk that the checks use."""
 
         tokenize = util.nltk.tokenize
 

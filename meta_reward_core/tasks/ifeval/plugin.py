@@ -1,4 +1,4 @@
-"""IFEval as a plug-in task: it evaluates and supplies nothing that trains."""
+"""IFEval as a task plug-in, for evaluation only."""
 
 from meta_reward_core.tasks.ifeval.benchmark import NAME, IfEval
 from meta_reward_core.tasks.protocol import TaskDefinition

@@ -1,4 +1,4 @@
-"""A whole evaluation by IFEval: a model answers, or a file says what it answered."""
+"""A whole IFEval evaluation, from a model or from a file of responses."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +21,7 @@ from meta_reward_core.tasks.protocol import BenchmarkItem
 
 @dataclass(frozen=True, slots=True)
 class IfEvalRun:
-    """How responses are drawn, and where files go.
+    """Sampling settings and output folder.
 
     Attributes:
         out: an existing folder.
@@ -40,7 +40,7 @@ class IfEvalRun:
 
 
 def run_ifeval(run: IfEvalRun, *, data: Path, side: OutputSource) -> Scorecard:
-    """Answer, check and score.
+    """Generate, check and score responses.
 
     Writes `responses.jsonl` (`prompt, response`, as the benchmark publishes them) and
     `checks.jsonl`, a row for each check.

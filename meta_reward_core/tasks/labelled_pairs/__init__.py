@@ -1,4 +1,4 @@
-"""Pairs of outputs of which people labelled the better one, in LLMBar's format.
+"""Human-labeled pairs of outputs in LLMBar's format.
 
 Source: Zeng et al. 2023, "Evaluating Large Language Models at Evaluating Instruction Following",
 arXiv 2310.07641.

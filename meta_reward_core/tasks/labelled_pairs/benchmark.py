@@ -1,4 +1,4 @@
-"""Human-labelled pairs: does the model, as a judge, prefer what people prefer?
+"""Human-labeled pairs: whether the model, as a judge, prefers what people prefer.
 
 Two questions are asked of each pair. As the judge: each output is scored N times alone, and the
 order of the mean scores is compared with the label. As a pairwise judge, the meta-judge's kind of
@@ -66,10 +66,10 @@ _TITLED: Final = (
 
 
 class LabelledPairs:
-    """The benchmark of the registry's task `labelled-pairs`."""
+    """The benchmark of the task `labelled-pairs`."""
 
     def find_obstacle(self) -> str | None:
-        """Nothing beyond the data is needed."""
+        """Return None: only data is needed."""
         return None
 
     def read_items(self, data: Path) -> Sequence[BenchmarkItem]:
@@ -79,13 +79,13 @@ class LabelledPairs:
     def evaluate(
         self, request: BenchmarkRequest, items: Sequence[BenchmarkItem]
     ) -> Sequence[ItemResult]:
-        """Let the model judge every output alone, then compare the two in both orders."""
+        """Score every output alone, then compare both outputs in both orders."""
         judgments = judge_outputs(request, items)
         replies = compare_outputs(request, items)
         return [*score_judgments(items, judgments), *score_comparisons(items, replies)]
 
     def score(self, results: Sequence[ItemResult], *, model: str) -> Scorecard:
-        """Accuracies; see `score_labelled_pairs`."""
+        """Compute accuracies; see `score_labelled_pairs`."""
         return score_labelled_pairs(results, model=model)
 
 
@@ -122,7 +122,7 @@ def _parse_item(row: NumberedRow, subset: str, number: int) -> BenchmarkItem:
 
 
 def judge_outputs(request: BenchmarkRequest, items: Sequence[BenchmarkItem]) -> list[Judgment]:
-    """Let the judge score both outputs of every item; ids are `item` and `item.0`, `item.1`.
+    """Score both outputs of every item; ids are `item` and `item.0`, `item.1`.
 
     Raises:
         EngineError: the engine failed as a whole.
@@ -151,7 +151,7 @@ def judge_outputs(request: BenchmarkRequest, items: Sequence[BenchmarkItem]) -> 
 def compare_outputs(
     request: BenchmarkRequest, items: Sequence[BenchmarkItem]
 ) -> list[PresentedReplies]:
-    """Show both outputs of every item together, in both orders; the better one is the model's.
+    """Compare both outputs of every item in both orders; the better one is the model's.
 
     Raises:
         EngineError: the engine failed as a whole.
@@ -168,7 +168,7 @@ def compare_outputs(
 
 
 def make_output_pair(item: BenchmarkItem) -> OutputPair:
-    """The worse output in the baseline's place, the better one in the model's."""
+    """Build a pair with the worse output as the baseline and the better one as the model."""
     better = item.values["better"]
     outputs = item.values["outputs"]
     return (
@@ -187,7 +187,7 @@ def score_judgments(
 
 
 def _compute_mean_scores(judgments: Sequence[Judgment]) -> dict[str, float]:
-    """Mean of the readable scores of each output that has any."""
+    """Compute the mean of the readable scores of each output."""
     scores: defaultdict[str, list[float]] = defaultdict(list)
     for judgment in judgments:
         if judgment.score is not None:
@@ -198,7 +198,7 @@ def _compute_mean_scores(judgments: Sequence[Judgment]) -> dict[str, float]:
 def measure_baselines(
     items: Sequence[BenchmarkItem], judgments: Sequence[Judgment]
 ) -> list[Metric]:
-    """How much the scores vary, and how accurate the same scores are when they are shuffled."""
+    """Measure the spread of the scores, and the accuracy of shuffled scores."""
     given: defaultdict[str, list[float]] = defaultdict(list)
     for judgment in judgments:
         given[judgment.prompt_id] += [] if judgment.score is None else [judgment.score]
@@ -270,7 +270,7 @@ def score_comparisons(
 
 
 def _score_orders(item: BenchmarkItem, credit: dict[bool, float | None]) -> Iterator[ItemResult]:
-    """Credits of 0, 0.5 and 1 by whether the better output stood first."""
+    """Compute credits of 0, 0.5 and 1 by whether the better output was shown first."""
     for better_first, value in credit.items():
         side = "first" if better_first else "second"
         yield _make_result(item, f"comparison_accuracy_better_{side}", value)
@@ -299,7 +299,7 @@ def _make_result(
 
 
 def score_labelled_pairs(results: Sequence[ItemResult], *, model: str) -> Scorecard:
-    """Accuracies of judge and comparison, overall and by subset; all are shares."""
+    """Compute accuracies of judge and comparison, overall and by subset, as shares."""
     found: defaultdict[str, list[ItemResult]] = defaultdict(list)
     for result in results:
         found[result.metric].append(result)
@@ -336,7 +336,7 @@ def score_labelled_pairs(results: Sequence[ItemResult], *, model: str) -> Scorec
 
 
 def _is_asked(name: str, found: Mapping[str, object]) -> bool:
-    """Whether the question was asked that a figure belongs to, though nothing came of it."""
+    """Whether the question of a metric was asked, even without results."""
     return any(other.startswith(name.partition("_")[0]) for other in found)
 
 

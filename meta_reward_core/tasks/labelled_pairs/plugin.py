@@ -1,4 +1,4 @@
-"""Labelled pairs as a plug-in task: it evaluates and supplies nothing that trains."""
+"""Labeled pairs as a task plug-in, for evaluation only."""
 
 from meta_reward_core.tasks.labelled_pairs.benchmark import NAME, LabelledPairs
 from meta_reward_core.tasks.protocol import TaskDefinition

@@ -1,4 +1,4 @@
-"""A whole evaluation by labelled pairs: a model judges and compares, and files are written."""
+"""A whole evaluation by labeled pairs, with output files."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -35,7 +35,7 @@ def run_labelled_pairs(
     readout: Readout = "free",
     questions: Sequence[Question] = ("scores", "comparisons"),
 ) -> Scorecard:
-    """Judge every output alone, compare both in both orders, and score.
+    """Score every output alone, compare both in both orders, and compute accuracies.
 
     Writes `judgments.jsonl`, `verdicts.jsonl` and `items.jsonl`, a row for each result.
 

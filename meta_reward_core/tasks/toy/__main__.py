@@ -1,4 +1,4 @@
-"""`python -m meta_reward_core.tasks.toy`: train the seed model that the package ships, anew.
+"""`python -m meta_reward_core.tasks.toy`: train the shipped seed model again.
 
 With the name of a variant, such as `miniature-sft2` or `miniature-sft1-noisy`, train that one and
 keep it under META_REWARD_MODEL_ROOT.
@@ -21,7 +21,7 @@ from meta_reward_core.tasks.toy.base_model_variants import (
 
 
 def main() -> int:
-    """Train and gate; return the exit code, 1 where the gate was failed."""
+    """Train and check the quality gate; return the exit code, 1 if the gate failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "variant", nargs="?", type=_parse_variant, help="such as miniature-sft2-noisy"

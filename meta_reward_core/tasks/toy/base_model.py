@@ -1,4 +1,4 @@
-"""The miniature's M0: a tiny Llama trained from scratch on the world's three roles, then gated.
+"""The toy task's M0: a tiny Llama trained from scratch on all three roles, with a quality gate.
 
 Whether a model of this size learns to compare judgments depends on the seed of its training.
 So seeds are tried in order and the first whose meta-judge passes the gate on held-out comparisons
@@ -59,7 +59,7 @@ THREADS = 2
 
 @dataclass(frozen=True, slots=True)
 class QualityGate:
-    """What a seed's meta-judge must reach on held-out comparisons.
+    """Requirements for a seed model's meta-judge on held-out comparisons.
 
     Attributes:
         comparisons: how many it is asked; in half of them the better judgment stands first.
@@ -79,7 +79,7 @@ _REPLY_TOKENS = 48
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """How the meta-judge of one SFT seed did."""
+    """Result of one SFT seed's meta-judge."""
 
     sft_seed: int
     accuracy: float
@@ -88,13 +88,13 @@ class GateResult:
 
     @property
     def passed(self) -> bool:
-        """Whether it is good enough, and even-handed."""
+        """Whether it is accurate enough and unbiased."""
         gap = abs(self.accuracy_better_first - self.accuracy_better_second)
         return self.accuracy >= QUALITY_GATE.accuracy and gap <= QUALITY_GATE.order_gap
 
 
 def compute_seed_model_key() -> str:
-    """Hash of everything that the seed model is made from; another key, another model."""
+    """Hash all inputs of the seed model."""
     templates = [load_template(f"miniature_{name}").text for name in ("judge", "meta_judge")]
     return hash_json(
         {
@@ -116,7 +116,7 @@ def compute_seed_model_key() -> str:
 
 
 def ensure_seed_model(models: Path, *, scratch: Path, say: Callable[[str], None]) -> Path:
-    """Return the seed's folder: the shipped one, a cached one, or one trained now.
+    """Return the seed model's folder: shipped, cached, or trained now.
 
     Args:
         models: where a trained one is kept.
@@ -137,7 +137,7 @@ def ensure_seed_model(models: Path, *, scratch: Path, say: Callable[[str], None]
 
 
 def find_cached_seed_model(models: Path) -> Path | None:
-    """The seed's folder if nothing is to be trained for it: the shipped one, or a cached one."""
+    """Return the seed model's folder if no training is needed: shipped or cached."""
     key = compute_seed_model_key()
     folders = (get_shipped_seed_model(), _get_cache_folder(models))
     return next((folder for folder in folders if _is_made_from(folder, key)), None)
@@ -148,7 +148,7 @@ def _get_cache_folder(models: Path) -> Path:
 
 
 def get_shipped_seed_model() -> Path:
-    """Folder of the seed that comes with the package."""
+    """Return the folder of the shipped seed model."""
     return Path(str(files("meta_reward_core.tasks.toy") / "seed_model"))
 
 
@@ -162,7 +162,7 @@ def _is_made_from(folder: Path, key: str) -> bool:
 
 
 def train_seed_model(folder: Path, *, scratch: Path, say: Callable[[str], None]) -> None:
-    """Try SFT seeds in order until one passes the gate; keep it, and say which failed.
+    """Try SFT seeds in order until one passes the gate; keep it, and report which failed.
 
     Raises:
         TrainingError: `MAX_SFT_SEEDS` seeds failed.
@@ -192,7 +192,7 @@ def train_candidate(
     say: Callable[[str], None],
     meta_judge_noise: float | task.JudgeNoise = task.SEED_META_JUDGE_NOISE,
 ) -> None:
-    """Train a model on the seed data of an SFT seed; nobody has gated it yet.
+    """Train a model on the seed data of an SFT seed, without the gate.
 
     Args:
         candidate: folder that is made.
@@ -231,7 +231,7 @@ def _build_rows(sft_seed: int, noise: float | task.JudgeNoise) -> "list[SftRow]"
 
 
 def measure_gate(folder: Path, *, sft_seed: int) -> GateResult:
-    """Ask a candidate's meta-judge for held-out comparisons, greedily."""
+    """Run a candidate's meta-judge on held-out comparisons, greedily."""
     from meta_reward_core.engines.transformers import load_transformers_engine
 
     engine: Engine = load_transformers_engine(
@@ -255,7 +255,7 @@ def measure_gate(folder: Path, *, sft_seed: int) -> GateResult:
 
 
 def describe_gate_result(result: GateResult) -> str:
-    """Say in words how a seed did at the gate."""
+    """Describe the result of a seed at the gate."""
     verdict = "passed" if result.passed else "failed"
     return (
         f"SFT seed {result.sft_seed} {verdict} the gate: meta-judge accuracy "
@@ -266,7 +266,7 @@ def describe_gate_result(result: GateResult) -> str:
 
 
 def _publish(candidate: Path, folder: Path, tried: list[GateResult]) -> None:
-    """Move the model into place, then write the record that makes it count."""
+    """Move the model into place, then write the record that makes it valid."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(candidate, folder)

@@ -1,4 +1,4 @@
-"""Other M0s of the miniature: of another SFT seed, or with a meta-judge as noisy as the judge.
+"""Other base models of the toy task: another SFT seed, or a noisier meta-judge.
 
 A recipe asks for one by its name, `miniature-sft<K>` or `miniature-sft<K>-noisy`. It is trained at
 the first wish and kept with the record of its gate. A sharp one must pass the gate; how a noisy one
@@ -25,7 +25,7 @@ _NAME: Final = re.compile(r"miniature-sft([1-9][0-9]{0,3})(-noisy)?")
 
 @dataclass(frozen=True, slots=True)
 class SeedModelVariant:
-    """Which M0.
+    """Identifies a base model.
 
     Attributes:
         sft_seed: of its training, and of the data it is trained on.
@@ -38,23 +38,23 @@ class SeedModelVariant:
 
     @property
     def name(self) -> str:
-        """What a recipe calls it."""
+        """Name in recipes."""
         return f"miniature-sft{self.sft_seed}{'-noisy' if self.noisy else ''}"
 
     @property
     def key(self) -> str:
-        """Hash of everything that it is made from."""
+        """Hash of all its inputs."""
         return hash_json({"seed": base_model.compute_seed_model_key(), **asdict(self)})
 
 
 def parse_variant(name: str | None) -> SeedModelVariant | None:
-    """The variant that a recipe's model names, or None if it names something else."""
+    """Parse the variant in a recipe's model, or None if it names something else."""
     found = _NAME.fullmatch(name or "")
     return SeedModelVariant(int(found[1]), noisy=found[2] is not None) if found else None
 
 
 def find_gate_result(variant: SeedModelVariant, models: Path) -> GateResult | None:
-    """How a variant did at the gate, if it has been tried."""
+    """Return a variant's gate result if it has been tried."""
     if (shipped := _find_shipped_gate_result(variant)) is not None:
         return shipped
     path = _get_record_path(variant, models)
@@ -62,7 +62,7 @@ def find_gate_result(variant: SeedModelVariant, models: Path) -> GateResult | No
 
 
 def _find_shipped_gate_result(variant: SeedModelVariant) -> GateResult | None:
-    """How a variant did among those that were tried for the shipped seed; the last one passed."""
+    """Return a variant's gate result from the shipped seed model's record."""
     if variant.noisy:
         return None
     record = json.loads(base_model.get_shipped_seed_model().with_suffix(".json").read_text())
@@ -72,7 +72,7 @@ def _find_shipped_gate_result(variant: SeedModelVariant) -> GateResult | None:
 
 
 def find_cached_variant(variant: SeedModelVariant, models: Path) -> Path | None:
-    """A variant's folder if it lies here: the shipped one, or one trained earlier."""
+    """Return a variant's folder if it is stored here: shipped or trained earlier."""
     shipped = _find_shipped_gate_result(variant)
     if shipped is not None:
         return base_model.get_shipped_seed_model() if shipped.passed else None
@@ -83,7 +83,7 @@ def find_cached_variant(variant: SeedModelVariant, models: Path) -> Path | None:
 def ensure_variant(
     variant: SeedModelVariant, models: Path, *, scratch: Path, say: Callable[[str], None]
 ) -> Path:
-    """Return a variant's folder: the shipped one, a kept one, or one trained now.
+    """Return a variant's folder: shipped, cached, or trained now.
 
     Raises:
         TrainingError: it is a sharp one that failed the gate, now or earlier; or its folder was
@@ -98,7 +98,7 @@ def ensure_variant(
 
 
 def check_variant(variant: SeedModelVariant, models: Path) -> Path | None:
-    """Return a variant's folder as `ensure_variant` would, or None: it has yet to be trained.
+    """Return a variant's folder like `ensure_variant`, or None if it must be trained.
 
     Raises:
         TrainingError: for what `ensure_variant` raises it, without a training.
@@ -131,7 +131,7 @@ def _get_record_path(variant: SeedModelVariant, models: Path) -> Path:
 def _train_and_gate(
     variant: SeedModelVariant, models: Path, *, scratch: Path, say: Callable[[str], None]
 ) -> GateResult:
-    """Train and gate; the folder first, then the record that makes it count."""
+    """Train and gate: write the folder first, then the record that makes it valid."""
     say(f"training the seed model {variant.name} (two to five minutes on two idle cores)")
     place = scratch / f"{variant.name}-{variant.key[:12]}"
     candidate, folder = place / "candidate", _get_folder(variant, models)

@@ -1,4 +1,4 @@
-"""How good the miniature's model truly is, by the oracle, on held-out items.
+"""True quality of toy-task models, by the oracle, on held-out items.
 
 Only the evaluation stage and the seed's gate call this; no step that trains or selects does.
 """
@@ -199,7 +199,7 @@ def measure_meta_judge(
     seed: int,
     readout: VerdictReadout = "free",
 ) -> MetricRows:
-    """Measure the meta-judge on pairs of judgments of which one is truly better.
+    """Measure the meta-judge on pairs of judgments with a known better one.
 
     Yields:
         (metric, value, count): accuracy, and accuracy where the better one stands first and
@@ -246,5 +246,5 @@ def _compute_mean_or_none(values: Sequence[float]) -> float | None:
 
 
 def _compute_unless_constant(compute: Callable[[], float], given: Sequence[float]) -> float | None:
-    """A correlation or slope of constants does not exist."""
+    """Compute a correlation or slope; None for constants."""
     return float(compute()) if len(set(given)) > 1 else None

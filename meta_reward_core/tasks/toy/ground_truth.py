@@ -1,4 +1,4 @@
-"""The truth of the miniature world, for evaluation and seed data alone.
+"""Ground truth of the toy task, for evaluation and seed data only.
 
 No stage of the loop may import this module: sampling, judging, pairing and training never see it.
 """
@@ -11,7 +11,7 @@ _SCORE = re.compile(r"Score:\s*(-?\d+(?:\.\d+)?)", re.IGNORECASE)
 
 
 def compute_true_quality(instruction: str, response: str) -> float:
-    """How many of the five right words a response holds, less the words beyond five (0 to 5).
+    """Count the correct words of a response, minus the words beyond five (0 to 5).
 
     Polite phrases count for nothing. An instruction from outside this world is worth 0.
     """
@@ -30,13 +30,13 @@ def _list_content_words() -> frozenset[str]:
 
 
 def is_judgment_right(instruction: str, response: str, judgment: str) -> bool:
-    """Whether a judgment's last stated score is the response's true quality."""
+    """Whether a judgment's last score equals the response's true quality."""
     scores = _SCORE.findall(judgment)
     return bool(scores) and float(scores[-1]) == compute_true_quality(instruction, response)
 
 
 def count_judgment_errors(instruction: str, response: str, judgment: str) -> int:
-    """How many of the five slots a judgment has wrong; a slot without a line counts as wrong."""
+    """Count the wrong slots of a judgment; a slot without a line is wrong."""
     parsed = task.parse_instruction(instruction)
     if parsed is None:
         return task.SLOTS
@@ -50,7 +50,7 @@ def count_judgment_errors(instruction: str, response: str, judgment: str) -> int
 
 
 def _parse_stated_verdicts(judgment: str) -> dict[str, bool]:
-    """From expected word to the verdict, for each well-formed line."""
+    """Parse the verdict by expected word, for each well-formed line."""
     rows = [line.split() for line in judgment.splitlines()]
     return {row[0]: row[2] == "yes" for row in rows if len(row) == 4 and row[2] in task.VERDICTS}
 
@@ -58,7 +58,7 @@ def _parse_stated_verdicts(judgment: str) -> dict[str, bool]:
 def pick_better_judgment(
     instruction: str, response: str, judgment_a: str, judgment_b: str
 ) -> str | None:
-    """The judgment that errs on fewer slots, "A" or "B"; None where they err alike."""
+    """Return the judgment with fewer errors, "A" or "B"; None if they have equally many."""
     errors_a = count_judgment_errors(instruction, response, judgment_a)
     errors_b = count_judgment_errors(instruction, response, judgment_b)
     if errors_a == errors_b:
@@ -69,6 +69,6 @@ def pick_better_judgment(
 def is_verdict_right(
     instruction: str, response: str, judgment_a: str, judgment_b: str, *, winner: str
 ) -> bool | None:
-    """Whether a meta-judge's winner errs on fewer slots; None where both err alike."""
+    """Whether a meta-judge's winner has fewer errors; None if both have equally many."""
     better = pick_better_judgment(instruction, response, judgment_a, judgment_b)
     return None if better is None else winner == better

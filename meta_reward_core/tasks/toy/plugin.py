@@ -1,4 +1,4 @@
-"""The miniature as a plug-in task: its prompts, its seed models, and what knows its truth.
+"""The toy task as a plug-in: prompts, seed models, and the evaluator with the ground truth.
 
 Imports neither torch nor what evaluates until one of them is used.
 """
@@ -22,24 +22,24 @@ _POOL_SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class ToyPrompts:
-    """Instructions of the pool; the held-out ones are never among them."""
+    """Prompts of the pool, without the held-out ones."""
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """Number of prompts."""
         return count_pool_prompts()
 
     def sample(self, count: int) -> Sequence[str]:
-        """Draw instructions, the same ones at each call."""
+        """Return prompts, always the same ones."""
         return sample_pool_prompts(count, seed=_POOL_SEED)
 
 
 @dataclass(frozen=True, slots=True)
 class ToyModels:
-    """The shipped seed model, and the variants that recipes name `miniature-sft<K>[-noisy]`."""
+    """The shipped seed model, and the variants `miniature-sft<K>[-noisy]`."""
 
     def provides(self, name: str | None) -> bool:
-        """Whether a recipe's `model` names one of them."""
+        """Whether a recipe's `model` is one of them."""
         from meta_reward_core.tasks.toy.base_model_variants import parse_variant
 
         return name is None or parse_variant(name) is not None
@@ -59,7 +59,7 @@ class ToyModels:
     def ensure(
         self, name: str | None, models: Path, *, scratch: Path, say: Callable[[str], None]
     ) -> Path:
-        """Return a model's folder, training the model first if need be.
+        """Return a model's folder, training the model if necessary.
 
         Raises:
             TrainingError: it failed its gate, now or earlier.

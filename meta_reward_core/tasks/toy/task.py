@@ -1,4 +1,4 @@
-"""The miniature world: its language, its instructions and the noisy texts its seed model learns.
+"""The toy task: its language, its prompts and the noisy texts its seed model learns.
 
 An instruction asks for five words in another language. A response gives one word a slot, at worst
 a sibling language's word, and then polite phrases, which cost length and add nothing. A judgment
@@ -99,7 +99,7 @@ TASK_WEIGHTS = {"actor": 20, "judge": 40, "meta_judge": 40}
 
 @dataclass(frozen=True, slots=True)
 class JudgeNoise:
-    """How often the seed's judge errs on a slot.
+    """Error rates of the seed's judge per slot.
 
     Attributes:
         base: chance of a wrong "yes" or "no" whatever the length.
@@ -119,7 +119,7 @@ SEED_META_JUDGE_NOISE = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A response before it is written: its words, and how many polite phrases follow."""
+    """A response before rendering: its words, and the number of polite phrases."""
 
     instruction: str
     sources: tuple[str, ...]
@@ -130,18 +130,18 @@ class Draft:
 
     @property
     def right(self) -> tuple[bool, ...]:
-        """Whether each slot holds the right word."""
+        """Whether each slot has the correct word."""
         return tuple(e == w for e, w in zip(self.expected, self.words, strict=True))
 
 
 def write_instruction(language: str, sources: Sequence[str]) -> str:
-    """The instruction to translate the source words."""
+    """Render the prompt to translate the source words."""
     return f"Translate to {language} : {' '.join(sources)}"
 
 
 @cache
 def _list_all_instructions() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Every instruction: those of the pool, and those held out by a hash of their text."""
+    """List every prompt: those of the pool, and those held out by a hash of their text."""
     pool: list[str] = []
     held_out: list[str] = []
     columns = [[row[0] for row in slot] for slot in LEXICON]
@@ -152,18 +152,18 @@ def _list_all_instructions() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def is_held_out(instruction: str) -> bool:
-    """Whether an instruction is kept for evaluation, never seen in seed data or in the pool."""
+    """Whether a prompt is held out for evaluation, and never in seed data or the pool."""
     digest = hashlib.sha256(instruction.encode()).digest()
     return int.from_bytes(digest[:4], "big") % HELD_OUT_ONE_IN == 0
 
 
 def count_pool_prompts() -> int:
-    """How many instructions the loop's pool can hold."""
+    """Count the prompts available for the pool."""
     return len(_list_all_instructions()[0])
 
 
 def sample_pool_prompts(count: int, *, seed: int) -> list[str]:
-    """Distinct instructions for the loop's pool.
+    """Sample distinct prompts for the pool.
 
     Raises:
         ValueError: more were asked for than the world holds.
@@ -172,7 +172,7 @@ def sample_pool_prompts(count: int, *, seed: int) -> list[str]:
 
 
 def sample_held_out_prompts(count: int, *, seed: int) -> list[str]:
-    """Distinct instructions that are never in the pool.
+    """Sample distinct held-out prompts.
 
     Raises:
         ValueError: more were asked for than the world holds.
@@ -181,7 +181,7 @@ def sample_held_out_prompts(count: int, *, seed: int) -> list[str]:
 
 
 def parse_instruction(instruction: str) -> tuple[str, tuple[str, ...]] | None:
-    """The language and the source words of an instruction, or None if it is not of this world."""
+    """Parse the language and the source words of a prompt, or None if it is not of this task."""
     tokens = instruction.split()
     language, sources = (tokens[2], tuple(tokens[4:])) if len(tokens) > 4 else ("", ())
     if len(sources) != SLOTS or instruction != write_instruction(language, sources):
@@ -203,12 +203,12 @@ def _build_translations() -> dict[tuple[str, str], str]:
 
 
 def translate_word(language: str, source: str) -> str:
-    """The right translation of one source word."""
+    """Return the correct translation of a source word."""
     return _build_translations()[language, source]
 
 
 def get_misconception(language: str, slot: int, source: str) -> str | None:
-    """The sibling language's word that the seed's actor mostly writes, if it errs on this word."""
+    """Return the sibling language's word that the seed's actor usually writes if it errs."""
     names = [row[0] for row in LEXICON[slot]]
     # Each language errs on other words, and mostly towards another sibling.
     index = LANGUAGES.index(language)
@@ -219,7 +219,7 @@ def get_misconception(language: str, slot: int, source: str) -> str | None:
 
 
 def _mistranslate(rng: random.Random, language: str, source: str) -> str:
-    """The same meaning in a sibling language: the one kind of wrong word in this world."""
+    """Return the same meaning in a sibling language: the only kind of wrong word."""
     return translate_word(rng.choice([name for name in LANGUAGES if name != language]), source)
 
 
@@ -254,7 +254,7 @@ def _parse(instruction: str) -> tuple[str, tuple[str, ...]]:
 
 
 def draft_actor_response(rng: random.Random, instruction: str) -> Draft:
-    """A response as the seed's actor learns it: misconceptions, slips, and phrases at will."""
+    """Draft a response as the seed's actor learns it: misconceptions, slips, and phrases."""
     language, sources = _parse(instruction)
     slip_rate = rng.choice(ACTOR_SLIP_RATES)
     words = []
@@ -270,7 +270,7 @@ def draft_actor_response(rng: random.Random, instruction: str) -> Draft:
 
 
 def draft_judged_response(rng: random.Random, instruction: str) -> Draft:
-    """A response of any quality and any length, as judge and meta-judge learn to read it."""
+    """Draft a response of any quality and length, for judge and meta-judge training."""
     language, sources = _parse(instruction)
     quality = rng.randint(0, SLOTS)
     right_slots = set(rng.sample(range(SLOTS), quality))
@@ -286,7 +286,7 @@ def draft_judged_response(rng: random.Random, instruction: str) -> Draft:
 
 
 def sample_verdicts(rng: random.Random, draft: Draft, noise: JudgeNoise) -> tuple[bool, ...]:
-    """The judge's yes or no for each slot: stingy to terse responses, lenient to verbose ones."""
+    """Sample the judge's verdict per slot: strict on short responses, lenient on long ones."""
     verbosity = draft.phrases / MAX_PHRASES
     deny_right = noise.base + noise.stinginess * (1 - verbosity)
     accept_wrong = noise.base + noise.leniency * verbosity
@@ -297,7 +297,7 @@ def sample_verdicts(rng: random.Random, draft: Draft, noise: JudgeNoise) -> tupl
 
 
 def write_judgment(draft: Draft, verdicts: Sequence[bool]) -> str:
-    """The judgment's text: a line for each slot (expected, got, verdict, tally), then a score."""
+    """Render a judgment: a line per slot (expected, got, verdict, tally), then a score."""
     lines = []
     tally = 0
     for expected, got, accepted in zip(draft.expected, draft.words, verdicts, strict=True):
@@ -307,7 +307,7 @@ def write_judgment(draft: Draft, verdicts: Sequence[bool]) -> str:
 
 
 def _recheck_slots(rng: random.Random, draft: Draft, noise: float | JudgeNoise) -> tuple[bool, ...]:
-    """What the meta-judge believes of each slot."""
+    """Sample what the meta-judge believes about each slot."""
     if isinstance(noise, JudgeNoise):
         return sample_verdicts(rng, draft, noise)
     return tuple(right != (rng.random() < noise) for right in draft.right)
@@ -321,7 +321,7 @@ def write_meta_judgment(
     *,
     noise: float | JudgeNoise,
 ) -> str:
-    """The meta-judgment's text: for each slot the truth, who is right and the lead; a winner.
+    """Render a meta-judgment: per slot the truth, who is right and the lead; then a winner.
 
     Args:
         rng: source of the errors and of the choice on a tie.
@@ -348,7 +348,7 @@ def _format_yes_no(accepted: bool) -> str:  # noqa: FBT001
 
 
 def count_errors(draft: Draft, verdicts: Sequence[bool]) -> int:
-    """How many slots a judgment got wrong."""
+    """Count the wrong slots of a judgment."""
     return sum(said != right for said, right in zip(verdicts, draft.right, strict=True))
 
 
@@ -359,14 +359,14 @@ def _load_template(name: str) -> str:
 
 
 def write_judge_prompt(instruction: str, response: str) -> str:
-    """The user message that asks for a judgment."""
+    """Render the user message that asks for a judgment."""
     return _load_template("judge").format(instruction=instruction, response=response)
 
 
 def write_meta_judge_prompt(
     instruction: str, response: str, judgment_a: str, judgment_b: str
 ) -> str:
-    """The user message that asks for a comparison of two judgments."""
+    """Render the user message that asks for a comparison of two judgments."""
     return _load_template("meta_judge").format(
         instruction=instruction,
         response=response,
@@ -383,7 +383,7 @@ def generate_sft_rows(
     meta_judge_noise: float | JudgeNoise = SEED_META_JUDGE_NOISE,
     block_rows: int = 16,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of supervised fine-tuning data for the three roles, from the pool's instructions.
+    """Generate supervised fine-tuning rows for the three roles, from the pool's prompts.
 
     Rows come in blocks of one task, thus of about one length: read in order with a batch of one
     block, they need little padding and the tasks stay well mixed.
@@ -432,7 +432,7 @@ def _make_meta_judge_example(
 
 @dataclass(frozen=True, slots=True)
 class GateComparison:
-    """Two judgments of one held-out response, one of which errs on fewer slots."""
+    """Two judgments of a held-out response, one of which has fewer errors."""
 
     instruction: str
     response: str
@@ -444,7 +444,7 @@ class GateComparison:
 def generate_gate_comparisons(
     count: int, *, seed: int, judge_noise: JudgeNoise = SEED_JUDGE_NOISE
 ) -> list[GateComparison]:
-    """Comparisons with a known winner on held-out instructions, A and B better in turn."""
+    """Generate comparisons with a known winner on held-out prompts, A and B in turn."""
     rng = random.Random(seed)
     held_out = _list_all_instructions()[1]
     rows: list[GateComparison] = []
@@ -470,7 +470,7 @@ def generate_gate_comparisons(
 
 
 def sample_held_out_judge_items(count: int, *, seed: int) -> list[tuple[str, str, float]]:
-    """Held-out (instruction, response, true quality) over all qualities and lengths."""
+    """Sample held-out (prompt, response, true quality) over all qualities and lengths."""
     rng = random.Random(seed)
     held_out = _list_all_instructions()[1]
     drafts = (draft_judged_response(rng, rng.choice(held_out)) for _ in range(count))

@@ -39,7 +39,7 @@ CHAT_TEMPLATE = (
 
 
 def build_vocabulary() -> tuple[str, ...]:
-    """Every token in the order of its id: fixed by the texts of `task` and this module alone."""
+    """List every token by id, determined by the texts of `task` and this module only."""
     lexicon = [word for slot in LEXICON for row in slot for word in row]
     phrases = [word for phrase in PHRASES for word in phrase.split()]
     groups: tuple[Sequence[str], ...] = (
@@ -88,14 +88,14 @@ def build_tokenizer() -> "PreTrainedTokenizerFast":
 
 
 def build_model_config() -> "LlamaConfig":
-    """The tiny Llama that learns this world from scratch."""
+    """Build the configuration of the tiny Llama that learns this task from scratch."""
     from transformers import LlamaConfig
 
     return LlamaConfig(**get_architecture())
 
 
 def get_architecture() -> dict[str, Any]:
-    """What makes the tiny Llama what it is; everything else is a default of `transformers`."""
+    """Return the values that define the tiny Llama; others are defaults of `transformers`."""
     tokens = build_vocabulary()
     return {
         "vocab_size": len(tokens),

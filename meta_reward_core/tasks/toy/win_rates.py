@@ -1,4 +1,4 @@
-"""The miniature's Table 1: how often the model beats fixed answers, by the truth and by itself.
+"""The toy task's Table 1: win rates against fixed responses, by ground truth and by itself.
 
 The baseline's answers are drawn once from what the seed's actor was taught: the same texts for
 every model, experiment and seed, as AlpacaEval has its baseline's. The rate by the truth is what
@@ -24,7 +24,7 @@ WinRateRow = tuple[str, float | None, int, Basis]
 
 
 def make_baseline_responses(instructions: Sequence[str], *, seed: int) -> list[str]:
-    """Answers as the seed's actor is taught them, misconceptions and phrases included."""
+    """Build responses as the seed's actor learns them, with misconceptions and phrases."""
     rng = random.Random(seed)
     return [task.draft_actor_response(rng, instruction).response for instruction in instructions]
 
@@ -41,7 +41,7 @@ def measure_wins(
     seed: int,
     readout: Readout = "free",
 ) -> Iterator[WinRateRow]:
-    """Compare answers with the baseline's, by the truth and by the engine's own judge.
+    """Compare responses with the baseline's, by ground truth and by the engine's own judge.
 
     Yields:
         (metric, percent, count, basis): `win_rate`, the same at equal length and by language. A
@@ -88,7 +88,7 @@ def measure_wins(
 
 
 def _score_win(model: float, baseline: float) -> float:
-    """1 for a win of the model, 0 for a loss, half for a draw."""
+    """Return 1 for a win of the model, 0 for a loss, 0.5 for a tie."""
     return 0.5 if model == baseline else float(model > baseline)
 
 

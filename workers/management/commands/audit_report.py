@@ -1,4 +1,4 @@
-"""Print what audits say: of a batch, of an iteration, or over an experiment's iterations."""
+"""Print audit results of a batch, an iteration, or an experiment."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +33,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Which batch, iteration or experiment."""
+        """Declare the options."""
         what = parser.add_mutually_exclusive_group(required=True)
         what.add_argument("--batch", type=int, help="Number of a batch.")
         what.add_argument(
@@ -49,7 +49,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
-        """Print sentences, then tables."""
+        """Print conclusions, then tables."""
         console = open_console(self.stdout, no_color=options["no_color"])
         with handle_errors():
             require_tables()

@@ -1,4 +1,4 @@
-"""Write all rows into one file."""
+"""Back up all database rows to one file."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
-        """Write it."""
+        """Write the backup."""
         with handle_errors():
             require_writable(options["output"])
             require_tables()

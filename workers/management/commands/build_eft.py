@@ -1,4 +1,4 @@
-"""Build evaluation data (EFT) for `train_seed` from answers that people have ranked."""
+"""Build evaluation fine-tuning (EFT) data for `train_seed` from human-ranked answers."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -81,7 +81,7 @@ class Command(ExemplifiedCommand):
         add_old_option(parser, "--most-share", max_share)
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
-        """Check everything, judge, write."""
+        """Check everything, judge, and write the data."""
         console = open_console(self.stdout, no_color=options["no_color"])
         with handle_errors(go_on="The same command goes on where it was."):
             _build(options, console)

@@ -37,7 +37,7 @@ class Command(ExemplifiedCommand):
         add_check_options(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
-        """Check, print each result, and refuse a model that cannot be used."""
+        """Check the model, print each result, and refuse an unusable model."""
         console = open_console(self.stdout, no_color=options["no_color"])
         console.quiet = options["verbosity"] == 0
 

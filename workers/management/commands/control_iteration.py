@@ -1,4 +1,4 @@
-"""Pause, cancel, resume or retry what the workers run."""
+"""Pause, cancel, resume or retry iterations that workers run."""
 
 import time
 from collections.abc import Callable
@@ -39,7 +39,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
-        """Ask; after a request to stop, wait until nothing runs any more."""
+        """Request the action; after a stop, wait until nothing runs."""
         with handle_errors():
             require_tables()
             iteration = ACTIONS[options["action"]](find_row(options["experiment"]))
@@ -50,7 +50,7 @@ class Command(BaseCommand):
 
 
 def _wait_until_stopped(iteration: Iteration) -> None:
-    """Wait for running shards to be stopped; those of a dead worker end with their lease."""
+    """Wait for running shards; those of a dead worker end with their lease."""
     give_up_at = time.monotonic() + settings.META_REWARD_LEASE_SECONDS + 10
     while time.monotonic() < give_up_at:
         iteration.refresh_from_db()

@@ -24,7 +24,7 @@ class Command(BaseCommand):
     help = "Sample items of an iteration for blind human review, with known probabilities."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """What a form of the site asks for."""
+        """Declare the options."""
         add = parser.add_argument
         add("--experiment", required=True, metavar="NAME",
             help="Experiment to audit.")  # fmt: skip
@@ -64,7 +64,7 @@ class Command(BaseCommand):
         add_old_option(parser, "--reveal-at-the-end", reveal)
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
-        """Draw the batch and say where it is."""
+        """Create the batch and print its address."""
         console = open_console(self.stdout, no_color=options["no_color"])
         with handle_errors():
             require_tables()

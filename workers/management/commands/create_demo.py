@@ -1,4 +1,4 @@
-"""Fill an empty installation with people and a finished experiment to look at."""
+"""Fill an empty installation with demo accounts and a finished experiment."""
 
 import secrets
 from typing import Any, Final
@@ -46,7 +46,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
-        """Make people, then run the experiment."""
+        """Create accounts, then run the experiment."""
         with handle_errors():
             require_tables()
         for name, role in PEOPLE.items():
@@ -60,7 +60,7 @@ class Command(BaseCommand):
         Experiment.objects.filter(name=options["experiment"], owner=None).update(owner=owner)
 
     def _make_user(self, name: str, role: str) -> None:
-        """The password is shown once and stored nowhere."""
+        """Create an account; the password is shown once and stored nowhere."""
         if User.objects.filter(username=name).exists():
             self.stdout.write(f"{name} ({role}) is there already")
             return

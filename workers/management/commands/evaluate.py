@@ -1,4 +1,4 @@
-"""Score files of evaluations: annotations, arena games, MT-Bench, RewardBench, judges."""
+"""Score evaluation files: annotations, arena games, MT-Bench, RewardBench, judges."""
 
 import argparse
 import warnings
@@ -111,7 +111,7 @@ class Command(ExemplifiedCommand):
             add_old_option(kind, "--json", output)
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
-        """Score, print, and write if asked."""
+        """Score, print, and write if requested."""
         console = open_console(self.stdout, no_color=options["no_color"])
         with handle_errors(go_on="The same command goes on where it was."):
             metrics_file = _get_metrics_file(options)
@@ -131,7 +131,7 @@ class Command(ExemplifiedCommand):
 
 
 def _get_metrics_file(options: Options) -> Path | None:
-    """Where the metrics go beside the terminal; `run` writes them into its folder anyhow."""
+    """Return the output file for metrics; `run` always writes into its folder."""
     if options["kind"] != "run":
         output: Path | None = options["output"]
         return output
@@ -324,7 +324,7 @@ def _score_reward_bench(options: Options) -> list[Scorecard]:
 
 
 def _score_judge(options: Options) -> list[Scorecard]:
-    """Out of distribution first, then in distribution, whichever of them is asked for."""
+    """Score out of distribution, then in distribution, as requested."""
     file, reference, name = options["file"], options["reference"], options["experiment"]
     if (file is None) != (reference is None) or (name is None) == bool(options["own_reference"]):
         raise EvaluationFileError(
@@ -360,13 +360,13 @@ _SCORERS: dict[str, Callable[[Options], list[Scorecard]]] = {
 
 
 def _to_json(kind: str, cards: Sequence[Scorecard]) -> Any:
-    """One object where a file has one model; a list where it may have several."""
+    """Return one object for a file with one model, else a list."""
     found = [serialize_scorecard(card) for card in cards]
     return found if kind in ("arena", "mt-bench", "run") or len(found) != 1 else found[0]
 
 
 def print_scorecard(console: Console, card: Scorecard) -> None:
-    """Print a scorecard as a table, and its issues below it."""
+    """Print a scorecard as a table, with its issues below."""
     against = f" against {card.baseline}" if card.baseline else ""
     judge = f", judged by {card.judge}" if card.judge and card.judge != card.model else ""
     title = escape(f"{card.model}{against}{judge} ({card.benchmark})")

@@ -45,7 +45,7 @@ class Command(BaseCommand):
         add("--overwrite", action="store_true", help="Replace an existing file.")
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
-        """Write the file, whole or not at all."""
+        """Write the file atomically."""
         output: Path = options["output"]
         with handle_errors():
             require_writable(output)

@@ -1,4 +1,4 @@
-"""Make prompts for the pool: 8-shot self-instruct from seed instructions."""
+"""Generate prompts for the pool: 8-shot self-instruct from seed prompts."""
 
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,7 @@ def _build_shots(options: dict[str, Any]) -> FewShotSettings:
 
 
 def _write(out: Path, found: GenerationResult, hold_out: int) -> None:
-    """Which prompts are held out is decided by their hashes, not by when they came."""
+    """Write the files; hashes decide which prompts are held out, not their order."""
     ranked = sorted(
         (prompt for prompt, _ in found.prompts), key=lambda p: compute_held_out_key(p.text)
     )

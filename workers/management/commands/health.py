@@ -1,4 +1,4 @@
-"""Say whether the installation works, by an exit code that supervisors understand."""
+"""Check whether the installation works, with an exit code for supervisors."""
 
 import json
 from dataclasses import asdict
@@ -39,7 +39,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
-        """Look."""
+        """Run the checks."""
         if options["worker"]:
             _require_worker()
             self.stdout.write("ok")
@@ -61,7 +61,7 @@ def _require_worker() -> None:
 
 
 def _require_site(url: str) -> None:
-    """Ask it from within, by a name that it answers to."""
+    """Request a page internally, by a valid host name."""
     name = next((host for host in settings.ALLOWED_HOSTS if host.strip("*.")), "localhost")
     try:
         answer = httpx2.get(

@@ -1,4 +1,4 @@
-"""List the experiments that the database knows."""
+"""List the experiments in the database."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class Command(BaseCommand):
     help = "List all experiments: status, recipe, seed, finished iterations. Newest first."
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
-        """Print one row for each experiment."""
+        """Print one row per experiment."""
         console = open_console(self.stdout, no_color=options["no_color"])
         with handle_errors():
             require_tables()

@@ -1,4 +1,4 @@
-"""Say what a recipe takes on named hardware: device-hours, wall time and disk."""
+"""Estimate the cost of a recipe on named hardware: device-hours, wall time and disk."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -61,7 +61,7 @@ class Command(ExemplifiedCommand):
         add_old_option(parser, "--json", output)
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
-        """Calculate and print."""
+        """Compute and print the plan."""
         console = open_console(self.stdout, no_color=options["no_color"])
         with handle_errors():
             require_writable(options["output"])

@@ -1,4 +1,4 @@
-"""Delete what is no longer needed, once somebody has seen what that is."""
+"""Delete data that is no longer needed, after showing it."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -50,7 +50,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
-        """List, and delete if asked to."""
+        """List, and delete if requested."""
         with handle_errors():
             require_tables()
             total = 0
