@@ -151,16 +151,16 @@ def make_fake_reply(conversation: Conversation, sample: int, seed: int) -> str:
     It depends on the conversation, the sample and the seed alone, and means nothing.
     """
     asked = conversation[-1]["content"]
-    draw = derive_seed(seed, asked, sample)
-    body = " ".join(_PHRASES[(draw >> shift) % len(_PHRASES)] for shift in range(draw % 9 + 1))
+    number = derive_seed(seed, asked, sample)
+    body = " ".join(_PHRASES[(number >> shift) % len(_PHRASES)] for shift in range(number % 9 + 1))
     if "Better: tie" in asked:
-        return f"{body}\nBetter: {('A', 'B', 'tie')[draw % 3]}"
+        return f"{body}\nBetter: {('A', 'B', 'tie')[number % 3]}"
     if "[[A>>B]]" in asked:
-        return f"{body}\n[[{('A>>B', 'A>B', 'A=B', 'B>A', 'B>>A')[draw % 5]}]]"
+        return f"{body}\n[[{('A>>B', 'A>B', 'A=B', 'B>A', 'B>>A')[number % 5]}]]"
     if "Rating: [[" in asked:
-        return f"{body}\nRating: [[{draw % 10 + 1}]]"
+        return f"{body}\nRating: [[{number % 10 + 1}]]"
     if "Winner:" in asked or asked.startswith("Compare"):
-        return f"{body}\nWinner: Judgement {'AB'[draw % 2]}"
+        return f"{body}\nWinner: Judgement {'AB'[number % 2]}"
     if "Score:" in asked or asked.startswith("Judge"):
-        return f"{body}\nScore: {draw % 6}"
+        return f"{body}\nScore: {number % 6}"
     return body
