@@ -48,7 +48,7 @@ AUDITS = "/experiments/scripted/audits"
 NEW: dict[str, Any] = {
     "iteration": 1, "kind": "judgments", "strategy": "certainty", "size": 10, "seed": 1,
     "same_share": 10, "other_share": 20, "hides_score_lines": "on", "reveals_at_once": "on",
-    "guidelines": "",
+    "guidelines": "", "adjudicated_items": 0, "min_accuracy": 70,
 }  # fmt: skip
 
 

@@ -235,7 +235,8 @@ def test_whoever_assigns_somebody_who_may_see_results_is_warned(
     assert "the meta-judge&#x27;s verdicts: erin." in page
     assert "not guaranteed to be blind" not in said(client, path, auditors=[carol.pk, dave.pk])
     new = {"iteration": 1, "kind": "judgments", "strategy": "certainty", "size": 10, "seed": 1,
-           "same_share": 0, "other_share": 0, "auditors": [erin.pk]}  # fmt: skip
+           "same_share": 0, "other_share": 0, "adjudicated_items": 0, "min_accuracy": 70,
+           "auditors": [erin.pk]}  # fmt: skip
     assert "the meta-judge&#x27;s verdicts: erin." in said(client, f"{AUDITS}/new", **new)
     rita = reviewer()
     chosen = {"_selected_action": [batch.pk], "action": "assign", "auditor": erin.pk}
