@@ -1,4 +1,4 @@
-"""Make rows true again after whatever went wrong: the outbox, and the undertaker.
+"""The reconciler: resend messages, expire leases and repair rows after failures.
 
 A message that the broker refused or forgot is sent again; a shard whose worker fell silent waits
 for another one; an iteration that stands still is advanced. Each step is a conditional UPDATE,
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 def reconcile() -> None:
-    """Do all that is to be done now."""
+    """Do everything that is due."""
     expire_leases()
     heartbeat.expire_stale()
     iterations = list(scheduling.iter_worker_iterations())
@@ -54,7 +54,7 @@ def reconcile() -> None:
 
 
 def reconcile_forever(*, every_seconds: float = EVERY_SECONDS) -> None:
-    """Reconcile, and run jobs, until the process is stopped."""
+    """Reconcile and run jobs until the process is stopped."""
     runner.start_job_threads()
     send_notifications.start_notifying()
     build_indexes.start_indexing()
@@ -70,7 +70,7 @@ def reconcile_forever(*, every_seconds: float = EVERY_SECONDS) -> None:
 
 
 def expire_leases() -> int:
-    """Take shards from workers that ended or fell silent; returns from how many."""
+    """Take shards from workers that ended or fell silent; return their number."""
     seconds = settings.META_REWARD_LEASE_SECONDS
     gone = [
         attempt
@@ -97,7 +97,7 @@ def _resend_shards(iteration: Iteration, lost_after: Mapping[str, float]) -> Non
 
 
 def _compute_lost_after(lengths: Mapping[str, int]) -> dict[str, float]:
-    """By queue the seconds after which a message about a waiting shard counts as lost.
+    """Compute by queue the seconds after which a message about a waiting shard is lost.
 
     Shards of a large stage wait for hours. While about as many messages wait as shards do, none is
     sent again: one that was lost is missed when the last shards wait.
@@ -114,7 +114,7 @@ def _compute_lost_after(lengths: Mapping[str, int]) -> dict[str, float]:
 
 
 def _resend_jobs() -> None:
-    """An extra message does no harm: a job is claimed before it is run."""
+    """Resend messages of jobs; a duplicate is harmless, since a job is claimed before it runs."""
     waiting = list(runner.get_jobs_for_workers())
     empty = list_empty_queues() if waiting else frozenset()
     for job in waiting:

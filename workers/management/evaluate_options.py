@@ -1,4 +1,4 @@
-"""`manage.py evaluate run`: from its options to an evaluation with models."""
+"""`manage.py evaluate run`: from options to an evaluation with models."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ Options = dict[str, Any]
 def add_kind(
     kinds: "argparse._SubParsersAction[Any]", name: str, what: str
 ) -> argparse.ArgumentParser:
-    """Declare a subcommand that says the same of itself in the list and in its own help."""
+    """Declare a subcommand with one description for the list and its own help."""
     parser: argparse.ArgumentParser = kinds.add_parser(
         name, help=what, description=f"{what[0].upper()}{what[1:]}."
     )
@@ -122,7 +122,7 @@ _SCORING: Final = ("judge", "labelled-pairs", "reward-bench")
 
 
 def _declare_greedy_answers(parser: argparse.ArgumentParser) -> None:
-    """Declare what a benchmark without a judge takes; responses are greedy."""
+    """Declare the options of a benchmark without a judge; responses are greedy."""
     add = parser.add_argument
     _declare_output_folder(parser)
     add("--max-new-tokens", type=parse_positive_int, default=2048, metavar="N",
@@ -153,7 +153,7 @@ def _declare_shard_size(parser: argparse.ArgumentParser) -> None:
 
 
 def declare_reference_type(parser: argparse.ArgumentParser) -> None:
-    """Declare who made a reference."""
+    """Declare the option for the type of a reference."""
     found = parser.add_argument("--reference-type", choices=["model", "humans"], default="model",
         help="Author of the reference; used by --save-to. Default: model.")  # fmt: skip
     add_old_option(parser, "--reference-is", found)
@@ -173,7 +173,7 @@ def _declare_sides(parser: argparse.ArgumentParser, what: str, *, baseline: bool
 
 
 def declare_judge_prompt(parser: argparse.ArgumentParser) -> None:
-    """Declare the judge's prompt, its rubric, its scale, and how a score comes about."""
+    """Declare the options for the judge's prompt, rubric, scale, and readout."""
     add = parser.add_argument
     add("--template", default="judge", metavar="NAME|FILE",
         help="Prompt template of the judge. Default: judge.")  # fmt: skip
@@ -221,7 +221,7 @@ def _declare_shared(parser: argparse.ArgumentParser, *, samples: int) -> None:
 
 
 def parse_temperature(text: str) -> float:
-    """Read a temperature."""
+    """Parse a temperature."""
     number = float(text)
     if not 0 <= number <= MAX_TEMPERATURE:
         raise argparse.ArgumentTypeError(f"lies between 0 and {MAX_TEMPERATURE:g}")
@@ -229,7 +229,7 @@ def parse_temperature(text: str) -> float:
 
 
 def parse_top_score(text: str) -> float:
-    """Read where a scale ends."""
+    """Parse the maximum of a scale."""
     number = float(text)
     if not 0 < number <= MAX_TOP_SCORE:
         raise argparse.ArgumentTypeError(f"lies above 0 and up to {MAX_TOP_SCORE:g}")
@@ -237,7 +237,7 @@ def parse_top_score(text: str) -> float:
 
 
 def parse_share(text: str) -> float:
-    """Read a share above 0 and up to 1."""
+    """Parse a share above 0 and up to 1."""
     number = float(text)
     if not 0 < number <= 1:
         raise argparse.ArgumentTypeError("is a share above 0 and up to 1")
@@ -245,7 +245,7 @@ def parse_share(text: str) -> float:
 
 
 def run_benchmark(options: Options, roots: StorageRoots, console: Console) -> list[Scorecard]:
-    """Run the benchmark that is asked for; its metrics are written beside its files, too.
+    """Run the requested benchmark, and write its metrics next to its files.
 
     Raises:
         InputError: something that was asked for is wrong.
@@ -260,7 +260,7 @@ def run_benchmark(options: Options, roots: StorageRoots, console: Console) -> li
 
 
 class _EngineFactory:
-    """Who answers and judges in one command."""
+    """Creates the engines of one command."""
 
     def __init__(self, options: Options, roots: StorageRoots, console: Console) -> None:
         self.roots = roots
@@ -313,7 +313,7 @@ class _EngineFactory:
 
 
 def make_progress_printer(console: Console, step: str, total: int) -> Progress:
-    """Print about twenty lines on the way to so many replies."""
+    """Print about twenty progress lines over this many replies."""
     told = 0
 
     def print_progress(done: int, tokens: int) -> None:
@@ -352,7 +352,7 @@ def _run_alpaca(options: Options, engines: _EngineFactory) -> list[Scorecard]:
 
 
 def _read_prompts_with_datasets(path: Path) -> tuple[list[str], dict[str, str]]:
-    """Instructions of a file, and which dataset each is from where a column says so."""
+    """Read the prompts of a file, with their datasets if a column names them."""
     found = read_prompts(path)
     found.require_good_rows(path.name)
     named = {
@@ -416,7 +416,7 @@ def _run_labelled_pairs(options: Options, engines: _EngineFactory) -> list[Score
 
 
 def _run_judge(options: Options, engines: _EngineFactory) -> list[Scorecard]:
-    """Judge a file of responses, or an iteration's own; compare where there is a reference."""
+    """Judge a file of responses, or an iteration's own, and compare with a reference if given."""
     named, reference = options["experiment"], options["reference"]
     if (named is None) == (options["responses"] is None):
         raise InputError("name either a file by --responses, or --experiment and --iteration")

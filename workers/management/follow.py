@@ -1,4 +1,4 @@
-"""Show a person how far the workers are; reading rows changes nothing."""
+"""Show the progress of workers in the terminal, without changing any rows."""
 
 import time
 from datetime import timedelta
@@ -42,13 +42,13 @@ _NO_WORKER_SECONDS: Final = 30
 
 
 class IterationStoppedError(MetaRewardError):
-    """The workers stopped because a person asked them to."""
+    """The workers stopped because a user requested it."""
 
     exit_code = EXIT_INTERRUPTED
 
 
 def follow_iteration(iteration: Iteration, console: Console) -> Iteration:
-    """Show an iteration's progress until it is at rest; returns it as it is then.
+    """Show an iteration's progress until it stops; return its final row.
 
     Raises:
         NoPairsError: it ended without a pair.
@@ -86,7 +86,7 @@ def _is_running(iteration: Iteration) -> bool:
 
 
 class _FollowedStage:
-    """What a person has been told of a stage."""
+    """What has been reported about a stage."""
 
     def __init__(self, step: Step, callback: ConsoleCallback) -> None:
         self._step = step
@@ -96,7 +96,7 @@ class _FollowedStage:
         self._running: set[int] = set()
 
     def show(self, row: Stage) -> None:
-        """Tell what has changed."""
+        """Report what has changed."""
         if self._is_over or row.status == StageStatus.WAITING:
             return
         if row.status == StageStatus.SKIPPED:
@@ -117,7 +117,7 @@ class _FollowedStage:
             self._callback.finish_stage(self._step)
 
     def stop(self) -> None:
-        """The iteration is at rest."""
+        """Report that the iteration has stopped."""
         if self._is_open and not self._is_over:
             self._callback.stop_stage(self._step)
 

@@ -1,4 +1,4 @@
-"""The tutorial's table: what the paper's four iterations take on eight devices of each kind."""
+"""The tutorial's table: cost of the paper's four iterations on eight devices of each kind."""
 
 from typing import Final
 
@@ -23,12 +23,12 @@ _HEAD: Final = (
 
 
 def insert_sizing(page: str) -> str:
-    """Put the table between its marks."""
+    """Insert the table between its marks."""
     return replace_between(page, BEGIN, END, write_sizing())
 
 
 def write_sizing() -> str:
-    """Write what `manage.py plan --recipe paper-llama3-8b --hardware ... --devices 8` says."""
+    """Format the output of `plan --recipe paper-llama3-8b --hardware ... --devices 8`."""
     rows = [_HEAD, ("---", *["--:"] * (len(_HEAD) - 1)), *(_make_row(name) for name in DEVICES)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

@@ -26,7 +26,7 @@ This page is written by `python -m workers.management.write_reference`; a test h
 
 
 def write_commands() -> str:
-    """Write the page of all commands of `manage.py` that are ours."""
+    """Generate the page of our `manage.py` commands."""
     ours = sorted(name for name, app in get_commands().items() if _is_ours(app))
     text = "Commands of `python manage.py`, as `--help` after a command shows them."
     return "\n".join([_HEAD.format(title="Commands", text=text), *map(_describe_command, ours)])
@@ -43,7 +43,7 @@ def _describe_command(name: str) -> str:
 
 
 def _iter_help_lines(parser: argparse.ArgumentParser, title: str, *, level: int) -> Iterator[str]:
-    """Heading, what it does, its options, and the commands below it."""
+    """Yield the heading, description, options, and subcommands."""
     yield f"{'#' * level} {title}\n"
     yield f"{_clean_text(parser.description)}\n"
     hidden = _DJANGOS if level == 2 else _HELP
@@ -81,7 +81,7 @@ def _clean_text(text: str | None) -> str:
 
 
 def write_api() -> str:
-    """Write the page of all operations under `/api/v1/`."""
+    """Generate the page of all operations under `/api/v1/`."""
     from webapp.api.ninja_api import api
 
     found: Any = api.get_openapi_schema()
@@ -100,7 +100,7 @@ def write_api() -> str:
 
 
 def _get_first_paragraph(operation: Mapping[str, Any]) -> str:
-    """The first paragraph of the operation's docstring."""
+    """Return the first paragraph of the operation's docstring."""
     return _clean_text(operation.get("description", operation["summary"]).partition("\n\n")[0])
 
 

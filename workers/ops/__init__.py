@@ -1,1 +1,1 @@
-"""Running an installation: services, broker, heartbeats, backups, pruning."""
+"""Operation of an installation: services, broker, heartbeats, backups, pruning."""

@@ -1,4 +1,4 @@
-"""All rows in one file, and back: the same file for SQLite and PostgreSQL.
+"""Back up and restore all rows in one file, for SQLite and PostgreSQL alike.
 
 A backup holds rows, and the hashes of the files that those rows speak of. The files themselves are
 copied by whatever copies files, before or after: they are written once and never changed, so any
@@ -48,7 +48,7 @@ Line = dict[str, Any]
 
 
 class _ExactTimeEncoder(DjangoJSONEncoder):
-    """Django's own cuts times to milliseconds."""
+    """Encodes times exactly; Django's encoder cuts them to milliseconds."""
 
     def default(self, value: Any) -> Any:
         return value.isoformat() if isinstance(value, datetime) else super().default(value)
@@ -56,14 +56,14 @@ class _ExactTimeEncoder(DjangoJSONEncoder):
 
 @dataclass(frozen=True, slots=True)
 class BackupReport:
-    """What was backed up or restored."""
+    """Result of a backup or a restore."""
 
     rows: int
     experiments: int
 
 
 def create_backup(path: Path) -> BackupReport:
-    """Write a backup, readable by its owner alone: it holds hashes of passwords, and secrets.
+    """Write a backup readable by its owner only: it contains password hashes and secrets.
 
     Raises:
         InputError: a file is there already.
@@ -110,7 +110,7 @@ def _iter_lines(experiments: Iterable[Experiment]) -> Iterator[Line]:
 
 
 def _list_models() -> list[type[models.Model]]:
-    """Models whose rows are kept, each after those that it refers to."""
+    """List the models to back up, each after those that it refers to."""
     kept = [(config, None) for config in apps.get_app_configs()]
     ordered = serializers.sort_dependencies(kept, allow_cycles=True)
     return [model for model in ordered if model._meta.label_lower not in _EXCLUDED_MODELS]
@@ -122,7 +122,7 @@ def _list_migrations() -> list[str]:
 
 @contextmanager
 def _hold_snapshot() -> Iterator[None]:
-    """Read everything as it was at one moment, while others go on writing."""
+    """Read a consistent snapshot while others continue to write."""
     if connection.in_atomic_block:
         yield
     elif connection.vendor == "postgresql":
@@ -139,7 +139,7 @@ def _hold_snapshot() -> Iterator[None]:
 
 
 def _describe_files(experiment: Experiment) -> Line:
-    """What the manifests of an experiment promise; its large files are not read."""
+    """Describe the files of an experiment from its manifests, without reading large files."""
     files = open_experiment_files(experiment)
     shards = [
         {"iteration": number, "stage": made.stage, "shard": made.shard, "key": made.key}
@@ -166,7 +166,7 @@ def _hash_description(files: ExperimentFiles) -> str | None:
 
 
 def restore_backup(path: Path, *, replace: bool = False) -> BackupReport:
-    """Put all rows of a backup in the place of those that are here, or change nothing.
+    """Replace all rows with those of a backup, or change nothing.
 
     Args:
         replace: allowed to take away accounts and experiments that are here.
@@ -200,7 +200,7 @@ def _iter_has_data() -> Iterator[bool]:
 
 
 def _list_link_models(kept: Iterable[type[models.Model]]) -> list[type[models.Model]]:
-    """Tables between two models."""
+    """List the tables between two models."""
     between = (
         field.remote_field.through for model in kept for field in model._meta.local_many_to_many
     )
@@ -236,7 +236,7 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 
 def _check(path: Path) -> None:
-    """Look at the whole file before a row is touched."""
+    """Check the whole file before changing any row."""
     if not path.exists():
         raise InputError(f"there is no file {path}")
     digest, count, end = hashlib.sha256(), 0, None
@@ -269,7 +269,7 @@ def _check_version(path: Path, made_with: set[str]) -> None:
 
 
 def list_differing_files(path: Path, *, deep: bool) -> list[str]:
-    """Compare the files that a backup speaks of with those that are there.
+    """List the files that differ from those described in a backup.
 
     Args:
         deep: read and hash every file, instead of the manifests alone.

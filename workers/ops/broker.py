@@ -27,14 +27,14 @@ _POLL_SECONDS = 0.02
 
 
 class BrokerError(MetaRewardError):
-    """The broker does not start, or does not answer."""
+    """The broker does not start or does not respond."""
 
     retryable = True
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerPaths:
-    """Where an embedded broker lives.
+    """Paths of an embedded broker.
 
     Attributes:
         data: folder of what it remembers; one server at a time.
@@ -46,12 +46,12 @@ class BrokerPaths:
 
     @property
     def url(self) -> str:
-        """Its address, as Celery writes it."""
+        """URL of the broker for Celery."""
         return f"redis+socket://{self.socket}"
 
 
 def get_configured_broker() -> BrokerPaths:
-    """Where the settings put the embedded broker."""
+    """Return the configured paths of the embedded broker."""
     return BrokerPaths(
         data=Path(settings.META_REWARD_BROKER_ROOT), socket=Path(settings.META_REWARD_BROKER_SOCKET)
     )
@@ -60,7 +60,7 @@ def get_configured_broker() -> BrokerPaths:
 def start_broker(
     place: BrokerPaths, *, stdout: int = subprocess.PIPE
 ) -> subprocess.Popen[bytes] | None:
-    """Start a broker, which dies with this process; None if one of ours runs there already.
+    """Start a broker that dies with this process; None if one of ours is already running.
 
     Args:
         stdout: where it writes its log; read it, or a full pipe stops it.
@@ -89,7 +89,7 @@ def stop_broker(process: subprocess.Popen[bytes], *, grace_seconds: float = 5) -
 
 
 def wait_for_broker(place: BrokerPaths, *, timeout_seconds: float = 10) -> None:
-    """Wait until a broker answers.
+    """Wait until a broker responds.
 
     Raises:
         BrokerError: it does not, within this time.
@@ -102,7 +102,7 @@ def wait_for_broker(place: BrokerPaths, *, timeout_seconds: float = 10) -> None:
 
 
 def is_broker_ready(place: BrokerPaths) -> bool:
-    """Whether a broker is there and has read what it remembers."""
+    """Whether a broker is running and has loaded its data."""
     client = redis.Redis(unix_socket_path=str(place.socket), socket_timeout=2)
     try:
         return bool(client.ping())

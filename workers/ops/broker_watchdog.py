@@ -1,4 +1,4 @@
-"""Notification that this worker no longer hears the broker, and end: its supervisor starts another.
+"""Detect that this worker no longer receives messages, and exit for its supervisor to restart it.
 
 A connection that a router has forgotten stays open on this side, and nothing ever comes of it.
 Celery then waits for ever, and shows itself as if all were well. So a worker that has nothing to
@@ -25,18 +25,18 @@ _log = logging.getLogger(__name__)
 
 
 def mark_busy(slot: int = 0) -> None:
-    """Note, in a pool process, that a message was received and is worked on."""
+    """Mark this pool process as working on a message."""
     _received[0] = 1
     _busy[slot] = 1
 
 
 def mark_idle(slot: int = 0) -> None:
-    """Note, in a pool process, that nothing is worked on."""
+    """Mark this pool process as idle."""
     _busy[slot] = 0
 
 
 class BrokerWatchdog:
-    """What the main process knows about its hearing.
+    """The main process's view of message delivery.
 
     Args:
         queues: names of the queues that the worker takes messages from.
@@ -49,7 +49,7 @@ class BrokerWatchdog:
         self._checked_at = self._received_at = time.monotonic()
 
     def check(self) -> None:
-        """Look, if it is time; end the process if messages have long waited for an idle worker."""
+        """Exit the process if messages have waited too long for an idle worker."""
         now = time.monotonic()
         if now - self._checked_at < CHECK_SECONDS:
             return

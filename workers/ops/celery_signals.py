@@ -1,4 +1,4 @@
-"""What Celery tells of a worker's own life, and who wants to know it."""
+"""Handlers of Celery's worker signals."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def _keep_logging_settings(**_: object) -> None:
-    """Celery would set its own form and level; a receiver, even of nothing, keeps it from that."""
+    """Keep our logging: Celery changes format and level unless a receiver is connected."""
 
 
 @signals.celeryd_init.connect  # type: ignore[untyped-decorator]

@@ -1,4 +1,4 @@
-"""Which devices a worker owns, and which of its pool processes uses which of them now.
+"""The devices of a worker, and which pool process uses which of them.
 
 A worker divides its devices into groups and runs one pool process, with at most one engine process,
 for each. A shard that draws needs as many groups as its engine spreads a model over; a training
@@ -58,7 +58,7 @@ class DeviceGroup:
 
 
 def list_gpus() -> list[str]:
-    """Name the GPUs that this process may use, without initializing CUDA."""
+    """List the GPUs that this process can use, without initializing CUDA."""
     visible = read_variable("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
@@ -102,32 +102,32 @@ def _take_share(names: Sequence[_Name], number: int, shares: int) -> Sequence[_N
 
 
 def build_environment(groups: Sequence[DeviceGroup]) -> dict[str, str]:
-    """Environment in which an engine process sees the devices of groups, and no others."""
+    """Build an environment in which an engine process sees only the devices of these groups."""
     gpus = [gpu for group in groups for gpu in group.gpus]
     return {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
 
 
 def list_cores(groups: Sequence[DeviceGroup]) -> frozenset[int]:
-    """CPU cores of groups; empty if their processes may use any."""
+    """List the CPU cores of groups; empty if their processes can use any."""
     return frozenset().union(*(group.cores for group in groups))
 
 
 @dataclass(slots=True)
 class DeviceLease:
-    """Groups that this process may use until it releases them."""
+    """Device groups that this process can use until it releases them."""
 
     groups: tuple[DeviceGroup, ...]
     locks: list[FileLock] = field(default_factory=list)
 
     def release(self) -> None:
-        """Let others have them; an engine that is loaded there stays until one of them wants it."""
+        """Release the groups; a loaded engine stays until another process needs them."""
         for lock in self.locks:
             lock.release()
         self.locks = []
 
 
 class DevicePool:
-    """The groups of one worker, which all of its pool processes share.
+    """The device groups of one worker, shared by its pool processes.
 
     Args:
         processes: how many pool processes there are, where these are more than the groups.
@@ -142,7 +142,7 @@ class DevicePool:
         atexit.register(self.remove)
 
     def take_slot(self) -> int:
-        """Number this pool process until it ends; it uses the group of that number first."""
+        """Assign a number to this pool process, which prefers the group of that number."""
         if self._slot is None:
             for number in range(self._processes):
                 lock = self._lock(f"slot-{number}.lock")
@@ -158,7 +158,7 @@ class DevicePool:
         return self.groups[self.take_slot() % len(self.groups)]
 
     def try_acquire(self, count: int, *, seconds: float = 0.0) -> DeviceLease | None:
-        """Take `count` neighboring groups that nobody uses; None if there are none in time.
+        """Acquire `count` adjacent free groups; None after the timeout.
 
         A process that waits for many groups goes first, or it would wait for ever.
         """
@@ -185,7 +185,7 @@ class DevicePool:
             wide.release()
 
     def acquire(self, count: int, *, can_continue: Callable[[], bool]) -> DeviceLease | None:
-        """Wait for the first `count` groups, in order; None once `can_continue` says no."""
+        """Wait for the first `count` groups; None once `can_continue` returns False."""
         wide, lease = self._lock(_WIDE), DeviceLease(())
         if not _wait_for(wide, can_continue):
             return None
@@ -202,7 +202,7 @@ class DevicePool:
         return lease
 
     def stop_other_engines(self, groups: Sequence[DeviceGroup], *, keep: int | None) -> None:
-        """Stop the engines of other pool processes on leased groups, and wait until they ended.
+        """Stop the engines of other pool processes on leased groups, and wait for their end.
 
         Args:
             keep: process id of this process's own engine, if one runs.
@@ -214,23 +214,23 @@ class DevicePool:
                 self._engine_file(group).unlink(missing_ok=True)
 
     def note_engine(self, groups: Sequence[DeviceGroup], pid: int) -> None:
-        """Write down which engine process is loaded on groups."""
+        """Record which engine process is loaded on groups."""
         for group in groups:
             self._engine_file(group).write_text(str(pid))
 
     def forget_engine(self, groups: Sequence[DeviceGroup], pid: int) -> None:
-        """Note that an engine process has ended."""
+        """Record that an engine process has ended."""
         for group in groups:
             if self._read_engine(group) == pid:
                 self._engine_file(group).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove the folder; the worker ends."""
+        """Remove the folder when the worker ends."""
         if os.getpid() == self._made_by:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def try_acquire_groups(self, groups: Sequence[DeviceGroup]) -> DeviceLease | None:
-        """Take these very groups, such as those of a loaded engine; None if somebody uses one."""
+        """Acquire exactly these groups, such as those of a loaded engine; None if one is in use."""
         lease = DeviceLease(tuple(groups))
         for group in groups:
             lock = self._lock(f"{group.number}.lock")
@@ -256,14 +256,14 @@ _pool: DevicePool | None = None
 
 
 def set_up_pool(processes: int) -> DevicePool:
-    """Divide this worker's devices among its pool processes, before it forks them."""
+    """Divide this worker's devices among its pool processes before the fork."""
     global _pool
     _pool = DevicePool(divide_devices(processes), processes=processes)
     return _pool
 
 
 def get_pool() -> DevicePool:
-    """The pool of this worker; a process that is no worker has one group of all devices."""
+    """Return the pool of this worker; other processes have one group of all devices."""
     return set_up_pool(1) if _pool is None else _pool
 
 
@@ -295,7 +295,7 @@ def _wait_for(lock: FileLock, can_continue: Callable[[], bool]) -> bool:
 
 
 def _stop_engine(pid: int) -> None:
-    """Kill an engine's process group; its memory is free once its process has ended."""
+    """Kill an engine's process group; its memory is free once the process has ended."""
     for process in _iter_engine(pid):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
@@ -305,7 +305,7 @@ def _stop_engine(pid: int) -> None:
 
 
 def _is_alive(process: psutil.Process) -> bool:
-    """Whether it holds memory: not once it only waits for its parent to read its exit code."""
+    """Whether a process still holds memory; a zombie does not."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
@@ -313,7 +313,7 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def _iter_engine(pid: int) -> Iterator[psutil.Process]:
-    """The process, if it still is the leader of an engine's group and no other program."""
+    """Yield the process if it is still the leader of an engine's group."""
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
         if "workers.engine.process" in process.cmdline():

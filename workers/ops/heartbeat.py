@@ -1,4 +1,4 @@
-"""A worker's own row: where it is, what it does, when it last showed itself.
+"""A worker's own row: its host, current task and last heartbeat.
 
 For people alone. No decision is made from these rows, and a worker that cannot write one works on.
 """
@@ -36,13 +36,13 @@ _slot: tuple[int, str] | None = None  # of this pool process, where a worker has
 
 
 def register(name: str, *, pid: int, queues: Sequence[str]) -> None:
-    """Remember who this worker is."""
+    """Register this worker."""
     global _identity
     _identity = _WorkerIdentity(name, pid, ",".join(queues))
 
 
 def enter_slot(slot: int, device: str) -> None:
-    """Give this pool process a row of its own.
+    """Give this pool process its own row.
 
     Args:
         slot: its number among the pool processes of its worker.
@@ -54,7 +54,7 @@ def enter_slot(slot: int, device: str) -> None:
 
 
 def send_heartbeat(*, device_bytes: int | None = None) -> None:
-    """Show that the worker lives, and what memory of its GPU is in use, where that is known.
+    """Record a heartbeat, with the GPU memory in use if known.
 
     The main process, which beats too, must not keep a connection.
     """
@@ -66,7 +66,7 @@ def send_heartbeat(*, device_bytes: int | None = None) -> None:
 
 
 def _send_for_all(identity: _WorkerIdentity) -> None:
-    """Show from the main process that all pool processes of the worker live."""
+    """Record heartbeats for all pool processes from the main process."""
     with _ignore_database_errors():
         rows = Worker.objects.filter(host=get_machine_name(), pid=identity.pid)
         if not rows.update(heartbeat=Now()):
@@ -75,7 +75,7 @@ def _send_for_all(identity: _WorkerIdentity) -> None:
 
 @contextlib.contextmanager
 def track_work(shard: Shard) -> Iterator[None]:
-    """Say what the worker does while the block runs."""
+    """Record the current task while the block runs."""
     _update_row(shard=shard, since=Now())
     try:
         yield
@@ -84,19 +84,19 @@ def track_work(shard: Shard) -> Iterator[None]:
 
 
 def set_device(device: str) -> None:
-    """Say where the engine computes."""
+    """Record the device of the engine."""
     _update_row(device=device if _slot is None else f"{_slot[1]}: {device}")
 
 
 def deregister() -> None:
-    """Take the row away: the worker ends."""
+    """Delete the row when the worker ends."""
     if _identity is not None:
         with _ignore_database_errors():
             Worker.objects.filter(host=get_machine_name(), pid=_identity.pid).delete()
 
 
 def expire_stale() -> int:
-    """Take away the rows of workers that have long been silent."""
+    """Delete the rows of workers without recent heartbeats."""
     silent = ExpressionWrapper(
         Now() - timedelta(seconds=SILENT_SECONDS), output_field=DateTimeField()
     )

@@ -1,4 +1,4 @@
-"""Which machine this is, and whether a process of it still lives."""
+"""Identify this machine, and whether one of its processes still runs."""
 
 import functools
 import hashlib
@@ -13,7 +13,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @functools.cache
 def get_machine_name() -> str:
-    """Name what process ids are unique in: this boot of this machine, or this container of it.
+    """Return a name for the scope of process ids: this boot of this machine or container.
 
     A host's name alone would not do: two machines, or containers, may have the same.
     """
@@ -21,7 +21,7 @@ def get_machine_name() -> str:
 
 
 def is_gone(machine: str, pid: int) -> bool:
-    """Say whether a process is known to have ended; of other machines nothing is known."""
+    """Whether a process is known to have ended; for other machines nothing is known."""
     if not _get_pid_namespace():
         return False
     return machine == get_machine_name() and not psutil.pid_exists(pid)
@@ -29,7 +29,7 @@ def is_gone(machine: str, pid: int) -> bool:
 
 @functools.cache
 def _get_pid_namespace() -> str:
-    """A short name of it; empty where the system has none (not Linux)."""
+    """Return a short name of the PID namespace; empty without one (not Linux)."""
     if not _BOOT_ID.exists():
         return ""
     namespace = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 a link whose target is no path

@@ -1,4 +1,4 @@
-"""Programs that are started and stopped in order, what they leave behind, and a shutdown flag.
+"""Start and stop programs, clean up their descendants, and the shutdown flag.
 
 A child dies with its parent (`meta_reward_core.system.signals`). What a child has itself
 started and left behind comes to us (PR_SET_CHILD_SUBREAPER) and is swept up. Both exist on Linux
@@ -31,7 +31,7 @@ def start_child(
     stdout: int | IO[bytes] = subprocess.PIPE,
     user: str | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a program in a session of its own that dies with this process.
+    """Start a program in its own session that dies with this process.
 
     Args:
         death_signal: what the kernel sends it when this process dies.
@@ -54,14 +54,14 @@ def start_child(
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill all that is left of a child's process group, the child too."""
+    """Kill the whole process group of a child."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def stop_child(process: subprocess.Popen[bytes], *, number: int, grace_seconds: float) -> None:
-    """Ask a child to stop, wait, and kill what is left of its group."""
+    """Ask a child to stop, wait, and kill the rest of its group."""
     if process.poll() is None:
         process.send_signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -70,13 +70,13 @@ def stop_child(process: subprocess.Popen[bytes], *, number: int, grace_seconds: 
 
 
 def adopt_orphans() -> None:
-    """Become the parent of whatever descendants lose theirs."""
+    """Become the parent of descendants that lose theirs."""
     if ON_LINUX:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def kill_orphans(*, keep: Collection[int]) -> None:
-    """Kill and reap all children of this process, and theirs, but those to keep.
+    """Kill and reap all descendants of this process, except those to keep.
 
     Args:
         keep: process ids of children that shall go on, with all their descendants.
@@ -105,5 +105,5 @@ def request_shutdown() -> None:
 
 
 def is_shutting_down() -> bool:
-    """Say whether this worker is shutting down."""
+    """Whether this worker is shutting down."""
     return _shutdown_flag[0] == 1

@@ -1,4 +1,4 @@
-"""What may be deleted, what that frees, and what it costs.
+"""What can be deleted, how much it frees, and what is lost.
 
 Only what nothing that runs can need: scratch folders of finished experiments, uploaded prompts
 that no pending job names, copies of models that a store holds, half downloads of models,
@@ -49,7 +49,7 @@ _AT_REST: Final = (RunStatus.FINISHED, RunStatus.CANCELLED, RunStatus.NO_PAIRS)
 
 @dataclass(frozen=True, slots=True)
 class Deletable:
-    """Something that may be deleted.
+    """Something that can be deleted.
 
     Attributes:
         size: in bytes, of the files; 0 for rows.
@@ -64,7 +64,7 @@ class Deletable:
 
 
 def find_deletables(kinds: tuple[str, ...], *, days: float) -> Iterator[Deletable]:
-    """Find what may be deleted.
+    """Find what can be deleted.
 
     Args:
         kinds: of `KINDS`.
@@ -116,7 +116,7 @@ def _find_events(days: float) -> Iterator[Deletable]:
 
 
 def _find_checkpoints(days: float) -> Iterator[Deletable]:  # noqa: ARG001
-    """All but the last of each experiment at rest, and what the last began from."""
+    """Find all checkpoints of stopped experiments except the last and the one it started from."""
     for experiment in Experiment.objects.filter(status__in=_AT_REST):
         files = open_experiment_files(experiment)
         finished = experiment.iterations.filter(status=RunStatus.FINISHED)
@@ -131,7 +131,7 @@ def _find_checkpoints(days: float) -> Iterator[Deletable]:  # noqa: ARG001
 
 
 def _find_cache(days: float) -> Iterator[Deletable]:
-    """Copies of models that nothing has loaded for long, and half ones that nobody fetches."""
+    """Find cached models that were not used for a long time, and abandoned downloads."""
     before = time.time() - timedelta(days=days).total_seconds()
     for folder in list_cached_copies():
         if folder.stat().st_mtime < before:
@@ -144,7 +144,7 @@ def _find_cache(days: float) -> Iterator[Deletable]:
 
 
 def plan_experiment_deletion(name: str, *, uuid: UUID | None = None) -> Deletable:
-    """Find all that one experiment is: its rows, its artifacts and its scratch.
+    """Find everything of one experiment: its rows, its artifacts and its scratch files.
 
     Carried out once more it removes what a first try, stopped half-way, has left.
 
@@ -183,7 +183,7 @@ def plan_experiment_deletion(name: str, *, uuid: UUID | None = None) -> Deletabl
 
 
 def _find_files(name: str, uuid: UUID | None) -> ExperimentFiles:
-    """Find the files of an experiment that has no row any more.
+    """Find the files of an experiment without a row.
 
     Raises:
         InputError: they are gone: what is in the folder is another experiment's.
@@ -196,14 +196,14 @@ def _find_files(name: str, uuid: UUID | None) -> ExperimentFiles:
 
 
 def _list_scratch(files: ExperimentFiles) -> list[Path]:
-    """List the scratch folders of an experiment that are there: its own, and that of its pages."""
+    """List the existing scratch folders of an experiment: its own, and that of its pages."""
     root = Path(settings.META_REWARD_SCRATCH_ROOT)
     folders = (files.layout.get_scratch(root), files.layout.get_scratch(root / ".results"))
     return [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
 
 
 def _require_stopped(row: Experiment) -> None:
-    """The workers may have it; whether a command has, its lock says."""
+    """Require that no worker and no command is running it."""
     waits = Q(status=RunStatus.RUNNING, driver=Driver.WORKERS) | Q(status=RunStatus.PAUSED)
     if row.iterations.filter(waits).exists():
         cancel = format_command("control_iteration", "cancel", "--experiment", row.name)
@@ -211,7 +211,7 @@ def _require_stopped(row: Experiment) -> None:
 
 
 def _require_no_dependents(name: str, path: str) -> None:
-    """A model that others began with is hashed and read again whenever they go on."""
+    """Require that no other experiment started from the model, which is read on resume."""
     heirs = Experiment.objects.exclude(name=name).filter(base_model_folder__startswith=f"{path}/")
     names = ", ".join(heirs.values_list("name", flat=True))
     if names:

@@ -1,4 +1,4 @@
-"""The programs that make up a running installation, each as a part for the supervisor."""
+"""The programs of a running installation, as services for the supervisor."""
 
 import os
 import socket
@@ -18,12 +18,12 @@ _WORKER_GRACE_SECONDS = 10  # a running shard is given back in that time
 
 
 def make_broker_service() -> Service:
-    """The embedded broker; one of ours that runs already is used as it is."""
+    """The embedded broker; a running one of ours is used."""
     return Service("broker", lambda: start_broker(get_configured_broker()), stops_last=True)
 
 
 def make_web_service(host: str, port: int) -> Service:
-    """The site."""
+    """The web server."""
     command = [
         *(sys.executable, "-m", "gunicorn", "webapp.wsgi:application"),
         *("--bind", format_address(host, port), "--threads", "4"),
@@ -37,27 +37,27 @@ def make_web_service(host: str, port: int) -> Service:
 
 
 def make_reconciler_service() -> Service:
-    """Whoever sends again what nobody works on."""
+    """The reconciler."""
     return Service("reconciler", lambda: start_child(build_manage_command("reconcile")))
 
 
 def make_worker_service(queues: str = ",".join(QUEUES)) -> Service:
-    """One worker, with one engine process for each GPU or as many as the settings say."""
+    """One worker, with one engine process per GPU or as configured."""
     return Service("worker", lambda: _start_worker(queues), grace_seconds=_WORKER_GRACE_SECONDS)
 
 
 def build_manage_command(*arguments: str) -> list[str]:
-    """Write out one of our commands, for a checkout and for an installed package alike."""
+    """Build the command line of one of our commands, in a checkout or an installed package."""
     return [sys.executable, "-m", "workers", *arguments]
 
 
 def format_address(host: str, port: int) -> str:
-    """Write a host and a port as one word; an IPv6 address in brackets."""
+    """Format host and port; an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_port_free(host: str, port: int) -> bool:
-    """Whether the site could listen there."""
+    """Whether the web server could listen there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -69,12 +69,12 @@ def is_port_free(host: str, port: int) -> bool:
 
 
 def is_broker_reachable() -> bool:
-    """Whether the embedded broker answers; of a server that settings name, Celery says it."""
+    """Whether the embedded broker responds; Celery reports on a configured server."""
     return not settings.META_REWARD_BROKER_EMBEDDED or is_broker_ready(get_configured_broker())
 
 
 def _start_worker(queues: str) -> subprocess.Popen[bytes] | None:
-    """Start a worker as soon as there is a broker for it."""
+    """Start a worker once the broker is available."""
     return start_child(_build_worker_command(queues)) if is_broker_reachable() else None
 
 

@@ -1,4 +1,4 @@
-"""Run several programs as one: start them, show what they say, start again what dies, stop all.
+"""Supervise several programs: start them, show their output, restart them, stop all.
 
 One thread does everything, so that whatever it starts dies when it does. What the parts start
 themselves and leave behind is swept up: nothing is left running when this ends.
@@ -28,7 +28,7 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A program to be kept running.
+    """A program to keep running.
 
     Attributes:
         name: stands before each of its lines.
@@ -44,7 +44,7 @@ class Service:
 
 
 class _RunningService:
-    """A service that is supervised, and its process."""
+    """A supervised service and its process."""
 
     def __init__(self, definition: Service, say: Write) -> None:
         self.definition = definition
@@ -57,7 +57,7 @@ class _RunningService:
         self._delay = _FIRST_DELAY_SECONDS
 
     def start_when_due(self) -> None:
-        """Start it, if it does not run and has waited long enough."""
+        """Start it if it does not run and its delay is over."""
         if self.process is None and time.monotonic() >= self._start_at:
             self._began = time.monotonic()
             self._start_at = self._began + _FIRST_DELAY_SECONDS
@@ -71,7 +71,7 @@ class _RunningService:
                 os.set_blocking(self.output, False)
 
     def check_exit(self, *, stopping: bool) -> bool:
-        """Clean up after a part that has ended; False if it runs."""
+        """Clean up after an ended service; False if it runs."""
         if self.process is None or self.process.poll() is None:
             return False
         code = self.process.returncode
@@ -81,7 +81,7 @@ class _RunningService:
         return True
 
     def show(self) -> None:
-        """Show the lines that it has written by now."""
+        """Show its new output lines."""
         while chunk := self._read():
             *lines, self._unread = (self._unread + chunk).split(b"\n")
             for line in lines:
@@ -101,12 +101,12 @@ class _RunningService:
         return chunk
 
     def ask_to_stop(self) -> None:
-        """Let it finish in its own way."""
+        """Ask it to stop gracefully."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Let it finish now."""
+        """Kill it."""
         if self.process is not None:
             self._forget()
 
@@ -138,10 +138,10 @@ def _describe_exit(code: int) -> str:
 
 
 class Supervisor:
-    """Keeps parts running until a signal stops it."""
+    """Keeps services running until a signal stops it."""
 
     def __init__(self, parts: Sequence[Service], write: Write) -> None:
-        """Start nothing yet.
+        """Prepare the services without starting them.
 
         Args:
             write: takes each line that a part has written, its name before it.
@@ -155,7 +155,7 @@ class Supervisor:
         self._stop_requests = 0
 
     def run(self) -> None:
-        """Keep all parts running; returns when all have stopped after a signal."""
+        """Keep all services running; return when all have stopped after a signal."""
         adopt_orphans()
         with self._handle_signals():
             try:
@@ -199,7 +199,7 @@ class Supervisor:
             key.data.show()
 
     def _stop(self, stopping: Sequence[_RunningService]) -> None:
-        """Ask all at once to stop, wait, then kill; a second signal kills at once."""
+        """Ask all to stop, wait, then kill; a second signal kills at once."""
         for service in stopping:
             service.ask_to_stop()
         asked = time.monotonic()

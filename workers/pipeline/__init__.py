@@ -1,1 +1,1 @@
-"""Shards and stages: from rows to work, and from work to rows."""
+"""Run shards and stages: from database rows to work and back."""

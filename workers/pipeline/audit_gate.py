@@ -1,4 +1,4 @@
-"""What people's audits give to a training: the gate's word, and pairs of judgments they prefer."""
+"""What audits contribute to a training: the gate's decision, and human judge pairs."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from webapp.experiments.models import Iteration
 
 
 def prepare_training(iteration: Iteration, context: IterationContext) -> str:
-    """Write what audits give to an iteration's training, if it may train.
+    """Write what audits contribute to an iteration's training, if it may train.
 
     Returns:
         Why it must wait; empty if it may train.
@@ -28,7 +28,7 @@ def prepare_training(iteration: Iteration, context: IterationContext) -> str:
 
 
 def require_audit_passed(iteration: Iteration, context: IterationContext) -> None:
-    """Do the same for a run in this very process, which cannot wait.
+    """Do the same for a run in this process, which cannot wait.
 
     Raises:
         AuditWaitsError: it must wait.
@@ -42,7 +42,7 @@ def require_audit_passed(iteration: Iteration, context: IterationContext) -> Non
 
 
 def repair_audit_files(iteration: Iteration, context: IterationContext) -> None:
-    """Write a damaged file of an iteration's audit again, from the rows."""
+    """Rewrite a damaged audit file of an iteration from the database."""
     if has_audit(context.files) and not has_whole_audit(context.files):
         prepare_training(iteration, context)
 
@@ -55,7 +55,7 @@ def _write_decision(iteration: Iteration, context: IterationContext, ruling: Gat
 def _load_human_pairs(
     iteration: Iteration, context: IterationContext
 ) -> list[dict[str, Any]] | None:
-    """People's pairs as they were when the training was first prepared; None if none shall mix."""
+    """Load human pairs as of the first preparation; None if none are mixed in."""
     recipe = context.recipe
     if not recipe.audit.human_pairs_share or not recipe.trains_on("judge", context.number):
         return None

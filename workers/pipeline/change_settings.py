@@ -1,4 +1,4 @@
-"""Change the settings of an experiment: its files first, then the rows that follow them."""
+"""Change the settings of an experiment: its files first, then its rows."""
 
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from workers.pipeline import transitions
 
 
 def make_changer(artifact_root: str, *, who: str) -> "partial[None]":
-    """Give `open_or_create` what changes settings where there are rows, and records the change.
+    """Build the callback that changes settings with database rows, and records the change.
 
     Args:
         artifact_root: rows of experiments under another root are other experiments'.
@@ -54,12 +54,12 @@ def _change(artifact_root: str, who: str, files: ExperimentFiles, plan: Settings
 
 
 def build_payload(plan: SettingsPlan) -> dict[str, Any]:
-    """Write down what a change of settings was asked to do."""
+    """Build the payload of a settings change."""
     return {"apply": plan.apply, "before": dict(plan.before), "after": dict(plan.after)}
 
 
 def build_outcome(plan: SettingsPlan) -> dict[str, Any]:
-    """Write down what a change of settings did."""
+    """Build the outcome of a settings change."""
     return {
         "from_iteration": plan.from_iteration,
         "made_again": {made.stage: made.shards for made in plan.made_again},
@@ -69,7 +69,7 @@ def build_outcome(plan: SettingsPlan) -> dict[str, Any]:
 def change_settings(
     row: models.Experiment | None, files: ExperimentFiles, plan: SettingsPlan
 ) -> None:
-    """Change an experiment's settings as planned, in its files and in its rows.
+    """Apply a planned settings change to an experiment's files and rows.
 
     While the workers run an iteration, what they have not begun may change.
 
@@ -89,7 +89,7 @@ def change_settings(
 
 
 def _require_untouched(row: models.Experiment, plan: SettingsPlan) -> None:
-    """Refuse a change of what the workers are making; a command's lock keeps us out itself."""
+    """Refuse a change of what workers are making; a command's lock excludes us."""
     running = row.iterations.filter(number=plan.from_iteration, status=RunStatus.RUNNING).first()
     if running is None:
         return
@@ -105,7 +105,7 @@ def _require_untouched(row: models.Experiment, plan: SettingsPlan) -> None:
 
 
 def _follow(row: models.Experiment, plan: SettingsPlan) -> None:
-    """Let rows say what the files say now; what is made again waits for its next turn."""
+    """Update the rows from the files; what must be rerun waits."""
     with transaction.atomic():
         models.Experiment.objects.filter(pk=row.pk).update(recipe=canonicalize_recipe(plan.recipe))
         for iteration in row.iterations.filter(number=plan.from_iteration):
@@ -113,5 +113,5 @@ def _follow(row: models.Experiment, plan: SettingsPlan) -> None:
 
 
 def _reopen(iteration: Iteration, plan: SettingsPlan) -> None:
-    """Only of an iteration at rest; one that runs has nothing that is made again."""
+    """Reopen stages of a stopped iteration; a running one has nothing to rerun."""
     transitions.reopen_stages(iteration, [made.stage for made in plan.made_again])

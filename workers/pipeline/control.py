@@ -1,4 +1,4 @@
-"""Give iterations to the workers, and ask for pause, cancel, resume and retry: all through rows."""
+"""Submit iterations to workers, and request pause, cancel, resume and retry, through rows."""
 
 import contextlib
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from workers.pipeline.sync_rows import record_iteration
 def submit_to_workers(
     experiment: Experiment, row: models.Experiment, *, target_iteration: int | None
 ) -> Iteration:
-    """Let the workers run an experiment until an iteration is finished, or the next one.
+    """Let workers run an experiment until an iteration is finished, or the next one.
 
     One that they run already gets the further goal. Iterations that are finished are checked, and
     what is damaged is made again, where `target_iteration` is given.
@@ -51,7 +51,7 @@ def _find_running(row: models.Experiment) -> Iteration | None:
 
 
 def _find_with_workers(row: models.Experiment) -> Iteration | None:
-    """The iteration that the workers run, or that the audit gate holds for them."""
+    """Find the iteration that workers run, or that the audit gate holds."""
     held = transitions.get_held_iterations().filter(experiment=row).first()
     return _find_running(row) or held
 
@@ -67,7 +67,7 @@ def _start_iteration(experiment: Experiment, row: models.Experiment, number: int
 
 @contextlib.contextmanager
 def run_exclusively(experiment: Experiment, row: models.Experiment) -> Iterator[None]:
-    """Run an experiment in this process: neither another command nor the workers may.
+    """Run an experiment in this process, excluding other commands and workers.
 
     Raises:
         ExperimentBusyError: one of them does.
@@ -83,7 +83,7 @@ def run_exclusively(experiment: Experiment, row: models.Experiment) -> Iterator[
 
 
 def request_cancel(row: models.Experiment) -> Iteration:
-    """Ask the workers to stop, without the goal of further iterations.
+    """Request to cancel, and drop the target of further iterations.
 
     Raises:
         InputError: they do not run it, and it is neither paused nor needs attention.
@@ -96,7 +96,7 @@ def request_cancel(row: models.Experiment) -> Iteration:
 
 
 def request_pause(row: models.Experiment) -> Iteration:
-    """Ask the workers to stop for now.
+    """Request to pause.
 
     Raises:
         InputError: they do not run it.
@@ -116,7 +116,7 @@ def _request_change(row: models.Experiment, **flags: bool) -> Iteration:
 
 
 def continue_despite_probe(row: models.Experiment, *, by: str) -> Iteration:
-    """Accept what the judge probe or a finished shard showed, and let the workers go on.
+    """Accept the findings of the judge probe or a finished shard, and continue.
 
     Raises:
         InputError: no iteration waits for that.
@@ -134,7 +134,7 @@ def continue_despite_probe(row: models.Experiment, *, by: str) -> Iteration:
 
 
 def resume_iteration(row: models.Experiment) -> Iteration:
-    """Let the workers go on with an iteration that is at rest; what failed is tried again.
+    """Resume a stopped iteration; failed shards are retried.
 
     Raises:
         InputError: there is none.

@@ -1,4 +1,4 @@
-"""The run callback that writes the progress of one iteration into its rows, for one process."""
+"""The callback that records the progress of one iteration in its rows, for one process."""
 
 import time
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ REPORT_SECONDS: Final = 0.5
 
 @dataclass(slots=True)
 class _Claim:
-    """A shard that runs, and what was last written about it."""
+    """A running shard, and its last recorded progress."""
 
     attempt: Attempt
     progress: TrainingProgress = field(default_factory=TrainingProgress)
@@ -26,7 +26,7 @@ class _Claim:
 
 
 class DatabaseCallback:
-    """Write what happens to an iteration into its rows.
+    """Records the events of an iteration in its rows.
 
     Every method raises ExperimentBusyError when the rows say that another process took over.
     """
@@ -37,15 +37,15 @@ class DatabaseCallback:
         self._claims: dict[tuple[str, int], _Claim] = {}
 
     def skip_stage(self, stage: Stage) -> None:
-        """This iteration does not have the stage."""
+        """Mark a stage as skipped."""
         self._check(transitions.skip_stage(self._stages[stage.name]))
 
     def plan_stage(self, stage: Stage, shards: int) -> None:
-        """The stage falls into so many shards."""
+        """Create the shards of a stage."""
         self._check(transitions.plan_stage(self._stages[stage.name], shards=shards))
 
     def start_shard(self, stage: Stage, shard: int) -> None:
-        """Claim the shard; one whose finished files no longer hold is opened again first."""
+        """Claim the shard; one with invalid finished files is reopened first."""
         row = self._get_shard(stage, shard)
         if row.status == ShardStatus.FINISHED:
             self._check(shard_claims.reopen_shard(row))
@@ -55,7 +55,7 @@ class DatabaseCallback:
             self._claims[stage.name, shard] = _Claim(attempt)
 
     def reuse_shard(self, stage: Stage, shard: int, manifest: ShardManifest) -> None:
-        """The shard's files were finished by an earlier run; the row follows them."""
+        """Mark a shard as finished by an earlier run."""
         row = self._get_shard(stage, shard)
         if row.status != ShardStatus.FINISHED or row.counts != manifest.counts:
             self._check(shard_claims.accept_shard(row, counts=manifest.counts))
@@ -63,7 +63,7 @@ class DatabaseCallback:
     def finish_shard(
         self, stage: Stage, shard: int, manifest: ShardManifest, *, seconds: float
     ) -> None:
-        """The claimed shard is finished."""
+        """Mark the claimed shard as finished."""
         claim = self._claims.pop((stage.name, shard), None)
         self._check(
             claim is not None
@@ -71,16 +71,16 @@ class DatabaseCallback:
         )
 
     def retry_shard(self, stage: Stage, shard: int, error: Exception) -> None:
-        """The claimed shard failed and waits again."""
+        """Return the claimed shard, which failed, for another attempt."""
         self._end_attempt(stage, shard, AttemptStatus.FAILED, _format_reason(error), again=True)
 
     def fail_shard(self, stage: Stage, shard: int, error: Exception) -> None:
-        """The claimed shard failed, and its stage with it."""
+        """Mark the claimed shard and its stage as failed."""
         self._end_attempt(stage, shard, AttemptStatus.FAILED, _format_reason(error))
         transitions.fail_stage(self._stages[stage.name])
 
     def stop_shard(self, stage: Stage, shard: int, reason: str) -> None:
-        """The claimed shard was stopped and waits again."""
+        """Return the claimed shard, which was stopped."""
         transitions.drop_interrupted_transaction()
         self._end_attempt(stage, shard, AttemptStatus.INTERRUPTED, reason)
 
@@ -98,11 +98,11 @@ class DatabaseCallback:
             shard_claims.fail_attempt(claim.attempt, status=status, error=error, again=again)
 
     def finish_stage(self, stage: Stage) -> None:
-        """All shards of the stage are finished."""
+        """Mark the stage as finished."""
         self._check(transitions.finish_stage(self._stages[stage.name]))
 
     def report(self, stage: Stage, shard: int, done: int, tokens: int) -> None:
-        """Write a running shard's progress, but not too often."""
+        """Record a running shard's progress, but not too often."""
         now = time.monotonic()
         claim = self._claims.get((stage.name, shard))
         if claim is None or now - claim.reported_at < REPORT_SECONDS:
@@ -114,7 +114,7 @@ class DatabaseCallback:
         )
 
     def log(self, stage: Stage, shard: int, row: dict[str, float]) -> None:
-        """A training's step counts as progress; all its figures stand in the artifacts later."""
+        """Record a training step as progress; the artifacts contain all metrics later."""
         claim = self._claims.get((stage.name, shard))
         if claim is not None:
             claim.progress.add_row(row)

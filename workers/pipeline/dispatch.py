@@ -1,4 +1,4 @@
-"""Give messages to the broker. What it does not take, the reconciler sends later."""
+"""Send messages to the broker. The reconciler resends what it does not accept."""
 
 import logging
 from functools import partial
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 def send_shards(stage: Stage, *, again_after_seconds: float = NEVER) -> None:
-    """Send a message for every shard of a stage that waits, once what is written is committed.
+    """Send a message for every waiting shard of a stage after the commit.
 
     Args:
         again_after_seconds: a message of this age counts as lost.
@@ -38,7 +38,7 @@ def send_shards(stage: Stage, *, again_after_seconds: float = NEVER) -> None:
 
 
 def send_following_shards(finished: Shard) -> None:
-    """Send messages for the shards that a finished shard of a stage may have waited for."""
+    """Send messages for the shards that a finished shard may have unblocked."""
     names = [name for name, inputs in STREAMED_INPUTS.items() if finished.stage.name in inputs]
     if not names:
         return
@@ -61,15 +61,15 @@ def _send_shard(shard: Shard, queue: str, again_after_seconds: float) -> None:
 
 
 def list_empty_queues() -> frozenset[str]:
-    """Names of the queues without a message; none if the broker does not answer."""
+    """List the queues without messages; none if the broker does not respond."""
     return frozenset(name for name, count in (read_queue_lengths() or {}).items() if count == 0)
 
 
 def get_queue(stage: str) -> str:
-    """Name of the queue from which a stage's shards are taken."""
+    """Return the queue of a stage's shards."""
     return _QUEUE_OF_STAGE[stage]
 
 
 def list_stages(queue: str) -> list[str]:
-    """Names of the stages whose shards are taken from a queue."""
+    """List the stages whose shards are in a queue."""
     return [name for name, its_queue in _QUEUE_OF_STAGE.items() if its_queue == queue]

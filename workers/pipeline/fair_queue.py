@@ -1,4 +1,4 @@
-"""Whose turn it is: experiments share the workers fairly.
+"""Fair scheduling of experiments on shared workers.
 
 A message is a ticket for one shard of its queue; which shard it buys is decided when a worker
 takes it. While only one experiment waits, that is the shard the message names. Otherwise a worker
@@ -20,7 +20,7 @@ _served: tuple[int, float] | None = None  # the experiment of this process, and 
 
 
 def claim_next_shard(named: Shard) -> tuple[Shard, Attempt] | None:
-    """Take the shard whose turn it is, by a message that names one of the same queue.
+    """Claim the next shard in turn, given a message about one of the same queue.
 
     Returns:
         The shard and the attempt that now holds it; None if nothing waits any more.
@@ -40,7 +40,7 @@ def _mark_served(experiment: int) -> None:
 
 
 def _iter_in_turn(named: Shard) -> Iterator[Shard]:
-    """Shards that wait, those of the experiment whose turn it is first, the named one before."""
+    """Yield waiting shards, those of the experiment in turn first, the named one before."""
     stages = list_stages(get_queue(named.stage.name))
     waiting = shard_claims.get_waiting_shards(stages)
     for experiment in _sort_experiments(_list_waiting_experiments(stages)):
@@ -51,7 +51,7 @@ def _iter_in_turn(named: Shard) -> Iterator[Shard]:
 
 
 def _list_waiting_experiments(stages: list[str]) -> set[int]:
-    """Experiments of which a shard waits; of tens of thousands that do, one is looked at.
+    """List experiments with a waiting shard, with a bounded query.
 
     Shards whose inputs are not finished were never sent, so most are passed over at once.
     """
@@ -86,7 +86,7 @@ def _count_workers(experiments: set[int]) -> dict[int, int]:
 
 
 def _get_last_attempts(experiments: set[int]) -> dict[int, int]:
-    """By experiment the latest attempt: its number grows with time."""
+    """Return the latest attempt by experiment: its number increases with time."""
     rows = (
         Attempt.objects.filter(shard__stage__iteration__experiment__in=experiments)
         .values(experiment=F("shard__stage__iteration__experiment"))

@@ -1,4 +1,4 @@
-"""Run iterations by this command alone, with rows that follow: no broker, no other machine."""
+"""Run iterations in this command alone, with rows: no broker, no other machine."""
 
 from django.conf import settings
 from rich.console import Console
@@ -29,7 +29,7 @@ STOPPED = "stopped by a person"
 
 
 def close_stale_attempts(row: models.Experiment) -> int:
-    """Mark what a process that was killed has left as running; call it under the lock.
+    """Close attempts that a killed process left as running; call it under the lock.
 
     Returns:
         How many attempts were lost.
@@ -47,7 +47,7 @@ def run_and_record(
     console: Console,
     engine_processes: int = 1,
 ) -> tuple[Summary, bool]:
-    """Run what is left of an iteration and keep its rows; call it under the experiment's lock.
+    """Run the rest of an iteration and update its rows; call it under the experiment's lock.
 
     Args:
         goal: the last iteration that this command runs; the experiment is completed with it.
@@ -123,7 +123,7 @@ def _run_stages(
 
 
 def summarize(experiment: Experiment, iteration: models.Iteration) -> Summary:
-    """Sum up an iteration from its files, with the seconds that its rows know."""
+    """Summarize an iteration from its files, with durations from its rows."""
     number = iteration.number
     return summarize_iteration(
         experiment.get_files(number),

@@ -1,4 +1,4 @@
-"""From the rows of an experiment to its files."""
+"""Open the files of an experiment from its rows."""
 
 import functools
 
@@ -27,7 +27,7 @@ def open_row(row: models.Experiment) -> Experiment:
 
 
 def build_context(iteration: models.Iteration) -> IterationContext:
-    """Gather what the stages of an iteration are functions of, as the files are now.
+    """Build the context of an iteration's stages from the current files.
 
     Raises:
         ArtifactError: the files are gone, or the iteration before is not finished.
@@ -43,7 +43,7 @@ def _open_cached(
     base_model_sha256: str,
     stamp: str,  # noqa: ARG001 another one means another state of settings or model
 ) -> Experiment:
-    """Hashing the seed model takes a while: once in a process for each state of it."""
+    """Open with a cache by state, because hashing the base model is slow."""
     experiment = open_experiment(ArtifactStore(artifact_root), name)
     if experiment is None:
         raise ArtifactError(f"the files of experiment {name!r} have gone from {artifact_root}")

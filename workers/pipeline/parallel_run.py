@@ -25,7 +25,7 @@ _POLL_SECONDS: Final = 1.0
 
 
 def count_engine_processes(wanted: int, *, engine: str, gpus_per_model: int) -> int:
-    """Say how many engine processes this machine runs at the same time.
+    """Return the number of concurrent engine processes on this machine.
 
     Args:
         wanted: by a person; 0 for one on each share of the GPUs that holds a model, or one.
@@ -80,7 +80,7 @@ class ParallelRun:
         self._failures: Counter[tuple[str, int]] = Counter()
 
     def run(self, *, before_training: BeforeTraining) -> None:
-        """Run what is left of the iteration; the same as `runner.run_iteration`, and its errors."""
+        """Run the rest of the iteration like `runner.run_iteration`, with the same errors."""
         schedule = ShardSchedule(self._context, self._callback, before_training=before_training)
         reason = "another shard failed"
         try:
@@ -136,7 +136,7 @@ class ParallelRun:
             self._fail(one, error, schedule)
 
     def _wait(self) -> list[_RunningShard]:
-        """Wait until engine processes have said something."""
+        """Wait for messages of engine processes."""
         hosts = [one.host for one in self._running]
         heard = {id(host) for host in select.select(hosts, [], [], _POLL_SECONDS)[0]}
         return [one for one in self._running if id(one.host) in heard]
@@ -171,7 +171,7 @@ class ParallelRun:
         schedule.finish_shard(one.stage, one.shard)
 
     def _fail(self, one: _RunningShard, error: ShardFailedError, schedule: ShardSchedule) -> None:
-        """Let a shard run again if only its engine process failed; else end the run."""
+        """Retry a shard if only its engine process failed; else end the run."""
         self._running.remove(one)
         name = one.stage.name, one.shard
         self._failures[name] += 1

@@ -1,4 +1,4 @@
-"""Open what lies on disk for commands that only look: no lock, no model, no hash of weights."""
+"""Open experiments for read-only commands: no lock, no model, no hash of weights."""
 
 from meta_reward_core.errors import InputError
 from meta_reward_core.recipes.schema import Recipe
@@ -23,7 +23,7 @@ def find_row(name: str) -> Experiment:
 
 
 def read_recipe(store: ArtifactStore, name: str, number: int | None = None) -> Recipe:
-    """Read the recipe that holds for an iteration; None: for those to come.
+    """Read the recipe of an iteration; None: of future ones.
 
     Raises:
         InputError: there is no such experiment.
@@ -48,7 +48,7 @@ def open_iteration_files(store: ArtifactStore, name: str, number: int) -> Iterat
 
 
 def find_latest_iteration(store: ArtifactStore, name: str) -> int:
-    """Number of the last iteration that has been begun.
+    """Return the number of the last started iteration.
 
     Raises:
         InputError: none has.

@@ -1,4 +1,4 @@
-"""One shard, from a message to a row that says how it ended."""
+"""Run one shard, from a message to the row with its result."""
 
 import logging
 import time
@@ -48,7 +48,7 @@ class StopReason(Enum):
 
 
 def run_shard(shard_id: int) -> None:
-    """Run a shard, or another of the same queue whose turn it is, and let its iteration go on."""
+    """Run the next shard in turn of the same queue, and advance its iteration."""
     shard = _find_shard(shard_id)
     if shard is None:
         return
@@ -71,7 +71,7 @@ def run_shard(shard_id: int) -> None:
 
 
 def _acquire_devices(shard: Shard) -> DeviceLease | None:
-    """Take what a shard needs at least; None if others use all devices of this worker."""
+    """Acquire the minimum devices of a shard; None if others use all devices of this worker."""
     if _RESOURCES[shard.stage.name] != "cpu":
         return get_pool().try_acquire(1, seconds=_DEVICE_SECONDS)
     lease = get_pool().try_acquire_groups(_host.groups)
@@ -140,7 +140,7 @@ def _run_in_engine(shard: Shard, lease: "ShardLease", devices: DeviceLease) -> S
 
 
 def _count_groups(shard: Shard) -> int:
-    """A training has all devices of the worker to itself."""
+    """Count the groups for a stage; a training uses all devices of the worker."""
     groups, resource = get_pool().groups, _RESOURCES[shard.stage.name]
     if resource == "cpu":
         return 0
@@ -150,7 +150,7 @@ def _count_groups(shard: Shard) -> int:
 
 
 def _widen(devices: DeviceLease, count: int, lease: "ShardLease") -> None:
-    """Wait until the shards of others on the devices that this one needs have ended.
+    """Wait until other shards on the required devices have ended.
 
     Raises:
         ShardStoppedError: the shard was stopped, or lost, meanwhile.
@@ -165,7 +165,7 @@ def _widen(devices: DeviceLease, count: int, lease: "ShardLease") -> None:
 
 
 class ShardLease:
-    """Keeps a running shard's lease, and watches for reasons to stop it.
+    """Renews a running shard's lease, and watches for reasons to stop it.
 
     Attributes:
         stop: why it was stopped, once it was.
@@ -181,7 +181,7 @@ class ShardLease:
         self._progress = TrainingProgress()
 
     def handle_message(self, message: dict[str, Any]) -> None:
-        """Take what the engine says about its progress."""
+        """Process a progress message of the engine."""
         if "progress" in message:
             self._done, self._tokens = message["progress"]
             self._device_bytes = message.get("device_bytes", self._device_bytes)
@@ -190,7 +190,7 @@ class ShardLease:
             self._progress.add_row(message["log"])
 
     def can_continue(self) -> bool:
-        """Extend the lease; say whether the shard may go on."""
+        """Renew the lease; return whether the shard may continue."""
         self.stop = self._find_stop_reason()
         return self.stop is None
 
@@ -264,7 +264,7 @@ def _record_failure(shard: Shard, attempt: Attempt, error: ShardFailedError) -> 
 def _record_needed_attention(
     attempt: Attempt, iteration: Iteration, error: ShardFailedError
 ) -> None:
-    """Stop the iteration until a person decides; the shard has not failed and waits again."""
+    """Stop the iteration until a user decides; the shard waits and has not failed."""
     held = _retry_database(
         lambda: shard_claims.fail_attempt(
             attempt, status=AttemptStatus.INTERRUPTED, error=error.message
@@ -283,7 +283,7 @@ def _reopen_damaged_inputs(iteration: Iteration) -> None:
 
 
 def _retry_database(write: Callable[[], bool]) -> bool:
-    """Write a row although the database may just be away; the lease bounds how long we try.
+    """Write a row with retries while the database is unavailable, within the lease.
 
     What cannot be written is found by the reconciler, and the finished files by the next attempt.
     """

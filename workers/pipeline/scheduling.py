@@ -1,4 +1,4 @@
-"""Drive an iteration's stages through rows: in the core's order, and only by conditional UPDATEs.
+"""Advance the stages of an iteration in the core's order, by conditional UPDATEs.
 
 `advance_iteration` may be called at any time, by any number of processes at once: whoever is first
 takes a step, the others find it taken. Which step comes next is read from the rows, what is
@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 
 def advance_iteration(iteration: Iteration) -> None:
-    """Take every step of an iteration that can be taken now."""
+    """Take all steps of an iteration that are possible now."""
     try:
         while _take_step(iteration.pk):
             pass
@@ -60,7 +60,7 @@ def advance_iteration(iteration: Iteration) -> None:
 
 
 def _take_step(pk: int) -> bool:
-    """Take one step; False if there is none to take."""
+    """Take one step; False if none is possible."""
     iteration = Iteration.objects.select_related("experiment").get(pk=pk)
     if transitions.get_held_iterations().filter(pk=pk).exists():
         return _release_if_passed(iteration)
@@ -80,7 +80,7 @@ def _take_step(pk: int) -> bool:
 
 
 def _take_step_of_stage(iteration: Iteration, step: Step, rows: dict[str, Stage]) -> bool | None:
-    """Start or finish a stage if that is next; None leaves the step to the stages after it."""
+    """Start or finish a stage if possible; None leaves the step to later stages."""
     row = rows[step.name]
     if row.status in _DONE:
         return None
@@ -103,7 +103,7 @@ def _start_if_ready(iteration: Iteration, step: Step, rows: dict[str, Stage]) ->
 
 
 def _can_start(step: Step, rows: dict[str, Stage]) -> bool:
-    """Whether a stage's inputs are finished, or are being made part by part as it reads them."""
+    """Whether a stage's inputs are finished, or are being produced partition by partition."""
     begun = (StageStatus.RUNNING, *_DONE)
     return all(rows[name].status in _DONE for name in WHOLE_INPUTS[step.name]) and all(
         rows[name].status in begun for name in STREAMED_INPUTS[step.name]
@@ -115,7 +115,7 @@ def _can_finish(step: Step, rows: dict[str, Stage]) -> bool:
 
 
 def _is_held(iteration: Iteration, context: IterationContext) -> bool:
-    """Whether the audit gate keeps an iteration from training; then it needs attention."""
+    """Whether the audit gate blocks an iteration's training; it then needs attention."""
     why = prepare_training(iteration, context)
     if why:
         transitions.stop_iteration(iteration, status=RunStatus.NEEDS_ATTENTION, message=why)
@@ -123,7 +123,7 @@ def _is_held(iteration: Iteration, context: IterationContext) -> bool:
 
 
 def _stop_if_unhealthy(iteration: Iteration, step: Step) -> bool:
-    """Stop an iteration of which a finished shard has shown a fault, until a person decides.
+    """Stop an iteration whose finished shard shows a fault, until a user decides.
 
     What other workers run of the stage is stopped with it; their shards wait.
     """
@@ -140,7 +140,7 @@ def _stop_if_unhealthy(iteration: Iteration, step: Step) -> bool:
 
 
 def _release_if_passed(iteration: Iteration) -> bool:
-    """Let an iteration that the audit gate held run on, once it has passed; else say why not."""
+    """Continue an iteration held by the audit gate once it passes; else record why not."""
     why = explain_hold(iteration)
     if not why:
         return transitions.release_held(iteration)
@@ -150,7 +150,7 @@ def _release_if_passed(iteration: Iteration) -> bool:
 
 
 def finish_pause_or_cancel(iteration: Iteration) -> bool:
-    """Pause or cancel an iteration that was asked to, once nothing of it runs."""
+    """Pause or cancel an iteration as requested, once nothing of it runs."""
     running = Shard.objects.filter(stage__iteration=iteration, status=ShardStatus.RUNNING)
     if running.exists():
         return False
@@ -196,7 +196,7 @@ def _finish_if_done(iteration: Iteration, step: Step, row: Stage) -> bool:
 
 
 def _is_promised(step: Step, context: IterationContext, shard: int) -> bool:
-    """Whether a manifest says that the shard was made from what its inputs are now."""
+    """Whether a manifest matches the current inputs of the shard."""
     manifest = context.files.find_manifest(step.name, shard)
     return manifest is not None and step.can_accept(context, manifest)
 
@@ -214,7 +214,7 @@ def _fail_iteration(iteration: Iteration, row: Stage, shard: Shard) -> None:
 
 
 def _complete_iteration(iteration: Iteration, rows: dict[str, Stage]) -> bool:
-    """Check every file once more, then finish the iteration and begin the next one."""
+    """Check every file once more, then complete the iteration and start the next one."""
     context = build_context(iteration)
     if reopen_damaged(iteration, context, rows):
         return False
@@ -224,7 +224,7 @@ def _complete_iteration(iteration: Iteration, rows: dict[str, Stage]) -> bool:
 
 
 def reopen_damaged(iteration: Iteration, context: IterationContext, rows: dict[str, Stage]) -> bool:
-    """Let shards run again whose finished files are gone or damaged; False if all are whole."""
+    """Reopen finished shards with missing or damaged files; False if all are intact."""
     repair_audit_files(iteration, context)
     context.files.gather()  # so that the threads below read what is known, and remember nothing
     for step in STAGES:
@@ -278,6 +278,6 @@ def _start_next(iteration: Iteration, model_in: str) -> Iteration | None:
 
 
 def iter_worker_iterations() -> Iterator[Iteration]:
-    """Iterations that the workers shall drive, and those that the audit gate holds."""
+    """Yield the iterations that workers run, and those held by the audit gate."""
     running = Iteration.objects.filter(status=RunStatus.RUNNING, driver=Driver.WORKERS)
     yield from (running | transitions.get_held_iterations()).select_related("experiment")

@@ -1,4 +1,4 @@
-"""Claims of shards: which attempt holds a shard, until when, and how an attempt ends.
+"""Claims of shards: which attempt holds a shard, until when, and how attempts end.
 
 Each change is ONE conditional UPDATE that must change one row. The loser of a race changes nothing
 and is told: a claim returns None, the others return False. A retry deletes no history: attempts
@@ -42,7 +42,7 @@ Unfinished = Literal[AttemptStatus.FAILED, AttemptStatus.INTERRUPTED, AttemptSta
 
 
 def claim_shard(shard: Shard) -> Attempt | None:
-    """Take a shard that waits, or failed, for a process that holds the experiment's lock.
+    """Claim a pending or failed shard for a process that holds the experiment's lock.
 
     Returns:
         The attempt that now holds it; None if somebody else was faster or it is finished.
@@ -51,7 +51,7 @@ def claim_shard(shard: Shard) -> Attempt | None:
 
 
 def claim_shard_for(shard: Shard, *, seconds: float) -> Attempt | None:
-    """Take a shard for a worker, for so long as it extends its lease.
+    """Claim a shard for a worker, as long as it renews its lease.
 
     Args:
         seconds: length of the lease.
@@ -63,7 +63,7 @@ def claim_shard_for(shard: Shard, *, seconds: float) -> Attempt | None:
 
 
 def get_claimable_shards() -> QuerySet[Shard]:
-    """Shards that wait for a worker and whose inputs are finished."""
+    """Return the shards that wait for a worker and whose inputs are finished."""
     # Conditions on the shard itself stand in the UPDATE, not in a subquery over shards: PostgreSQL
     # checks only the former again after it has waited for another claim.
     return _select_ready(
@@ -76,7 +76,7 @@ def get_claimable_shards() -> QuerySet[Shard]:
 
 
 def _select_ready(shards: QuerySet[Shard]) -> QuerySet[Shard]:
-    """Keep shard k of a stage that reads part by part until shard k of what it reads is finished.
+    """Exclude shard k of a streaming stage until shard k of its inputs is finished.
 
     An input that is made again meanwhile does no harm: the shard's key holds the hash of its input.
     """
@@ -94,12 +94,12 @@ def _select_ready(shards: QuerySet[Shard]) -> QuerySet[Shard]:
 
 
 def get_waiting_shards(stages: Collection[str]) -> QuerySet[Shard]:
-    """Shards that wait for a worker, of those that stages of these names have now."""
+    """Return the current shards of these stages that wait for a worker."""
     return get_claimable_shards().filter(stage__name__in=stages, index__lt=F("stage__shard_count"))
 
 
 def get_running_stages() -> QuerySet[Stage]:
-    """Stages whose shards workers may take."""
+    """Return the stages whose shards workers can claim."""
     return Stage.objects.filter(status=StageStatus.RUNNING, iteration__in=_get_worker_driven())
 
 
@@ -141,31 +141,31 @@ def _claim(shard: Shard, free: QuerySet[Shard], *, lease: Combinable | None) -> 
 def extend_lease(
     attempt: Attempt, *, seconds: float, done: int, tokens: int, metrics: MetricRows | None = None
 ) -> bool:
-    """Extend a worker's lease and tell how far it is; False if it no longer holds its shard."""
+    """Renew a worker's lease with its progress; False if it no longer holds its shard."""
     told = {"done": done, "tokens": tokens} | ({"training_metrics": metrics} if metrics else {})
     return _get_held_shard(attempt).update(lease_until=from_now(seconds), **told) == 1
 
 
 def can_continue(attempt: Attempt) -> bool:
-    """Say whether an attempt's iteration still runs, and nobody asked it to stop."""
+    """Whether an attempt's iteration still runs, without a request to stop."""
     return _get_worker_driven().filter(stages__shards=attempt.shard_id).exists()
 
 
 def get_unfinished_shards(stage: Stage) -> QuerySet[Shard]:
-    """Shards of a stage, of those it has now, that are not finished."""
+    """Return the unfinished current shards of a stage."""
     return Shard.objects.filter(
         stage=stage.pk, index__lt=F("stage__shard_count"), status__in=_UNFINISHED
     )
 
 
 def select_exhausted_shards(shards: QuerySet[Shard]) -> QuerySet[Shard]:
-    """Those that will not be tried again without a person."""
+    """Select the shards that are not retried without a user."""
     tired = Q(status=ShardStatus.WAITING, failures__gte=settings.META_REWARD_MAX_ATTEMPTS)
     return shards.filter(Q(status=ShardStatus.FAILED) | tired)
 
 
 def get_leased_attempts() -> QuerySet[Attempt]:
-    """Attempts of workers that hold a shard."""
+    """Return the attempts of workers that hold a shard."""
     return Attempt.objects.filter(
         status=AttemptStatus.RUNNING,
         shard__status=ShardStatus.RUNNING,
@@ -175,18 +175,18 @@ def get_leased_attempts() -> QuerySet[Attempt]:
 
 
 def get_expired_attempts() -> QuerySet[Attempt]:
-    """Attempts of workers that have not extended their lease in time."""
+    """Return the attempts of workers with an expired lease."""
     return get_leased_attempts().filter(shard__lease_until__lt=Now())
 
 
 def expire_attempt(attempt: Attempt, *, error: str) -> bool:
-    """Take a shard from an attempt whose lease has run out; False if it was extended meanwhile."""
+    """Take a shard from an attempt with an expired lease; False if it was renewed."""
     overdue = _get_held_shard(attempt).filter(lease_until__lt=Now())
     return _end_attempt(attempt, overdue, status=AttemptStatus.LOST, error=error)
 
 
 def get_unsent_shards(*, again_after_seconds: float) -> QuerySet[Shard]:
-    """Shards that wait, whose inputs are finished, and of which no message is on its way.
+    """Return waiting shards with finished inputs and without a message on its way.
 
     Args:
         again_after_seconds: a message of this age no longer counts.
@@ -196,20 +196,20 @@ def get_unsent_shards(*, again_after_seconds: float) -> QuerySet[Shard]:
 
 
 def mark_sent(shard: Shard, *, again_after_seconds: float) -> bool:
-    """Note that a message about a waiting shard is being sent; False if one was, or is."""
+    """Record that a message about a waiting shard is being sent; False if one already was."""
     unsent = get_unsent_shards(again_after_seconds=again_after_seconds)
     return unsent.filter(pk=shard.pk).update(sent=Now()) == 1
 
 
 def mark_unsent(shard: Shard) -> None:
-    """Note that the broker did not take a message; the reconciler sends it later."""
+    """Record that the broker refused a message; the reconciler resends it."""
     Shard.objects.filter(pk=shard.pk).update(sent=None)
 
 
 def report_progress(
     attempt: Attempt, *, done: int, tokens: int, metrics: MetricRows | None = None
 ) -> bool:
-    """Tell how far an attempt is; False if it no longer holds its shard."""
+    """Record an attempt's progress; False if it no longer holds its shard."""
     told = {"done": done, "tokens": tokens} | ({"training_metrics": metrics} if metrics else {})
     return _get_held_shard(attempt).update(**told) == 1
 
@@ -237,7 +237,7 @@ def finish_attempt(attempt: Attempt, *, counts: Mapping[str, int], seconds: floa
 
 
 def fail_attempt(attempt: Attempt, *, status: Unfinished, error: str, again: bool = False) -> bool:
-    """End an attempt without a result and give its shard back; False if it had lost it.
+    """End an attempt without a result and release its shard; False if it had lost it.
 
     Args:
         status: failed leaves the shard failed; interrupted and lost let it wait again.
@@ -265,13 +265,13 @@ def _end_attempt(
 
 
 def accept_shard(shard: Shard, *, counts: Mapping[str, int]) -> bool:
-    """Finish a shard whose files are there already, without an attempt; False if one runs."""
+    """Finish a shard whose files already exist, without an attempt; False if one runs."""
     accepted = Shard.objects.filter(pk=shard.pk).exclude(status=ShardStatus.RUNNING)
     return accepted.update(status=ShardStatus.FINISHED, counts=dict(counts)) == 1
 
 
 def reopen_shard(shard: Shard) -> bool:
-    """Let a finished shard, whose files no longer hold, wait again; False if it is not finished."""
+    """Reopen a finished shard with invalid files; False if it is not finished."""
     return (
         Shard.objects.filter(pk=shard.pk, status=ShardStatus.FINISHED).update(
             status=ShardStatus.WAITING, sent=None

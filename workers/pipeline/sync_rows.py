@@ -1,4 +1,4 @@
-"""Rows of an experiment that lies on disk. The files are the truth; rows follow them."""
+"""Update the rows of an experiment from its files, which take precedence."""
 
 from meta_reward_core.errors import InputError
 from meta_reward_core.experiment import Experiment
@@ -13,7 +13,7 @@ from webapp.experiments.throughput import list_finished_attempts
 
 
 def check_rows_have_files(name: str, *, artifact_root: str, files_exist: bool) -> None:
-    """Refuse a name that rows know but this artifact root does not, or that a page has.
+    """Refuse a name in the database without files in this artifact root, or of a page.
 
     Raises:
         InputError: a page has the name, the experiment's files are gone, or lie under another root.
@@ -35,7 +35,7 @@ def check_rows_have_files(name: str, *, artifact_root: str, files_exist: bool) -
 
 
 def record_experiment(experiment: Experiment, *, artifact_root: str) -> models.Experiment:
-    """Find the row of an experiment on disk, or make it.
+    """Find or create the row of an experiment on disk.
 
     Raises:
         InputError: the row of this name is that of another experiment.
@@ -60,7 +60,7 @@ def record_experiment(experiment: Experiment, *, artifact_root: str) -> models.E
 
 
 def record_iteration(row: models.Experiment, number: int, *, model_in: str) -> models.Iteration:
-    """Find the rows of an iteration and its stages, or make them."""
+    """Find or create the rows of an iteration and its stages."""
     iteration, _ = models.Iteration.objects.get_or_create(
         experiment=row, number=number, defaults={"model_in": model_in}
     )
@@ -75,7 +75,7 @@ def record_iteration(row: models.Experiment, number: int, *, model_in: str) -> m
 
 
 def compute_stage_timings(iteration: models.Iteration) -> dict[str, Timing]:
-    """How long the shards of each stage took, in whichever run each was finished."""
+    """Compute how long the shards of each stage took, over all runs."""
     timings: dict[str, Timing] = {}
     for attempt in list_finished_attempts([iteration]):
         stage = attempt.shard.stage.name

@@ -1,4 +1,4 @@
-"""What a running training has told so far, short enough for a row."""
+"""Metrics of a running training so far, short enough for a row."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -11,7 +11,7 @@ MetricRows = list[dict[str, float]]
 
 
 class TrainingProgress:
-    """Keeps the charted figures of every `n`-th row, `n` doubling whenever they become too many.
+    """Keeps the charted metrics of every `n`-th row, doubling `n` when there are too many.
 
     The artifacts hold every row once the training is finished; this is for who watches meanwhile.
     """
@@ -22,7 +22,7 @@ class TrainingProgress:
         self._count = 0
 
     def add_row(self, row: Mapping[str, float]) -> None:
-        """Take a row of the training's log; one without a charted figure is left out."""
+        """Add a row of the training log; one without charted metrics is ignored."""
         charted = {name: value for name, value in row.items() if name in CHARTED_METRICS}
         if not charted or "step" not in row:
             return
@@ -34,5 +34,5 @@ class TrainingProgress:
             self._every *= 2
 
     def list_rows(self) -> MetricRows:
-        """Those kept, in the order of steps."""
+        """List the kept rows by step."""
         return list(self._rows)

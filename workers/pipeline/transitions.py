@@ -1,4 +1,4 @@
-"""Status changes of iterations and stages, each as ONE conditional UPDATE that must change one row.
+"""Status changes of iterations and stages, each as ONE conditional UPDATE of one row.
 
 The loser of a race changes nothing and is told: every function returns whether its change won.
 Shards and attempts are in `shard_claims`. This module knows rows alone: no files, no method.
@@ -43,7 +43,7 @@ Stopped = Literal[
 
 
 def is_stopped(iteration: Iteration) -> bool:
-    """Say whether a person has stopped an iteration, or asked for it."""
+    """Whether a user has stopped an iteration, or requested it."""
     asked = Q(cancel_requested=True) | Q(pause_requested=True)
     stopped = Q(status__in=(RunStatus.CANCELLED, RunStatus.PAUSED))
     return Iteration.objects.filter(asked | stopped, pk=iteration.pk).exists()
@@ -52,7 +52,7 @@ def is_stopped(iteration: Iteration) -> bool:
 def start_iteration(
     iteration: Iteration, *, model_in: str, driver: Driver = Driver.COMMAND
 ) -> bool:
-    """Let an iteration and its experiment run; False if it runs already.
+    """Start an iteration and its experiment; False if it already runs.
 
     It keeps the time of its first start. One that is finished is only looked at again, as far as
     anybody knows: it keeps the time of its end, too.
@@ -85,7 +85,7 @@ def _make_finished_case(kept: Combinable, *, default: Combinable | None) -> Case
 
 
 def release_held(iteration: Iteration) -> bool:
-    """Let an iteration of the workers run on that the audit gate held; False if it is not held."""
+    """Continue an iteration held by the audit gate; False if it is not held."""
     with transaction.atomic():
         won = (
             get_held_iterations()
@@ -99,7 +99,7 @@ def release_held(iteration: Iteration) -> bool:
 
 
 def get_held_iterations() -> QuerySet[Iteration]:
-    """Iterations of the workers that the audit gate keeps from training."""
+    """Return the iterations of workers whose training the audit gate blocks."""
     return Iteration.objects.filter(
         status=RunStatus.NEEDS_ATTENTION, driver=Driver.WORKERS, message__startswith=HELD_AT_GATE
     )
@@ -112,7 +112,7 @@ def finish_iteration(
     metrics: Mapping[str, Any],
     goal: int | None = None,
 ) -> bool:
-    """Finish a running iteration; False if it does not run.
+    """Complete a running iteration; False if it does not run.
 
     One that was finished before, and of which nothing was made again since, ended when it did.
 
@@ -144,7 +144,7 @@ def stop_iteration(
     status: Stopped,
     message: str,
 ) -> bool:
-    """End a running iteration otherwise than finished; False if it does not run.
+    """End a running iteration without completing it; False if it does not run.
 
     Args:
         message: why, for users.
@@ -182,7 +182,7 @@ def _end_iteration(
 
 
 def plan_stage(stage: Stage, *, shards: int) -> bool:
-    """Let a stage run and give it its shards; False if this iteration does not have it.
+    """Start a stage with its shards; False if this iteration does not have it.
 
     Shards that exist are left as they are.
     """
@@ -202,7 +202,7 @@ def plan_stage(stage: Stage, *, shards: int) -> bool:
 
 
 def start_stage(stage: Stage, *, shards: int) -> bool:
-    """Let a waiting stage run and give it its shards; False if somebody else has begun it."""
+    """Start a waiting stage with its shards; False if it was already started."""
     with transaction.atomic():
         won = (
             Stage.objects.filter(pk=stage.pk, status=StageStatus.WAITING).update(
@@ -220,7 +220,7 @@ def start_stage(stage: Stage, *, shards: int) -> bool:
 
 
 def reopen_stage(stage: Stage) -> bool:
-    """Let a finished stage run again, because files of it no longer hold; later stages wait."""
+    """Reopen a finished stage with invalid files; later stages wait."""
     finished = Stage.objects.filter(pk=stage.pk, status=StageStatus.FINISHED)
     later = Stage.objects.filter(
         iteration=stage.iteration_id, position__gt=stage.position, status=StageStatus.RUNNING
@@ -233,7 +233,7 @@ def reopen_stage(stage: Stage) -> bool:
 
 
 def reopen_stages(iteration: Iteration, names: Collection[str]) -> None:
-    """Let stages of an iteration that is at rest be made again, whatever was made of them.
+    """Reopen stages of a stopped iteration, whatever their state.
 
     A stage that was skipped waits, too: whether the iteration has it may have changed.
     """
@@ -250,7 +250,7 @@ def reopen_stages(iteration: Iteration, names: Collection[str]) -> None:
 
 
 def reset_running_stages(iteration: Iteration) -> None:
-    """Let the stages of an iteration that is at rest wait, and what failed be tried again."""
+    """Reset the stages of a stopped iteration to waiting, with failed shards to be retried."""
     stages = Stage.objects.filter(
         iteration=iteration.pk,
         iteration__in=Iteration.objects.exclude(status=RunStatus.RUNNING),
@@ -264,13 +264,13 @@ def reset_running_stages(iteration: Iteration) -> None:
 
 
 def skip_stage(stage: Stage) -> bool:
-    """Mark a stage that this iteration's schedule does not have; False if it has been begun."""
+    """Skip a stage that is not in this iteration's schedule; False if it was started."""
     fresh = Stage.objects.filter(pk=stage.pk, status__in=(StageStatus.WAITING, StageStatus.SKIPPED))
     return fresh.update(status=StageStatus.SKIPPED) == 1
 
 
 def finish_stage(stage: Stage) -> bool:
-    """Finish a stage of which every shard is finished; False if one is not."""
+    """Finish a stage whose shards are all finished; False if one is not."""
     with transaction.atomic():
         if get_unfinished_shards(stage).exists():
             return False
@@ -279,7 +279,7 @@ def finish_stage(stage: Stage) -> bool:
 
 
 def fail_stage(stage: Stage) -> bool:
-    """Mark a running stage of which a shard failed; False if it does not run."""
+    """Fail a running stage because of a failed shard; False if it does not run."""
     running = Stage.objects.filter(pk=stage.pk, status=StageStatus.RUNNING)
     return running.update(status=StageStatus.FAILED) == 1
 
@@ -296,7 +296,7 @@ def drop_interrupted_transaction() -> None:
 
 
 def release_claims(experiment: Experiment, *, status: Unfinished, error: str) -> int:
-    """End every attempt of an experiment that the rows say is running.
+    """End every running attempt of an experiment.
 
     Only who holds the experiment's lock may call this: then nobody but workers, whose claims are
     leased and left alone, runs anything, whatever rows say.

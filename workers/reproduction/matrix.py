@@ -1,4 +1,4 @@
-"""Arms times seeds as a list of runs: their names, their order, and what each is a function of."""
+"""Arms times seeds as a list of runs: names, order, and fingerprints."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from meta_reward_core.tasks.toy.task import TASK_NAME as TOY_TASK
 
 @dataclass(frozen=True, slots=True)
 class MatrixSpec:
-    """What shall be run.
+    """Specification of the runs.
 
     Attributes:
         name: first part of the runs' names.
@@ -53,7 +53,7 @@ class MatrixSpec:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """One experiment to be.
+    """A planned experiment.
 
     Attributes:
         group: names the M0 and the loop seed; runs that have both in common begin alike.
@@ -72,7 +72,7 @@ class PlannedRun:
 
 
 def plan_runs(spec: MatrixSpec, gates: Sequence[GateResult]) -> list[PlannedRun]:
-    """All runs, seed by seed, so that every arm has as many whenever it is stopped.
+    """List all runs, seed by seed, so that arms have equally many whenever it is stopped.
 
     Raises:
         RecipeError: a recipe is missing or wrong.
@@ -113,7 +113,7 @@ def _plan_run(
 def compute_fingerprint(
     spec: MatrixSpec, run: PlannedRun, roots: StorageRoots, *, variant: str | None
 ) -> RunFingerprint:
-    """What a run would be a function of, were it made today.
+    """Compute the fingerprint of a run if it were started today.
 
     Args:
         variant: sha256 of its seed model, where it is one of the miniature's and known.

@@ -1,4 +1,4 @@
-"""A folder of records that travels: what runs came to, and how their seed models did at the gate.
+"""A portable folder of records: results of runs, and gate results of seed models.
 
     <folder>/<run>.json                 a finished run, for as long as it is what a run of today
                                         would be (`meta_reward_core.reporting.run_record`)
@@ -37,7 +37,7 @@ _SEED_MODELS: Final = "seed_models"
 
 @dataclass(frozen=True, slots=True)
 class SeedCandidate:
-    """A seed model that was trained and measured.
+    """A trained and measured seed model.
 
     Attributes:
         model: sha256 of its folder; None where it failed the gate and was not kept.
@@ -49,7 +49,7 @@ class SeedCandidate:
 
 @dataclass(frozen=True, slots=True)
 class SeedModelRecords:
-    """Seed models as the folder of records knows them, or else as they lie on this machine.
+    """Seed models in the folder of records, or else on this machine.
 
     Attributes:
         models: folder below which trained ones lie.
@@ -61,7 +61,7 @@ class SeedModelRecords:
     say: StatusCallback
 
     def find_or_record(self, variant: SeedModelVariant) -> SeedCandidate | None:
-        """How a seed model did, if anybody has tried it; what is known here alone is recorded.
+        """Return a seed model's result if known; a result known only here is recorded.
 
         Raises:
             ArtifactError: a record cannot be read or written.
@@ -74,7 +74,7 @@ class SeedModelRecords:
         return here
 
     def find_local(self, variant: SeedModelVariant) -> SeedCandidate | None:
-        """How a seed model did that was tried on this machine, or came with the package."""
+        """Return the result of a seed model tried on this machine, or shipped with the package."""
         gate = find_gate_result(variant, self.models)
         if gate is None:
             return None

@@ -60,7 +60,7 @@ def build_vocabulary() -> tuple[str, ...]:
 
 
 def build_tokenizer() -> "PreTrainedTokenizerFast":
-    """The word-level tokenizer; decoding puts each line back, encoding takes it as a space."""
+    """Build the word-level tokenizer; decoding restores lines, encoding treats them as spaces."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

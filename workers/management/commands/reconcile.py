@@ -1,4 +1,4 @@
-"""Send again what was lost, and let go on what stands still; `serve` runs this."""
+"""Resend lost messages and resume stalled work; `serve` runs this."""
 
 import contextlib
 from typing import Any
@@ -22,7 +22,7 @@ class Command(BaseCommand):
         parser.add_argument("--once", action="store_true", help="Run once and exit.")
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
-        """Watch until stopped."""
+        """Run until stopped."""
         with handle_errors():
             require_tables()
             if options["once"]:

@@ -41,7 +41,7 @@ class Command(BaseCommand):
                  "the name of the first experiment.")  # fmt: skip
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
-        """Read, build, write."""
+        """Read the runs, build the report and write it."""
         console = open_console(self.stdout, no_color=options["no_color"])
         names = list(dict.fromkeys(options["experiments"]))
         with handle_errors():
@@ -58,7 +58,7 @@ class Command(BaseCommand):
 
 
 def _read(name: str) -> ExperimentRun:
-    """By its rows where there are any: only they know seconds."""
+    """Read a run through its database rows if there are any: only they contain durations."""
     row = Experiment.objects.filter(name=name).first()
     if row is not None:
         return load_run(row, look=True)

@@ -1,4 +1,4 @@
-"""Run arms times seeds, going on wherever they were left, and write the report of all."""
+"""Run arms times seeds, resuming wherever they stopped, and write the report of all."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -179,7 +179,7 @@ def _check_baseline(baseline: str | None, runs: Sequence[PlannedRun]) -> None:
 def _build_arms(
     runs: Sequence[PlannedRun], records: RunRecords, failed: dict[str, str]
 ) -> list[Arm]:
-    """Finished runs by arm; what is not finished is named with the reason."""
+    """Group finished runs by arm; unfinished ones are listed with the reason."""
     arms = []
     for label in dict.fromkeys(run.arm for run in runs):
         planned = [run for run in runs if run.arm == label]

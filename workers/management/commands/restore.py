@@ -1,4 +1,4 @@
-"""Put the rows of a backup back, and look at the files that they speak of."""
+"""Restore a backup of the database, and check the files it refers to."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
-        """Restore, and compare."""
+        """Restore the backup and compare the files."""
         with handle_errors():
             require_tables()
             if not options["check_only"]:

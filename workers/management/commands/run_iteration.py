@@ -184,7 +184,7 @@ def _execute(request: ExperimentRequest, options: dict[str, Any], console: Conso
 
 
 def _measure_throughput(name: str, recipe: Recipe) -> MeasuredThroughput:
-    """What the experiment itself has shown; before that, another one like it."""
+    """Return the throughput of the experiment itself, else of a similar one."""
     row = models.Experiment.objects.filter(name=name).first()
     own = measure_throughput(row) if row else MeasuredThroughput()
     return (
@@ -193,12 +193,12 @@ def _measure_throughput(name: str, recipe: Recipe) -> MeasuredThroughput:
 
 
 def _format_command(name: str, *words: str) -> str:
-    """What to type for the next iteration; the experiment knows its own recipe."""
+    """Format the command for the next iteration; the experiment knows its own recipe."""
     return format_command("run_iteration", "--experiment", name, *words)
 
 
 def _format_resume_command(request: ExperimentRequest, options: dict[str, Any]) -> str:
-    """What to type to go on, wherever this run was stopped."""
+    """Format the command that resumes this run."""
     given = {
         "--recipe": request.recipe,
         "--model": request.model,
@@ -285,7 +285,7 @@ def _run_by_workers(
 
 
 def _find_following(iteration: models.Iteration) -> models.Iteration | None:
-    """The next iteration, if the workers have begun it on their own."""
+    """Return the next iteration if the workers have started it."""
     following = models.Iteration.objects.filter(
         experiment=iteration.experiment_id,
         experiment__target_iteration__gt=iteration.number,

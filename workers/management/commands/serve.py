@@ -1,4 +1,4 @@
-"""Bring up a whole installation with one command."""
+"""Start a whole installation with one command."""
 
 import secrets
 from typing import Any
@@ -68,7 +68,7 @@ class Command(BaseCommand):
             raise CommandError(str(error), returncode=error.exit_code) from error
 
     def _make_first_account(self) -> None:
-        """Somebody has to be able to sign in; the password is shown once and stored nowhere."""
+        """Create the first account; its password is shown once and stored nowhere."""
         if User.objects.exists():
             return
         password = secrets.token_urlsafe(12)

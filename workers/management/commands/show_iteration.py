@@ -1,4 +1,4 @@
-"""Show what an iteration did: the tables that ended its run."""
+"""Show the summary of an iteration."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Command(BaseCommand):
         add_old_option(parser, "--json", output)
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
-        """Print, and write if asked."""
+        """Print, and write if requested."""
         console = open_console(self.stdout, no_color=options["no_color"])
         with handle_errors():
             require_tables()

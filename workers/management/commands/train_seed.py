@@ -1,4 +1,4 @@
-"""Make a seed model: fine-tune a model on evaluation and instruction data (EFT and IFT)."""
+"""Train a seed model: fine-tune a model on evaluation and instruction data (EFT and IFT)."""
 
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -40,7 +40,7 @@ class Command(ExemplifiedCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare the options; those of the training are the fields of its settings."""
+        """Declare the options; training options are the fields of its settings."""
         add = parser.add_argument
         add("--model", required=True, metavar="PATH|HUB_ID", help="Model to fine-tune.")
         add("--data", type=Path, action="append", required=True, metavar="FILE",
@@ -72,7 +72,7 @@ class Command(ExemplifiedCommand):
                 add_old_option(training, _to_option(old.rpartition(".")[2]), actions[name])
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
-        """Check everything, train, say where the model lies."""
+        """Check everything, train, and print where the model is."""
         console = open_console(self.stdout, no_color=options["no_color"])
         with handle_errors(go_on="The same command goes on from the last whole epoch."):
             _train(options, get_storage_roots(), console)
@@ -146,7 +146,7 @@ def _resolve_target(name: str, roots: StorageRoots) -> Path:
 
 
 def _read_rows(file: Path, held_out: HeldOutPrompts, console: Console) -> list[SftRow]:
-    """Read a file's rows; say which were left out."""
+    """Read a file's rows and report the rejected ones."""
     found = read_sft_rows(file, held_out=held_out)
     for rejected in found.rejected:
         console.print(f"{file}, line {rejected.line}: left out, {rejected.column}: "

@@ -1,4 +1,4 @@
-"""Add one worker to whatever broker the settings name."""
+"""Start one worker for the configured broker."""
 
 from argparse import ArgumentTypeError
 from typing import Any
