@@ -42,13 +42,13 @@ _MARK = "ROW "
 _HEAD = """\
 # Benchmarks
 
-Written by `make bench` (`benchmarks/table.py`). Each figure is the median of the ratios of at
-least five pairs, measured in turn in one run, unless the note says otherwise; in brackets the
-lowest and the highest ratio. Above 1 is to our favour unless the bound is an upper one; "wanted" is
-what we set out to reach. Absolute times belong to the machines named below and are no figures to
-compare by. The sections below the table are older measurements.
+Written by `make bench` (`benchmarks/table.py`). Each ratio is the median of at least five pairs
+that are measured alternately in one run, unless the note says otherwise; the lowest and the highest
+ratio are in brackets. Above 1 is in our favour unless the bound is an upper one; "target" is what
+we aimed for. Absolute times depend on the machines named below and are not for comparison. The
+sections below the table are older measurements.
 
-| row | against | ratio | wanted | reached | measured | note |
+| row | against | ratio | target | reached | measured | note |
 |---|---|--:|--:|---|---|---|
 """
 

@@ -218,6 +218,10 @@ STATIC_URL = "static/"
 STATICFILES_DIRS = [STATIC_SOURCES]
 STATIC_ROOT = _given.static_root
 WHITENOISE_USE_FINDERS = STATIC_ROOT is None
+# `make docs` builds the documentation into var/public/docs; it is served at /docs/ without sign-in.
+PUBLIC_ROOT = _given.var / "public"
+WHITENOISE_ROOT = str(PUBLIC_ROOT) if PUBLIC_ROOT.is_dir() else None
+WHITENOISE_INDEX_FILE = True
 
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"

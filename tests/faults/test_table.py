@@ -41,7 +41,7 @@ def test_what_was_seen_stands_in_its_cell_and_what_was_not_run_says_so(
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert f"| engine child killed | {' | '.join(['3 s'] * 8)} | · | · |" in text
-    assert "| broker: CLIENT KILL of everybody | not run |" in text
+    assert "| broker: CLIENT KILL of all clients | not run |" in text
     assert "what stood there" not in text
 
 

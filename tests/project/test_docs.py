@@ -46,7 +46,11 @@ def test_tests_that_pages_name_are_there() -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    heads = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    text = page.read_text(encoding="utf-8")
+    included = re.match(r"```\{include\} (\S+)", text)
+    if included is not None:
+        return anchors(page.parent / included[1])
+    heads = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", head).strip().lower().replace(" ", "-") for head in heads}
 
 

@@ -32,7 +32,7 @@ SAID = {
     "the warm-up": "a warm-up over the first 10% of the steps",
     "the longest row": "rows above `max_length` (2,048 tokens) are refused",
     "the mean of sft_weight": "a mean over all tokens of a step",
-    "the warnings of our prompts": "no reproduction of Table 5",
+    "the warnings of our prompts": "not a reproduction of Table 5",
     "how the meta-judge is sampled": "temperature 0.8 and top-p 0.95",
     "what is not built": "Starling-RM-34B",
 }

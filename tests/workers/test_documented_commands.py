@@ -15,11 +15,18 @@ from tests.databases import CHECKOUT
 from tests.workers.installation import Installation, UseScript
 
 PAGES: Final = (
-    *("README.md", "docs/tutorial.md", "docs/how-to.md"),
-    *("docs/operations.md", "docs/planning.md"),
+    *("README.md", "docs/install.md", "docs/tutorial.md", "docs/how-to.md", "docs/audit.md"),
+    *("docs/operations.md", "docs/planning.md", "docs/evaluation.md", "docs/prompts.md"),
+    *("docs/engines.md", "docs/docker.md", "docs/model_check.md"),
 )
 NOT_HERE: Final = {
-    r"run_iteration (?!.*--dry-run)": "minutes to days; `tests/end_to_end` runs such ones",
+    r"run_iteration(?!.*--dry-run)": "minutes to days; `tests/end_to_end` runs such ones",
+    r"evaluate": "tests/workers/test_evaluate.py and test_evaluate_run.py, with files",
+    r"report --experiment mine --experiment": "tests/workers/test_report.py",
+    r"(build_eft|generate_prompts|train_seed --model)": "tests/workers, with models and their data",
+    r"reproduce": "hours; tests/workers/test_reproduction.py",
+    r"(create_audit|audit_report)": "needs a batch: tests/workers/test_audit_commands.py",
+    r"backup --output /data": "a path of a container; another backup runs here",
     r"create_demo": "a minute: it takes a real model through an iteration",
     r"(serve( --without-worker)?|worker|reconcile)$": "they run until stopped; tests/end_to_end",
     r"health": "it needs a broker; tests/webapp/test_health.py",

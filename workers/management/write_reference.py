@@ -21,14 +21,14 @@ _HEAD: Final = """\
 
 {text}
 
-This page is written by `python -m workers.management.write_reference`; a test holds it to the code.
+`python -m workers.management.write_reference` generates this page; a test keeps it up to date.
 """
 
 
 def write_commands() -> str:
     """Generate the page of our `manage.py` commands."""
     ours = sorted(name for name, app in get_commands().items() if _is_ours(app))
-    text = "Commands of `python manage.py`, as `--help` after a command shows them."
+    text = "Commands of `python manage.py`, with the options that `--help` shows."
     return "\n".join([_HEAD.format(title="Commands", text=text), *map(_describe_command, ours)])
 
 
@@ -63,7 +63,7 @@ def _iter_help_lines(parser: argparse.ArgumentParser, title: str, *, level: int)
 
 def _format_option(action: argparse.Action) -> str:
     names = ", ".join(action.option_strings) or action.metavar or action.dest
-    shown = f"{names} {_format_value(action)}".strip()
+    shown = f"{names} {_format_value(action)}".strip().replace("|", r"\|")
     needed = " (required)" if action.required and action.option_strings else ""
     return f"| `{shown}` | {_clean_text(action.help)}{needed} |"
 
