@@ -2,11 +2,14 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from transformers import BertConfig, BertForSequenceClassification, T5Config
 
+from meta_reward_core.context import ModelRef
+from meta_reward_core.errors import NeedsAttentionError
 from meta_reward_core.models.check.loading import (
     UnusableConfigError,
     check_config_saving,
@@ -19,6 +22,8 @@ from meta_reward_core.models.check.tokenizer import (
     check_tokenizer,
     load_tokenizer,
 )
+from meta_reward_core.planning.model_check.gate import require_savable
+from meta_reward_core.recipes.schema import Recipe
 from tests.core.tiny_model import make_model_folder
 from tests.model_files import edit_json
 
@@ -92,6 +97,18 @@ def test_a_generation_config_that_cannot_be_saved_is_refused(
     assert (found.level, found.file) == (Level.RED, "generation_config.json")
     assert "cannot be saved again" in found.message
     assert found.remedy == 'remove the sampling values, or set "do_sample" to true'
+
+
+def test_a_generation_config_that_was_broken_after_the_draws_stops_the_training_before_it_starts(
+    model: Path,
+) -> None:
+    context: Any = SimpleNamespace(
+        recipe=Recipe(name="mine"), model=ModelRef.from_folder("M0", model)
+    )
+    require_savable(context)
+    edit_json(model / "generation_config.json", temperature=0.6)
+    with pytest.raises(NeedsAttentionError, match="cannot be saved again"):
+        require_savable(context)
 
 
 @pytest.mark.parametrize(
