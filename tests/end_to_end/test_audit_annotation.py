@@ -83,6 +83,7 @@ def press(page: Page, key: str, *, until: str) -> None:
     """Press a key that leads to a page with a heading or a text."""
     page.keyboard.press(key)
     expect(page.locator("main")).to_contain_text(until)
+    page.wait_for_load_state()  # its script heeds the next key
 
 
 def test_a_batch_in_one_sitting_by_the_keyboard_alone(

@@ -65,9 +65,12 @@ def answer_by_forward(batch: Batch, auditor: User) -> None:
     batch.items.update(is_answered=True)
 
 
-def test_an_operator_draws_a_batch(client: Client, audited: Experiment, carol: User) -> None:
+def test_an_operator_draws_a_batch(
+    client: Client, audited: Experiment, carol: User, dave: User
+) -> None:
     assert client.get("/experiments/scripted/audits/new").status_code == 200
-    answer = client.post("/experiments/scripted/audits/new", NEW | {"auditors": [carol.pk]})
+    chosen = {"auditors": [carol.pk, dave.pk]}
+    answer = client.post("/experiments/scripted/audits/new", NEW | chosen)
     assert answer["Location"] == AUDITS
     page = client.get(AUDITS).content.decode()
     assert "an audit of iteration 1, requested by alice" in page
@@ -78,7 +81,7 @@ def test_an_operator_draws_a_batch(client: Client, audited: Experiment, carol: U
     assert (job.status, job.outcome) == ("done", {"batch": made.pk})
     assert client.get(AUDITS, headers={"HX-Request": "true"}).headers["HX-Refresh"] == "true"
     assert "hx-trigger" not in client.get(AUDITS).content.decode()
-    assert list(made.auditors.all()) == [carol]
+    assert set(made.auditors.all()) == {carol, dave}
     assert made.items.filter(repeat_kind="").count() == 10
     assert made.items.filter(repeat_kind="same").count() == 1
     assert made.items.filter(repeat_kind="other").count() == 2
@@ -653,9 +656,9 @@ def reviewer_again() -> Client:
 
 
 def test_reviewers_find_items_on_which_auditors_differ(
-    audited: Experiment, alice: User, carol: User
+    audited: Experiment, alice: User, carol: User, dave: User
 ) -> None:
-    again = draw(audited, by=alice, auditors=[carol], other_share=0.5, size=10)
+    again = draw(audited, by=alice, auditors=[carol, dave], other_share=0.5, size=10)
     answer_by_forward(again, carol)
     path = reverse("admin:audit_item_changelist") + "?disagreement=auditors"
     client = reviewer()
@@ -668,9 +671,9 @@ def test_reviewers_find_items_on_which_auditors_differ(
 
 
 def test_reviewers_find_unsettled_conflicts_at_the_top_of_all_items(
-    audited: Experiment, alice: User, carol: User
+    audited: Experiment, alice: User, carol: User, dave: User
 ) -> None:
-    again = draw(audited, by=alice, auditors=[carol], other_share=0.5, size=10)
+    again = draw(audited, by=alice, auditors=[carol, dave], other_share=0.5, size=10)
     answer_by_forward(again, carol)
     settled, open_one = again.items.filter(repeat_kind="other").order_by("-number")[:2]
     Answer.objects.filter(item__in=[settled, open_one]).update(choice="neither")
@@ -729,7 +732,7 @@ def test_several_batches_are_assigned_and_taken_away_at_once(
 def test_who_adjudicates_sees_all_answers_and_what_the_meta_judge_said(
     audited: Experiment, alice: User, carol: User, dave: User
 ) -> None:
-    batch = draw(audited, by=alice, auditors=[carol], other_share=0.5, size=10)
+    batch = draw(audited, by=alice, auditors=[carol, dave], other_share=0.5, size=10)
     answer_by_forward(batch, carol)
     repeat = batch.items.filter(repeat_kind="other").select_related("original")[0]
     Answer.objects.filter(item=repeat).update(auditor_name="dave", comment="<b>both</b> miss it")
