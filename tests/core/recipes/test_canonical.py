@@ -49,7 +49,7 @@ SHIPPED = {
     "llama3-1-8b": "6bf9407a445ac77726394d6d1f1e5f7d406b37e84aa3158408c159a53a759823",
     "qwen3-4b": "e999cce8bab5760c737f344ac93d20fb5f4735a05debc8ac121cf8c916be5b13",
     "qwen3-8b": "5674f8bc9a8885fff5142d77a6b82654865f47623878764b1407f745caae14d1",
-    "smollm2-135m": "aecdc4353c2c48bd28104e11f689fb72f30ccb2668b221c0d23bdf96231eafd0",
+    "smollm2-135m": "ca709b2acf86a0383ac82bc98dace47e9fa9f32002b1c5efc5e8ef5632d2b07c",
     "smollm2-135m-self-rewarding": (
         "ba6b2fd48dc4f89b48ba31bcdeea37ac9edd7fcbdc56a28b11bdbce9596a9c8e"
     ),
