@@ -215,7 +215,7 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
     # Tokenizer.
     "tokenizer a pointer": (write(TOKENIZER, POINTER), RED, TOKENIZER, "run `git lfs pull`"),
     "merges a pointer": (write("merges.txt", POINTER), RED, "merges.txt", "run `git lfs pull`"),
-    "tokenizer missing": (remove(TOKENIZER), RED, TOKENIZER_CONFIG, "cannot be loaded"),
+    "tokenizer missing": (remove(TOKENIZER), RED, TOKENIZER, "cannot be loaded"),
     "tokenizer cut off": (cut(TOKENIZER), RED, TOKENIZER, "cannot be loaded"),
     "token without a row": (add_token, RED, TOKENIZER, "('<|tool|>')"),
     # Chat template.
@@ -253,7 +253,6 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
     "code": (write("modeling_own.py", ""), RED, "modeling_own.py", "never run; remove it"),
     "special tokens": (write("special_tokens_map.json", "[1,"), RED, "special_tokens_map.json",
                        "is not valid JSON"),
-    "no tokenizer": (remove(TOKENIZER), RED, TOKENIZER, "cannot be loaded"),
 }  # fmt: skip
 """What is done to a good folder, and what is said about it: level, file and words."""
 
