@@ -23,8 +23,18 @@ def require_engine(kind: str) -> None:
     Raises:
         InputError: it is not, and how it is installed.
     """
-    if kind == "vllm" and find_spec("vllm") is None:
+    if not is_engine_installed(kind):
         raise make_vllm_missing_error()
+
+
+def is_engine_installed(kind: str) -> bool:
+    """Whether the package of an engine is installed in this environment."""
+    return kind != "vllm" or find_spec("vllm") is not None
+
+
+def list_installed_engines() -> list[str]:
+    """List the kinds of engines that this environment can load."""
+    return [kind for kind in ENGINE_LOADERS if is_engine_installed(kind)]
 
 
 def make_vllm_missing_error() -> InputError:

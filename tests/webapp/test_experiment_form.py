@@ -32,6 +32,7 @@ from tests.webapp.experiment_form_fixtures import (
     only_job,
     storage_roots,
 )
+from tests.webapp.watching_fixtures import add_worker
 from webapp.experiment_form.cost import humanize_duration
 from webapp.experiment_form.launch_request import read_payload
 from webapp.experiment_form.model_choices import find_model_bytes
@@ -45,6 +46,7 @@ from webapp.experiments.models import (
     JobKind,
     Shard,
     Stage,
+    Worker,
 )
 
 pytestmark = pytest.mark.django_db
@@ -451,3 +453,56 @@ def test_the_form_asks_the_database_little(
 def test_experiments_are_never_made_by_the_form(client: Client) -> None:
     launch(client)
     assert not Experiment.objects.exists()
+
+
+def test_only_engines_of_running_workers_are_offered(client: Client) -> None:
+    """Without a report, an engine that may be missing is not said to be ready."""
+    region = text(client.post(NEW, filled(), headers=HTMX))
+    assert "No workers are running. The experiment waits for one." in region
+    add_worker(name="old@host", host="old", engines="")  # of a version that reports no engines
+    assert "Ready." in text(client.post(NEW, filled(), headers=HTMX))
+    vllm = filled(**{"recipe.engine.kind": "vllm"})
+    region = text(client.post(NEW, vllm, headers=HTMX))
+    assert "No running worker is known to have the engine vllm." in region
+    assert "Ready." not in region
+    Worker.objects.all().delete()
+    add_worker(engines="transformers,openai,scripted")
+    page = text(client.get(f"{NEW}?recipe=smoke"))
+    assert '<option value="transformers" selected>' in page
+    assert '<option value="vllm"' not in page
+    answer = launch(client, **{"recipe.engine.kind": "vllm"})
+    assert "No running worker has the engine vllm. Choose openai, scripted or" in text(answer)
+    assert not Job.objects.exists()
+    add_worker(name="gpu@host-2", host="host-2", engines="transformers,vllm", queues="cpu")
+    assert "Ready." not in text(client.post(NEW, vllm, headers=HTMX)), "it draws nothing"
+    Worker.objects.filter(host="host-2").update(queues="cpu,gpu")
+    assert "Ready." in text(client.post(NEW, vllm, headers=HTMX))
+
+
+def test_another_recipe_keeps_what_was_typed_beside_it(client: Client) -> None:
+    typed = filled(shown_recipe="smoke", base_recipe="paper-llama3-8b", model_from="hub",
+                   model_hub="org/name", prompts_from="text", prompts_text="one\ntwo",
+                   action="launch", **{"recipe.actor.samples": "3"})  # fmt: skip
+    state = client.post(NEW, typed).context["state"]
+    assert (
+        state.draft.recipe.sha256
+        == load_recipe("paper-llama3-8b", changes=["model=org/name"]).sha256
+    )
+    assert (state.form["name"].value(), state.form["prompts_text"].value()) == ("mine", "one\ntwo")
+    assert state.form["until"].value() == load_recipe("paper-llama3-8b").iterations
+    assert not Job.objects.exists(), "what was filled in was of another recipe"
+    assert launch(client, shown_recipe="smoke").status_code == 302
+
+
+def test_everything_that_is_wrong_is_said_at_once(client: Client) -> None:
+    answer = launch(client, name="no name", seed="-1", until="0", model_from="hub", model_hub="x y",
+                    prompts_from="text", prompts_text=" ",
+                    **{"recipe.actor.samples": "1", "recipe.pairing.rho": "2"})  # fmt: skip
+    wrong = answer.context["state"].errors.keys()
+    assert wrong == {
+        *("name", "seed", "until", "model_hub", "prompts_from"),
+        *("recipe.actor.samples", "recipe.pairing.rho"),
+    }
+    page = text(answer)
+    for name in wrong:
+        assert f'href="#note-{name.replace(".", "-")}"' in page

@@ -21,6 +21,7 @@ from meta_reward_core.planning.settings_change import (
 from meta_reward_core.recipes.canonical import get_current_key
 from meta_reward_core.recipes.changed_values import change_recipe
 from meta_reward_core.recipes.schema import Recipe
+from webapp.experiment_form.engine_offer import EngineOffer
 from webapp.experiment_form.form_state import PREFIX
 from webapp.experiment_form.presenter import SectionView, build_draft_sections
 from webapp.experiment_form.recipe_draft import ValueDifference, draft_recipe
@@ -88,7 +89,9 @@ def read_form(experiment: Experiment, given: Mapping[str, str]) -> SettingsFormS
     errors = {PREFIX + key: text for key, text in draft.errors.items()}
     wrong = [f"{key}: {text}" for key, text in draft.errors.items()]
     return SettingsFormState(
-        sections=build_draft_sections(draft, errors, left_out=FIXED_FIELDS),
+        sections=build_draft_sections(
+            draft, errors, engines=EngineOffer.read(), left_out=FIXED_FIELDS
+        ),
         problems=[*wrong, *draft.problems],
         values=draft.values,
         differences=draft.differences,

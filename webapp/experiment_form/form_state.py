@@ -31,6 +31,7 @@ from meta_reward_core.tasks.registry import find_task
 from webapp.accounts.permissions import AnyUser, get_viewable_experiment
 from webapp.experiment_form import forms
 from webapp.experiment_form.cost import CostEstimate, estimate_cost
+from webapp.experiment_form.engine_offer import EngineOffer
 from webapp.experiment_form.forms import LaunchForm
 from webapp.experiment_form.launch_request import (
     build_requested_recipe,
@@ -65,6 +66,20 @@ from webapp.experiments.models import Experiment
 
 PREFIX = "recipe."
 """Before the key of each recipe's field in the form."""
+
+_KEPT = (
+    "name",
+    "seed",
+    "is_private",
+    "model_folder",
+    "model_hub",
+    "prompts_text",
+    "prompts_stored",
+    "prompts_called",
+    "skip_bad_rows",
+)
+_OWN_MODELS = (forms.MODEL_FOLDER, forms.MODEL_HUB)
+_OWN_PROMPTS = (forms.PROMPTS_FILE, forms.PROMPTS_TEXT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +139,7 @@ class LaunchFormState:
         missing: labels of what has not been filled in yet.
         estimate: None as long as something of the recipe is wrong.
         model_check: what is known about the chosen model.
+        engines: kinds of engines that running workers offer.
     """
 
     base: FormBase
@@ -137,11 +153,18 @@ class LaunchFormState:
     settings: Sequence[ValueDifference]
     estimate: CostEstimate | None
     model_check: ModelCheckState
+    engines: EngineOffer
 
     @property
     def is_ready(self) -> bool:
         """Whether the experiment can be asked for."""
         return not (self.errors or self.problems or self.missing)
+
+    @property
+    def engine_note(self) -> str:
+        """Why an experiment that can be asked for would wait; empty if a worker can start it."""
+        recipe = self.draft.recipe
+        return "" if recipe is None else self.engines.describe_wait(recipe.engine.kind)
 
 
 def find_base(
@@ -168,13 +191,28 @@ def find_base(
     return FormBase(parse_recipe(values, origin=row.name), origin=row)
 
 
-def make_initial_state(user: AnyUser, base: FormBase) -> LaunchFormState:
-    """The form before anybody filled it in."""
-    initial: dict[str, Any] = {"until": base.recipe.iterations}
+def make_initial_state(
+    user: AnyUser, base: FormBase, *, kept: Mapping[str, Any] | None = None
+) -> LaunchFormState:
+    """The form before anybody filled it in.
+
+    Args:
+        kept: what was typed beside the recipe before another recipe was chosen.
+    """
+    initial: dict[str, Any] = {"until": base.recipe.iterations, **(kept or {})}
     if base.origin is not None:
         initial |= {"seed": base.origin.seed, "is_private": base.origin.is_private}
         initial["until"] = base.origin.target_iteration or base.recipe.iterations
     return _make_unsubmitted_state(user, base, to_texts(base.recipe), initial)
+
+
+def read_kept_fields(sent: QueryDict) -> dict[str, Any]:
+    """What stays in a form when another recipe is chosen: all that does not depend on it."""
+    kept = {name: sent[name] for name in _KEPT if sent.get(name)}
+    for name, own in (("model_from", _OWN_MODELS), ("prompts_from", _OWN_PROMPTS)):
+        if sent.get(name) in own:
+            kept[name] = sent[name]
+    return kept
 
 
 def make_refilled_state(
@@ -309,6 +347,9 @@ def _make_state(
     error = prompts.error or (_find_pool_error(form, recipe, prompts) if draft.recipe else "")
     errors |= {"prompts_from": error} if error else {}
     errors |= {PREFIX + key: text for key, text in draft.errors.items()}
+    engines = EngineOffer.read()
+    if draft.recipe is not None and (refusal := engines.find_error(draft.recipe.engine.kind)):
+        errors[f"{PREFIX}engine.kind"] = refusal
     checked = load_check_state(draft.recipe, prompts=get_stored_name(form, prompts))
     if found := _find_model_errors(form, checked):
         errors = {key: text for key, text in errors.items() if key != "model_from"} | found
@@ -324,6 +365,7 @@ def _make_state(
         settings=_list_setting_differences(base, form),
         estimate=_estimate_cost(user, form, draft),
         model_check=checked,
+        engines=engines,
     )
 
 

@@ -36,7 +36,7 @@ class LaunchForm(forms.Form):
     name = forms.CharField(
         max_length=64,
         validators=[valid_name],
-        help_text="Also the name of its folder. Cannot be changed later.",
+        help_text="Cannot be changed later.",
     )
     until = forms.IntegerField(
         label="Iterations to run",
@@ -100,6 +100,8 @@ class LaunchForm(forms.Form):
         )
         for field in self.fields.values():
             field.widget.attrs["autocomplete"] = "off"
+        if not self.data.get("name"):
+            self.fields["name"].widget.attrs["autofocus"] = True
 
     def _choose(self, name: str, choices: list[tuple[str, str]]) -> None:
         field = self.fields[name]

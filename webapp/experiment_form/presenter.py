@@ -8,6 +8,7 @@ from typing import Final
 from meta_reward_core.engines.endpoints import read_endpoints
 from meta_reward_core.errors import EndpointError
 from meta_reward_core.system.command_hint import format_command
+from webapp.experiment_form.engine_offer import EngineOffer
 from webapp.experiment_form.form_state import PREFIX, LaunchFormState
 from webapp.experiment_form.recipe_draft import RecipeDraft
 from webapp.experiment_form.recipe_fields import RecipeField, get_field_sections, get_recipe_fields
@@ -25,6 +26,8 @@ _NOTED: Final = (
 )
 """Settings with a place for what is wrong; of a file that stands beside what was read of it."""
 
+_ENGINE: Final = "engine.kind"
+
 
 @dataclass(frozen=True, slots=True)
 class FieldView:
@@ -36,6 +39,7 @@ class FieldView:
         text: what stands in it.
         before: what stands in the base, if that differs.
         error: what is wrong, if something is.
+        choices: what may be chosen here.
         suggestions: what this installation knows by name.
     """
 
@@ -45,6 +49,7 @@ class FieldView:
     text: str
     before: str
     error: str
+    choices: Sequence[str] = ()
     suggestions: Sequence[str] = ()
 
     @property
@@ -60,9 +65,17 @@ class SectionView:
     key: str
     title: str
     text: str
-    common: Sequence[FieldView]
-    rest: Sequence[FieldView]
-    is_open: bool
+    fields: Sequence[FieldView]
+
+    @property
+    def changed(self) -> int:
+        """How many values differ from the base."""
+        return sum(bool(shown.before) for shown in self.fields)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a person should see its fields at once."""
+        return any(shown.is_touched for shown in self.fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +98,15 @@ class FormProblem:
 
 def build_sections(state: LaunchFormState) -> list[SectionView]:
     """The recipe's fields, section by section."""
-    return build_draft_sections(state.draft, state.errors)
+    return build_draft_sections(state.draft, state.errors, engines=state.engines)
 
 
 def build_draft_sections(
-    draft: RecipeDraft, errors: Mapping[str, str], *, left_out: Collection[str] = ()
+    draft: RecipeDraft,
+    errors: Mapping[str, str],
+    *,
+    engines: EngineOffer,
+    left_out: Collection[str] = (),
 ) -> list[SectionView]:
     """The fields of a recipe that is edited, section by section.
 
@@ -97,21 +114,18 @@ def build_draft_sections(
         errors: by the name of the control.
         left_out: keys that are not shown; a section without a field is not, either.
     """
-    shown = {key: view for key, view in _build_fields(draft, errors).items() if key not in left_out}
+    built = _build_fields(draft, errors, engines)
+    shown = {key: view for key, view in built.items() if key not in left_out}
     sections = [
         SectionView(
             key=section.key or "schedule",
             title=section.title,
             text=section.text,
-            common=[shown[field.key] for field in section.common if field.key in shown],
-            rest=[shown[field.key] for field in section.rest if field.key in shown],
-            is_open=any(
-                shown[field.key].is_touched for field in section.rest if field.key in shown
-            ),
+            fields=[shown[field.key] for field in section.fields if field.key in shown],
         )
         for section in get_field_sections()
     ]
-    return [section for section in sections if section.common or section.rest]
+    return [section for section in sections if section.fields]
 
 
 def list_notes(state: LaunchFormState) -> list[FieldNote]:
@@ -119,7 +133,7 @@ def list_notes(state: LaunchFormState) -> list[FieldNote]:
     of_settings = [FieldNote(name, _get_error(state, name)) for name in _NOTED]
     of_recipe = [
         FieldNote(shown.identity, shown.error, shown.before)
-        for shown in _build_fields(state.draft, state.errors).values()
+        for shown in _build_fields(state.draft, state.errors, state.engines).values()
     ]
     return of_settings + of_recipe
 
@@ -144,7 +158,9 @@ def _get_label(state: LaunchFormState, name: str) -> str:
     return str(state.form[name].label) if name in state.form.fields else name
 
 
-def _build_fields(draft: RecipeDraft, errors: Mapping[str, str]) -> dict[str, FieldView]:
+def _build_fields(
+    draft: RecipeDraft, errors: Mapping[str, str], engines: EngineOffer
+) -> dict[str, FieldView]:
     endpoints = _list_known_endpoints()
     before = {difference.key: difference.before for difference in draft.differences}
     return {
@@ -155,6 +171,9 @@ def _build_fields(draft: RecipeDraft, errors: Mapping[str, str]) -> dict[str, Fi
             text=draft.texts[key],
             before=before.get(key, ""),
             error=errors.get(PREFIX + key, ""),
+            choices=engines.select_offered(field.choices, chosen=draft.texts[key])
+            if key == _ENGINE
+            else field.choices,
             suggestions=endpoints if key.rpartition(".")[2] == "endpoint" else (),
         )
         for key, field in get_recipe_fields().items()

@@ -107,8 +107,7 @@ class FieldSection:
     key: str
     title: str
     text: str
-    common: tuple[RecipeField, ...]
-    rest: tuple[RecipeField, ...]
+    fields: tuple[RecipeField, ...]
 
 
 @cache
@@ -125,11 +124,7 @@ def get_field_sections() -> tuple[FieldSection, ...]:
 @cache
 def get_recipe_fields() -> Mapping[str, RecipeField]:
     """List every field by its key."""
-    return {
-        field.key: field
-        for section in get_field_sections()
-        for field in (*section.common, *section.rest)
-    }
+    return {field.key: field for section in get_field_sections() for field in section.fields}
 
 
 def write_value(value: Any) -> str:
@@ -336,8 +331,7 @@ def _make_section(key: str, text: str, fields: Sequence[RecipeField]) -> FieldSe
         key=key,
         title=title,
         text=said or text,
-        common=tuple(field for field in fields if field.is_common),
-        rest=tuple(field for field in fields if not field.is_common),
+        fields=tuple(sorted(fields, key=lambda field: not field.is_common)),
     )
 
 

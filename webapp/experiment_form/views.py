@@ -1,5 +1,6 @@
 """Pages that start experiments: the form, its checks while it is filled in, and the job."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
@@ -35,6 +36,7 @@ from webapp.experiment_form.form_state import (
     make_initial_state,
     make_refilled_state,
     make_submitted_state,
+    read_kept_fields,
     write_launch_payload,
 )
 from webapp.experiment_form.launch_request import (
@@ -59,15 +61,17 @@ from webapp.experiments.models import Job, JobKind, JobStatus
 from webapp.htmx import is_partial_request, render_page_or_partial, vary_on_htmx
 
 _RECIPE_FILE_BYTES: Final = 65_536
+_PAPER_MODELS: Final = ("llama3-8b", "llama3-8b-neutral")
 _WAITS_LONG: Final = timedelta(seconds=20)
 
 
 @dataclass(frozen=True, slots=True)
-class ShippedRecipe:
-    """A recipe to begin with; `brings_all` means that it needs neither model nor prompts."""
+class RecipeGroup:
+    """Shipped recipes of one use; `brings_all`: they need neither a model nor prompts."""
 
-    recipe: Recipe
-    brings_all: bool
+    title: str
+    recipes: Sequence[Recipe]
+    brings_all: bool = False
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -87,8 +91,12 @@ def create_experiment(request: HttpRequest) -> HttpResponse:
         )
     except RecipeError as error:
         return _choose_recipe(request, problem=str(error))
-    if given.get("action") == "begin":
+    shown = given.get("shown_recipe")
+    if shown is None and given.get("action") == "begin":
         return _render_form(request, make_initial_state(request.user, base))
+    if shown is not None and shown != given.get("base_recipe"):
+        kept = read_kept_fields(given)
+        return _render_form(request, make_initial_state(request.user, base, kept=kept))
     return _check_or_submit(request, base)
 
 
@@ -193,12 +201,18 @@ def _read_request(job: Job) -> LaunchRequest | None:
 def show_model_check(request: HttpRequest, pk: int) -> HttpResponse:
     """Show the results of a model check; asks for itself until it is done."""
     job = get_requested_job(request.user, pk, JobKind.CHECK_MODEL)
-    return render_page_or_partial(
+    checked = ModelCheckState.from_job(job)
+    response = render_page_or_partial(
         request,
         "experiment_form/model_check.html",
         region="experiment_form/_model_check.html",
-        context={"checked": ModelCheckState.from_job(job), "job": job},
+        context={"checked": checked, "job": job},
     )
+    if is_partial_request(request) and not checked.is_running:
+        response.headers["HX-Trigger-After-Settle"] = (
+            "model-checked"  # the form checks itself again
+        )
+    return response
 
 
 def _render_first_form(request: HttpRequest) -> HttpResponse:
@@ -256,7 +270,7 @@ def _read_sent_text(request: HttpRequest) -> str:
 def _check_or_submit(request: HttpRequest, base: FormBase) -> HttpResponse:
     is_final = request.POST.get("action") == "launch" and not is_partial_request(request)
     state = make_submitted_state(request, base, is_final=is_final)
-    if request.POST.get("action") == "check" and not is_partial_request(request):
+    if request.POST.get("action") == "check":
         _request_model_check(request, state)
         state = make_submitted_state(request, base, is_final=is_final)
     if not is_final or not state.is_ready:
@@ -287,15 +301,26 @@ def _get_user(request: HttpRequest) -> User | None:
 
 
 def _choose_recipe(request: HttpRequest, *, problem: str = "") -> HttpResponse:
-    shipped = sorted(
-        map(load_shipped_recipe, list_shipped_recipes()), key=lambda one: one.sample.prompts
-    )
     context = {
-        "recipes": [ShippedRecipe(recipe, recipe.task is not None) for recipe in shipped],
+        "groups": list_recipe_groups(),
         "problem": problem,
         "text": request.POST.get("base_text", ""),
     }
     return render(request, "experiment_form/choose_recipe.html", context)
+
+
+def list_recipe_groups() -> list[RecipeGroup]:
+    """Group the shipped recipes by their use, the quickest first."""
+    shipped = sorted(
+        map(load_shipped_recipe, list_shipped_recipes()), key=lambda one: one.sample.prompts
+    )
+    own = [one for one in shipped if one.task is None]
+    groups = [
+        RecipeGroup("Toy task, on a CPU", [one for one in shipped if one.task], brings_all=True),
+        RecipeGroup("The paper", [one for one in own if one.name.endswith(_PAPER_MODELS)]),
+        RecipeGroup("Other models", [one for one in own if not one.name.endswith(_PAPER_MODELS)]),
+    ]
+    return [group for group in groups if group.recipes]
 
 
 def _render_form(
@@ -311,6 +336,7 @@ def _render_form(
         "base": state.base,
         "command": build_cli_command(state),
         "sections": build_sections(state),
+        "groups": list_recipe_groups(),
         "notes": list_notes(state),
         "problems": list_problems(state),
         "is_region": is_partial_request(request),

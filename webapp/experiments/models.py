@@ -328,6 +328,8 @@ class Worker(models.Model):
         queues: names of the queues it takes work from, separated by commas.
         device: where its engine computes, once it has said so.
         device_bytes: memory in use on its GPU when the engine last said so; none on a CPU.
+        engines: kinds of engines that are installed there, separated by commas; empty for a worker
+            of an earlier version.
         shard: what it works on.
         since: since when it does that, or nothing.
     """
@@ -339,6 +341,7 @@ class Worker(models.Model):
     queues = models.CharField(max_length=255)
     device = models.CharField(max_length=255, blank=True, default="")
     device_bytes = models.BigIntegerField(null=True, blank=True)
+    engines = models.CharField(max_length=255, blank=True, default="")
     shard = models.ForeignKey(
         Shard, on_delete=models.SET_NULL, null=True, blank=True, related_name="workers"
     )

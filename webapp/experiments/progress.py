@@ -234,6 +234,19 @@ def count_live_workers() -> int:
     return Worker.objects.filter(heartbeat__gte=heard).count()
 
 
+def list_offered_engines() -> frozenset[str] | None:
+    """List the kinds of engines that live GPU workers offer.
+
+    None if no such worker runs, or one of an earlier version does, which does not report them.
+    """
+    heard = timezone.now() - timedelta(seconds=SILENT_SECONDS)
+    live = Worker.objects.filter(heartbeat__gte=heard)
+    reported = [row.engines for row in live if "gpu" in row.queues.split(",")]
+    if not reported or not all(reported):
+        return None
+    return frozenset(kind for engines in reported for kind in engines.split(","))
+
+
 def _describe_work(worker: Worker, named: Container[int]) -> str:
     if worker.shard is None:
         return ""

@@ -23,3 +23,40 @@ document.addEventListener("htmx:responseError", (event) => {
   wrong.textContent = "This is too long to be pasted: send it as a file.";
   note.replaceChildren(wrong);
 });
+
+// Another recipe gives the fields other values: the form is shown anew, with what was typed kept.
+document.addEventListener("change", (event) => {
+  if (event.target.id !== "base-recipe") return;
+  const begin = document.createElement("button");
+  begin.name = "action";
+  begin.value = "begin";
+  begin.hidden = true;
+  event.target.form.append(begin);
+  event.target.form.requestSubmit(begin);
+});
+
+const search = document.getElementById("field-search");
+if (search) {
+  const sections = [...document.querySelectorAll("details.section")];
+  const openAtFirst = new Set(sections.filter((section) => section.open));
+  search.closest("p").hidden = false;
+  search.addEventListener("change", (event) => event.stopPropagation());
+  search.addEventListener("keydown", (event) => { if (event.key === "Enter") event.preventDefault(); });
+  search.addEventListener("input", () => {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let found = 0;
+    for (const section of sections) {
+      let inSection = 0;
+      for (const setting of section.querySelectorAll(".setting")) {
+        const names = [...setting.querySelectorAll("[name]")].map((one) => one.name.replace("recipe.", ""));
+        const text = `${setting.textContent} ${names.join(" ")}`.toLowerCase();
+        setting.hidden = !words.every((word) => text.includes(word));
+        inSection += setting.hidden ? 0 : 1;
+      }
+      section.hidden = inSection === 0;
+      section.open = words.length ? inSection > 0 : openAtFirst.has(section);
+      found += inSection;
+    }
+    document.getElementById("fields-found").textContent = words.length ? `${found} found` : "";
+  });
+}

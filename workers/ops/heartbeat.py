@@ -15,6 +15,7 @@ from django.db import DatabaseError, connections
 from django.db.models import DateTimeField, ExpressionWrapper
 from django.db.models.functions import Now
 
+from meta_reward_core.engines.registry import list_installed_engines
 from webapp.experiments.models import Shard, Worker
 from workers.ops.host import get_machine_name
 
@@ -116,6 +117,7 @@ def _update_row(**changes: Any) -> None:
             create_defaults={
                 "name": f"{_identity.name}/{slot}" if _slot else _identity.name,
                 "queues": _identity.queues,
+                "engines": ",".join(list_installed_engines()),
                 "heartbeat": Now(),
                 "since": Now(),
                 "started": Now(),

@@ -1,0 +1,58 @@
+"""Which engines the running workers offer, so that a form offers no other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from webapp.experiments.progress import count_live_workers, list_offered_engines
+
+_OPTIONAL: Final = "vllm"
+"""The one engine whose package the project does not require."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOffer:
+    """Engines of the running workers.
+
+    Attributes:
+        kinds: None as long as no running GPU worker reports them.
+        has_workers: whether any worker runs.
+    """
+
+    kinds: frozenset[str] | None
+    has_workers: bool
+
+    @classmethod
+    def read(cls) -> "EngineOffer":
+        """Read what the workers reported."""
+        return cls(list_offered_engines(), count_live_workers() > 0)
+
+    def find_error(self, kind: str) -> str:
+        """Why no running worker can run an engine; empty if one can, or that is unknown."""
+        if self.kinds is None or kind in self.kinds:
+            return ""
+        return (
+            f"No running worker has the engine {kind}. Choose {_join(sorted(self.kinds))}, or "
+            f"start a worker in whose environment {kind} is installed."
+        )
+
+    def describe_wait(self, kind: str) -> str:
+        """What an experiment with an engine would wait for; empty if a worker can start it."""
+        if self.kinds is None and kind == _OPTIONAL:
+            return (
+                f"No running worker is known to have the engine {kind}. "
+                "The experiment waits for one."
+            )
+        if not self.has_workers:
+            return "No workers are running. The experiment waits for one."
+        return ""
+
+    def select_offered(self, kinds: Sequence[str], *, chosen: str) -> list[str]:
+        """Select the engines to offer; the chosen one stays, so that its error has its place."""
+        if self.kinds is None:
+            return list(kinds)
+        return [kind for kind in kinds if kind in self.kinds or kind == chosen]
+
+
+def _join(words: Sequence[str]) -> str:
+    return " or ".join(words) if len(words) < 3 else f"{', '.join(words[:-1])} or {words[-1]}"
