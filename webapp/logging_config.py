@@ -37,11 +37,20 @@ def get_log_facts() -> dict[str, object]:
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people: time, level, facts, message."""
+    """A line for people: time, level, facts, message.
+
+    Args:
+        with_facts: whether lines say what they are about.
+    """
+
+    def __init__(self, *, with_facts: bool = True) -> None:
+        super().__init__()
+        self._with_facts = with_facts
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a record; whatever a model or a stranger put into it cannot forge a second line."""
-        facts = " ".join(f"{name}={value}" for name, value in get_log_facts().items())
+        given = get_log_facts().items() if self._with_facts else ()
+        facts = " ".join(f"{name}={value}" for name, value in given)
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         words = [when, record.levelname, record.name, *([f"[{facts}]"] if facts else [])]
         message = record.getMessage().replace("\n", "\n    ")

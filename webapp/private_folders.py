@@ -97,6 +97,7 @@ def _iter_private_paths() -> Iterator[Path]:
         settings.META_REWARD_UPLOAD_ROOT,
         settings.META_REWARD_BROKER_ROOT,
         settings.META_REWARD_SCRATCH_ROOT,
+        settings.META_REWARD_LOG_ROOT,
     ):
         yield Path(root)
     database = settings.DATABASES["default"]

@@ -21,6 +21,7 @@ CSRF_TRUSTED_ORIGINS = list(_given.csrf_origins)
 META_REWARD_ARTIFACT_ROOT = _given.artifact_root
 META_REWARD_MODEL_ROOT = str(_given.model_root)
 META_REWARD_SCRATCH_ROOT = str(_given.scratch_root)
+META_REWARD_LOG_ROOT = str(_given.log_root)
 
 # How old a page's region may be for those who only watch: it is drawn once for all of them.
 META_REWARD_REGION_SECONDS = _given.region_seconds

@@ -170,7 +170,7 @@ def plan_settings_change(
     before, after = compare_recipes(latest, recipe)
     if not after:
         return None
-    _refuse_fixed(files.name, after)
+    refuse_fixed_fields(files.name, after)
     plan = _plan(files, history, recipe, before, after, apply)
     if plan.made_again and apply is None:
         raise InputError(
@@ -182,7 +182,12 @@ def plan_settings_change(
     return plan
 
 
-def _refuse_fixed(name: str, after: Mapping[str, Any]) -> None:
+def refuse_fixed_fields(name: str, after: Mapping[str, Any]) -> None:
+    """Refuse values that cannot change in an experiment.
+
+    Raises:
+        InputError: naming each of them, and why.
+    """
     fixed = {key: why for key, why in FIXED_FIELDS.items() if _is_changed(key, after)}
     if fixed:
         lines = [f"  {key}: {why}" for key, why in fixed.items()]

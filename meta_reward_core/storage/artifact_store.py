@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -208,6 +209,34 @@ class ArtifactStore:
         except OSError as error:
             raise _to_artifact_error(error, self.get_path(name)) from error
         return True
+
+    def copy(self, name: str, target: str) -> None:
+        """Give an artifact a second name, over an earlier one of that name.
+
+        Artifacts never change, so a local store links instead of copying where it can.
+
+        Raises:
+            StorageFullError: there is no room.
+            ArtifactError: there is no artifact of this name, or it cannot be written.
+        """
+        self.delete(target)
+        source, destination = self.get_path(name), self.get_path(target)
+        try:
+            if not self.is_local:
+                with self._explain_errors("copy", name):
+                    self._fs.copy(source, destination)
+                return
+            Path(destination).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source, destination)
+            except OSError as error:
+                if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}:
+                    raise
+                shutil.copyfile(source, destination)
+        except FileNotFoundError as error:
+            raise ArtifactError(f"there is no {source}") from error
+        except OSError as error:
+            raise _to_artifact_error(error, destination) from error
 
     def require_first_writer_wins(self, folder: str) -> None:
         """Check that a store supports conditional writes, which everything else relies on.

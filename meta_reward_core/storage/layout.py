@@ -115,6 +115,11 @@ class ExperimentLayout:
         """Folder of the scorecards of all models."""
         return self.get_path(_EVALUATIONS)
 
+    @property
+    def evaluation_items(self) -> str:
+        """Folder of the items that tasks measure every model on."""
+        return self.get_path(_EVALUATION_ITEMS)
+
     def get_settings_change(self, number: int) -> str:
         """Name of a settings change, counted from 1."""
         return f"{self.settings}/{number:05d}.json"

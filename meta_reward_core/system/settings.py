@@ -264,6 +264,13 @@ class Settings(BaseSettings):
         section=_FILES,
         shown="`scratch` in `META_REWARD_VAR`",
     )
+    log_root: Folder = _declare(
+        "META_REWARD_LOG_ROOT",
+        "Console output of attempts. Share it to read the output of all machines on the site.",
+        default=_in_var("logs"),
+        section=_FILES,
+        shown="`logs` in `META_REWARD_VAR`",
+    )
     publish_root: Folder = _declare(
         "META_REWARD_PUBLISH_ROOT",
         "Published models.",

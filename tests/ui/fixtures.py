@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db.models import Model
+from django.urls import reverse
 from django.utils import timezone
 
 from meta_reward_core.models.check.result import Check, CheckReport, Level
@@ -30,7 +31,9 @@ from webapp.api.models import make_token
 from webapp.audit import adjudication, annotation_queue
 from webapp.audit.gate import explain_hold
 from webapp.audit.models import Batch, Gate, RepeatKind
+from webapp.experiments.attempt_logs import get_log_path
 from webapp.experiments.models import (
+    Attempt,
     Driver,
     Experiment,
     Iteration,
@@ -116,7 +119,7 @@ def fill(noted: Path) -> None:
     Experiment.objects.update(owner=alice)
     real = Experiment.objects.get(name=REAL)
     _add_states(real)
-    notes = _add_audits(real) | _add_jobs(real, alice) | _places_of(real)
+    notes = _add_audits(real) | _add_jobs(real, alice) | _places_of(real) | _add_outputs()
     _add_own_things(alice)
     noted.write_text(json.dumps(notes), encoding="utf-8")
 
@@ -148,6 +151,36 @@ def _places_of(real: Experiment) -> dict[str, str]:
         "last_prompt": of_last,
         **{f"any_{name}": value for name, value in examples.items()},
     }
+
+
+def _add_outputs() -> dict[str, str]:
+    """Note an attempt that runs and one that failed, with what they printed; and a command's."""
+    attempts = Attempt.objects.order_by("pk")
+    found = {
+        "running": attempts.filter(status="running", shard__stage__name="judge").first(),
+        "failed": attempts.filter(status="failed", error=OUT_OF_MEMORY).last(),
+        "of_a_command": attempts.filter(shard__stage__iteration__driver="command").first(),
+    }
+    notes = {}
+    for name, attempt in found.items():
+        assert attempt is not None
+        iteration = attempt.shard.stage.iteration
+        notes[f"output_{name}"] = reverse(
+            "attempt_output", args=[iteration.experiment.name, iteration.number, attempt.pk]
+        )
+        if name == "of_a_command":
+            continue
+        path = get_log_path(attempt)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        began = attempt.started.isoformat(timespec="milliseconds")
+        lines = [f"{began} INFO workers.pipeline.run_shard: begun"]
+        lines += [
+            f"{began} INFO workers.engine.output: Loading weights: {percent:3d}%"
+            for percent in range(0, 101, 2)
+        ]
+        lines += attempt.error.splitlines()
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return notes
 
 
 def _first_prompt(iteration: Path) -> str:

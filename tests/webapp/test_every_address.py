@@ -18,9 +18,9 @@ from meta_reward_core.recipes.schema import Recipe
 from tests.core import scripted_world
 from tests.webapp.audit_fixtures import artifacts, audited, batch, browser, carol, dave, take
 from tests.webapp.test_permissions import ADDRESSES, ASKED_BY_POST
-from tests.webapp.watching_fixtures import HTMX, RESTORE
+from tests.webapp.watching_fixtures import HTMX, RESTORE, add_attempt, add_stage
 from webapp.audit.models import Batch
-from webapp.experiments.models import Job
+from webapp.experiments.models import Job, Shard
 from webapp.results.iteration_reader import open_iteration
 from webapp.results.prompt_index import find_index
 
@@ -31,7 +31,7 @@ WITH_A_FORM: Final = {
     *("login", "password_change", "tokens", "notifications", "ownership"),
     *("new_experiment", "duplicate", "playground", "conversation", "publish", "audit_new"),
     "send_to_audit",
-    *("audit_item", "audit_review", "settings", "confirm_identity", "details", "delete"),
+    *("audit_item", "audit_review", "settings", "fork", "confirm_identity", "details", "delete"),
 }
 """Pages whose own form is sent back to them."""
 NO_PAGES: Final = {
@@ -79,21 +79,25 @@ def everybody(carol: User) -> Client:
     return client
 
 
+def make_row(name: str, person: User, batch: Batch) -> dict[str, object]:
+    """Make the row that an address names by its number."""
+    if name == "attempt_output":
+        stage = add_stage(batch.experiment.iterations.get(number=1))
+        return {"pk": add_attempt(Shard.objects.create(stage=stage, index=0)).pk}
+    common = {"created_by": person, "experiment_name": "mine"}
+    if name == "model_check":
+        return {"pk": Job.objects.create(kind="check_model", **common).pk}
+    if name == "job":
+        request = LaunchRequest(experiment="mine", seed=1, iterations=1, recipe="smoke")
+        payload = request.model_dump(mode="json")
+        return {"pk": Job.objects.create(kind="launch", payload=payload, **common).pk}
+    return {}
+
+
 def path_of(name: str, world: dict[str, object], person: User, batch: Batch) -> str:
     """The address of something that is there; what the page is about is made if need be."""
-    given, query = dict(world), ""
-    if name == "job":
-        launch_request = LaunchRequest(
-            experiment="mine", seed=1, iterations=1, recipe="smoke"
-        ).model_dump(mode="json")
-        job = Job.objects.create(
-            kind="launch", created_by=person, experiment_name="mine", payload=launch_request
-        )
-        given["pk"] = job.pk
-    elif name == "model_check":
-        job = Job.objects.create(kind="check_model", created_by=person, experiment_name="mine")
-        given["pk"] = job.pk
-    elif name == "conversation":
+    given, query = world | make_row(name, person, batch), ""
+    if name == "conversation":
         job = Job.objects.create(
             kind="chat",
             created_by=person,

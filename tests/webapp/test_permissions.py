@@ -24,7 +24,17 @@ MEMBERS: Final = {
     *("start_two_factor", "confirm_two_factor", "remove_two_factor"),
 }
 VIEWERS: Final = {
-    *("index", "workers", "activity", "experiment", "iteration", "compare", "files", "file"),
+    *(
+        "index",
+        "workers",
+        "activity",
+        "experiment",
+        "iteration",
+        "attempt_output",
+        "compare",
+        "files",
+        "file",
+    ),
     *("report", "evaluations"),
     *(
         "prompts",
@@ -50,7 +60,14 @@ OPERATORS: Final = {
         "audit_auditors",
     ),
     "audit_import",
-    *("new_experiment", "new_experiment_prompts", "duplicate", "request_action", "cancel_turn"),
+    *(
+        "new_experiment",
+        "new_experiment_prompts",
+        "duplicate",
+        "fork",
+        "request_action",
+        "cancel_turn",
+    ),
     *("compare_models", "ownership", "send_to_audit"),
     *("model_check", "settings", "bulk_action", "details", "archive", "delete"),
 }

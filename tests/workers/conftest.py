@@ -34,6 +34,7 @@ def installation(tmp_path: Path, settings: Settings, db: None, fake_training: No
     settings.META_REWARD_ARTIFACT_ROOT = str(tmp_path / "artifacts")
     settings.META_REWARD_MODEL_ROOT = str(tmp_path / "models")
     settings.META_REWARD_SCRATCH_ROOT = str(tmp_path / "scratch")
+    settings.META_REWARD_LOG_ROOT = str(tmp_path / "logs")
     made = Installation(tmp_path)
     made.model.mkdir(parents=True)
     (made.model / "config.json").write_text("{}")

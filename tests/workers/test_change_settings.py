@@ -12,6 +12,7 @@ from django.test import Client
 from django.urls import reverse
 
 from meta_reward_core.errors import ExperimentBusyError, TrainingError
+from meta_reward_core.iteration import STAGES
 from meta_reward_core.planning.settings_change import SettingsRequest
 from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.recipes.schema import Recipe
@@ -34,8 +35,10 @@ from webapp.experiments.models import (
     Stage,
     StageStatus,
 )
-from workers.jobs.runner import QUICK_HANDLERS, run_waiting_jobs
+from workers.jobs.runner import QUICK_HANDLERS, SLOW_HANDLERS, run_waiting_jobs
 from workers.pipeline.change_settings import change_settings
+from workers.pipeline.control import request_cancel
+from workers.pipeline.open_experiment import open_row
 from workers.pipeline.read_experiment import read_recipe
 
 WORKED = ("sample", "generate", "judge", "pair_actor", "meta_judge", "pair_judge")
@@ -282,3 +285,80 @@ def test_a_report_reads_each_iteration_under_its_own_settings(stopped: Installat
     assert run.recipe == recipe() == read_recipe(store, "mine")
     assert run.recipe_sha256 == recipe().sha256 != Experiment.objects.get().recipe_sha256
     assert "training" in stopped.run("show_iteration", "--experiment", "mine", "--iteration", 1)
+
+
+def list_finished(name: str) -> set[str]:
+    """Stages of the first iteration whose first shard counts, from files alone."""
+    context = open_row(Experiment.objects.get(name=name)).build_context(1)
+    return {stage.name for stage in STAGES if stage.find_finished_shard(context, 0)}
+
+
+def test_a_fork_keeps_pairs_and_trains_with_other_values(
+    browser: Client, alice: User, stopped: Installation
+) -> None:
+    address = reverse("fork", args=["mine"])
+    points = browser.get(address).content.decode()
+    assert re.findall(r"\?from=([^\"]+)", points)[0] == "1%3Apair_judge"
+    page = browser.get(f"{address}?from=1:pair_judge").content.decode()
+    assert 'name="recipe.training.max_length" value="16"' in page
+    assert 'name="recipe.judge.samples"' not in page, "kept judgments depend on it"
+    form = {"from": "1:pair_judge", "name": "trained", "until": "1", "action": "fork"}
+    wrong = browser.post(address, form | {"recipe.judge.samples": "2", "name": "mine"})
+    text = wrong.content.decode()
+    assert "depends on judge.samples and is to be kept" in text
+    assert "An experiment with this name exists" in text
+    answer = browser.post(address, form | {"recipe.training.max_length": "4096"})
+    job = Job.objects.get(kind="fork")
+    assert answer.headers["Location"] == reverse("job", args=[job.pk])
+    assert "training.max_length=4096" in browser.get(answer.headers["Location"]).content.decode()
+    before = count_attempts()
+    assert run_waiting_jobs(SLOW_HANDLERS) == 1
+    job.refresh_from_db()
+    assert (job.status, job.message) == ("done", "")
+    assert browser.get(answer.headers["Location"]).headers["Location"] == reverse(
+        "experiment", args=["trained"]
+    )
+    fork = Experiment.objects.get(name="trained")
+    assert (fork.owner, fork.seed) == (alice, Experiment.objects.get(name="mine").seed)
+    assert list_finished("trained") == set(WORKED)
+    origin = stopped.artifacts / "mine" / "iteration-1" / "judgments" / "part-00000.parquet"
+    kept = stopped.artifacts / "trained" / "iteration-1" / "judgments" / "part-00000.parquet"
+    assert kept.read_bytes() == origin.read_bytes()
+    request_cancel(fork)
+    stopped.run("run_iteration", "--experiment", "trained")
+    assert count_attempts() == before | {"train": before["train"] + 1, "evaluate": 1}
+    assert fork.iterations.get().status == RunStatus.FINISHED
+    assert recipe_of("mine").training.max_length == 16
+    page = browser.get(reverse("fork", args=["trained"])).content.decode()
+    assert "the models and tables of earlier iterations" in page
+    assert "?from=2%3A" in page, "the next iteration begins with M1"
+
+
+def recipe_of(name: str) -> Recipe:
+    return parse_stored_recipe(Experiment.objects.get(name=name).recipe, origin=name)
+
+
+def test_a_fork_keeps_judgments_and_pairs_them_anew(browser: Client, stopped: Installation) -> None:
+    address = reverse("fork", args=["mine"])
+    form = {"from": "1:judge", "name": "paired", "until": "1", "action": "fork"}
+    browser.post(address, form | {"recipe.pairing.rho": "0.9"})
+    assert run_waiting_jobs(SLOW_HANDLERS) == 1
+    assert Job.objects.get(kind="fork").status == "done", Job.objects.get(kind="fork").message
+    finished = list_finished("paired")
+    assert {"sample", "generate", "judge"} <= finished
+    assert "train" not in finished
+    files = stopped.artifacts / "paired" / "iteration-1"
+    assert not (files / "actor_pairs").exists() or "pair_actor" in finished
+    assert Job.objects.filter(kind="fork", experiment__name="paired").exists()
+
+
+def test_a_failed_iteration_is_retried_with_changes(browser: Client, stopped: Installation) -> None:
+    address = reverse("settings", args=["mine"])
+    form = fill(browser.get(address).content.decode(), training__max_length="4096")
+    assert "Apply and retry" in browser.post(address, form | {"action": "check"}).content.decode()
+    browser.post(address, form | {"action": "retry"})
+    assert run_waiting_jobs(QUICK_HANDLERS) == 2
+    assert {job.status for job in Job.objects.all()} == {"done"}
+    iteration = Iteration.objects.get()
+    assert (iteration.status, iteration.driver) == (RunStatus.RUNNING, "workers")
+    assert recipe().training.max_length == 4096

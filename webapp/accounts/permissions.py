@@ -137,13 +137,13 @@ def get_transferable_experiment(person: AnyUser, name: str) -> Experiment:
     return experiment
 
 
-def get_requested_job(person: AnyUser, pk: int, kind: JobKind) -> Job:
-    """Find a job of a kind that a user requested; admins can see all.
+def get_requested_job(person: AnyUser, pk: int, *kinds: JobKind) -> Job:
+    """Find a job of some kinds that a user requested; admins can see all.
 
     Raises:
         Http404: there is none of this number and kind, or somebody else requested it.
     """
-    job = get_object_or_404(Job.objects.select_related("experiment"), pk=pk, kind=kind)
+    job = get_object_or_404(Job.objects.select_related("experiment"), pk=pk, kind__in=kinds)
     user = _get_active_user(person)
     if user is None or (job.created_by_id != user.pk and not user.has_perm(RUN_ALL)):
         raise Http404("there is no such job")

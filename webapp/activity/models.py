@@ -51,6 +51,7 @@ class Action(models.TextChoices):
     CHECK_MODEL = "check_model", "check a model"
     SETTINGS = "settings", "change settings"
     DELETE = "delete", "delete"
+    FORK = "fork", "fork an experiment"
     JOB_CANCELLED = "job_cancelled", "cancelled a job"
 
     ARCHIVED = "archived", "archived an experiment"

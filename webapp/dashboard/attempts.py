@@ -25,6 +25,7 @@ class Failure:
         lines: the end of what it said.
     """
 
+    pk: int
     what: str
     status_label: str
     when: datetime | None
@@ -60,6 +61,7 @@ def list_last_failures(iteration: Iteration) -> list[Failure]:
     )
     return [
         Failure(
+            pk=row.pk,
             what=f"{row.shard.stage.title}, shard {row.shard.index}, attempt {row.number}",
             status_label=row.get_status_display(),
             when=row.finished,

@@ -20,4 +20,9 @@ urlpatterns = [
         views.show_iteration,
         name="iteration",
     ),
+    path(
+        "experiments/<str:name>/iterations/<int:number>/attempts/<int:pk>/output",
+        views.show_attempt_output,
+        name="attempt_output",
+    ),
 ]

@@ -9,7 +9,7 @@ from django.core.exceptions import BadRequest
 from django.core.paginator import Paginator
 from django.db.models import prefetch_related_objects
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -51,6 +51,7 @@ from webapp.dashboard.recipe_diff import make_recipe_view
 from webapp.dashboard.refused_prompts import list_refusals
 from webapp.dashboard.run_table import read_run_table, stream_csv
 from webapp.experiments import actions
+from webapp.experiments.attempt_logs import get_log_path, iter_log_chunks, read_log_tail
 from webapp.experiments.details import (
     DetailsForm,
     StillRunningError,
@@ -60,7 +61,15 @@ from webapp.experiments.details import (
     restore_experiment,
 )
 from webapp.experiments.jobs import enqueue_job
-from webapp.experiments.models import Experiment, Iteration, JobKind, RunStatus, ShardStatus
+from webapp.experiments.models import (
+    Attempt,
+    AttemptStatus,
+    Experiment,
+    Iteration,
+    JobKind,
+    RunStatus,
+    ShardStatus,
+)
 from webapp.experiments.progress import (
     count_finished,
     count_live_workers,
@@ -312,6 +321,42 @@ def show_iteration(request: HttpRequest, name: str, number: int) -> HttpResponse
         )
     patch_vary_headers(response, ["HX-Target"])
     return response
+
+
+@require_safe
+@require_view
+def show_attempt_output(request: HttpRequest, name: str, number: int, pk: int) -> HttpResponseBase:
+    """Show the end of an attempt's console output, live while it runs; `format=text`: all of it."""
+    experiment = get_viewable_experiment(request.user, name)
+    attempt = get_object_or_404(
+        Attempt.objects.select_related("shard__stage__iteration__experiment"),
+        pk=pk,
+        shard__stage__iteration__experiment=experiment,
+        shard__stage__iteration__number=number,
+    )
+    path = get_log_path(attempt)
+    tail = read_log_tail(path)
+    if request.GET.get("format") == "text":
+        if tail is None:
+            raise Http404("This attempt has no output on this machine.")
+        return StreamingHttpResponse(
+            iter_log_chunks(path),
+            content_type="text/plain; charset=utf-8",
+            headers={"Content-Disposition": f'attachment; filename="{path.name}"'},
+        )
+    context = {
+        "experiment": experiment,
+        "iteration": attempt.shard.stage.iteration,
+        "attempt": attempt,
+        "tail": tail,
+        "is_running": attempt.status == AttemptStatus.RUNNING,
+    }
+    return render_page_or_partial(
+        request,
+        "dashboard/attempt_output.html",
+        region="dashboard/_attempt_output.html",
+        context=context,
+    )
 
 
 def _render_partial(

@@ -113,16 +113,7 @@ class LaunchForm(forms.Form):
 
     def clean_name(self) -> str:
         """Refuse a name that an experiment or an address of the site has, or is about to have."""
-        name: str = self.cleaned_data["name"]
-        if name in list_reserved_names():
-            raise forms.ValidationError(
-                "This name is reserved for a page of the site. Choose another name."
-            )
-        if Experiment.objects.filter(name=name).exists():
-            raise forms.ValidationError("An experiment with this name exists. Choose another name.")
-        if _is_being_created(name):
-            raise forms.ValidationError("An experiment with this name is being created.")
-        return name
+        return check_new_name(self.cleaned_data["name"])
 
     def clean(self) -> dict[str, Any]:
         """Ask for what the choices need."""
@@ -134,9 +125,49 @@ class LaunchForm(forms.Form):
         return found
 
 
+class ForkForm(forms.Form):
+    """What a fork asks for beside the recipe."""
+
+    name = forms.CharField(
+        max_length=64, validators=[valid_name], help_text="Cannot be changed later."
+    )
+    until = forms.IntegerField(
+        label="Iterations to run",
+        min_value=1,
+        max_value=_ITERATIONS_LIMIT,
+        help_text="Counted with those that are kept.",
+    )
+    is_private = forms.BooleanField(
+        label="Private",
+        required=False,
+        help_text="Only you and admins can see it. Otherwise, all users can.",
+    )
+
+    def clean_name(self) -> str:
+        """Refuse a name that an experiment or an address of the site has, or is about to have."""
+        return check_new_name(self.cleaned_data["name"])
+
+
+def check_new_name(name: str) -> str:
+    """Return the name of a new experiment if it is free.
+
+    Raises:
+        ValidationError: it is not.
+    """
+    if name in list_reserved_names():
+        raise forms.ValidationError(
+            "This name is reserved for a page of the site. Choose another name."
+        )
+    if Experiment.objects.filter(name=name).exists():
+        raise forms.ValidationError("An experiment with this name exists. Choose another name.")
+    if _is_being_created(name):
+        raise forms.ValidationError("An experiment with this name is being created.")
+    return name
+
+
 def _is_being_created(name: str) -> bool:
     return Job.objects.filter(
-        kind=JobKind.LAUNCH,
+        kind__in=[JobKind.LAUNCH, JobKind.FORK],
         experiment_name=name,
         status__in=PENDING,
     ).exists()

@@ -11,5 +11,6 @@ urlpatterns = [
     path("experiments/new/checks/<int:pk>", views.show_model_check, name="model_check"),
     path("experiments/compare", compare.compare_experiments, name="compare"),
     path("experiments/<str:name>/settings", views.edit_settings, name="settings"),
+    path("experiments/<str:name>/fork", views.fork_experiment, name="fork"),
     path("experiments/<str:name>/duplicate", views.duplicate_experiment, name="duplicate"),
 ]

@@ -23,11 +23,13 @@ from webapp.accounts.permissions import (
     get_controllable_experiment,
     get_requested_job,
     get_user,
+    get_viewable_experiment,
     get_visible_experiments,
     require_run,
     require_view,
 )
 from webapp.experiment_form.change_settings import APPLY_CHOICES, read_form, request_change
+from webapp.experiment_form.fork import ForkRequest, read_fork_form, write_fork_request
 from webapp.experiment_form.form_state import (
     FormBase,
     LaunchFormState,
@@ -55,9 +57,10 @@ from webapp.experiment_form.presenter import (
 )
 from webapp.experiment_form.recipe_fields import write_change
 from webapp.experiment_form.uploads import format_upload_limit
-from webapp.experiments.actions import has_pending
+from webapp.experiments.actions import can_request, has_pending
 from webapp.experiments.jobs import PENDING, enqueue_job
 from webapp.experiments.models import Job, JobKind, JobStatus
+from webapp.experiments.progress import get_latest_iteration
 from webapp.htmx import is_partial_request, render_page_or_partial, vary_on_htmx
 
 _RECIPE_FILE_BYTES: Final = 65_536
@@ -117,7 +120,9 @@ def edit_settings(request: HttpRequest, name: str) -> HttpResponse:
     """Change the settings of an experiment, once what the change does has been shown."""
     row = get_controllable_experiment(request.user, name)
     state = read_form(row, request.POST if request.method == "POST" else {})
-    if request.POST.get("action") == "apply" and state.preview.plan is not None:
+    latest = get_latest_iteration(row)
+    can_resume = latest is not None and can_request(latest, JobKind.RESUME)
+    if request.POST.get("action") in {"apply", "retry"} and state.preview.plan is not None:
         if has_pending(row, JobKind.SETTINGS):
             messages.error(request, "Another change of the settings is already pending.")
             return redirect("experiment", name)
@@ -129,8 +134,31 @@ def edit_settings(request: HttpRequest, name: str) -> HttpResponse:
             state = replace(state, preview=replace(state.preview, problem=str(error)))
         else:
             messages.success(request, "Change of settings requested.")
+            if request.POST["action"] == "retry" and can_resume:
+                enqueue_job(JobKind.RESUME, by=get_user(request), experiment=row)
             return redirect("experiment", name)
-    return render(request, "experiment_form/settings.html", {"experiment": row, "state": state})
+    context = {"experiment": row, "state": state, "can_resume": can_resume}
+    return render(request, "experiment_form/settings.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@require_run
+def fork_experiment(request: HttpRequest, name: str) -> HttpResponse:
+    """Choose what a fork of an experiment keeps, change values, and ask for it."""
+    row = get_viewable_experiment(request.user, name)
+    is_sent = request.method == "POST"
+    state = read_fork_form(row, request.POST if is_sent else request.GET, is_sent=is_sent)
+    if is_sent and request.POST.get("action") == "fork" and state.is_ready:
+        wanted = write_fork_request(row, state)
+        payload = wanted.model_dump(mode="json")
+        job = enqueue_job(
+            JobKind.FORK,
+            by=get_user(request),
+            experiment_name=wanted.experiment,
+            payload=payload,
+        )
+        return redirect("job", pk=job.pk)
+    return render(request, "experiment_form/fork.html", {"experiment": row, "state": state})
 
 
 @require_POST
@@ -158,7 +186,7 @@ def preview_prompts(request: HttpRequest) -> HttpResponse:
 @require_view
 def show_launch(request: HttpRequest, pk: int) -> HttpResponse:
     """Show what became of a launch; once it is done, the experiment."""
-    row = get_requested_job(request.user, pk, JobKind.LAUNCH)
+    row = get_requested_job(request.user, pk, JobKind.LAUNCH, JobKind.FORK)
     if row.status == JobStatus.DONE and row.experiment is not None:
         page = reverse("experiment", args=[row.experiment.name])
         response = (
@@ -167,6 +195,7 @@ def show_launch(request: HttpRequest, pk: int) -> HttpResponse:
         return vary_on_htmx(response)
     launch_request = _read_request(row)
     context = {
+        "fork_request": _read_fork_request(row),
         "job": row,
         "launch_request": launch_request,
         "changes": _list_changes(launch_request),
@@ -188,8 +217,14 @@ def _list_changes(request: LaunchRequest | None) -> list[str]:
     return [write_change(*change) for change in request.values.items()] if request else []
 
 
+def _read_fork_request(job: Job) -> ForkRequest | None:
+    return ForkRequest.read(job.payload) if job.kind == JobKind.FORK else None
+
+
 def _read_request(job: Job) -> LaunchRequest | None:
-    """The request of a job; None if an earlier version wrote what cannot be read any more."""
+    """The request of a launch; None if an earlier version wrote what cannot be read any more."""
+    if job.kind != JobKind.LAUNCH:
+        return None
     try:
         return read_payload(job.payload)
     except InputError:

@@ -377,6 +377,7 @@ class JobKind(models.TextChoices):
     CHECK_MODEL = "check_model", "check a model"
     SETTINGS = "settings", "change settings"
     DELETE = "delete", "delete"
+    FORK = "fork", "fork an experiment"
 
 
 class JobStatus(models.TextChoices):

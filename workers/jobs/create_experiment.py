@@ -16,14 +16,18 @@ from django.conf import settings
 from django.db import transaction
 
 from meta_reward_core.errors import ExperimentBusyError, InputError
-from meta_reward_core.experiment import Experiment
+from meta_reward_core.experiment import Experiment, open_experiment
+from meta_reward_core.planning import fork
 from meta_reward_core.planning.experiment_request import ExperimentRequest, check_name
 from meta_reward_core.planning.experiment_setup import open_or_create
+from meta_reward_core.planning.fork import ForkPoint
 from meta_reward_core.planning.launch_request import LaunchRequest
+from meta_reward_core.recipes.loader import change_recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
-from meta_reward_core.storage.experiment_files import ExperimentFiles
+from meta_reward_core.storage.experiment_files import ExperimentFiles, make_missing_files_error
 from meta_reward_core.storage.shards import IterationFiles
 from webapp.accounts.permissions import get_visible_experiments
+from webapp.experiment_form.fork import ForkRequest
 from webapp.experiment_form.launch_request import (
     build_requested_recipe,
     get_origin_uuid,
@@ -32,7 +36,7 @@ from webapp.experiment_form.launch_request import (
 )
 from webapp.experiment_form.uploads import get_stored_path, store_prompts
 from webapp.experiments import models
-from webapp.experiments.files import open_experiment_files
+from webapp.experiments.files import open_experiment_files, read_settings_history
 from webapp.experiments.models import Job, JobKind, RunStatus
 from webapp.paths import get_storage_roots
 from workers.pipeline.control import submit_to_workers
@@ -76,10 +80,36 @@ def launch_experiment(job: Job) -> dict[str, Any]:
         raise InputError(
             f"an experiment {launch_request.experiment!r} is being created: choose another name"
         ) from error
-    row = _record_experiment(job, launch_request, experiment)
+    row = _record_experiment(job, experiment, is_private=launch_request.is_private)
     if not row.iterations.exclude(status=RunStatus.WAITING).exists():
         submit_to_workers(experiment, row, target_iteration=launch_request.iterations)
     return {"experiment": launch_request.experiment, "said": said}
+
+
+def fork_experiment(job: Job) -> dict[str, Any]:
+    """Create the fork that a job asks for and its rows, and let the workers run it.
+
+    Raises:
+        InputError: the name is taken, the origin is gone or has not made what is to be kept.
+        StorageFullError: there is visibly too little room.
+    """
+    request = ForkRequest.read(job.payload)
+    check_name(request.experiment)
+    uuid = _claim_name(job, request.experiment)
+    files = _get_files(request.experiment)
+    if files.read_uuid() != uuid:
+        origin = _find_origin(job, request.origin)
+        point = ForkPoint.parse(request.point)
+        base = read_settings_history(origin).get_recipe(point.iteration)
+        recipe = change_recipe(base, request.changes)
+        fork.fork_experiment(open_experiment_files(origin), files, point, recipe, uuid=uuid)
+    experiment = open_experiment(files.store, request.experiment)
+    if experiment is None:
+        raise make_missing_files_error(files)
+    row = _record_experiment(job, experiment, is_private=request.is_private)
+    if not row.iterations.exclude(status=RunStatus.WAITING).exists():
+        submit_to_workers(experiment, row, target_iteration=request.iterations)
+    return {"experiment": request.experiment}
 
 
 def _claim_name(job: Job, name: str) -> UUID:
@@ -191,20 +221,17 @@ def _iter_prompt_lines(pool: IterationFiles) -> Iterator[bytes]:
 
 
 @transaction.atomic
-def _record_experiment(
-    job: Job, launch_request: LaunchRequest, experiment: Experiment
-) -> models.Experiment:
+def _record_experiment(job: Job, experiment: Experiment, *, is_private: bool) -> models.Experiment:
     """Create the row with its owner at once, so that a private one is never visible.
 
     Raises:
         InputError: another order was quicker.
     """
     row = record_experiment(experiment, artifact_root=settings.META_REWARD_ARTIFACT_ROOT)
-    if row.jobs.filter(kind=JobKind.LAUNCH).exclude(pk=job.pk).exists():
-        raise InputError(
-            f"an experiment {launch_request.experiment!r} exists already: choose another name"
-        )
-    row.owner, row.is_private = job.created_by, launch_request.is_private
+    makers = row.jobs.filter(kind__in=[JobKind.LAUNCH, JobKind.FORK])
+    if makers.exclude(pk=job.pk).exists():
+        raise InputError(f"an experiment {row.name!r} exists already: choose another name")
+    row.owner, row.is_private = job.created_by, is_private
     row.save(update_fields=["owner", "is_private"])
     Job.objects.filter(pk=job.pk).update(experiment=row)
     return row

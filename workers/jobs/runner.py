@@ -86,6 +86,7 @@ QUICK_HANDLERS: Final[Mapping[str, JobHandler]] = {
 }
 SLOW_HANDLERS: Final[Mapping[str, JobHandler]] = {
     JobKind.LAUNCH: create_experiment.launch_experiment,
+    JobKind.FORK: create_experiment.fork_experiment,
     JobKind.PUBLISH: publish_model.publish_model,
     JobKind.AUDIT: draw_audit_batch.create_audit_batch,
     JobKind.DELETE: _delete_experiment,

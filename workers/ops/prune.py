@@ -1,8 +1,8 @@
 """What can be deleted, how much it frees, and what is lost.
 
 Only what nothing that runs can need: scratch folders of finished experiments, uploaded prompts
-that no pending job names, copies of models that a store holds, half downloads of models,
-checkpoints that a later one has followed, old events of accounts.
+that no pending job names, old console output of attempts, copies of models that a store holds,
+half downloads of models, checkpoints that a later one has followed, old events of accounts.
 Tables of an experiment are never among them: they are what it was run for. They go only with the
 whole experiment, which somebody has to name.
 """
@@ -35,12 +35,13 @@ from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.system.command_hint import format_command, make_missing_experiment_error
 from webapp.activity.models import SECURITY_ACTIONS, Activity
 from webapp.activity.recording import prune_account_activity
+from webapp.experiments.attempt_logs import get_log_folder
 from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Attempt, AttemptStatus, Driver, Experiment, Job, RunStatus
 from webapp.experiments.stage_progress import format_duration
 
-KINDS: Final = ("scratch", "uploads", "events", "cache", "checkpoints")
-BY_DEFAULT: Final = ("scratch", "uploads", "events", "cache")
+KINDS: Final = ("scratch", "uploads", "logs", "events", "cache", "checkpoints")
+BY_DEFAULT: Final = ("scratch", "uploads", "logs", "events", "cache")
 """Checkpoints are models: they are only deleted by who says so."""
 
 _UPLOAD: Final = re.compile(rf"[0-9a-f]{{64}}\.({'|'.join(FORMATS)})")
@@ -73,6 +74,7 @@ def find_deletables(kinds: tuple[str, ...], *, days: float) -> Iterator[Deletabl
     finders: dict[str, Callable[[float], Iterator[Deletable]]] = {
         "scratch": _find_scratch,
         "uploads": _find_uploads,
+        "logs": _find_logs,
         "events": _find_events,
         "cache": _find_cache,
         "checkpoints": _find_checkpoints,
@@ -100,6 +102,16 @@ def _find_uploads(days: float) -> Iterator[Deletable]:
         if is_ours and file.stat().st_mtime < before and file.stem not in wanted:
             cost = "the file must be sent again to begin another experiment with it"
             yield Deletable("uploads", str(file), file.stat().st_size, cost, file.unlink)
+
+
+def _find_logs(days: float) -> Iterator[Deletable]:
+    """Console output of attempts that ended long ago, by experiment."""
+    before = (timezone.now() - timedelta(days=days)).timestamp()
+    root = Path(settings.META_REWARD_LOG_ROOT) / "attempts"
+    for folder in sorted(root.iterdir()) if root.is_dir() else []:
+        files = [file for file in folder.rglob("*.log") if file.is_file()]
+        if files and max(file.stat().st_mtime for file in files) < before:
+            yield _make_folder_deletable("logs", folder, "the output can no longer be read")
 
 
 def _find_events(days: float) -> Iterator[Deletable]:
@@ -144,7 +156,7 @@ def _find_cache(days: float) -> Iterator[Deletable]:
 
 
 def plan_experiment_deletion(name: str, *, uuid: UUID | None = None) -> Deletable:
-    """Find everything of one experiment: its rows, its artifacts and its scratch files.
+    """Find everything of one experiment: its rows, artifacts, scratch files and logs.
 
     Carried out once more it removes what a first try, stopped half-way, has left.
 
@@ -164,6 +176,8 @@ def plan_experiment_deletion(name: str, *, uuid: UUID | None = None) -> Deletabl
     row = rows.first()
     files = _find_files(name, uuid) if row is None else open_experiment_files(row)
     scratch = _list_scratch(files)
+    if row is not None and get_log_folder(row).is_dir():
+        scratch.append(get_log_folder(row))
     size = sum(files.list_sizes().values()) + sum(map(_compute_size, scratch))
     if row is None and not size:
         raise make_missing_experiment_error(name)

@@ -24,6 +24,7 @@ from workers.engine.client import (
     ShardStoppedError,
 )
 from workers.ops import heartbeat, processes
+from workers.ops.attempt_log import log_attempt
 from workers.ops.devices import DeviceLease, count_groups, get_pool
 from workers.pipeline import fair_queue, scheduling, shard_claims, transitions
 from workers.pipeline.dispatch import send_following_shards, send_shards
@@ -59,7 +60,11 @@ def run_shard(shard_id: int) -> None:
         claimed = fair_queue.claim_next_shard(shard)
         if claimed is not None:
             shard, attempt = claimed
-            with heartbeat.track_work(shard), log_context(**_build_log_facts(shard, attempt)):
+            with (
+                heartbeat.track_work(shard),
+                log_context(**_build_log_facts(shard, attempt)),
+                log_attempt(attempt),
+            ):
                 _run_claimed(shard, attempt, devices)
     finally:
         devices.release()

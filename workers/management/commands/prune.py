@@ -43,7 +43,8 @@ class Command(BaseCommand):
             "--days",
             type=float,
             default=90.0,
-            help="Minimum age in days of deleted uploads, events and model copies. Default: 90.",
+            help="Minimum age in days of deleted uploads, logs, events and model copies. "
+            "Default: 90.",
         )
         parser.add_argument(
             "--yes", action="store_true", help="Delete. Without this option, only list."

@@ -1,0 +1,175 @@
+"""The form of a fork: a stage to keep, changed values, and the request for it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from meta_reward_core.errors import ArtifactError, InputError
+from meta_reward_core.planning.fork import (
+    ForkPoint,
+    check_fork,
+    list_fork_points,
+    list_unchangeable,
+)
+from meta_reward_core.recipes.dataflow import STAGE_SPECS
+from meta_reward_core.recipes.schema import Recipe
+from webapp.experiment_form.engine_offer import EngineOffer
+from webapp.experiment_form.form_state import PREFIX
+from webapp.experiment_form.forms import ForkForm
+from webapp.experiment_form.presenter import SectionView, build_draft_sections
+from webapp.experiment_form.recipe_draft import ValueDifference, draft_recipe
+from webapp.experiment_form.recipe_fields import get_recipe_fields
+from webapp.experiments.files import open_experiment_files, read_settings_history
+from webapp.experiments.models import Experiment
+
+_KEPT = {
+    "": "the models and tables of earlier iterations",
+    "sample": "its prompts",
+    "generate": "its responses",
+    "judge": "its judgments",
+    "pair_actor": "its judgments and actor pairs",
+    "meta_judge": "its judgments and battles",
+    "pair_judge": "its pairs",
+}
+"""What a fork keeps of its first iteration, by the last stage that is kept."""
+
+
+class ForkRequest(BaseModel):
+    """The request for a fork, as a job stores it.
+
+    Attributes:
+        experiment: name of the fork.
+        origin, origin_uuid: the experiment that is forked.
+        point: the iteration and the last stage that is kept, as `ForkPoint` writes it.
+        changes: of the settings, as `--set` takes them.
+        iterations: the last iteration to run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    experiment: str
+    origin: str
+    origin_uuid: str
+    point: str
+    changes: tuple[str, ...] = ()
+    iterations: int
+    is_private: bool = False
+
+    @classmethod
+    def read(cls, payload: Mapping[str, Any]) -> "ForkRequest":
+        """Read it from a job.
+
+        Raises:
+            InputError: the payload holds something else.
+        """
+        try:
+            return cls.model_validate(payload)
+        except ValidationError as error:
+            raise InputError(f"the request cannot be read: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class ForkChoice:
+    """A point at which an experiment can be forked, and what is kept and made anew there."""
+
+    value: str
+    iteration: int
+    kept: str
+    begins_with: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForkFormState:
+    """The form of a fork.
+
+    Attributes:
+        choices: where the experiment can be forked.
+        chosen: None as long as nothing is chosen.
+        problems: what is wrong, besides the errors of `form`.
+    """
+
+    choices: Sequence[ForkChoice]
+    chosen: ForkChoice | None = None
+    form: ForkForm | None = None
+    sections: Sequence[SectionView] = ()
+    values: Sequence[ValueDifference] = ()
+    changes: Sequence[str] = ()
+    problems: Sequence[str] = ()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the fork can be asked for."""
+        return self.form is not None and self.form.is_valid() and not self.problems
+
+
+def read_fork_form(row: Experiment, given: Mapping[str, str], *, is_sent: bool) -> ForkFormState:
+    """Read the form of a fork; without a point to fork from, only the choice of one.
+
+    Args:
+        is_sent: whether it was filled in, and not only opened.
+    """
+    files = open_experiment_files(row)
+    try:
+        points = list_fork_points(files)
+        history = read_settings_history(row)
+    except (InputError, ArtifactError) as error:
+        return ForkFormState(choices=(), problems=[str(error)])
+    choices = [_describe_point(point, history.get_recipe(point.iteration)) for point in points]
+    chosen = next((one for one in choices if one.value == given.get("from")), None)
+    if chosen is None:
+        return ForkFormState(choices)
+    point = ForkPoint.parse(chosen.value)
+    base = history.get_recipe(point.iteration)
+    texts = {
+        name.removeprefix(PREFIX): text for name, text in given.items() if name.startswith(PREFIX)
+    }
+    draft = draft_recipe(base, texts, model=None, is_new=False)
+    problems = [f"{key}: {text}" for key, text in draft.errors.items()] + list(draft.problems)
+    if draft.recipe is not None:
+        try:
+            check_fork(files, point, draft.recipe)
+        except (InputError, ArtifactError) as error:
+            problems.append(str(error))
+    initial = {"until": max(row.target_iteration, point.iteration), "is_private": row.is_private}
+    return ForkFormState(
+        choices,
+        chosen,
+        ForkForm(given if is_sent else None, initial=initial),
+        sections=build_draft_sections(
+            draft,
+            {PREFIX + key: text for key, text in draft.errors.items()},
+            engines=EngineOffer.read(),
+            left_out=list_unchangeable(point, base, get_recipe_fields()),
+        ),
+        values=draft.differences,
+        changes=draft.changes,
+        problems=problems,
+    )
+
+
+def write_fork_request(row: Experiment, state: ForkFormState) -> ForkRequest:
+    """Write the request of a form that is ready."""
+    if state.form is None or state.chosen is None:
+        raise InputError("no point to fork from was chosen")
+    given = state.form.cleaned_data
+    return ForkRequest(
+        experiment=given["name"],
+        origin=row.name,
+        origin_uuid=str(row.uuid),
+        point=state.chosen.value,
+        changes=tuple(state.changes),
+        iterations=max(given["until"], state.chosen.iteration),
+        is_private=given["is_private"],
+    )
+
+
+def _describe_point(point: ForkPoint, recipe: Recipe) -> ForkChoice:
+    kept = [spec.name for spec in point.list_kept_stages()]
+    following = next(
+        spec
+        for spec in STAGE_SPECS
+        if spec.name not in kept and spec.is_scheduled(recipe, point.iteration)
+    )
+    return ForkChoice(str(point), point.iteration, _KEPT[point.keep], following.title)
