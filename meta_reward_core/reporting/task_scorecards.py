@@ -20,6 +20,16 @@ _ResultKey = tuple[str, str, int]
 _Results = Mapping[_ResultKey, tuple[float, str]]
 """(metric, item_id, part) -> (value, prompt_id)"""
 
+_ORDER_AGREEMENT: Final = "judge.order_agreement"
+_SCALES: Final = {
+    "actor.true_quality": 5.0,
+    "actor.win_rate": 100.0,
+    "judge.single_judgment_exact": 1.0,
+    _ORDER_AGREEMENT: 1.0,
+    "meta_judge.accuracy": 1.0,
+}
+"""Width of the scale of metrics that have one; a change of any other is scaled by its largest."""
+
 CHANGE_MARK: Final = "_change_from_M"
 
 
@@ -36,6 +46,43 @@ def read_task_scorecards(store: ArtifactStore, experiment: str, number: int) -> 
     return [
         _make_card(store, experiment, number, row) for row in rows if row["model"] == f"M{number}"
     ]
+
+
+def measure_ground_truth_changes(
+    store: ArtifactStore, experiment: str, *, task: str, before: int, after: int
+) -> dict[str, Metric]:
+    """Changes of what a task's ground truth says of each held-out item, from model to model.
+
+    Paired: all models answer the same items. Pairs of items make up the order agreement, so its
+    interval is that of a U-statistic of degree 2, whose standard error is twice that of the mean
+    of the items' shares (Hoeffding 1948, The Annals of Mathematical Statistics 19).
+
+    Returns:
+        By `<subject>.<metric>`; empty for iterations of a version that stored no single items.
+
+    Raises:
+        DamagedArtifactError: a table is not readable.
+    """
+    then = _read_results(store, experiment, before, task)
+    now = _read_results(store, experiment, after, task)
+    names = dict.fromkeys(metric for metric, _, _ in now)
+    found = {name: _measure_scaled_change(name, then, now) for name in names}
+    return {name: metric for name, metric in found.items() if metric is not None}
+
+
+def _measure_scaled_change(name: str, then: _Results, now: _Results) -> Metric | None:
+    both = [key for key in now if key[0] == name and key in then]
+    if not both:
+        return None
+    changes = [now[key][0] - then[key][0] for key in both]
+    scale = _SCALES.get(name) or max(1.0, *map(abs, changes))
+    interval = compute_clustered_change_interval(
+        [change / scale for change in changes], [now[key][1] for key in both]
+    )
+    mean = sum(changes) / len(changes)
+    width = 2 if name == _ORDER_AGREEMENT else 1
+    low, high = (mean + width * (end * scale - mean) for end in (interval.low, interval.high))
+    return Metric(name, mean, len(both), low, high)
 
 
 def _open_files(store: ArtifactStore, experiment: str, number: int) -> IterationFiles:

@@ -26,7 +26,7 @@ from meta_reward_core.evaluation.scorecard import (
 from meta_reward_core.storage.schemas import build_table
 from meta_reward_core.storage.shards import StageOutput
 from meta_reward_core.tasks.fixed_items import FixedItems, get_benchmark, load_fixed_items
-from meta_reward_core.tasks.protocol import BenchmarkRequest, EvaluationRequest
+from meta_reward_core.tasks.protocol import BenchmarkRequest, EvaluationRequest, ItemResult
 from meta_reward_core.tasks.registry import find_task
 from meta_reward_core.training.dataset import PAIR_KINDS
 
@@ -41,7 +41,11 @@ def run_evaluate(context: IterationContext, shard: int, resources: StageResource
     cards: list[dict[str, Any]] = []
     items: list[dict[str, Any]] = []
     for model in _iter_models_to_measure(context):
-        rows += _measure_ground_truth(context, model, resources)
+        for found in _measure_ground_truth(context, model, resources):
+            if isinstance(found, Measurement):
+                rows.append(found)
+            else:
+                items.append(_to_item_row(str(context.recipe.task), model, found))
         for wanted in context.recipe.evaluation.tasks:
             card, results = _measure_task(context, wanted.name, model, resources)
             cards.append(card)
@@ -49,10 +53,9 @@ def run_evaluate(context: IterationContext, shard: int, resources: StageResource
     tables = {("evaluation", 0): build_table("evaluation", rows)}
     counts = {"measurements": len(rows)}
     if cards:
-        tables |= {
-            ("task_scorecards", 0): build_table("task_scorecards", cards),
-            ("task_items", 0): build_table("task_items", items),
-        }
+        tables["task_scorecards", 0] = build_table("task_scorecards", cards)
+    if items:
+        tables["task_items", 0] = build_table("task_items", items)
         counts["task_results"] = len(items)
     return StageOutput(tables, counts)
 
@@ -69,7 +72,7 @@ def _iter_models_to_measure(context: IterationContext) -> Iterator[ModelRef]:
 
 def _measure_ground_truth(
     context: IterationContext, model: ModelRef, resources: StageResources
-) -> Iterator[Measurement]:
+) -> Iterator[Measurement | ItemResult]:
     recipe = context.recipe
     task = find_task(recipe.task) if recipe.has_ground_truth else None
     if task is None or not task.evaluators:
@@ -109,7 +112,11 @@ def _measure_task(
     card = benchmark.score(results, model=model.name)
     card = replace(card, issues=(*card.issues, *_find_left_out(fixed)))
     row["scorecard"] = json.dumps(serialize_scorecard(card), sort_keys=True)
-    return row, [{"task": task, "model": model.name, **asdict(result)} for result in results]
+    return row, [_to_item_row(task, model, result) for result in results]
+
+
+def _to_item_row(task: str, model: ModelRef, result: ItemResult) -> dict[str, Any]:
+    return {"task": task, "model": model.name, **asdict(result)}
 
 
 def _make_benchmark_request(

@@ -90,8 +90,11 @@ class EvaluationRequest:
 class Evaluator(Protocol):
     """Measures models by its own ground truth."""
 
-    def measure(self, request: EvaluationRequest) -> Iterable[Measurement]:
+    def measure(self, request: EvaluationRequest) -> Iterable["Measurement | ItemResult"]:
         """Measure a model; return rows of the table `evaluation`.
+
+        Results of single items, which are the same items for every model, give changes between
+        models their intervals. Their metric is `<subject>.<metric>` of a measurement.
 
         The same request gives the same rows.
 
@@ -124,7 +127,8 @@ class ItemResult:
         prompt_id: of its prompt; intervals are clustered by it.
         metric: name of the figure whose mean over all results it is a part of.
         part: number of the check, where an item has several; else 0.
-        value: in [0, 1]; None where nothing could be read.
+        value: in [0, 1] for a benchmark, on the scale of the measurement for an evaluator; None
+            where nothing could be read.
     """
 
     item_id: str

@@ -8,6 +8,8 @@ import pytest
 from django.test import Client
 
 from meta_reward_core.evaluation.clustered_intervals import compute_clustered_change_interval
+from meta_reward_core.recipes.canonical import canonicalize_recipe
+from meta_reward_core.recipes.loader import load_recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.schemas import build_table
@@ -96,6 +98,41 @@ def test_ground_truth_replaces_what_each_iteration_measured_of_its_own_data(
     assert found is not None
     judge = [row.measure.title for row in found.rows if row.measure.group == "Judge"]
     assert judge == ["order agreement"]
+
+
+def test_ground_truth_of_the_same_items_has_a_paired_interval(measured: Experiment) -> None:
+    """Of the order agreement, whose pairs share items, the interval is twice as wide."""
+    shares = {0: [0.25] * 10 + [0.5] * 10, 1: [0.5] * 10 + [0.75] * 8 + [0.5] * 2}
+    items = [
+        {"task": "toy", "model": f"M{model}", "item_id": str(place), "prompt_id": str(place),
+         "metric": metric, "part": 0, "value": scale * value}
+        for model, found in shares.items() for place, value in enumerate(found)
+        for metric, scale in (("judge.order_agreement", 1), ("actor.true_quality", 5))
+    ]  # fmt: skip
+    files = ExperimentFiles(ArtifactStore(measured.artifact_root), measured.name).get_iteration(1)
+    output = StageOutput({("task_items", 0): build_table("task_items", items)})
+    files.publish("evaluate", 0, key="a key", work=output, packages={})
+    measured.recipe = canonicalize_recipe(load_recipe("smoke"))
+    measured.save()
+    before, after = 0.375, 0.6
+    truth = [
+        {"subject": subject, "metric": metric, "before": scale * before, "after": scale * after}
+        for subject, metric, scale in (
+            ("judge", "order_agreement", 1),
+            ("actor", "true_quality", 5),
+        )
+    ]
+    found = build_outcome_summary(measured, [complete(measured, 1, truth=truth)])
+    assert found is not None
+    quality, judge = found.rows
+    changes = [now - then for then, now in zip(shares[0], shares[1], strict=True)]
+    narrow = compute_clustered_change_interval(changes, list(map(str, range(20))))
+    middle = after - before
+    assert (quality.low, quality.high) == pytest.approx((5 * narrow.low, 5 * narrow.high))
+    assert judge.low == pytest.approx(middle - 2 * (middle - narrow.low))
+    assert judge.high == pytest.approx(middle + 2 * (narrow.high - middle))
+    assert (judge.count, judge.why_no_interval) == (20, "")
+    assert found.answer.startswith("M1 compared with M0, better: actor (true quality (0 to 5))")
 
 
 @pytest.mark.parametrize(

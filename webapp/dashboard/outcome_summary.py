@@ -6,13 +6,19 @@ A change has an interval where both models answered the same items and each item
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
 from meta_reward_core.errors import ArtifactError
+from meta_reward_core.evaluation.scorecard import Metric
+from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.reporting.scorecard_schema import ScorecardDict
-from meta_reward_core.reporting.task_scorecards import CHANGE_MARK, read_task_scorecards
+from meta_reward_core.reporting.task_scorecards import (
+    CHANGE_MARK,
+    measure_ground_truth_changes,
+    read_task_scorecards,
+)
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from webapp.charts.scales import format_number
 from webapp.experiments.models import Experiment, Iteration, RunStatus
@@ -154,7 +160,7 @@ def build_outcome_summary(
     first, last = completed[0], completed[-1]
     rows = [
         *_iter_task_rows(experiment, last),
-        *_iter_ground_truth_rows(first, last),
+        *_iter_ground_truth_rows(first, last, _find_changes(experiment, first, last)),
     ]
     known = {row.measure.group for row in rows}
     rows += [row for row in _iter_own_rows(first, last) if row.measure.group not in known]
@@ -238,13 +244,63 @@ def _iter_card_rows(
         )
 
 
-def _iter_ground_truth_rows(first: Iteration, last: Iteration) -> Iterator[OutcomeRow]:
+def _find_changes(
+    experiment: Experiment, first: Iteration, last: Iteration
+) -> Mapping[str, Metric]:
+    """Changes by single held-out items, where the task's ground truth stored them."""
+    if not last.metrics.get("truth"):
+        return {}
+    task = parse_stored_recipe(experiment.recipe, origin=experiment.name).task
+    if task is None:
+        return {}
+    return _read_changes(
+        experiment.artifact_root,
+        experiment.name,
+        task,
+        first.number - 1,
+        last.number,
+        last.model_out,
+    )
+
+
+@lru_cache(maxsize=256)
+def _read_changes(
+    root: str,
+    name: str,
+    task: str,
+    before: int,
+    after: int,
+    model: str,  # noqa: ARG001 other weights give other results
+) -> Mapping[str, Metric]:
+    try:
+        return measure_ground_truth_changes(
+            ArtifactStore(root), name, task=task, before=before, after=after
+        )
+    except ArtifactError as error:
+        _log.warning("results by item of %s are not summed up: %s", name, error)
+        return {}
+
+
+def _iter_ground_truth_rows(
+    first: Iteration, last: Iteration, changes: Mapping[str, Metric]
+) -> Iterator[OutcomeRow]:
     before, after = _read_ground_truth(first, "before"), _read_ground_truth(last, "after")
     for key, measure in _FROM_GROUND_TRUTH.items():
         then, now = before.get(key), after.get(key)
         if then is not None and now is not None:
             models = f"M{first.number - 1}, M{last.number}"
-            yield _make_row(measure, models, then, now, _TOTALS_ONLY)
+            row = _make_row(measure, models, then, now, _TOTALS_ONLY)
+            change = changes.get(".".join(key))
+            yield row if change is None else _add_interval(row, change)
+
+
+def _add_interval(row: OutcomeRow, change: Metric) -> OutcomeRow:
+    """Take the interval of a change; its middle is the change that is shown."""
+    if change.value is None or change.low is None or change.high is None:
+        return row
+    low = row.change + change.low - change.value
+    high = row.change + change.high - change.value
+    return replace(row, count=change.count, low=low, high=high, why_no_interval="")
 
 
 def _read_ground_truth(iteration: Iteration, side: str) -> dict[tuple[str, str], float | None]:

@@ -3,7 +3,8 @@
 Only the evaluation stage and the seed's gate call this; no step that trains or selects does.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from statistics import fmean
@@ -18,8 +19,9 @@ from meta_reward_core.method.judging import judge_responses
 from meta_reward_core.method.meta_judging import PlannedBattle, run_battles
 from meta_reward_core.recipes.prompt_templates import PromptTemplate
 from meta_reward_core.storage.records import Judgment, Readout, Response, VerdictReadout
+from meta_reward_core.tasks.protocol import ItemResult
 from meta_reward_core.tasks.toy import ground_truth, task
-from meta_reward_core.tasks.toy.win_rates import make_baseline_responses, measure_wins
+from meta_reward_core.tasks.toy.win_rates import make_baseline_responses, measure_wins, score_win
 
 HELD_OUT_SEED = 20_240_719
 """The held-out items are the same for every model, experiment and seed."""
@@ -43,28 +45,31 @@ def measure_model(
     seed: int,
     score_readout: Readout = "free",
     verdict_readout: VerdictReadout = "free",
-) -> list[Measurement]:
+) -> list[Measurement | ItemResult]:
     """Measure a model in its three roles.
 
     Returns:
-        Measurements whose basis is `oracle`; of the win rate also by the model's own judge.
+        Measurements whose basis is `oracle`; of the win rate also by the model's own judge. Then
+        what was measured on each held-out item, which is the same for every model, so that changes
+        between models can be paired.
     """
     seeded = partial(derive_seed, seed, "oracle")
     instructions = task.sample_held_out_prompts(prompts, seed=HELD_OUT_SEED)
     answers = _generate_responses(engine, instructions, actor, seed=seeded("actor"))
     actor_metrics = _measure_actor(engine, instructions, answers, actor, seed=seeded("actor"))
+    baseline = make_baseline_responses(instructions, seed=HELD_OUT_SEED)
     wins = measure_wins(
         engine,
         instructions,
         answers,
-        make_baseline_responses(instructions, seed=HELD_OUT_SEED),
+        baseline,
         judgments=judgments,
         sampling=judge,
         template=judge_template,
         seed=seeded("wins"),
         readout=score_readout,
     )
-    judge_metrics = measure_judge(
+    judged = judge_held_out_items(
         engine,
         items=judge_items,
         judgments=judgments,
@@ -73,7 +78,7 @@ def measure_model(
         seed=seeded("judge"),
         readout=score_readout,
     )
-    meta_judge_metrics = measure_meta_judge(
+    verdicts = compare_held_out_judgments(
         engine,
         comparisons=comparisons,
         sampling=meta_judge,
@@ -84,8 +89,52 @@ def measure_model(
     return [
         *(Measurement(model, "actor", *metric, "oracle") for metric in actor_metrics),
         *(Measurement(model, "actor", *metric) for metric in wins),
-        *(Measurement(model, "judge", *metric, "oracle") for metric in judge_metrics),
-        *(Measurement(model, "meta_judge", *metric, "oracle") for metric in meta_judge_metrics),
+        *(Measurement(model, "judge", *metric, "oracle") for metric in _measure_judged(judged)),
+        *(
+            Measurement(model, "meta_judge", *metric, "oracle")
+            for metric in _measure_verdicts(verdicts)
+        ),
+        *_list_actor_items(instructions, answers, baseline),
+        *_list_judge_items(judged),
+        *_list_items("meta_judge.accuracy", enumerate(map(float, verdicts.right))),
+    ]
+
+
+def _list_items(metric: str, values: Iterable[tuple[int, float]]) -> list[ItemResult]:
+    return [ItemResult(str(item), str(item), metric, 0, value) for item, value in values]
+
+
+def _list_actor_items(
+    instructions: Sequence[str], answers: Sequence[str], baseline: Sequence[str]
+) -> list[ItemResult]:
+    quality = list(map(ground_truth.compute_true_quality, instructions, answers))
+    of_baseline = map(ground_truth.compute_true_quality, instructions, baseline)
+    wins = (100 * score_win(*pair) for pair in zip(quality, of_baseline, strict=True))
+    return [
+        *_list_items("actor.true_quality", enumerate(quality)),
+        *_list_items("actor.win_rate", enumerate(wins)),
+        *_list_items("actor.length_chars", enumerate(map(float, map(len, answers)))),
+    ]
+
+
+def _list_judge_items(judged: "JudgedItems") -> list[ItemResult]:
+    """How often judgments of an item are exact, and how often its order with others is right."""
+    exact: dict[int, list[float]] = {item: [] for item in range(len(judged.quality))}
+    for judgment in judged.judgments:
+        item = int(judgment.response_id)
+        exact[item].append(float(judgment.score == judged.quality[item]))
+    shares: dict[int, list[float]] = {}
+    for a, b, agrees in judged.iter_ordered_pairs():
+        shares.setdefault(a, []).append(agrees)
+        shares.setdefault(b, []).append(agrees)
+    return [
+        *_list_items(
+            "judge.single_judgment_exact",
+            ((item, fmean(found)) for item, found in exact.items() if found),
+        ),
+        *_list_items(
+            "judge.order_agreement", ((item, fmean(shares[item])) for item in sorted(shares))
+        ),
     ]
 
 
@@ -115,6 +164,36 @@ def _generate_responses(
     return [c[0].text for c in engine.sample(asked, 1, sampling=sampling, seed=seed)]
 
 
+@dataclass(frozen=True, slots=True)
+class JudgedItems:
+    """Held-out responses of known quality and the judgments of them.
+
+    Attributes:
+        quality: true quality of each item.
+        words: length of each item.
+        judgments: whose `response_id` is the number of the item.
+    """
+
+    quality: Sequence[float]
+    words: Sequence[int]
+    judgments: Sequence[Judgment]
+
+    def compute_means(self) -> dict[int, float]:
+        """Mean score of each item that has a scored judgment."""
+        by_item: dict[int, list[float]] = {}
+        for judgment in self.judgments:
+            if judgment.score is not None:
+                by_item.setdefault(int(judgment.response_id), []).append(judgment.score)
+        return {item: fmean(scores) for item, scores in by_item.items()}
+
+    def iter_ordered_pairs(self) -> Iterator[tuple[int, int, float]]:
+        """Yield pairs of items of different quality, and 1 if mean scores order them rightly."""
+        means, truth = self.compute_means(), self.quality
+        for a, b in combinations(means, 2):
+            if truth[a] != truth[b]:
+                yield a, b, float((means[a] - means[b]) * (truth[a] - truth[b]) > 0)
+
+
 def measure_judge(
     engine: Engine,
     *,
@@ -132,6 +211,30 @@ def measure_judge(
         order agreement and Spearman correlation of mean scores with the truth, the mean score,
         and how many points ten words of filler are worth to it.
     """
+    return _measure_judged(
+        judge_held_out_items(
+            engine,
+            items=items,
+            judgments=judgments,
+            sampling=sampling,
+            template=template,
+            seed=seed,
+            readout=readout,
+        )
+    )
+
+
+def judge_held_out_items(
+    engine: Engine,
+    *,
+    items: int,
+    judgments: int,
+    sampling: SamplingParams,
+    template: PromptTemplate,
+    seed: int,
+    readout: Readout = "free",
+) -> JudgedItems:
+    """Judge responses of known quality and of all lengths."""
     held_out = task.sample_held_out_judge_items(items, seed=HELD_OUT_SEED)
     asked = [
         Response(str(index), str(index), 0, response, 0, "stop")
@@ -148,9 +251,14 @@ def measure_judge(
         seed=seed,
         readout=readout,
     )
-    truth = [quality for _, _, quality in held_out]
+    quality = [quality for _, _, quality in held_out]
+    return JudgedItems(quality, [len(item[1].split()) for item in held_out], made)
+
+
+def _measure_judged(judged: JudgedItems) -> MetricRows:
+    made = judged.judgments
     scored = [judgment for judgment in made if judgment.score is not None]
-    exact = sum(judgment.score == truth[int(judgment.response_id)] for judgment in scored)
+    exact = sum(judgment.score == judged.quality[int(judgment.response_id)] for judgment in scored)
     yield "single_judgment_exact", exact / len(made), len(made)
     yield "parse_rate", len(scored) / len(made), len(made)
     yield (
@@ -158,23 +266,13 @@ def measure_judge(
         _compute_mean_or_none([_require_score(judgment) for judgment in scored]),
         len(scored),
     )
-    yield from _measure_means(scored, truth, [len(item[1].split()) for item in held_out])
+    yield from _measure_means(judged)
 
 
-def _measure_means(
-    scored: Sequence[Judgment], truth: Sequence[float], words: Sequence[int]
-) -> MetricRows:
-    by_item: dict[int, list[float]] = {}
-    for judgment in scored:
-        by_item.setdefault(int(judgment.response_id), []).append(_require_score(judgment))
-    means = {item: fmean(scores) for item, scores in by_item.items()}
-    ordered = [
-        (means[a] - means[b]) * (truth[a] - truth[b])
-        for a, b in combinations(means, 2)
-        if truth[a] != truth[b]
-    ]
-    agreement = _compute_mean_or_none([float(product > 0) for product in ordered])
-    yield "order_agreement", agreement, len(ordered)
+def _measure_means(judged: JudgedItems) -> MetricRows:
+    means, truth, words = judged.compute_means(), judged.quality, judged.words
+    ordered = [agrees for _, _, agrees in judged.iter_ordered_pairs()]
+    yield "order_agreement", _compute_mean_or_none(ordered), len(ordered)
     from scipy.stats import spearmanr  # a third of the start-up time of commands
 
     given = list(means.values())
@@ -188,6 +286,19 @@ def _measure_means(
     lengths = [words[item] for item in means]
     slope = _compute_unless_constant(lambda: 10 * np.polyfit(lengths, errors, 1)[0], given)
     yield "points_per_10_words", slope, len(given)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutVerdicts:
+    """Verdicts on pairs of judgments of which one is truly better.
+
+    Attributes:
+        right: whether each verdict is.
+        better: which position the better judgment has.
+    """
+
+    right: Sequence[bool]
+    better: Sequence[str]
 
 
 def measure_meta_judge(
@@ -205,6 +316,28 @@ def measure_meta_judge(
         (metric, value, count): accuracy, and accuracy where the better one stands first and
         where it stands second; an unreadable verdict is not a right one.
     """
+    return _measure_verdicts(
+        compare_held_out_judgments(
+            engine,
+            comparisons=comparisons,
+            sampling=sampling,
+            template=template,
+            seed=seed,
+            readout=readout,
+        )
+    )
+
+
+def compare_held_out_judgments(
+    engine: Engine,
+    *,
+    comparisons: int,
+    sampling: SamplingParams,
+    template: PromptTemplate,
+    seed: int,
+    readout: VerdictReadout = "free",
+) -> HeldOutVerdicts:
+    """Compare pairs of judgments of which one is truly better."""
     rows = list(task.generate_gate_comparisons(comparisons, seed=HELD_OUT_SEED))
     battles, _ = run_battles(
         [
@@ -224,10 +357,17 @@ def measure_meta_judge(
         seed=seed,
         readout=readout,
     )
-    right = [battle.verdict == row.better for battle, row in zip(battles, rows, strict=True)]
+    return HeldOutVerdicts(
+        [battle.verdict == row.better for battle, row in zip(battles, rows, strict=True)],
+        [row.better for row in rows],
+    )
+
+
+def _measure_verdicts(verdicts: HeldOutVerdicts) -> MetricRows:
+    right, places = verdicts.right, verdicts.better
     yield "accuracy", fmean(right), len(right)
     for position, name in (("A", "accuracy_better_first"), ("B", "accuracy_better_second")):
-        subset = [hit for hit, row in zip(right, rows, strict=True) if row.better == position]
+        subset = [hit for hit, place in zip(right, places, strict=True) if place == position]
         yield name, _compute_mean_or_none([float(hit) for hit in subset]), len(subset)
 
 

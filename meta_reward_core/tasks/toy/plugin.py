@@ -9,7 +9,7 @@ from pathlib import Path
 
 from meta_reward_core.context import make_sampling_params
 from meta_reward_core.evaluation.scorecard import Measurement
-from meta_reward_core.tasks.protocol import EvaluationRequest, TaskDefinition
+from meta_reward_core.tasks.protocol import EvaluationRequest, ItemResult, TaskDefinition
 from meta_reward_core.tasks.toy.task import (
     TASK_NAME,
     WORLD_VERSION,
@@ -77,7 +77,7 @@ class ToyModels:
 class ToyEvaluator:
     """Measures a model in its three roles by the ground truth, on held-out items."""
 
-    def measure(self, request: EvaluationRequest) -> Iterable[Measurement]:
+    def measure(self, request: EvaluationRequest) -> Iterable[Measurement | ItemResult]:
         """Measure a model; see `toy.evaluation.measure_model`."""
         from meta_reward_core.tasks.toy.evaluation import measure_model
 

@@ -49,7 +49,7 @@ def measure_wins(
         figure.
     """
     true = {
-        number: _score_win(*(ground_truth.compute_true_quality(instruction, text) for text in pair))
+        number: score_win(*(ground_truth.compute_true_quality(instruction, text) for text in pair))
         for number, (instruction, *pair) in enumerate(
             zip(instructions, answers, baseline, strict=True)
         )
@@ -74,7 +74,7 @@ def measure_wins(
         if judgment.score is not None:
             scores.setdefault(judgment.response_id, []).append(judgment.score)
     judged = {
-        number: _score_win(fmean(scores[f"{number}.m"]), fmean(scores[f"{number}.b"]))
+        number: score_win(fmean(scores[f"{number}.m"]), fmean(scores[f"{number}.b"]))
         for number in range(len(answers))
         if f"{number}.m" in scores and f"{number}.b" in scores
     }
@@ -87,7 +87,7 @@ def measure_wins(
             yield name, value, count, basis
 
 
-def _score_win(model: float, baseline: float) -> float:
+def score_win(model: float, baseline: float) -> float:
     """Return 1 for a win of the model, 0 for a loss, 0.5 for a tie."""
     return 0.5 if model == baseline else float(model > baseline)
 

@@ -1,15 +1,18 @@
 """The shipped seed model under a forced readout: a real judge that writes its own lines, too."""
 
 from collections.abc import Iterator
+from statistics import fmean
 
 import pytest
 
 from meta_reward_core.engines.base import SamplingParams
 from meta_reward_core.engines.transformers import TransformersEngine, load_transformers_engine
+from meta_reward_core.evaluation.scorecard import Measurement
 from meta_reward_core.recipes.prompt_templates import load_template
 from meta_reward_core.storage.records import Readout
+from meta_reward_core.tasks.protocol import ItemResult
 from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
-from meta_reward_core.tasks.toy.evaluation import measure_judge, measure_meta_judge
+from meta_reward_core.tasks.toy.evaluation import measure_judge, measure_meta_judge, measure_model
 
 GREEDY = SamplingParams(0.0, 1.0, 48)
 
@@ -79,3 +82,28 @@ def test_its_verdicts_can_be_forced(engine: TransformersEngine) -> None:
     }
     assert found["accuracy"] is not None
     assert found["accuracy"] > 0.7
+
+
+def test_single_items_add_up_to_what_is_measured(engine: TransformersEngine) -> None:
+    """Of the order agreement only about: an item without a scored judgment is in no pair."""
+    found = measure_model(
+        engine, "M0", prompts=4, judge_items=6, judgments=2, comparisons=4, actor=GREEDY,
+        judge=GREEDY, meta_judge=GREEDY, judge_template=load_template("miniature_judge"),
+        meta_judge_template=load_template("miniature_meta_judge"), seed=1,
+    )  # fmt: skip
+    by_item: dict[str, list[float]] = {}
+    for result in found:
+        if isinstance(result, ItemResult):
+            assert result.value is not None
+            by_item.setdefault(result.metric, []).append(result.value)
+    measured = {
+        f"{one.subject}.{one.metric}": one.value
+        for one in found
+        if isinstance(one, Measurement) and one.basis == "oracle"
+    }
+    assert by_item.keys() == {
+        *("actor.true_quality", "actor.win_rate", "actor.length_chars"),
+        *("judge.single_judgment_exact", "judge.order_agreement", "meta_judge.accuracy"),
+    }
+    for metric in by_item.keys() - {"judge.order_agreement"}:
+        assert fmean(by_item[metric]) == pytest.approx(measured[metric])
