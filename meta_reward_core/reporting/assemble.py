@@ -12,7 +12,7 @@ from meta_reward_core.reporting.comparisons import build_comparison_section
 from meta_reward_core.reporting.document import Block, Document, Notes, ReportTable, Section, Text
 from meta_reward_core.reporting.plots import build_paper_plots
 from meta_reward_core.reporting.run_loader import Arm
-from meta_reward_core.reporting.tables import build_paper_tables
+from meta_reward_core.reporting.tables import build_paper_tables, build_summary_section
 from meta_reward_core.reporting.task_tables import build_task_blocks
 
 
@@ -32,13 +32,14 @@ def build_report(
     """
     several = len(arms) > 1
     parts: list[tuple[str, Sequence[Block]]] = [
-        ("What this is", [*foreword, *_make_contents_blocks(arms)])
+        ("Summary", build_summary_section(arms)),
+        ("What this is", [*foreword, *_make_contents_blocks(arms)]),
     ]
     if several:
         parts += [("What follows", build_comparison_section(arms, baseline or arms[0].label))]
-    parts += build_paper_tables(arms)
     if tasks := build_task_blocks(arms):
         parts += [("Benchmarks after each iteration", tasks)]
+    parts += build_paper_tables(arms)
     parts += [
         ("Figures", build_paper_plots(arms)),
         ("Compute", build_compute_section(arms)),

@@ -1,10 +1,12 @@
 """Structure of a report, independent of its output format."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 DASH: Final = "–"
+_CODE: Final = re.compile(r"`([^`]+)`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class ReportTable:
 
     Attributes:
         note: what a reader must know to read it.
-        outside: number of the first rows that are the paper's and not ours.
+        outside: number of the last rows, which are the paper's and not ours.
     """
 
     title: str
@@ -102,6 +104,27 @@ class Document:
 
     title: str
     sections: Sequence[Section]
+
+
+@dataclass(frozen=True, slots=True)
+class TextSpan:
+    """A part of a sentence: words, or code."""
+
+    text: str
+    is_code: bool
+
+
+def split_code_spans(text: str) -> list[TextSpan]:
+    """Split a sentence at code between backquotes; one without a partner is a plain character."""
+    spans: list[TextSpan] = []
+    end = 0
+    for found in _CODE.finditer(text):
+        spans += [
+            TextSpan(text[end : found.start()], is_code=False),
+            TextSpan(found[1], is_code=True),
+        ]
+        end = found.end()
+    return [span for span in (*spans, TextSpan(text[end:], is_code=False)) if span.text]
 
 
 def add_reason_if_empty(grid: ReportTable, *, ours: int, reason: str) -> list[Block]:

@@ -14,6 +14,7 @@ from meta_reward_core.reporting.document import (
     ReportTable,
     Text,
     format_number,
+    split_code_spans,
 )
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
@@ -39,7 +40,7 @@ def _render_block(block: Block) -> Iterator[str]:
             fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
             yield from (f"{_escape(title)}:", "", fence, text.rstrip("\n"), fence)
         case Absent(title, reason):
-            yield f"**{_escape(title)}**: absent. {_escape(reason)}"
+            yield f"**{_escape(title)}**: absent. {_escape_text(reason)}"
         case ReportTable():
             yield from _render_table(block.title, block.columns, block.rows, block.note)
         case LinePlot():
@@ -56,7 +57,7 @@ def _render_table(
     yield "|---|" + "--:|" * (len(columns) - 1)
     yield from ("| " + " | ".join(map(_escape, row)) + " |" for row in rows)
     if note:
-        yield from ("", _escape(note))
+        yield from ("", _escape_text(note))
 
 
 def _tabulate_lines(plot: LinePlot) -> tuple[list[str], list[list[str]]]:
@@ -74,6 +75,18 @@ def _tabulate_cells(plot: HeatPlot) -> tuple[list[str], list[list[str]]]:
     return [f"{plot.row_label} / {plot.column_label}", *plot.columns], rows
 
 
+def _escape_text(text: str) -> str:
+    """Escape a sentence of ours, in which code between backquotes stays code."""
+    return "".join(
+        f"`{span.text}`" if span.is_code else _escape_marks(span.text)
+        for span in split_code_spans(" ".join(text.split()))
+    )
+
+
+def _escape_marks(text: str) -> str:
+    return _SPECIAL.sub(r"\\\1", text)
+
+
 def _escape(text: str) -> str:
     """Escape text of recipes and models, so that it cannot become markup or break a table."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return _escape_marks(" ".join(text.split()))

@@ -1,4 +1,4 @@
-"""The paper's seven tables, with a run's metrics below the paper's.
+"""The paper's seven tables, with a run's metrics above the paper's.
 
 A figure comes from a scorecard that `manage.py evaluate --experiment` has kept, from an iteration's
 own data, or, in the miniature, from the truth. Where there is none, the table says why.
@@ -25,7 +25,7 @@ from meta_reward_core.reporting.run_loader import Arm, ExperimentRun
 from meta_reward_core.reporting.scorecard_schema import ScorecardDict
 from meta_reward_core.reporting.seed_statistics import estimate_over_seeds
 
-_PAPERS: Final = "The first rows are the paper's own, of models with 8 billion parameters."
+_PAPERS: Final = "The last rows are the paper's own, of models with 8 billion parameters."
 _NO_CARD: Final = (
     "no evaluation of this kind is kept for these models: score its files by `manage.py evaluate "
     "{command} --save-to EXPERIMENT/M<t>`"
@@ -38,22 +38,22 @@ def build_paper_tables(arms: Sequence[Arm]) -> list[tuple[str, list[Block]]]:
         (
             "Table 1: AlpacaEval 2",
             [
-                *_make_alpaca_table(arms),
                 *_make_ground_truth_blocks(arms, "Table 1", metrics.QUALITY),
+                *_make_alpaca_table(arms),
             ],
         ),
         ("Table 2: Arena-Hard", _make_arena_table(arms)),
         (
             "Table 3: the judge against a stronger judge",
             [
-                *_make_judge_table(arms, "model"),
                 *_make_ground_truth_blocks(arms, "Table 3", metrics.JUDGE),
+                *_make_judge_table(arms, "model"),
             ],
         ),
         ("Table 4: length control", _make_length_control_table(arms)),
         (
             "Table 5: biases of the meta-judge",
-            [*_make_bias_table(arms), *_make_ground_truth_blocks(arms, "Table 5", metrics.BIAS)],
+            [*_make_ground_truth_blocks(arms, "Table 5", metrics.BIAS), *_make_bias_table(arms)],
         ),
         ("Table 6: MT-Bench", _make_mt_bench_table(arms)),
         ("Table 7: the judge against people", _make_judge_table(arms, "humans")),
@@ -155,7 +155,7 @@ def _make_comparison_table(
     grid = ReportTable(
         title,
         columns,
-        [*_label_paper_rows(theirs), *ours],
+        [*ours, *_label_paper_rows(theirs)],
         note=f"{_PAPERS} In brackets: 95% intervals over prompts.",
         outside=len(theirs),
     )
@@ -203,6 +203,48 @@ def _format_scorecard_cell(card: ScorecardDict, name: str, decimals: int, scale:
 def find_scorecard_metric(card: ScorecardDict, name: str) -> Mapping[str, Any] | None:
     """Find a metric of a scorecard by name."""
     return next((one for one in card["figures"] if one["name"] == name), None)
+
+
+def build_summary_section(arms: Sequence[Arm]) -> list[Block]:
+    """M0 and the last model side by side: the first thing that a reader wants to know."""
+    known = [metric for metric in metrics.COMPARED if any(_has_ends(arm, metric) for arm in arms)]
+    if not known:
+        return [
+            Absent(
+                "M0 and the last model side by side",
+                "nothing was measured of both on the same items: a task with a ground truth, or "
+                "`evaluation.tasks`, does that",
+            )
+        ]
+    return [_make_end_table(arm, known) for arm in arms if arm.iterations]
+
+
+def _has_ends(arm: Arm, metric: MetricSpec) -> bool:
+    ends = (0, arm.iterations)
+    return arm.iterations > 0 and all(metrics.collect_values(arm, metric, t) for t in ends)
+
+
+def _make_end_table(arm: Arm, wanted: Sequence[MetricSpec]) -> ReportTable:
+    last = arm.iterations
+    return ReportTable(
+        f"{arm.label}: M0 and M{last}",
+        ("metric", "M0", f"M{last}", "change"),
+        [
+            (one.title, _format_cell(arm, one, 0), _format_cell(arm, one, last),
+             _format_change(arm, one, last))
+            for one in wanted
+            if _has_ends(arm, one)
+        ],
+        note=_describe_intervals([arm]),
+    )  # fmt: skip
+
+
+def _format_change(arm: Arm, metric: MetricSpec, last: int) -> str:
+    before, after = (estimate_metric(arm, metric, t).mean for t in (0, last))
+    if before is None or after is None:
+        return DASH
+    change = after - before
+    return f"{'+' if change > 0 else ''}{format_number(change, metric.decimals)}"
 
 
 def _make_ground_truth_blocks(
@@ -301,8 +343,8 @@ def _make_length_control_table(arms: Sequence[Arm]) -> list[Block]:
         "Length of the answers with and without length control, characters",
         ("model", "rho of the last iteration", "characters"),
         [
-            *((name, name.rpartition("rho ")[2], value) for name, value in _iter_paper_lengths()),
             *rows,
+            *((name, name.rpartition("rho ")[2], value) for name, value in _iter_paper_lengths()),
         ],
         note=f"{_PAPERS} In brackets: 95% intervals over loop seeds.",
         outside=len(published_results.LENGTH_CONTROL),
@@ -349,7 +391,7 @@ def _make_bias_table(arms: Sequence[Arm]) -> list[Block]:
     grid = ReportTable(
         "What wins the battles, percent",
         ("battles", "higher score", "shown first", "verdict changes with the order"),
-        [*_label_paper_rows(published_results.META_JUDGE_BIAS), *rows],
+        [*rows, *_label_paper_rows(published_results.META_JUDGE_BIAS)],
         note=f"{_PAPERS} In brackets 95% intervals: over runs where there are several; of one run, "
         "with all battles of a response taken as one observation.",
         outside=len(published_results.META_JUDGE_BIAS),

@@ -84,6 +84,27 @@ def test_without_a_finished_iteration_it_says_so(client: Client) -> None:
     assert "None of them has completed an iteration yet." in page
 
 
+def test_results_from_m0_on_stand_before_the_charts(client: Client) -> None:
+    row, other = make_experiment("a"), make_experiment("b")
+    for number, (before, after) in enumerate([(0.7, 0.75), (0.75, 0.8)], start=1):
+        truth = [
+            {"subject": "judge", "metric": "order_agreement", "before": before, "after": after}
+        ]
+        finished(row, number, truth=truth)
+    answer = client.get(f"{COMPARE}?name=a&name=b")
+    page = answer.content.decode()
+    assert page.index("Results") < page.index("Recipes") < page.index("Metrics by iteration")
+    (result,) = answer.context["comparison"].results
+    assert (result.group, result.title) == ("Judge", "order agreement")
+    assert [name for name, found in result.cells if found is None] == ["b"]
+    assert "0.7 → 0.8 <b>+0.1</b>" in page
+    assert "no interval: only totals over the held-out prompts are stored" in page
+    drawn = chart(answer, "Judge: order agreement")
+    assert [cells[0] for cells in drawn.table.rows] == ["0", "1", "2"], "M0 is there"
+    assert drawn.table.rows[0][1] == "0.7"
+    assert Experiment.objects.get(name="b") == other
+
+
 def test_one_needs_another(client: Client) -> None:
     make_experiment("a")
     assert "Choose at least one more." in client.get(f"{COMPARE}?name=a").content.decode()

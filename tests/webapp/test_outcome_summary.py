@@ -15,8 +15,8 @@ from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.schemas import build_table
 from meta_reward_core.storage.shards import StageOutput
 from tests.webapp.watching_fixtures import HTMX, finish, get, run_judging
-from webapp.dashboard.outcome_summary import build_outcome_summary
 from webapp.experiments.models import Experiment, Iteration, RunStatus
+from webapp.experiments.outcome_summary import build_outcome_summary
 
 
 def make_card(value: float) -> str:

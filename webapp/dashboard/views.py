@@ -44,7 +44,6 @@ from webapp.dashboard.experiment_charts import build_experiment_charts
 from webapp.dashboard.external_charts import build_external_charts
 from webapp.dashboard.iteration_charts import build_iteration_charts
 from webapp.dashboard.lineage import read_lineage
-from webapp.dashboard.outcome_summary import build_outcome_summary
 from webapp.dashboard.probe import read_probe_view
 from webapp.dashboard.queues import count_messages, list_waiting_work
 from webapp.dashboard.recipe_diff import make_recipe_view
@@ -70,6 +69,7 @@ from webapp.experiments.models import (
     RunStatus,
     ShardStatus,
 )
+from webapp.experiments.outcome_summary import build_outcome_summary
 from webapp.experiments.progress import (
     count_finished,
     count_live_workers,

@@ -15,6 +15,12 @@ from webapp.charts.lines import Series, build_line_chart
 from webapp.charts.scales import SHARE
 from webapp.experiment_form.recipe_fields import write_value
 from webapp.experiments.models import Experiment, Iteration
+from webapp.experiments.outcome_summary import (
+    MEASURE_GROUPS,
+    Measure,
+    OutcomeRow,
+    build_outcome_summary,
+)
 from webapp.htmx import render_page_or_partial
 
 _MAX_COMPARED: Final = 6
@@ -119,6 +125,15 @@ class RecipeDifference:
 
 
 @dataclass(frozen=True, slots=True)
+class ComparedResult:
+    """A measure of the models of several experiments, from M0 to each one's latest."""
+
+    group: str
+    title: str
+    cells: Sequence[tuple[str, OutcomeRow | None]]
+
+
+@dataclass(frozen=True, slots=True)
 class ChartGroup:
     """Charts under one heading."""
 
@@ -131,6 +146,7 @@ class Comparison:
     """Several experiments beside each other."""
 
     experiments: Sequence[Experiment]
+    results: Sequence[ComparedResult]
     differences: Sequence[RecipeDifference]
     groups: Sequence[ChartGroup]
 
@@ -178,9 +194,29 @@ def _list_rows(offers: Sequence[ExperimentChoice]) -> list[Experiment]:
 def _make_comparison(experiments: Sequence[Experiment]) -> Comparison:
     return Comparison(
         experiments=experiments,
+        results=list_results(experiments),
         differences=list_recipe_differences(experiments),
         groups=build_chart_groups(experiments),
     )
+
+
+def list_results(experiments: Sequence[Experiment]) -> list[ComparedResult]:
+    """List what changed from M0 to the latest model of each experiment, measure by measure."""
+    by_measure: dict[Measure, dict[str, OutcomeRow]] = {}
+    for row in experiments:
+        summary = build_outcome_summary(row, _sort_iterations(row))
+        for result in summary.rows if summary else ():
+            by_measure.setdefault(result.measure, {})[row.name] = result
+    return [
+        ComparedResult(
+            measure.group,
+            measure.title,
+            [(row.name, found.get(row.name)) for row in experiments],
+        )
+        for measure, found in sorted(
+            by_measure.items(), key=lambda one: MEASURE_GROUPS.index(one[0].group)
+        )
+    ]
 
 
 def list_recipe_differences(experiments: Sequence[Experiment]) -> list[RecipeDifference]:
@@ -211,14 +247,25 @@ def build_chart_groups(experiments: Sequence[Experiment]) -> list[ChartGroup]:
     """One chart for each metric that an iteration of any of them has."""
     found: dict[ChartedMetric, dict[str, dict[int, float | None]]] = defaultdict(dict)
     for row in experiments:
-        for iteration in _sort_iterations(row):
-            for metric, value in iter_metrics(iteration.metrics):
-                found[metric].setdefault(row.name, {})[iteration.number] = value
+        for number, metric, value in _iter_points(row):
+            found[metric].setdefault(row.name, {})[number] = value
     charts: dict[str, list[Chart]] = {group: [] for group in _GROUPS}
     for metric, values in found.items():
         if any(value is not None for points in values.values() for value in points.values()):
             charts[metric.group].append(_make_chart(metric, experiments, values))
     return [ChartGroup(title, charted) for title, charted in charts.items() if charted]
+
+
+def _iter_points(row: Experiment) -> Iterator[tuple[int, ChartedMetric, float | None]]:
+    """The metrics of each iteration by its number, and those of M0 at 0."""
+    for iteration in _sort_iterations(row):
+        if iteration.number == 1:
+            yield from (
+                (0, metric, value)
+                for metric, value in iter_base_metrics(iteration.metrics)
+                if value is not None
+            )
+        yield from ((iteration.number, *point) for point in iter_metrics(iteration.metrics))
 
 
 def _make_chart(
@@ -227,14 +274,23 @@ def _make_chart(
     values: Mapping[str, Mapping[int, float | None]],
 ) -> Chart:
     """A line for each experiment, in every chart the same; what was not measured is a gap."""
+    first = 0 if any(0 in points for points in values.values()) else 1
     series = [
-        Series(row.name, [(one.number, values.get(row.name, {}).get(one.number))
-                          for one in _sort_iterations(row)])
+        Series(row.name, [(number, values.get(row.name, {}).get(number))
+                          for number in (*range(first, 1), *_list_numbers(row))])
         for row in experiments
     ]  # fmt: skip
     return build_line_chart(
-        metric.title, series, x_label="iteration", y_label=metric.unit, within=metric.within
+        metric.title,
+        series,
+        x_label="iteration" if first else "model M",
+        y_label=metric.unit,
+        within=metric.within,
     )
+
+
+def _list_numbers(row: Experiment) -> list[int]:
+    return [one.number for one in _sort_iterations(row)]
 
 
 def _sort_iterations(row: Experiment) -> list[Iteration]:
@@ -253,6 +309,12 @@ def iter_metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[ChartedMetric, fl
             )
     for one in metrics.get("truth") or []:
         yield name_truth_metric(one["subject"], one["metric"]), _to_number(one.get("after"))
+
+
+def iter_base_metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[ChartedMetric, float | None]]:
+    """The metrics of M0, in the summary of the first iteration."""
+    for one in metrics.get("truth") or []:
+        yield name_truth_metric(one["subject"], one["metric"]), _to_number(one.get("before"))
 
 
 def name_truth_metric(subject: str, metric: str) -> ChartedMetric:

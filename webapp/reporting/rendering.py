@@ -113,7 +113,9 @@ def _iter_rows(grid: ReportTable) -> Iterator[ReportTableRow]:
     for number, (heading, *cells) in enumerate(grid.rows):
         named = zip(grid.columns[1:], cells, strict=True)
         yield ReportTableRow(
-            heading, [ReportTableCell(*cell) for cell in named], number < grid.outside
+            heading,
+            [ReportTableCell(*cell) for cell in named],
+            number >= len(grid.rows) - grid.outside,
         )
 
 

@@ -28,7 +28,7 @@ _JUDGE: Final = "Judge"
 _META_JUDGE: Final = "Meta-judge"
 _LENGTH: Final = "Length"
 _BIASES: Final = "Biases"
-_GROUPS: Final = (_ACTOR, _JUDGE, _META_JUDGE, _LENGTH, _BIASES)
+MEASURE_GROUPS: Final = (_ACTOR, _JUDGE, _META_JUDGE, _LENGTH, _BIASES)
 
 _TOTALS_ONLY: Final = "only totals over the held-out prompts are stored"
 _OTHER_PROMPTS: Final = "each iteration samples other prompts"
@@ -164,7 +164,7 @@ def build_outcome_summary(
     ]
     known = {row.measure.group for row in rows}
     rows += [row for row in _iter_own_rows(first, last) if row.measure.group not in known]
-    rows.sort(key=lambda row: _GROUPS.index(row.measure.group))
+    rows.sort(key=lambda row: MEASURE_GROUPS.index(row.measure.group))
     return OutcomeSummary(last.number, _write_answer(rows, last.number), rows)
 
 
