@@ -49,8 +49,8 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a record; whatever a model or a stranger put into it cannot forge a second line."""
-        given = get_log_facts().items() if self._with_facts else ()
-        facts = " ".join(f"{name}={value}" for name, value in given)
+        given = get_log_facts() if self._with_facts else {}
+        facts = " ".join(f"{name}={value}" for name, value in given.items())
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         words = [when, record.levelname, record.name, *([f"[{facts}]"] if facts else [])]
         message = record.getMessage().replace("\n", "\n    ")

@@ -84,7 +84,7 @@ def make_row(name: str, person: User, batch: Batch) -> dict[str, object]:
     if name == "attempt_output":
         stage = add_stage(batch.experiment.iterations.get(number=1))
         return {"pk": add_attempt(Shard.objects.create(stage=stage, index=0)).pk}
-    common = {"created_by": person, "experiment_name": "mine"}
+    common: dict[str, Any] = {"created_by": person, "experiment_name": "mine"}
     if name == "model_check":
         return {"pk": Job.objects.create(kind="check_model", **common).pk}
     if name == "job":

@@ -247,10 +247,10 @@ def test_cancelling_several_runs_is_confirmed_first(
         status=RunStatus.RUNNING, driver="workers"
     )
     page = act(client, "cancel", "small", "middle").content.decode()
-    assert "Cancel 2 experiments?" in page
+    assert "Stop 2 experiments?" in page
     assert not Job.objects.exists()
     page = act(client, "cancel", "small", "middle", confirmed="1").content.decode()
-    assert "Cancellation requested: small." in page
+    assert "Stop requested: small." in page
     assert "middle: cannot cancel (completed)" in page
     assert Job.objects.get().kind == JobKind.CANCEL
 

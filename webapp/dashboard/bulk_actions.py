@@ -16,7 +16,7 @@ ARCHIVE: Final = "archive"
 RESTORE: Final = "restore"
 BULK_ACTIONS: Final = {
     JobKind.PAUSE.value: "Pause",
-    JobKind.CANCEL.value: "Cancel",
+    JobKind.CANCEL.value: "Stop",
     ARCHIVE: "Archive",
     RESTORE: "Restore",
 }
@@ -24,7 +24,7 @@ MAX_CHOSEN: Final = 200
 
 _PAST: Final = {
     JobKind.PAUSE.value: "Pause requested",
-    JobKind.CANCEL.value: "Cancellation requested",
+    JobKind.CANCEL.value: "Stop requested",
     ARCHIVE: "Archived",
     RESTORE: "Restored",
 }

@@ -85,6 +85,7 @@ from webapp.experiments.stage_progress import list_stage_progress
 from webapp.htmx import is_partial_request, render_cached_partial, render_page_or_partial
 from webapp.own_addresses import is_own_address
 
+_REQUESTED: Final = {JobKind.CANCEL: "stop", JobKind.RESUME: "resume"}
 _CHARTS_REGION: Final = "iteration-charts"
 
 
@@ -423,6 +424,7 @@ def request_action(request: HttpRequest, name: str) -> HttpResponse:
         messages.info(request, "An identical request is already pending.")
     else:
         enqueue_job(kind, by=_get_user(request), experiment=row)
+        messages.success(request, f"Requested: {_REQUESTED.get(kind, kind.label)}.")
     number = form.cleaned_data["iteration"]
     return redirect("iteration", name, number) if number else redirect("experiment", name)
 

@@ -1,10 +1,10 @@
 """The form of a fork: a stage to keep, changed values, and the request for it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meta_reward_core.errors import ArtifactError, InputError
 from meta_reward_core.planning.fork import (
@@ -25,13 +25,12 @@ from webapp.experiments.files import open_experiment_files, read_settings_histor
 from webapp.experiments.models import Experiment
 
 _KEPT = {
-    "": "the models and tables of earlier iterations",
-    "sample": "its prompts",
-    "generate": "its responses",
-    "judge": "its judgments",
-    "pair_actor": "its judgments and actor pairs",
-    "meta_judge": "its judgments and battles",
-    "pair_judge": "its pairs",
+    "sample": "prompts",
+    "generate": "responses",
+    "judge": "judgments",
+    "pair_actor": "judgments and actor pairs",
+    "meta_judge": "judgments and battles",
+    "pair_judge": "pairs",
 }
 """What a fork keeps of its first iteration, by the last stage that is kept."""
 
@@ -43,7 +42,7 @@ class ForkRequest(BaseModel):
         experiment: name of the fork.
         origin, origin_uuid: the experiment that is forked.
         point: the iteration and the last stage that is kept, as `ForkPoint` writes it.
-        changes: of the settings, as `--set` takes them.
+        values: that differ from the origin's, by key.
         iterations: the last iteration to run.
     """
 
@@ -53,7 +52,7 @@ class ForkRequest(BaseModel):
     origin: str
     origin_uuid: str
     point: str
-    changes: tuple[str, ...] = ()
+    values: dict[str, Any] = Field(default_factory=dict)
     iterations: int
     is_private: bool = False
 
@@ -87,6 +86,7 @@ class ForkFormState:
     Attributes:
         choices: where the experiment can be forked.
         chosen: None as long as nothing is chosen.
+        values: that differ from the origin's, by key; `differences` says so for users.
         problems: what is wrong, besides the errors of `form`.
     """
 
@@ -94,8 +94,8 @@ class ForkFormState:
     chosen: ForkChoice | None = None
     form: ForkForm | None = None
     sections: Sequence[SectionView] = ()
-    values: Sequence[ValueDifference] = ()
-    changes: Sequence[str] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+    differences: Sequence[ValueDifference] = ()
     problems: Sequence[str] = ()
 
     @property
@@ -143,8 +143,8 @@ def read_fork_form(row: Experiment, given: Mapping[str, str], *, is_sent: bool) 
             engines=EngineOffer.read(),
             left_out=list_unchangeable(point, base, get_recipe_fields()),
         ),
-        values=draft.differences,
-        changes=draft.changes,
+        values=draft.values,
+        differences=draft.differences,
         problems=problems,
     )
 
@@ -159,7 +159,7 @@ def write_fork_request(row: Experiment, state: ForkFormState) -> ForkRequest:
         origin=row.name,
         origin_uuid=str(row.uuid),
         point=state.chosen.value,
-        changes=tuple(state.changes),
+        values=dict(state.values),
         iterations=max(given["until"], state.chosen.iteration),
         is_private=given["is_private"],
     )
@@ -172,4 +172,11 @@ def _describe_point(point: ForkPoint, recipe: Recipe) -> ForkChoice:
         for spec in STAGE_SPECS
         if spec.name not in kept and spec.is_scheduled(recipe, point.iteration)
     )
-    return ForkChoice(str(point), point.iteration, _KEPT[point.keep], following.title)
+    return ForkChoice(str(point), point.iteration, _describe_kept(point), following.title)
+
+
+def _describe_kept(point: ForkPoint) -> str:
+    parts = [f"M{point.iteration - 1}"] if point.iteration > 1 else []
+    if point.keep:
+        parts.append(f"the {_KEPT[point.keep]} of iteration {point.iteration}")
+    return " and ".join(parts) or "the base model and the prompt pool"

@@ -144,7 +144,7 @@ def _iter_stopped_actions(iteration: Iteration) -> Iterator[ActionButton]:
 
 def _make_cancel_action() -> ActionButton:
     explanation = (
-        "Stop within seconds and start no further iteration. Completed shards are kept, so that "
-        "the iteration can be resumed later."
+        "Stop within seconds and start no further iteration. Completed shards are kept: the "
+        "iteration can be resumed at any time."
     )
-    return ActionButton(JobKind.CANCEL, "Cancel", explanation, look="danger")
+    return ActionButton(JobKind.CANCEL, "Stop", explanation, look="danger")

@@ -22,7 +22,7 @@ from meta_reward_core.planning.experiment_request import ExperimentRequest, chec
 from meta_reward_core.planning.experiment_setup import open_or_create
 from meta_reward_core.planning.fork import ForkPoint
 from meta_reward_core.planning.launch_request import LaunchRequest
-from meta_reward_core.recipes.loader import change_recipe
+from meta_reward_core.recipes.changed_values import change_recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles, make_missing_files_error
 from meta_reward_core.storage.shards import IterationFiles
@@ -101,7 +101,7 @@ def fork_experiment(job: Job) -> dict[str, Any]:
         origin = _find_origin(job, request.origin)
         point = ForkPoint.parse(request.point)
         base = read_settings_history(origin).get_recipe(point.iteration)
-        recipe = change_recipe(base, request.changes)
+        recipe = change_recipe(base, request.values)
         fork.fork_experiment(open_experiment_files(origin), files, point, recipe, uuid=uuid)
     experiment = open_experiment(files.store, request.experiment)
     if experiment is None:
