@@ -254,7 +254,8 @@ def _standardize_ranks(values: Column) -> FloatArray:
 
     ranks: FloatArray = np.asarray(rankdata(values), dtype=np.float64)
     spread = ranks.std()
-    return (ranks - ranks.mean()) / (spread if spread > 0 else np.nan)
+    standardized: FloatArray = (ranks - ranks.mean()) / (spread if spread > 0 else np.nan)
+    return standardized
 
 
 def _compute_spearman(own: Column, other: Column) -> float | None:

@@ -6,16 +6,18 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Final
 
 import pytest
 from django.test import Client
-from playwright.sync_api import Page, Route
+from playwright.sync_api import Page, Route, ViewportSize
 from pytest_django.fixtures import Settings
 
 from tests.browser import chromium, is_too_wide, serious_violations
 from tests.project.test_docs import CHECKOUT
 
-PHONE, DESK = {"width": 390, "height": 844}, {"width": 1440, "height": 900}
+PHONE: Final[ViewportSize] = {"width": 390, "height": 844}
+DESK: Final[ViewportSize] = {"width": 1440, "height": 900}
 HOST = "http://testserver"
 
 
