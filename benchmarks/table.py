@@ -33,6 +33,7 @@ MODULES = (
     "whole_step",
     "elo",
     "dpo_step",
+    "dpo_memory",
     "memory",
     "adaptive_battles",
     "fewer_judgments",

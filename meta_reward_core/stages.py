@@ -278,6 +278,7 @@ def run_train(context: IterationContext, shard: int, resources: StageResources) 
             threads=context.recipe.engine.threads,
             on_log=resources.on_log,
             chat_date=context.chat_date,
+            run_name=f"{context.recipe.name}-{context.seed}-iteration-{context.number}",
         )
         sha256 = hash_model_folder(folder)
     tables = {

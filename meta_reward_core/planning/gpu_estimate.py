@@ -60,6 +60,7 @@ DEVICES: Final[Mapping[str, Device]] = {
     "h100": Device("NVIDIA H100 SXM", 989e12, 3.35e12, 80e9),
     "h200": Device("NVIDIA H200 SXM", 989e12, 4.8e12, 141e9),
     "l40s": Device("NVIDIA L40S", 362e12, 0.864e12, 48e9),
+    "rtx4090": Device("NVIDIA GeForce RTX 4090", 165e12, 1.008e12, 24e9),
 }
 
 

@@ -9,6 +9,8 @@ from meta_reward_core.recipes.field import OURS, PAPER, Section, declare_field
 CheckpointRule = Literal["last", "lowest_validation_loss", "highest_validation_accuracy"]
 Sharding = Literal["none", "fsdp", "zero2", "zero3"]
 Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
+Optimizer = Literal["adamw", "adamw_8bit"]
+LoraBase = Literal["float32", "bfloat16", "nf4"]
 
 
 class LoraSettings(Section):
@@ -43,6 +45,12 @@ class LoraSettings(Section):
         default=False,
         text="Save the adapter with the checkpoint, and generate with it and the unmerged weights "
         "(`vllm`). Merging into bfloat16 loses small changes.",
+        source=OURS,
+    )
+    base: LoraBase = declare_field(
+        default="float32",
+        text="Data type of the frozen weights during training. nf4: 4-bit weights (QLoRA; needs "
+        "bitsandbytes). Adapters are merged into the stored weights either way.",
         source=OURS,
     )
 
@@ -129,6 +137,27 @@ class TrainingSettings(Section):
         text="Recompute activations: needs less memory and is about 20% slower.",
         source=OURS,
     )
+    optimizer: Optimizer = declare_field(
+        default="adamw",
+        text="Optimizer. adamw_8bit keeps its state in 8 bits: 2 bytes per trained weight instead "
+        "of 8 (needs bitsandbytes).",
+        source=OURS,
+    )
+    group_by_length: bool = declare_field(
+        default=False,
+        text="Draw the rows of a step from rows of similar length. Needs less padding and changes "
+        "which rows share a step.",
+        source=OURS,
+    )
+    logit_tile: int | None = declare_field(
+        default=None,
+        ge=1,
+        le=4096,
+        text="Size of the part of the logits that is in memory at a time, in float32. None: 4 on "
+        "a CPU and 512 on a GPU.",
+        source=OURS,
+        unit="MiB",
+    )
     processes: int = declare_field(
         default=1,
         ge=1,
@@ -211,6 +240,16 @@ class TrainingSettings(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_processes(self) -> "TrainingSettings":
+        if self.sharding != "none" and self.processes == 1:
+            raise ValueError(f"sharding: {self.sharding} needs processes above 1")
+        if self.sharding != "none" and self.lora is not None and self.lora.base == "nf4":
+            raise ValueError(
+                "lora.base: nf4 cannot be sharded; use sharding: none or lora.base: bfloat16"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_validation_share(self) -> "TrainingSettings":
         rule = self.checkpoint_selection
         if rule != "last" and self.validation_share == 0:
@@ -267,6 +306,12 @@ class SftSettings(TrainingSettings):
         source=OURS,
         unit="steps",
     )
+
+    @model_validator(mode="after")
+    def _check_row_order(self) -> "SftSettings":
+        if self.group_by_length and self.row_order == "as_given":
+            raise ValueError("group_by_length reorders rows; use row_order: shuffled")
+        return self
 
     @model_validator(mode="after")
     def _check_checkpoint_rule(self) -> "SftSettings":

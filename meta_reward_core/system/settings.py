@@ -147,6 +147,12 @@ Origins = Annotated[
     AfterValidator(_check_origins),
     Expected("origins such as https://example.org, separated by commas"),
 ]
+Trackers = Annotated[
+    tuple[Literal["tensorboard", "wandb", "mlflow"], ...],
+    NoDecode,
+    BeforeValidator(_split),
+    Expected("tensorboard, wandb and mlflow, separated by commas"),
+]
 Secret = Annotated[SecretStr, BeforeValidator(_require_readable_secret), Expected("a secret")]
 DatabaseUrl = Annotated[
     Secret,
@@ -270,6 +276,13 @@ class Settings(BaseSettings):
         default=_in_var("logs"),
         section=_FILES,
         shown="`logs` in `META_REWARD_VAR`",
+    )
+    tracking_root: Folder = _declare(
+        "META_REWARD_TRACKING_ROOT",
+        "Local files of `META_REWARD_TRACKERS`.",
+        default=_in_var("tracking"),
+        section=_FILES,
+        shown="`tracking` in `META_REWARD_VAR`",
     )
     publish_root: Folder = _declare(
         "META_REWARD_PUBLISH_ROOT",
@@ -426,6 +439,14 @@ class Settings(BaseSettings):
         default="",
         section=_MODELS,
         shown="none",
+    )
+    trackers: Trackers = _declare(
+        "META_REWARD_TRACKERS",
+        "Tools that also follow a training while it runs. They need `pip install "
+        "'meta-reward[tracking]'` and read their own variables, such as `WANDB_API_KEY` and "
+        "`MLFLOW_TRACKING_URI`.",
+        default=(),
+        section=_MODELS,
     )
     hf_token: Secret = _declare(
         "HF_TOKEN",

@@ -8,16 +8,15 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer
+from transformers import Trainer
 
-from meta_reward_core.errors import ModelFolderError, TrainingError
+from meta_reward_core.errors import TrainingError
 from meta_reward_core.models.check.loading import UnusableConfigError, load_config
 from meta_reward_core.models.check.parameters import compare_checkpoint
 from meta_reward_core.models.check.result import Level
 from meta_reward_core.models.check.weights_files import read_weights
-from meta_reward_core.models.library_errors import translate_library_errors
 from meta_reward_core.models.validation import ADAPTER_FOLDER
-from meta_reward_core.system.untrusted_input import parse_json
+from meta_reward_core.training.model_loading import load_float32, read_stored_dtype
 from meta_reward_core.training.resume import publish_model
 
 
@@ -26,7 +25,8 @@ def publish_weights(
 ) -> bool:
     """Have the main process write what was learned, in the precision training began from.
 
-    All processes take part: each may hold a piece of every weight.
+    All processes take part: each may hold a piece of every weight. None waits while the first one
+    writes; their group ends before.
 
     Args:
         keep_adapter: the adapter is published too, in a folder of its own inside.
@@ -35,6 +35,8 @@ def publish_weights(
         Whether this call published; False when another writer was first.
     """
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     published = False
     if trainer.is_world_process_zero():
         trained: Any = trainer.accelerator.unwrap_model(trainer.model)
@@ -64,7 +66,6 @@ def publish_weights(
             write_more=write_adapter,
             verify=partial(verify_checkpoint, start=start),
         )
-    trainer.accelerator.wait_for_everyone()
     return published
 
 
@@ -126,26 +127,3 @@ def _write_adapter(folder: Path, config: Any, learned: Weights) -> None:
     (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learned.items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-def load_float32(folder: Path) -> PreTrainedModel:
-    """The weights of a folder in float32: steps of 5e-6 vanish in bfloat16 weights."""
-    try:
-        with translate_library_errors(ModelFolderError, folder=folder):
-            return AutoModelForCausalLM.from_pretrained(
-                folder,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                dtype=torch.float32,
-            )
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelFolderError(f"{folder} cannot be loaded as a model: {error}") from error
-
-
-def read_stored_dtype(folder: Path) -> torch.dtype:
-    """The precision a folder's config names; float32 where it names none."""
-    config = parse_json((folder / "config.json").read_bytes(), nan_is_null=True, leave_scalars=True)
-    name = config.get("dtype") or config.get("torch_dtype") or "float32"
-    dtype = getattr(torch, str(name), None)
-    return dtype if isinstance(dtype, torch.dtype) else torch.float32

@@ -2,13 +2,16 @@
 
 On GPUs the launcher is `accelerate launch` with one of the files in `sharding/`; on a CPU it is
 torch's own, because accelerate starts a single process there and says nothing. Either way every
-process checks how many there are. What goes to and fro are files in a folder beside the scratch
-folder: rows and settings in, log and outcome out.
+process checks how many there are, and how the model is sharded. Rows are sorted before the
+processes start. What goes to and fro are files in a folder beside the scratch folder: settings in,
+log and outcome out.
 """
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,15 +25,20 @@ from meta_reward_core import errors
 from meta_reward_core.errors import MetaRewardError, TrainingError
 from meta_reward_core.recipes.training_settings import TrainingSettings
 from meta_reward_core.system.signals import make_parent_death_preexec
+from meta_reward_core.training.model_sharding import read_fsdp_environment
 from meta_reward_core.training.result import OnLog, TrainingOutcome
-from meta_reward_core.training.row_types import RowFile, RowIterable, TrainingRow
-from meta_reward_core.training.trainer import run_training
+from meta_reward_core.training.row_types import RowIterable, TrainingRow
+from meta_reward_core.training.trainer import prepare_job, run_training
 from meta_reward_core.training.trainer_factories import Objective
 
-ROWS_FILE: Final = "rows.jsonl"
 _PROCESS_MODULE: Final = "meta_reward_core.training.process_main"
+CPU_SHARDING: Final = ("none", "fsdp")
 _POLL_SECONDS: Final = 0.1
 _MAX_ERROR_CHARS: Final = 3000
+_DEATH: Final = re.compile(
+    r"rank\s*:\s*(?P<rank>\d+) \(local_rank: \d+\)\s+exitcode\s*:\s*-(?P<signal>\d+)"
+)
+"""A process that a signal ended, in the summary of torch's launcher."""
 
 
 class TrainingRunOptions(TypedDict):
@@ -44,6 +52,7 @@ class TrainingRunOptions(TypedDict):
         on_log: called with each new row of the log.
         chat_date: the day that the chat template reads as today, YYYY-MM-DD; None: the day of
             the training.
+        run_name: what trackers such as TensorBoard call the training.
     """
 
     checkpoint: Path
@@ -52,6 +61,7 @@ class TrainingRunOptions(TypedDict):
     threads: NotRequired[int | None]
     on_log: NotRequired[OnLog | None]
     chat_date: NotRequired[str | None]
+    run_name: NotRequired[str | None]
 
 
 def train(
@@ -67,12 +77,22 @@ def train(
     Raises:
         TrainingError: see `run_training`; or fewer devices than processes, or a process died.
     """
-    if settings.processes == 1 and settings.sharding == "none":
+    if settings.processes == 1:
         return run_training(objective, rows, start=start, settings=settings, **place)
+    _check_devices(settings)
+    prepare_job(
+        objective,
+        rows,
+        start=start,
+        settings=settings,
+        scratch=place["scratch"],
+        seed=place["seed"],
+        chat_date=place.get("chat_date"),
+    )
     job = place["scratch"].with_name(f"{place['scratch'].name}.job")
     shutil.rmtree(job, ignore_errors=True)
     job.mkdir(mode=0o700, parents=True)
-    _write_job(job, objective, rows, start, settings, place)
+    _write_job(job, objective, start, settings, place)
     try:
         return _run_processes(
             job, settings, threads=place.get("threads"), on_log=place.get("on_log")
@@ -84,13 +104,11 @@ def train(
 def _write_job(
     job: Path,
     objective: Objective,
-    rows: RowIterable[TrainingRow],
     start: Path,
     settings: TrainingSettings,
     place: TrainingRunOptions,
 ) -> None:
     described = {
-        "rows": len(RowFile.write(job / ROWS_FILE, rows)),
         "objective": objective.name,
         "settings": settings.model_dump(mode="json"),
         "start": str(start.absolute()),
@@ -98,7 +116,7 @@ def _write_job(
         "scratch": str(place["scratch"].absolute()),
         "seed": place["seed"],
         "threads": place.get("threads"),
-        "chat_date": place.get("chat_date"),
+        "run_name": place.get("run_name"),
     }
     (job / "job.json").write_text(json.dumps(described), encoding="utf-8")
 
@@ -114,11 +132,11 @@ def _run_processes(
         (job / "errors.txt").open("wb") as errors_file,
         log.open(encoding="utf-8") as lines,
         subprocess.Popen(  # noqa: S603 ours, written here
-            build_launch_command(job, settings, shipped=shipped, on_gpus=_has_gpus(settings)),
+            build_launch_command(job, settings, shipped=shipped, on_gpus=torch.cuda.is_available()),
             stdin=subprocess.DEVNULL,
             stdout=errors_file,
             stderr=errors_file,
-            env=_build_environment(threads),
+            env=_build_environment(settings, threads, shipped=shipped),
             preexec_fn=make_parent_death_preexec(),
         ) as launcher,
     ):
@@ -144,37 +162,41 @@ def build_launch_command(
     Args:
         job: the folder of what goes to and fro.
         shipped: the folder of accelerate's configuration files.
-        on_gpus: otherwise on a CPU, where nothing can be sharded.
+        on_gpus: otherwise on a CPU, where DeepSpeed does not run.
     """
     count = str(settings.processes)
     if on_gpus:
         config = str(shipped / f"{settings.sharding}.yaml")
         launcher = ["accelerate.commands.launch", "--config_file", config]
         launcher += ["--num_processes", count, "--main_process_port", "0"]
-    elif settings.sharding != "none":
-        raise TrainingError(
-            f"training.sharding: {settings.sharding} needs CUDA devices, and there is none here. "
-            "Leave it out, or train elsewhere."
-        )
     else:
         launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", count]
     return [sys.executable, "-m", *launcher, "-m", _PROCESS_MODULE, str(job)]
 
 
-def _has_gpus(settings: TrainingSettings) -> bool:
+def _check_devices(settings: TrainingSettings) -> None:
+    """See that the processes can run here, before anything is prepared for them."""
     devices = torch.cuda.device_count()
     if 0 < devices < settings.processes:
         raise TrainingError(
             f"training.processes is {settings.processes}, and there are {devices} devices here."
         )
-    return devices > 0
+    if not devices and settings.sharding not in CPU_SHARDING:
+        raise TrainingError(
+            f"training.sharding: {settings.sharding} needs CUDA devices, and there is none here. "
+            "Use fsdp or none, or train elsewhere."
+        )
 
 
-def _build_environment(threads: int | None) -> dict[str, str]:
+def _build_environment(
+    settings: TrainingSettings, threads: int | None, *, shipped: Path
+) -> dict[str, str]:
     """Say it to accelerate too where there is no GPU, and share the cores as the recipe says."""
     told = {"OMP_NUM_THREADS": str(threads or 1)}
     if not torch.cuda.is_available():
         told |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+        if settings.sharding == "fsdp":
+            told |= read_fsdp_environment(shipped / "fsdp.yaml")
     return os.environ | told
 
 
@@ -191,12 +213,27 @@ def _forward_log(lines: Any, on_log: OnLog | None) -> None:
 
 
 def _load_failure(job: Path, code: int) -> MetaRewardError:
-    """The error that a process met first, the others' follow from it; or their last words."""
+    """The error that ended the training: the others follow from it, and say so at length.
+
+    A process that the system killed could write nothing; torch's launcher tells of it.
+    """
+    text = (job / "errors.txt").read_text(encoding="utf-8", errors="replace")
+    killed = [
+        found for found in _DEATH.finditer(text) if found["signal"] != str(signal.SIGTERM.value)
+    ]
+    if killed:
+        number = int(killed[0]["signal"])
+        return TrainingError(
+            f"Training process {killed[0]['rank']} was killed by signal {number} "
+            f"({signal.strsignal(number)}). Signal 9 often means that the machine ran out of "
+            "memory. The training resumes from its last state when it is started again."
+        )
     told = [json.loads(file.read_text(encoding="utf-8")) for file in job.glob("error-*.json")]
     if told:
         error = min(told, key=lambda error: error["met_at"])
         kind = getattr(errors, error["kind"], TrainingError)
         met: MetaRewardError = kind(error["message"])
         return met
-    last = (job / "errors.txt").read_bytes()[-_MAX_ERROR_CHARS:].decode(errors="replace")
-    return TrainingError(f"The training's processes ended with exit code {code}:\n{last}")
+    return TrainingError(
+        f"The training's processes ended with exit code {code}:\n{text[-_MAX_ERROR_CHARS:]}"
+    )

@@ -101,6 +101,18 @@ def split_rows(
     return found
 
 
+def load_split(folder: Path) -> RowSplit:
+    """Load what `split_rows` wrote into a folder.
+
+    Raises:
+        TrainingError: it is not there, or damaged.
+    """
+    found = _read_existing_split(folder)
+    if found is None:
+        raise TrainingError(f"The rows to train on in {folder} are incomplete. Train again.")
+    return found
+
+
 def _read_existing_split(folder: Path) -> RowSplit | None:
     """What an earlier call wrote, if all of it is there."""
     try:

@@ -15,10 +15,8 @@ from meta_reward_core.errors import MetaRewardError, TrainingError
 from meta_reward_core.models.library_errors import explain_library_error
 from meta_reward_core.system.settings import read_variable
 from meta_reward_core.system.signals import set_parent_death_signal
-from meta_reward_core.training.launcher import ROWS_FILE
 from meta_reward_core.training.result import LogRow, TrainingOutcome
-from meta_reward_core.training.row_types import RowFile
-from meta_reward_core.training.trainer import run_training
+from meta_reward_core.training.trainer import train_prepared_job
 from meta_reward_core.training.trainer_factories import OBJECTIVES
 
 
@@ -37,30 +35,28 @@ def main(job: Path) -> None:
         raise
     if rank == "0":
         _write_json(job / "outcome.json", outcome.to_json())
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def _run_job(job: Path) -> TrainingOutcome:
     described = json.loads((job / "job.json").read_text(encoding="utf-8"))
     objective = OBJECTIVES[described["objective"]]
+    if described["threads"] is not None:
+        torch.set_num_threads(described["threads"])
     with (job / "log.jsonl").open("a", encoding="utf-8") as log:
 
         def tell(row: LogRow) -> None:
             log.write(json.dumps(row) + "\n")
             log.flush()
 
-        return run_training(
+        return train_prepared_job(
             objective,
-            RowFile(job / ROWS_FILE, described["rows"]),
             start=Path(described["start"]),
             settings=objective.settings.model_validate(described["settings"]),
             checkpoint=Path(described["checkpoint"]),
             scratch=Path(described["scratch"]),
             seed=described["seed"],
-            threads=described["threads"],
             on_log=tell,
-            chat_date=described["chat_date"],
+            run_name=described["run_name"],
         )
 
 

@@ -1,9 +1,7 @@
 """What a row of a training looks like. Light: files of rows are read without loading torch."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NotRequired, Protocol, TypedDict, TypeVar
 
 from meta_reward_core.engines.base import Message
@@ -89,25 +87,3 @@ class RowIterable(Protocol[Row_co]):
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Row_co]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class RowFile:
-    """Rows in a file of a JSON object a line."""
-
-    path: Path
-    count: int
-
-    @classmethod
-    def write(cls, path: Path, rows: RowIterable[TrainingRow]) -> "RowFile":
-        """Write rows into a new file."""
-        with path.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        return cls(path, len(rows))
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[TrainingRow]:
-        with self.path.open(encoding="utf-8") as file:
-            yield from map(json.loads, file)

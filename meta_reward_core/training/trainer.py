@@ -7,6 +7,7 @@ It knows nothing of losses.
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,14 @@ from meta_reward_core.recipes.training_settings import (
 )
 from meta_reward_core.system.third_party_logging import silence_libraries
 from meta_reward_core.training.callbacks import TrainingMonitor, select_metrics
-from meta_reward_core.training.export_weights import load_float32, publish_weights
+from meta_reward_core.training.export_weights import publish_weights
+from meta_reward_core.training.model_loading import load_trained_model
 from meta_reward_core.training.preprocessing import (
     TRAIN_FILE,
     VALIDATION_FILE,
     RowSplit,
     hash_rows,
+    load_split,
     split_rows,
 )
 from meta_reward_core.training.result import OnLog, TrainingOutcome
@@ -53,9 +56,14 @@ from meta_reward_core.training.resume import (
 )
 from meta_reward_core.training.row_encoding import RowEncoder
 from meta_reward_core.training.row_types import RowIterable, TrainingRow
+from meta_reward_core.training.tracking import use_trackers
 from meta_reward_core.training.trainer_factories import Objective, TrainerInputs
 from meta_reward_core.training.weighting import WEIGHING
 
+OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}
+MAX_WAIT = timedelta(minutes=5)
+"""For how long a process waits for the others of its training before it gives up."""
+STATES_FOLDER = "states"
 RULE_METRICS = {
     "lowest_validation_loss": "eval_loss",
     "highest_validation_accuracy": "eval_rewards/accuracies",
@@ -74,10 +82,11 @@ def run_training(
     threads: int | None = None,
     on_log: OnLog | None = None,
     chat_date: str | None = None,
+    run_name: str | None = None,
 ) -> TrainingOutcome:
-    """Train, resuming where the same job was killed, and publish the weights that the rule keeps.
+    """Train in this process, resuming where the same job was killed, and publish the checkpoint.
 
-    Each process of a training calls this; see `launching.train` for the arguments.
+    See `launcher.train` for the arguments.
 
     Raises:
         TrainingError: too many rows refused, a row lost, a training that diverges, or another
@@ -85,37 +94,98 @@ def run_training(
     """
     if threads is not None:
         torch.set_num_threads(threads)
+    prepare_job(
+        objective,
+        rows,
+        start=start,
+        settings=settings,
+        scratch=scratch,
+        seed=seed,
+        chat_date=chat_date,
+    )
+    return train_prepared_job(
+        objective,
+        start=start,
+        settings=settings,
+        checkpoint=checkpoint,
+        scratch=scratch,
+        seed=seed,
+        on_log=on_log,
+        run_name=run_name,
+    )
+
+
+def prepare_job(
+    objective: Objective,
+    rows: RowIterable[TrainingRow],
+    *,
+    start: Path,
+    settings: TrainingSettings,
+    scratch: Path,
+    seed: int,
+    chat_date: str | None,
+) -> None:
+    """Open the scratch folder, and encode, measure and split the rows in it.
+
+    Before the processes of a training start, so that none of them waits for another's work.
+    """
+    with (
+        translate_library_errors(TrainingError, folder=start),
+        silence_libraries(),
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(start, local_files_only=True)
+        described = _describe_job(objective, rows, start, settings, seed)
+        open_scratch(scratch, described | {"chat_date": chat_date})
+        sorted_rows = split_rows(
+            rows,
+            RowEncoder.build_for_model(tokenizer, start, chat_date=chat_date),
+            folder=scratch,
+            form=objective.form,
+            max_length=settings.max_length,
+            max_refused_share=settings.max_refused_share,
+            validation_share=settings.validation_share,
+        )
+        _check_validation(sorted_rows, settings.checkpoint_selection)
+        find_resume_state(scratch / STATES_FOLDER)  # removes halves before processes look there
+
+
+def train_prepared_job(
+    objective: Objective,
+    *,
+    start: Path,
+    settings: TrainingSettings,
+    checkpoint: Path,
+    scratch: Path,
+    seed: int,
+    on_log: OnLog | None,
+    run_name: str | None,
+) -> TrainingOutcome:
+    """Train on the rows in the scratch folder; each process of a training calls this.
+
+    Raises:
+        TrainingError: see `run_training`.
+    """
     _check_world_size(settings.processes)
     with (
         translate_library_errors(TrainingError, folder=start),
         silence_libraries(),
         _silence_datasets(),
+        use_trackers(run_name or scratch.name) as trackers,
     ):
-        tokenizer = AutoTokenizer.from_pretrained(start, local_files_only=True)
-        with PartialState().main_process_first():
-            described = _describe_job(objective, rows, start, settings, seed)
-            open_scratch(scratch, described | {"chat_date": chat_date})
-            sorted_rows = split_rows(
-                rows,
-                RowEncoder.build_for_model(tokenizer, start, chat_date=chat_date),
-                folder=scratch,
-                form=objective.form,
-                max_length=settings.max_length,
-                max_refused_share=settings.max_refused_share,
-                validation_share=settings.validation_share,
-            )
-            _check_validation(sorted_rows, settings.checkpoint_selection)
+        sorted_rows = load_split(scratch)
+        with PartialState().main_process_first():  # the others read what the first has cached
             train_dataset = _load_dataset(scratch / TRAIN_FILE)
             eval_dataset = (
                 _load_dataset(scratch / VALIDATION_FILE) if sorted_rows.held_out else None
             )
         trainer = objective.make_trainer(
             TrainerInputs(
-                model=load_float32(start),
-                tokenizer=tokenizer,
+                model=load_trained_model(start, settings.lora),
+                tokenizer=AutoTokenizer.from_pretrained(start, local_files_only=True),
                 arguments=_build_arguments(
                     settings, scratch, seed=seed, validate=eval_dataset is not None
-                ),
+                )
+                | {"report_to": trackers or "none", "run_name": run_name},
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
                 peft_config=_build_peft_config(settings.lora),
@@ -125,9 +195,7 @@ def run_training(
         _check_rows_kept(trainer, sorted_rows)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(TrainingMonitor(settings, on_log))
-        with PartialState().main_process_first():
-            resume = find_resume_state(Path(str(trainer.args.output_dir)))
-        _train(trainer, resume)
+        _train(trainer, find_resume_state(scratch / STATES_FOLDER))
         published = publish_weights(
             trainer,
             start=start,
@@ -157,7 +225,8 @@ def _silence_datasets() -> Iterator[None]:
 
 def _check_world_size(asked: int) -> None:
     """`accelerate launch --num_processes 2` has been seen to start one process, silently."""
-    running = PartialState(cpu=not torch.cuda.is_available()).num_processes
+    on_cpu = not torch.cuda.is_available()
+    running = PartialState(cpu=on_cpu, timeout=MAX_WAIT).num_processes
     if running != asked:
         raise TrainingError(f"{asked} training processes were asked for and {running} run.")
 
@@ -208,7 +277,7 @@ def _build_arguments(
     """Our settings as `TrainingArguments` of transformers; TRL's configs extend these."""
     per_step = settings.device_batch_size * settings.processes
     return {
-        "output_dir": str(scratch / "states"),
+        "output_dir": str(scratch / STATES_FOLDER),
         "per_device_train_batch_size": settings.device_batch_size,
         "per_device_eval_batch_size": settings.device_batch_size,
         "gradient_accumulation_steps": settings.batch_size // per_step,
@@ -216,6 +285,7 @@ def _build_arguments(
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": settings.scheduler,
         "warmup_steps": settings.warmup_ratio,
+        "optim": OPTIMIZERS[settings.optimizer],
         "weight_decay": settings.weight_decay,
         "adam_beta2": settings.adam_beta2,
         "max_grad_norm": settings.max_grad_norm,
@@ -224,6 +294,7 @@ def _build_arguments(
         "gradient_checkpointing": settings.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "ddp_find_unused_parameters": False,
+        "ddp_timeout": round(MAX_WAIT.total_seconds()),
         "logging_steps": settings.log_every_steps,
         "logging_nan_inf_filter": False,  # or a diverged loss is logged as a fine one
         "save_strategy": "epoch",
@@ -233,7 +304,6 @@ def _build_arguments(
         "data_seed": seed,
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
-        "report_to": "none",
         "disable_tqdm": True,
         **_build_selection_arguments(settings.checkpoint_selection),
     }

@@ -10,6 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl import DPOConfig, SFTConfig
 
 from meta_reward_core.recipes.training_settings import DpoSettings, SftSettings, TrainingSettings
+from meta_reward_core.training.logit_tiles import set_logit_tiles
+from meta_reward_core.training.model_sharding import ShardingCheck, enable_fsdp_on_cpu
 from meta_reward_core.training.preprocessing import TrainerColumns
 from meta_reward_core.training.row_encoding import EncodedRow
 from meta_reward_core.training.weighting import (
@@ -54,22 +56,41 @@ def _make_dpo_trainer(inputs: TrainerInputs, settings: DpoSettings) -> Trainer:
         loss_type=["sigmoid", "sft"] if settings.sft_weight else ["sigmoid"],
         precompute_ref_log_probs=True,
         precompute_ref_batch_size=settings.device_batch_size,
+        train_sampling_strategy="group_by_length" if settings.group_by_length else "random",
     )
-    return _create_trainer(WeighedDpoTrainer, inputs, arguments, sft_weight=settings.sft_weight)
+    more = {"sft_weight": settings.sft_weight}
+    return _create_trainer(WeighedDpoTrainer, inputs, arguments, settings, **more)
 
 
 def _make_sft_trainer(inputs: TrainerInputs, settings: SftSettings) -> Trainer:
     arguments = SFTConfig(
         **inputs.arguments,
         max_steps=settings.max_steps or -1,
-        train_sampling_strategy="sequential" if settings.row_order == "as_given" else "random",
+        train_sampling_strategy=_choose_sampling(settings),
         dataset_kwargs={"skip_prepare_dataset": True},
         packing=False,
     )
-    return _create_trainer(WeighedSftTrainer, inputs, arguments)
+    return _create_trainer(WeighedSftTrainer, inputs, arguments, settings)
 
 
-def _create_trainer(trainer: Any, inputs: TrainerInputs, arguments: Any, **more: float) -> Trainer:
+def _choose_sampling(settings: SftSettings) -> str:
+    if settings.group_by_length:
+        return "group_by_length"
+    return "sequential" if settings.row_order == "as_given" else "random"
+
+
+def _create_trainer(
+    trainer: Any,
+    inputs: TrainerInputs,
+    arguments: Any,
+    settings: TrainingSettings,
+    **more: float,
+) -> Trainer:
+    set_logit_tiles(
+        settings.logit_tile, vocabulary=inputs.model.get_output_embeddings().weight.shape[0]
+    )
+    if settings.sharding == "fsdp" and arguments.use_cpu:
+        enable_fsdp_on_cpu()
     made: Trainer = trainer(
         model=inputs.model,
         args=arguments,
@@ -79,6 +100,7 @@ def _create_trainer(trainer: Any, inputs: TrainerInputs, arguments: Any, **more:
         peft_config=inputs.peft_config,
         **more,
     )
+    made.add_callback(ShardingCheck(made, settings.sharding))
     return made
 
 
@@ -90,6 +112,7 @@ def _to_pair_columns(encoded: EncodedRow) -> dict[str, Any]:
         "rejected_ids": rejected,
         "chosen_injected": encoded.get_injected(0),
         "rejected_injected": encoded.get_injected(1),
+        "length": encoded.length,
     }
 
 
@@ -98,7 +121,11 @@ def _to_labeled_columns(encoded: EncodedRow) -> dict[str, Any]:
     prompt, [reply] = encoded.prompt_ids, encoded.reply_ids
     given = set(encoded.get_injected(0))
     labels = [IGNORED if place in given else token for place, token in enumerate(reply)]
-    return {"input_ids": prompt + reply, "labels": [IGNORED] * len(prompt) + labels}
+    return {
+        "input_ids": prompt + reply,
+        "labels": [IGNORED] * len(prompt) + labels,
+        "length": encoded.length,
+    }
 
 
 _IDS: Final = pyarrow.list_(pyarrow.int64())
@@ -109,9 +136,12 @@ _PAIR: Final = pyarrow.schema(
         ("rejected_ids", _IDS),
         ("chosen_injected", _IDS),
         ("rejected_injected", _IDS),
+        ("length", pyarrow.int64()),
     ]
 )
-_LABELED: Final = pyarrow.schema([("input_ids", _IDS), ("labels", _IDS)])
+_LABELED: Final = pyarrow.schema(
+    [("input_ids", _IDS), ("labels", _IDS), ("length", pyarrow.int64())]
+)
 
 DPO: Final = Objective(
     "dpo", DpoSettings, TrainerColumns(_PAIR, _to_pair_columns), _make_dpo_trainer

@@ -26,6 +26,8 @@ ACCURACY: Final = "rewards/accuracies"
 IGNORED: Final = -100
 """The label that torch's cross entropy ignores."""
 
+_MORE_COLUMNS: Final = ("chosen_injected", "rejected_injected", "length")
+
 _ROWS, _TARGETS, _TOKENS = range(3)
 _WEIGHED_BY: Final = {"mean_token_accuracy": _TARGETS, "entropy": _TOKENS}
 """What TRL's metrics of a micro batch are means over; those not named here, over rows."""
@@ -51,6 +53,13 @@ class _WeighedMetrics:
         rounds.clear()
         trl: Any = super()
         trl.log(logs, start_time)
+
+    def _set_signature_columns_if_needed(self: Any) -> None:
+        """Keep the columns that `PairCollator` and grouping by length read beside TRL's."""
+        trl: Any = super()
+        trl._set_signature_columns_if_needed()
+        known = self._signature_columns
+        self._signature_columns = [*known, *(name for name in _MORE_COLUMNS if name not in known)]
 
     @property
     def _mode(self: Any) -> str:
@@ -110,16 +119,10 @@ class WeighedDpoTrainer(_WeighedMetrics, DPOTrainer):
                 truncation_mode=made.truncation_mode,
                 pad_to_multiple_of=made.pad_to_multiple_of,
             )
+        if self.is_fsdp_enabled and self.ref_model is None:
+            self.model.to(self.accelerator.device)  # adapters: nothing is sharded yet, nor placed
         trl: Any = super()
         return trl._precompute_ref_logps(dataset, name, batch_size)
-
-    def _set_signature_columns_if_needed(self: Any) -> None:
-        """Keep the columns that `PairCollator` reads beside TRL's."""
-        trl: Any = super()
-        trl._set_signature_columns_if_needed()
-        more = ["chosen_injected", "rejected_injected"]
-        known = self._signature_columns
-        self._signature_columns = [*known, *(name for name in more if name not in known)]
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         """Take rows as token ids, which TRL's collator reads.

@@ -54,6 +54,10 @@ SHIPPED = {
         "ba6b2fd48dc4f89b48ba31bcdeea37ac9edd7fcbdc56a28b11bdbce9596a9c8e"
     ),
     "smollm2-1-7b": "fd2ecf72ea3ffd7f5a9bc76a87c61bdc170fbd264d85c2fd176ef5e601798dba",
+    "gemma3-1b-24gb": "b083bfada8964f3b924ef5d7c58350d92de5a40a5b2591342f7d514acff40305",
+    "qwen3-4b-24gb": "f6a6499162d7f033fb03b27f0291fafa58caf6cf79f98fd47b29b3bb41524cad",
+    "llama3-1-8b-24gb": "6aeb65f88999c1071df36f4eeb686a1c204e24110a77eacaf43960e4e21975d4",
+    "llama3-1-8b-8gpu": "66f9f08a880ab56c3219669809d98564a83739b3603b6429fb3c60fbc3137157",
 }
 """Those of the paper and the toy task were recorded before keys were renamed."""
 

@@ -244,6 +244,31 @@ def test_adapters_are_merged_before_publication(first_model: Path, tmp_path: Pat
     )
 
 
+def test_frozen_weights_in_bfloat16_and_rows_by_length_learn_alike(
+    first_model: Path, tmp_path: Path
+) -> None:
+    losses = []
+    for base in ("float32", "bfloat16"):
+        settings = TINY_DPO.model_copy(
+            update={"lora": LoraSettings(r=2, alpha=4, base=base), "group_by_length": True}
+        )
+        outcome = train_dpo(
+            preference_rows(16),
+            start=first_model,
+            settings=settings,
+            checkpoint=tmp_path / base,
+            scratch=tmp_path / "scratch",
+            seed=5,
+            threads=1,
+        )
+        losses.append([row["loss"] for row in outcome.log if "loss" in row])
+    assert losses[1] == pytest.approx(losses[0], abs=0.01)
+    assert losses[1][-1] < losses[1][0] - 0.01
+    dtypes = [next(load.parameters()).dtype for load in map(
+        AutoModelForCausalLM.from_pretrained, (first_model, tmp_path / "bfloat16"))]  # fmt: skip
+    assert dtypes[0] == dtypes[1], "adapters are merged into the weights as they are stored"
+
+
 def test_an_adapter_is_kept_beside_the_merged_weights_where_that_is_asked_for(
     first_model: Path, tmp_path: Path
 ) -> None:

@@ -1,6 +1,6 @@
 """Estimate the cost of a recipe on named hardware: device-hours, wall time and disk."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,17 @@ from meta_reward_core.data.file_io import require_writable, write_json
 from meta_reward_core.errors import InputError
 from meta_reward_core.planning.gpu_estimate import (
     DEVICES,
-    LLAMA3_8B,
     IterationTime,
     ModelSize,
     estimate_disk_bytes,
     plan_on_hardware,
+)
+from meta_reward_core.planning.training_memory import (
+    SHAPES,
+    ModelShape,
+    TrainingMemory,
+    describe_fit,
+    estimate_training_memory,
 )
 from meta_reward_core.recipes.loader import load_recipe
 from meta_reward_core.recipes.schema import Recipe
@@ -29,6 +35,7 @@ examples:
   python manage.py plan --recipe paper-llama3-8b --hardware h100 --devices 8
   python manage.py plan --recipe paper-llama3-8b --set sample.prompts=1000000 \\
       --hardware h100 --devices 8 --workers 100
+  python manage.py plan --recipe llama3-1-8b-24gb --hardware rtx4090 --devices 1
 """
 
 
@@ -53,10 +60,12 @@ class Command(ExemplifiedCommand):
             help="Devices per worker. Default: 8.")  # fmt: skip
         add("--workers", type=parse_positive_int, default=1, metavar="N",
             help="Number of worker machines. Default: 1.")  # fmt: skip
-        add("--parameters", type=float, default=LLAMA3_8B.parameters, metavar="N",
-            help="Number of weights of the model. Default: those of Llama 3 8B.")  # fmt: skip
-        add("--kv-bytes", type=float, default=LLAMA3_8B.kv_bytes, metavar="BYTES",
-            help="Bytes of keys and values per token. Default: those of Llama 3 8B.")  # fmt: skip
+        add("--model", choices=sorted(SHAPES), default="llama3-8b",
+            help="Model whose published shape is used. Default: llama3-8b.")  # fmt: skip
+        add("--parameters", type=float, metavar="N",
+            help="Number of weights of the model. Default: those of --model.")  # fmt: skip
+        add("--kv-bytes", type=float, metavar="BYTES",
+            help="Bytes of keys and values per token. Default: those of --model.")  # fmt: skip
         output = add("--output", type=Path, metavar="FILE", help="JSON file of the plan.")
         add_old_option(parser, "--json", output)
 
@@ -71,13 +80,37 @@ class Command(ExemplifiedCommand):
                 console.print(_make_table(number, plan))
                 console.print(_describe_idle_share(plan))
             _print_total(console, recipe, plans, options)
+            memory = estimate_training_memory(recipe.training, _build_shape(options))
+            console.print(_make_memory_table(memory))
+            room = DEVICES[options["hardware"]].memory
+            console.print(describe_fit(memory, recipe.training, room))
             if options["output"] is not None:
                 shown = {str(number): asdict(plan) for number, plan in plans.items()}
-                write_json(options["output"], {"recipe": recipe.name, "plan": shown})
+                training = {**asdict(memory), "total": memory.total, "fits": memory.total <= room}
+                found = {"recipe": recipe.name, "plan": shown, "training_memory": training}
+                write_json(options["output"], found)
+
+
+def _build_shape(options: dict[str, Any]) -> ModelShape:
+    shape = SHAPES[options["model"]]
+    given = {
+        name: options[name] for name in ("parameters", "kv_bytes") if options[name] is not None
+    }
+    return replace(shape, **given)
 
 
 def _build_model_size(options: dict[str, Any]) -> ModelSize:
-    return ModelSize(options["parameters"], options["kv_bytes"])
+    shape = _build_shape(options)
+    return ModelSize(shape.parameters, shape.kv_bytes)
+
+
+def _make_memory_table(memory: TrainingMemory) -> Table:
+    table = Table(title="training memory of each device")
+    table.add_column("part")
+    table.add_column("GB", justify="right")
+    for name, size in asdict(memory).items():
+        table.add_row(name, f"{size / 1e9:,.1f}")
+    return table
 
 
 def _plan(recipe: Recipe, options: dict[str, Any]) -> dict[int, IterationTime]:

@@ -1,0 +1,51 @@
+"""Where a training is followed from outside while it runs: TensorBoard, Weights & Biases, MLflow.
+
+Which of them is a setting of the installation. Addresses and keys are the variables that these
+tools read by themselves; without them, everything stays in a local folder.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+from meta_reward_core.errors import TrainingError
+from meta_reward_core.system.settings import read_settings
+
+
+@contextmanager
+def use_trackers(run_name: str) -> Iterator[list[str]]:
+    """Inside: the trackers that are switched on write below one folder, unless told otherwise.
+
+    Raises:
+        TrainingError: one is not installed.
+    """
+    settings = read_settings()
+    for name in settings.trackers:
+        if find_spec(name) is None:
+            raise TrainingError(
+                f"META_REWARD_TRACKERS: {name} is not installed. Run "
+                "pip install 'meta-reward[tracking]', or remove it from the setting."
+            )
+    if not settings.trackers:
+        yield []
+        return
+    root, told = settings.tracking_root, set(os.environ)
+    root.mkdir(parents=True, exist_ok=True)
+    defaults = {
+        "TENSORBOARD_LOGGING_DIR": str(root / "tensorboard" / run_name),
+        "MLFLOW_TRACKING_URI": (root / "mlruns").as_uri(),
+        "MLFLOW_ALLOW_FILE_STORE": "true",
+        "MLFLOW_EXPERIMENT_NAME": "meta-reward",
+        "WANDB_DIR": str(root),
+        "WANDB_PROJECT": "meta-reward",
+        "WANDB_MODE": "online" if "WANDB_API_KEY" in told else "offline",
+        "WANDB_SILENT": "true",
+    }
+    added = {name: value for name, value in defaults.items() if name not in told}
+    os.environ.update(added)
+    try:
+        yield list(settings.trackers)
+    finally:
+        for name in added:
+            del os.environ[name]

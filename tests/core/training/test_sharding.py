@@ -1,0 +1,145 @@
+"""A training whose model is sharded: really so, with the weights of one that is not."""
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+from meta_reward_core.errors import TrainingError
+from meta_reward_core.recipes.training_settings import DpoSettings, LoraSettings
+from meta_reward_core.training import launcher
+from meta_reward_core.training.model_sharding import check_sharding
+from tests.core.tiny_model import llama_config, make_tokenizer, save_model
+from tests.core.training.killed_process import MOMENTS
+from tests.core.training.test_processes import (
+    VALIDATED,
+    largest_difference,
+    list_processes,
+    trained,
+)
+
+LONG = VALIDATED.model_copy(update={"epochs": 4, "gradient_checkpointing": True})
+"""Twelve optimizer steps."""
+SHARDED = {"processes": 2, "sharding": "fsdp"}
+LORA = {"lora": LoraSettings(r=2, alpha=4)}
+
+
+@pytest.fixture(scope="module")
+def tied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In bfloat16, with one weight as both embeddings."""
+    tokenizer = make_tokenizer()
+    config = llama_config(tokenizer)
+    config.tie_word_embeddings = True
+    torch.manual_seed(1)
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    return save_model(model, tokenizer, tmp_path_factory.mktemp("models") / "tied")
+
+
+def describe_tensors(folder: Path) -> dict[str, tuple[str, list[int]]]:
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 no mapping
+        return {name: (one.get_dtype(), one.get_shape()) for name, one in slices.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trains", ["all weights", "adapters", "tied bfloat16 weights"])
+def test_sharded_training_gives_the_weights_of_one_process(
+    first_model: Path, tied_model: Path, tmp_path: Path, trains: str
+) -> None:
+    """The difference is at most 1% of what the training changes; the folder has the same form."""
+    start = tied_model if trains.startswith("tied") else first_model
+    settings = LONG.model_copy(update=LORA if trains == "adapters" else {})
+    alone, _ = trained(tmp_path / "alone", start, settings)
+    sharded, told = trained(tmp_path / "sharded", start, settings.model_copy(update=SHARDED))
+    assert told == sharded.log
+    assert sharded.log[-1]["step"] == 12
+    for one, other in zip(sharded.log, alone.log, strict=True):
+        assert one == pytest.approx(other, abs=1e-3)
+    one, both = tmp_path / "alone" / "m1", tmp_path / "sharded" / "m1"
+    change = largest_difference(start, one)
+    assert change > 1e-3
+    assert largest_difference(one, both) <= 0.01 * change
+    assert describe_tensors(both) == describe_tensors(one)
+    assert sorted(file.name for file in both.iterdir()) == sorted(
+        file.name for file in one.iterdir()
+    )
+
+
+@pytest.mark.slow
+def test_data_parallel_instead_of_sharding_is_refused(
+    first_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is what accelerate 1.15 does on a CPU, and which ends in the same weights."""
+    monkeypatch.setattr(launcher, "_PROCESS_MODULE", "tests.core.training.unsharded_process")
+    with pytest.raises(TrainingError, match=r"fsdp, but process \d of 2 holds the whole of 2\d"):
+        trained(tmp_path, first_model, LONG.model_copy(update=SHARDED))
+    assert not (tmp_path / "m1").exists()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(first_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("undisturbed")
+    trained(root, first_model, LONG.model_copy(update=SHARDED))
+    return root / "m1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_training_resumes_after_the_kill_of_any_process(
+    first_model: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    rank: int,
+) -> None:
+    """All end within a minute, the killed one is named, and the end is the same."""
+    monkeypatch.setattr(launcher, "_PROCESS_MODULE", "tests.core.training.killed_process")
+    note = tmp_path / "killed"
+    monkeypatch.setenv("TEST_KILL", f"{rank}:{moment}:{note}")
+    settings = LONG.model_copy(update=SHARDED)
+    with pytest.raises(TrainingError, match=f"process {rank} was killed by signal 9"):
+        trained(tmp_path, first_model, settings)
+    assert time.time() - note.stat().st_mtime < 60
+    assert list_processes(tmp_path) == []
+    _, told = trained(tmp_path, first_model, settings)
+    epochs = {"fifth step": 1, "saving": 1, "publishing": 4}
+    steps = sorted({int(row["step"]) for row in told})
+    assert steps == list(range(3 * epochs.get(moment, 0) + 1, 13))
+    change = largest_difference(first_model, undisturbed)
+    assert largest_difference(undisturbed, tmp_path / "m1") <= 0.01 * change
+
+
+def test_sharding_is_checked_on_the_model_and_its_optimizer(first_model: Path) -> None:
+    """One process, so that its share of a sharded model is the whole of it."""
+    model = AutoModelForCausalLM.from_pretrained(first_model)
+    optimizer = torch.optim.AdamW(model.parameters())
+    with pytest.raises(TrainingError, match=r"whole of 22 parameters, such as model\.emb"):
+        check_sharding(model, optimizer, sharding="fsdp", processes=1)
+    check_sharding(model, optimizer, sharding="none", processes=1)
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(TrainingError, match="holds the whole of 1 parameters, such as optimiz"):
+            check_sharding(model, optimizer, sharding="fsdp", processes=1)
+        sharded = torch.optim.AdamW(model.parameters())
+        check_sharding(model, sharded, sharding="fsdp", processes=1)
+        with pytest.raises(TrainingError, match="process 0 of 2 holds the whole of 21"):
+            check_sharding(model, sharded, sharding="fsdp", processes=2)
+        with pytest.raises(TrainingError, match="zero3, but"):
+            check_sharding(model, sharded, sharding="zero3", processes=2)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_sharding_over_one_process_is_refused() -> None:
+    with pytest.raises(ValueError, match="sharding: fsdp needs processes above 1"):
+        DpoSettings(sharding="fsdp")
