@@ -51,7 +51,10 @@ def load_recipe(
     """
     values = _read_extended(name_or_path, chain=(), warn=warn)
     for key, value in parse_changes(changes, base=values, warn=warn).items():
-        set_value(values, key, value)
+        try:
+            set_value(values, key, value)
+        except RecipeError as error:
+            raise RecipeError(f"--set {error}") from error
     return parse_recipe(values, origin=name_or_path)
 
 

@@ -276,11 +276,13 @@ def find_undeclared_reads(stage: Stage, read: set[str], recipe: Recipe) -> set[s
 def _read_without_effect(stage: Stage) -> set[str]:
     """Values that are read where they change nothing, each for a reason."""
     # The evaluation asks whether an adapter was kept: it loads a model only with a ground truth.
-    # The first stage asks whether there is a probe before it, whose rows never train.
+    # Stages that draw ask whether there is a probe before them, whose rows never train.
+    # The training names its run by the recipe, for trackers.
     # The first stage checks the model unless a script answers: a check refuses, and makes no row.
     return {
         "sample": {"engine.kind"},
-        "generate": {"probe.prompts"},
+        **dict.fromkeys(("generate", "judge", "meta_judge"), {"probe.prompts"}),
+        "train": {"name"},
         "evaluate": {"training.lora"},
     }.get(stage.name, set())
 
