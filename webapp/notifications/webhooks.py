@@ -147,8 +147,8 @@ async def _post(address: Address, body: bytes, headers: dict[str, str]) -> int:
 
 def _find_first_cause(error: BaseException) -> BaseException:
     """The error that the layers of the client have wrapped, which says the most."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
     return error
 
 
