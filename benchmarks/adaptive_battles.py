@@ -1,12 +1,11 @@
-"""What `meta_judge.adaptive_z` saves and what it costs, against fighting all battles.
+"""Savings and costs of `meta_judge.adaptive_z`, compared with running all battles.
 
     python benchmarks/adaptive_battles.py                   # simulated at paper scale
     python benchmarks/adaptive_battles.py --miniature 60    # the real miniature's meta-judge too
 
-All 110 battles of each response are fought once; then the code of the method goes through its
-rounds and is told the verdicts that were given. So pairs and position weights differ by what was
-left out alone. Equal pairs: the same judgment is chosen and the same rejected, or neither way has
-a pair.
+All 110 battles of each response run once; then the method's code plays its rounds with these
+recorded verdicts. So pairs and position weights differ only because of the skipped battles. Equal
+pairs: both ways have the same chosen and the same rejected judgment, or neither has a pair.
 """
 
 import argparse
@@ -44,7 +43,7 @@ FIRST_WINS_BY = 0.2
 
 @dataclass(frozen=True)
 class Fought:
-    """Responses whose battles were all fought."""
+    """Responses with all battles run."""
 
     fielded: list[ComparisonSet]
     battles: list[Battle]
@@ -52,7 +51,7 @@ class Fought:
 
 @dataclass(frozen=True)
 class Trial:
-    """What one width of the prediction gave."""
+    """Result for one width of the prediction."""
 
     deviations: float
     fought: float
@@ -61,7 +60,7 @@ class Trial:
 
 
 def simulate(prompts: int, *, spread: float, seed: int) -> Fought:
-    """Judgments of normal strength, and a meta-judge that errs as Bradley and Terry say."""
+    """Judgments of normally distributed strength, and a meta-judge with Bradley-Terry errors."""
     rng = random.Random(seed)
     fielded, battles = [], []
     for number in range(prompts):
@@ -113,7 +112,7 @@ def fight_miniature(prompts: int, *, seed: int) -> Fought:
 
 
 def pairs_of(fielded: Sequence[ComparisonSet], battles: Sequence[Battle]) -> list[tuple[str, ...]]:
-    """The chosen and the rejected judgment of each response; nothing where there is no pair."""
+    """The chosen and the rejected judgment of each response; nothing if there is no pair."""
     weights = compute_position_weights(battles)
     grouped: dict[str, list[Battle]] = {}
     for battle in battles:
@@ -131,7 +130,7 @@ def _names(pair: JudgePair | DropReason) -> tuple[str, ...]:
 
 
 def replay(everything: Fought, *, deviations: float) -> list[Battle]:
-    """The battles that would have been fought, with the verdicts that were given."""
+    """The battles that would have run, with the recorded verdicts."""
     given = {(one.first_judgment_id, one.second_judgment_id): one for one in everything.battles}
     judgments = {one.judgment_id: one for field in everything.fielded for one in field.judgments}
     planned = [PlannedBattle("", "", judgments[a], judgments[b]) for a, b in given]
@@ -164,7 +163,7 @@ def _simulated(prompts: int, spread: float, seed: int) -> tuple[Trial, ...]:
 
 
 def row_of(name: str, runs: Sequence[Sequence[Trial]]) -> Row:
-    """Calls of all battles by those that were fought, at the least width with 99% equal pairs."""
+    """Ratio of all battles to those run, at the smallest width with 99% equal pairs."""
     chosen = [next(trial for trial in run if trial.equal >= EQUAL_WANTED) for run in runs]
     trial = chosen[len(chosen) // 2]
     saved = 1 - float(np.median([one.fought for one in chosen]))

@@ -1,4 +1,4 @@
-"""What arena-hard-auto's own code does with files: run in its environment, without ours.
+"""Run arena-hard-auto's own code on files: in its environment, without ours.
 
     python arena_hard_side.py CHECKOUT VERSION FOLDER
 

@@ -1,13 +1,14 @@
-"""How often the audit's 95% intervals hold the truth: 1,000 simulated batches for each strategy.
+"""Coverage of the audit's 95% intervals: 1,000 simulated batches for each strategy.
 
-Every figure of pairs and of responses, at several truths; then pooled batches, two of different
+Every metric of pairs and responses, at several true values; then pooled batches: two with different
 strategies, the second half as large.
 
-    python -m benchmarks.audit_coverage                              # half an hour of a core
-    python -m benchmarks.audit_coverage --accuracy 0.7 --noise 0.8   # one truth of each kind
+    python -m benchmarks.audit_coverage                              # 30 minutes of one core
+    python -m benchmarks.audit_coverage --accuracy 0.7 --noise 0.8   # one true value of each kind
 
 Last the miniature: 20 batches at three levels of the meta-judge's noise, answered by the oracle.
-It exits with 1 if a figure leaves 93 to 97%, or a level holds the truth in fewer than 17.
+The exit code is 1 if a metric's coverage is outside 93 to 97%, or if fewer than 17 batches of a
+level cover the true value.
 """
 
 import argparse
@@ -64,7 +65,7 @@ def worlds(options: argparse.Namespace) -> Iterator[tuple[UnitKind, str, World |
 def print_world(
     kind: UnitKind, name: str, world: World | ScoredWorld, options: argparse.Namespace
 ) -> list[float]:
-    """Print a table of figures by strategies, and return its shares."""
+    """Print a table of metrics by strategy, and return its shares."""
     strategies, runs = STRATEGIES_BY_KIND[kind], range(options.runs)
     truth = find_truth(world)
     held: dict[str, Mapping[str, float]] = {
@@ -98,7 +99,7 @@ def print_pooled(world: World, options: argparse.Namespace) -> list[float]:
 
 
 def print_miniature() -> bool:
-    """Print how many of 20 batches hold the truth, and return whether too few did."""
+    """Print how many of 20 batches cover the true value; return whether too few did."""
     failed = False
     for name, noise in NOISE.items():
         world = audited_world(fight(200, noise=noise, seed=11))

@@ -3,9 +3,9 @@
     python benchmarks/table.py dpo_memory
 
 One pair of 2,048 tokens, of which 1,448 are the prompt, a vocabulary of 128,000, a hidden size of
-64: logits, not weights, take the memory. Compared are our training and the same training with TRL's
-own tiles and with the logits of prompts, as this project trained before. Each run is a process of
-its own; its peak is the largest resident memory above that before the training.
+64: logits, not weights, take the memory. It compares our training with the same training with
+TRL's own tiles and with the logits of prompts, as this project trained before. Each run is a
+separate process; its peak is the largest resident memory minus that before the training.
 """
 
 import json
@@ -66,7 +66,7 @@ def _write_words(first: int, count: int) -> str:
 
 
 def train(model: Path, *, before: bool) -> dict[str, Any]:
-    """Train `STEPS` steps of one pair; what the log and the system say of it."""
+    """Train `STEPS` steps of one pair; return metrics from the log and the system."""
     import time
 
     import torch

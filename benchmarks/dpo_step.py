@@ -2,8 +2,8 @@
 
     python benchmarks/table.py dpo_step
 
-Both start from the same folder, in turn, with reference log-probabilities computed before; the
-figure of a run is the median time between two rows of its log, a row a step.
+Both start from the same folder, in turn, with precomputed reference log-probabilities; the result
+of a run is the median time between two rows of its log, which has one row per step.
 """
 
 import statistics

@@ -53,7 +53,7 @@ def design() -> Array:
 
 
 def fit_one(rows: Array, matrix: Array, solver: str) -> Array:
-    """Ratings of one prompt; a win is told twice, also as the other's loss, at half weight."""
+    """Ratings of one prompt; a win counts twice, also as the other's loss, at half weight."""
     weights = np.array([matrix[pair] for pair in ORDERED]) / 2
     outcome = np.repeat([1, 0], len(ORDERED))
     model = LogisticRegression(

@@ -1,17 +1,17 @@
-"""The embedded engine's judge and meta-judge stages, against what people would use.
+"""The embedded engine's judge and meta-judge stages, against common alternatives.
 
     python benchmarks/engine_shapes.py --threads 2                 # models of 5 M and 30 M, a CPU
     python benchmarks/engine_shapes.py --device cuda --models 30M 1B
 
-Ours is the whole stage: prompts from files, the engine, judgments read, files and manifest written.
-The others only draw tokens for the same prompts. Judge: 4 prompts of about 1,000 tokens, 11 samples
-of 100 each. Meta-judge: the 110 ordered pairs of 11 judgments of one response, about 1,500 tokens
-each; `--response-words` and `--judgment-words` set other lengths. Models are Llamas with random
-weights; contenders draw in turn (A B C A B C ...), and the figure is the median of the ratios of
-tokens a second. `generate` works on batch after batch, so on a part of the meta-judge's prompts it
-is as fast as on all; it gets `--generate-part` of them.
+Ours is the whole stage: read prompts from files, run the engine, parse judgments, write files and
+manifest. The others only generate tokens for the same prompts. Judge: 4 prompts of about 1,000
+tokens, 11 samples of 100 each. Meta-judge: the 110 ordered pairs of 11 judgments of one response,
+about 1,500 tokens each; `--response-words` and `--judgment-words` set other lengths. Models are
+Llamas with random weights; contenders run in turn (A B C A B C ...), and the result is the median
+of the ratios of tokens per second. `generate` processes batch after batch, so it is as fast on a
+part of the meta-judge's prompts as on all; it gets `--generate-part` of them.
 The hardware's limit is what its measured ceilings allow for our way: see hardware.py.
-vLLM runs as a process of `.venv-vllm`, where that exists, with the quicker of `--vllm-dtypes`.
+vLLM runs as a process of `.venv-vllm`, if that exists, with the faster of `--vllm-dtypes`.
 """
 
 import argparse
@@ -48,12 +48,12 @@ from meta_reward_core.planning.engine_loading import load_engine
 
 END_ID = 0
 TEMPERATURE, TOP_P = 0.8, 0.95
-# Prompts at a time that `generate` is tried with: a CPU wants few, a GPU as many as it can hold.
+# Batch sizes to try with `generate`: few on a CPU, as many as fit on a GPU.
 BATCHES = {
     "judge": {"cpu": (1, 2, 4), "cuda": (32, 64)},
     "meta_judge": {"cpu": (5, 11, 22), "cuda": (110, 220)},
 }
-# What we set out to reach against each contender.
+# Target ratio against each contender.
 WANTED: dict[tuple[str, str, str], float] = {
     ("judge", "5M", "generate"): 3.0,
     ("judge", "30M", "generate"): 5.0,
@@ -69,7 +69,7 @@ WANTED: dict[tuple[str, str, str], float] = {
     ("meta_judge", "135M", "vLLM"): 1.2,
 }
 Draw = Callable[[int], int]
-"""Draws everything once with a seed; says how many tokens that were."""
+"""Generates everything once with a seed; returns the number of tokens."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Shape:
         return self.experiment.seed_model.folder
 
     def floor_rate(self, options: argparse.Namespace, ceilings: Ceilings) -> float:
-        """Tokens a second that the hardware would allow for our way to draw everything."""
+        """Tokens per second that the hardware would allow for our way of decoding."""
         batches = plan_shared_batches(
             dict.fromkeys(self.prompts, self.samples),
             max_new_tokens=self.new_tokens,
@@ -107,7 +107,7 @@ class Shape:
 
 
 def make_shape(stage: str, size: str, root: Path, options: argparse.Namespace) -> Shape:
-    """Begin an experiment and take it up to the stage."""
+    """Create an experiment and run it up to the stage."""
     meta = stage == "meta_judge"
     there_are = Size(
         prompts=options.responses if meta else max(1, options.prompts // 2),
@@ -132,13 +132,13 @@ def make_shape(stage: str, size: str, root: Path, options: argparse.Namespace) -
 
 
 def make_ours(shape: Shape) -> Draw:
-    """The stage; what it draws is decided by the experiment's seed, each time the same."""
+    """Run the stage; the experiment's seed makes its samples the same each time."""
     resources = StageResources(load_engine=load_engine, scratch=shape.folder.parent / "scratch")
     return lambda seed: run_stage(shape.experiment, shape.stage, resources)  # noqa: ARG005
 
 
 def make_generate(shape: Shape, options: argparse.Namespace, batch: int) -> Draw:
-    """`generate` on batches of prompts of like length, so that it pads as little as may be."""
+    """`generate` on batches of prompts of like length, so that it pads as little as possible."""
     model: Any = AutoModelForCausalLM.from_pretrained(
         shape.folder, local_files_only=True, dtype=options.dtype
     )
@@ -175,7 +175,7 @@ def make_generate(shape: Shape, options: argparse.Namespace, batch: int) -> Draw
 
 @contextmanager
 def vllm_draw(shape: Shape, options: argparse.Namespace, dtype: str) -> Iterator[Draw]:
-    """Let vLLM draw all prompts, sorted, in one call."""
+    """Let vLLM sample all prompts, sorted, in one call."""
     bare = bare_vllm(
         shape.folder.parent,
         folder=str(shape.folder),
@@ -189,7 +189,7 @@ def vllm_draw(shape: Shape, options: argparse.Namespace, dtype: str) -> Iterator
 
 
 def rate(draw: Draw, seed: int, device: str) -> float:
-    """Tokens drawn a second."""
+    """Sampled tokens per second."""
     began = time.perf_counter()
     tokens = draw(seed)
     if device != "cpu":
@@ -199,14 +199,14 @@ def rate(draw: Draw, seed: int, device: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Tokens a second of ours and of the other, from pairs drawn in turn.
+    """Tokens per second of ours and of the other, from pairs run in turn.
 
     Attributes:
         shape: name of the shape.
         size: of the model.
         against: the other one.
         pairs: (ours, other) of each pair.
-        floor_rate: what the hardware would allow; tokens a second.
+        floor_rate: hardware limit in tokens per second.
     """
 
     shape: str
@@ -226,7 +226,7 @@ class Comparison:
 
     @property
     def share_of_floor(self) -> float:
-        """How much of the hardware's limit ours reaches."""
+        """Share of the hardware's limit that ours reaches."""
         return self.medians[0] / self.floor_rate
 
     def __str__(self) -> str:
@@ -243,7 +243,7 @@ class Comparison:
 def draw_in_turn(
     contenders: Mapping[str, Draw], options: argparse.Namespace
 ) -> Mapping[str, Sequence[float]]:
-    """Tokens a second of each contender; a round draws from all of them, one after the other."""
+    """Tokens per second of each contender; each round runs all of them in turn."""
     rounds = [
         [rate(draw, seed, options.device) for draw in contenders.values()]
         for seed in range(1, options.pairs + 1)
@@ -331,7 +331,7 @@ def _describe(stage: str, options: argparse.Namespace) -> str:
 
 
 def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """From the command line where no arguments are given."""
+    """Run with arguments from the command line by default."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["5M", "30M"])
     parser.add_argument("--shapes", nargs="+", choices=BATCHES, default=list(BATCHES))

@@ -1,10 +1,10 @@
-"""What FastChat's own code does with files: run in its environment, without ours.
+"""Run FastChat's own code on files: in its environment, without ours.
 
     python fastchat_side.py FOLDER
 
-FOLDER holds `judgments.jsonl` and `texts.json`: judges' texts to find points in. `seen.json` is
-written there. `llm_judge` is run as it is; the libraries of the servers that it would ask are
-replaced by empty ones, and a server's reply by the text.
+FOLDER contains `judgments.jsonl` and `texts.json`: judges' texts to parse scores from. `seen.json`
+is written there. `llm_judge` runs unchanged; the client libraries of the servers that it would call
+are replaced by empty ones, and a server's reply by the text.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""What a machine can do at most, measured, and how long a batch would take at that rate.
+"""The measured limits of a machine, and how long a batch would take at that rate.
 
-The floor counts what our way of decoding cannot avoid: every distinct prompt token and every drawn
-token goes through all matrices and attends to what is before it, and every step of decoding reads
-the weights and, once, all keys and values that are held. It has no launching, sampling or padding.
+The floor counts what our way of decoding cannot avoid: every distinct prompt token and every
+sampled token goes through all matrices and attends to all earlier tokens, and every decoding step
+reads the weights and, once, all cached keys and values. It excludes launch, sampling and padding.
 """
 
 import time

@@ -1,10 +1,10 @@
-"""Many people on one small server: how long do answers take, what fails, and what gives way first?
+"""Load test of one small server: how long do responses take, what fails, what fails first?
 
-Brings up PostgreSQL, the broker, the site as `manage.py serve` starts it, the reconciler, workers
-and so many running experiments; then lets people watch (a page, then its region every two seconds,
-as a browser asks) and audit (an item, a while of thought, an answer). The number of watchers grows
-from level to level; the asked one is marked. Those who ask run on the same machine, and take their
-part of it.
+Starts PostgreSQL, the broker, the site as `manage.py serve` starts it, the reconciler, workers and
+the given number of running experiments; then simulated users watch (a page, then its region every
+two seconds, like a browser) and audit (an item, a pause to think, an answer). The number of
+watchers grows from level to level; the requested one is marked. The clients run on the same machine
+and use part of its capacity.
 
     python benchmarks/load.py [--watching 100] [--auditing 10] [--experiments 5] [--seconds 60]
 """
@@ -75,7 +75,7 @@ Path({output!r}).write_text(json.dumps([watchers, auditors]))
 
 @dataclass
 class Seen:
-    """What the people of one level saw."""
+    """Response times and errors of one level."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
@@ -104,7 +104,7 @@ class Person:
     async def ask(
         self, kind: str, path: str, *, region: bool = False, data: dict[str, str] | None = None
     ) -> httpx2.Response | None:
-        """Ask, and note how long it took."""
+        """Send a request, and record how long it took."""
         began = time.monotonic()
         headers = {"HX-Request": "true"} if region else {}
         try:
@@ -196,7 +196,7 @@ async def one_level(
     port: int, watchers: list[str], auditors: list[tuple[str, list[int]]], paths: list[str],
     *, seconds: float,
 ) -> Seen:  # fmt: skip
-    """Let everybody come at once and stay for so long."""
+    """Start all users at once and keep them active for `seconds`."""
     seen, rng = Seen(), random.Random(1)
     end = time.monotonic() + seconds
     people = [Person(port, session, seen) for session in (*watchers, *(a for a, _ in auditors))]
@@ -214,7 +214,7 @@ async def one_level(
 
 
 def begin_experiments(here: Cluster, count: int) -> list[str]:
-    """Hand over experiments that run for longer than we measure; returns their pages."""
+    """Start experiments that run longer than the measurement; return their pages."""
     names = [f"load{number}" for number in range(count)]
     long = ("--set", "sample.prompts=200", "--set", "judge.samples=200")
     for name in names:
@@ -237,7 +237,7 @@ def _runs(here: Cluster, name: str) -> bool:
 
 @contextlib.contextmanager
 def site(here: Cluster) -> Iterator[int]:
-    """The site as `manage.py serve` starts it; gives its port."""
+    """Run the site as `manage.py serve` starts it; yield its port."""
     port = free_port()
     here.start("manage.py", "serve", "--port", str(port), "--without-worker")
     url = f"http://127.0.0.1:{port}/healthz"
@@ -270,7 +270,7 @@ def show(level: int, seen: Seen, parts: list[Part], *, asked: bool) -> None:
 
 
 def main() -> None:
-    """Measure level after level; fail if the asked one has an error or a slow median."""
+    """Measure level after level; fail if the requested one has an error or a slow median."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--watching", type=int, default=100)
     parser.add_argument("--auditing", type=int, default=10)

@@ -1,12 +1,12 @@
-"""Write an experiment of the paper's size, to see how pages bear it: no model, no generation.
+"""Write an experiment of the paper's size to load-test pages: no model, no generation.
 
     python benchmarks/paper_scale.py --prompts 5000 --name paper-scale
     python benchmarks/paper_scale.py --prompts 50 --name paper-scale-100th
 
-Everything but the texts and the points is made by the project's own steps: pairs, ratings and
-drops are chosen by its rules, and the files are written by its writers, with manifests. Texts
-are of realistic length, drawn by the seed; the same arguments give the same bytes. Rows in the
-database are written too (run `manage.py migrate` first). The iteration ends before training.
+The project's own stages make everything except the texts and scores: pairs, ratings and drops
+follow its rules, and its writers write the files, with manifests. Texts have realistic lengths and
+depend on the seed; the same arguments give the same bytes. Database rows are written too (run
+`manage.py migrate` first). The iteration ends before training.
 """
 
 import argparse

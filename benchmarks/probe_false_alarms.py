@@ -126,7 +126,7 @@ def list_models(sft_seeds: Sequence[int], folder: Path | None) -> Iterator[Path]
 
 
 def print_scripted_judges() -> int:
-    """How often each fault stops a run, by its share; return how many hopeless judges passed."""
+    """Print how often each fault stops a run, by share; return how many useless judges passed."""
     recipe = load_recipe("miniature", changes=["engine.kind=scripted"])
     templates = load_templates(recipe, get_task_templates(recipe.task))
     pool, _ = read_pool(None, recipe)

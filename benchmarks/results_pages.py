@@ -4,8 +4,8 @@
     python benchmarks/paper_scale.py --prompts 50 --name paper-scale-100th
     python benchmarks/results_pages.py --large paper-scale --small paper-scale-100th
 
-Every page is asked for with other values each time, at both scales in turn (A B A B ...), in one
-process, through the whole of Django. The first visit, which reads the files, is told apart.
+Every page is requested with different values each time, at both scales in turn (A B A B ...), in
+one process, through all of Django. The first visit, which reads the files, is reported separately.
 """
 
 import argparse

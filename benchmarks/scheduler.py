@@ -4,12 +4,12 @@
     python benchmarks/scheduler.py --shards 15625 --databases postgres      # 1,000,000 prompts
     python benchmarks/scheduler.py --idle                    # 8 engines: idle share before training
 
-Claims, finishes, steps, heartbeats and the reconciler are the project's own, with their rows and
-manifests. Only the engine is made up: a shard ends after a time that is drawn, on a clock that
-jumps, and leaves a manifest without tables. The broker is a list. One process plays all workers,
-one after the other, so each figure is what one client costs on a database that has no other.
+Claims, finishes, stages, heartbeats and the reconciler are the project's own, with their rows and
+manifests. Only the engine is simulated: a shard ends after a random time, on a clock that jumps,
+and writes a manifest without tables. The broker is a list. One process plays all workers in turn,
+so each result is the cost of one client on a database without other clients.
 
-Simulated are the stages from `sample` to `pair_judge`; the training that follows is one shard.
+It simulates the stages from `sample` to `pair_judge`; the training that follows is one shard.
 """
 
 import argparse
@@ -32,7 +32,7 @@ EVEN = dict.fromkeys(("generate", "judge", "meta_judge"), SHARD_SECONDS)
 
 
 def report(found: dict[str, Any], workers: int) -> Iterator[str]:
-    """Figures of one simulation, for people."""
+    """Format the results of one simulation."""
     yield f"{found['shards']:,} shards of {found['simulated_seconds'] / 3600:.1f} simulated hours"
     means: dict[str, float] = {}
     for name, spent in found["spent"].items():
@@ -45,7 +45,7 @@ def report(found: dict[str, Any], workers: int) -> Iterator[str]:
         )
     yield f"  claims a second of one client: {1 / means['claim']:.0f}"
     of_shard = sum(means[name] for name in ("claim", "finish", "advance"))
-    busy_share = workers * (of_shard / SHARD_SECONDS + means["beat"] + means["may go on"])
+    busy_share = workers * (of_shard / SHARD_SECONDS + means["beat"] + means["may continue"])
     yield (
         f"  {of_shard * 1000:.1f} ms of driver for a shard; {workers} workers with shards of "
         f"{SHARD_SECONDS:.0f} s and a beat a second: {busy_share:.0%} of one client's time"

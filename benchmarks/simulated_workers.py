@@ -85,7 +85,7 @@ class Simulation:
         self._draw = random.Random(1)
 
     def timed(self, name: str, work: Callable[[], Result]) -> Result:
-        """Do some work of the project's own, and note how long it took."""
+        """Run some of the project's own code, and record how long it took."""
         began, busy = time.perf_counter(), time.process_time()
         try:
             return work()
@@ -94,7 +94,7 @@ class Simulation:
             self.spent[name].append(spent)
 
     def run(self) -> int:
-        """Work until nothing but the training is left; says how many shards ended."""
+        """Work until only the training remains; return how many shards ended."""
         ended = 0
         self._take_messages()
         while self._running:
@@ -132,7 +132,7 @@ class Simulation:
 
     def _end(self, shard: Shard, attempt: Attempt) -> None:
         self.timed("beat", lambda: shard_claims.extend_lease(attempt, seconds=60, done=1, tokens=1))
-        self.timed("may go on", lambda: shard_claims.can_continue(attempt))
+        self.timed("may continue", lambda: shard_claims.can_continue(attempt))
         counts = make_nothing(self._context, shard)
         self.timed(
             "finish", lambda: shard_claims.finish_attempt(attempt, counts=counts, seconds=1.0)
@@ -188,7 +188,7 @@ def simulate(
     shard_seconds: Mapping[str, float],
     variation: float,
 ) -> dict[str, Any]:
-    """Run one iteration up to training, with so many shards in each stage that has an engine."""
+    """Run one iteration up to training, with `shards` shards in each stage that has an engine."""
     call_command("migrate", verbosity=0)
     messages = Messages()
     patch.object(dispatch, "app", messages).start()

@@ -1,10 +1,10 @@
-"""A worker that is told when to run the judge and the meta-judge stage: see vllm_stages.py.
+"""A worker that runs the judge and meta-judge stages on command: see vllm_stages.py.
 
     python benchmarks/stages_by_worker.py ROOT MODEL < seeds
 
-Runs in vLLM's environment. Each line is a seed: two experiments are begun and taken up to their
-stage by scripts, then the stage runs as it does in a worker: messages, rows, engine child, files.
-Only the broker is a list.
+Runs in vLLM's environment. Each line is a seed: scripts create two experiments and run them up to
+their stage, then the stage runs as in a worker: messages, rows, engine child process, files. Only
+the broker is replaced, by a list.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Processes of another environment that wait for lines and answer each with figures."""
+"""Processes of another environment that read lines and reply to each with numbers."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from typing import Any
 
 VLLM_PYTHON = Path(".venv-vllm/bin/python")
 Ask = Callable[[str], Sequence[float]]
-"""Sends a line; returns the figures of the answer."""
+"""Sends a line; returns the numbers in the reply."""
 
 
 @contextmanager
@@ -18,8 +18,8 @@ def asked_process(
 ) -> Iterator[Ask]:
     """Run a script of this folder until the block ends.
 
-    It answers a line of its input by a line that begins with "drawn "; whatever else it prints
-    is passed over.
+    It replies to each input line with a line that starts with "drawn "; its other output is
+    ignored.
     """
     command = [str(python.absolute()), str(Path(__file__).with_name(script)), *arguments]
     process = subprocess.Popen(

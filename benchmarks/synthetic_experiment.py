@@ -58,7 +58,7 @@ INSTRUCTION_WORDS = 50
 
 @dataclass(frozen=True)
 class Lengths:
-    """The least and the most words of texts that are given.
+    """Minimum and maximum number of words of the given texts.
 
     As they are, and with the rubric and the words around them, a judge's prompt has about 1,000
     tokens, and a meta-judge's, with two judgments, about 1,500.
@@ -70,7 +70,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Size:
-    """How much there is to do.
+    """Amount of work.
 
     Attributes:
         prompts: instructions.
@@ -162,7 +162,7 @@ def make_scripts(lengths: Lengths) -> Mapping[str, Script]:
         return _numbers(rng, rng.randint(*lengths.response)), "stop"
 
     def write_judgment(conversation: Conversation, sample: int, seed: int) -> Reply:  # noqa: ARG001
-        """A judgment, with points by chance."""
+        """A judgment with a random score."""
         rng = random.Random(derive_seed(0, conversation[-1]["content"], sample))
         words = _numbers(rng, rng.randint(*lengths.judgment))
         return f"{words}\nScore: {rng.randrange(6)}", "stop"
@@ -171,7 +171,7 @@ def make_scripts(lengths: Lengths) -> Mapping[str, Script]:
 
 
 def prepare(experiment: Experiment, *, before: str, lengths: Lengths | None = None) -> None:
-    """Make all stages before one by scripts; no model is loaded."""
+    """Run all stages before a stage with scripts; no model is loaded."""
     context, scripts = experiment.build_context(1), make_scripts(lengths or Lengths())
     for stage in STAGES[: stage_names().index(before)]:
         script = scripts.get(stage.name, scripts["generate"])
@@ -196,7 +196,7 @@ def stage_named(name: str) -> Stage:
 
 @dataclass
 class _Recorder:
-    """Notes what a stage asks its engine for, and answers nothing."""
+    """Records what a stage requests from its engine, and returns no text."""
 
     asked: list[Conversation] = field(default_factory=list)
 
@@ -217,7 +217,7 @@ class _Recorder:
 
 
 def prompts_of(experiment: Experiment, stage: str) -> list[TokenIds]:
-    """What a stage would ask its engine, as token ids, in its order; nothing is written."""
+    """Return the prompts of a stage as token ids, in its order; nothing is written."""
     context, recorder = experiment.build_context(1), _Recorder()
     resources = StageResources(load_engine=partial(_given, recorder), scratch=Path())
     declared = stage_named(stage)
@@ -228,7 +228,7 @@ def prompts_of(experiment: Experiment, stage: str) -> list[TokenIds]:
 
 
 def run_stage(experiment: Experiment, stage: str, resources: StageResources) -> int:
-    """Run all shards of a stage anew, files included; says how many tokens were drawn."""
+    """Run all shards of a stage again, files included; return the number of sampled tokens."""
     context, declared = experiment.build_context(1), stage_named(stage)
     return sum(
         declared.run_shard(context, shard, resources).counts["tokens"]

@@ -1,13 +1,13 @@
 """All ratios in one table: `make bench`, or `python benchmarks/table.py elo memory`.
 
-A row compares two things that one run measured in turn (A B A B ...); its figure is the median of
-the ratios of the pairs. A module of rows has a function
+A row compares two things that one run measured in turn (A B A B ...); its result is the median of
+the ratios of the pairs. A row module has a function
 
     measure(*, pairs: int) -> Iterator[Row]
 
-and runs in a process of its own, so that no row sees threads or memory of another's. A row module
-that cannot run here raises `NotHereError`, which the table says. Rows that were measured before and
-are not asked for now stay as they are. So do the sections below the table, which people write.
+and runs in its own process, so that rows do not share threads or memory. A row module that cannot
+run here raises `NotHereError`, which the table reports. Earlier rows that are not measured now are
+kept unchanged, as are the hand-written sections below the table.
 """
 
 import argparse
@@ -65,8 +65,8 @@ class Row:
     Attributes:
         name: what is measured; the table has one row of each name.
         against: what it is compared with.
-        ratios: one for each pair; the figure is their median.
-        at_least: the bound that is wanted; None where a row only shows something.
+        ratios: one for each pair; the result is their median.
+        at_least: the required bound; None if the row is only informative.
         note: absolute medians with units, versions of contenders, limits.
         at_most: whether the bound is an upper one.
     """
@@ -80,12 +80,12 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """The figure to quote."""
+        """The ratio to quote."""
         return statistics.median(self.ratios)
 
     @property
     def reached(self) -> bool | None:
-        """Whether the bound is kept; None without one."""
+        """Whether the bound is met; None without one."""
         if self.at_least is None:
             return None
         return self.ratio <= self.at_least if self.at_most else self.ratio >= self.at_least
@@ -94,7 +94,7 @@ class Row:
 def in_turn(
     ours: Callable[[], float], theirs: Callable[[], float], *, pairs: int
 ) -> list[tuple[float, float]]:
-    """Measure A and B alternately; each function gives its figure (seconds, bytes, a rate)."""
+    """Measure A and B alternately; each function returns its value (seconds, bytes, a rate)."""
     return [(ours(), theirs()) for _ in range(pairs)]
 
 

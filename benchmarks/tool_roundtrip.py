@@ -105,7 +105,7 @@ LABELS = """
 
 
 def annotate_tasks(source: Path, target: Path) -> None:
-    """Let Label Studio check tasks, and two people's annotations of each."""
+    """Let Label Studio validate tasks, and annotations by two users for each."""
     from label_studio_sdk.label_interface import LabelInterface
 
     interface = LabelInterface(LABELS)
@@ -128,7 +128,7 @@ def annotate_tasks(source: Path, target: Path) -> None:
 
 
 def respond_to_records(source: Path, target: Path) -> None:
-    """Let Argilla read records, take two people's responses to each, and write them."""
+    """Let Argilla read records, accept responses by two users to each, and write them."""
     import argilla
 
     server = Mock()  # settings ask for a client of a server, and use it only to publish them

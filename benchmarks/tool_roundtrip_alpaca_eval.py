@@ -9,8 +9,8 @@ versions:
     python -m benchmarks.tool_roundtrip_alpaca_eval ae/bin/python
 
 The tool's own `evaluate` reads outputs and leaderboard, pairs, scores and writes. Only the
-annotator is ours, which asks no service: it looks preferences up. The file of instruction
-difficulty, which the tool would download, is written here, so that nothing is fetched.
+annotator is ours: it looks preferences up instead of calling a service. The instruction difficulty
+file, which the tool would download, is written here, so that nothing is fetched.
 """
 
 import csv

@@ -141,7 +141,7 @@ def compare(python: Path) -> "list[Comparison]":
 def _compare_figures(
     folder: Path, metrics: dict[str, dict[str, float]], files: dict[str, Row]
 ) -> "list[Comparison]":
-    """Our scores of our files and of the tool's, beside the tool's scores of ours."""
+    """Compare our scores of our files and of the tool's with the tool's scores of ours."""
     from tool_roundtrip_rows import Comparison
 
     from meta_reward_core.evaluation.reward_bench import read_scored_items, score_reward_bench

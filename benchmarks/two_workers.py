@@ -2,8 +2,8 @@
 
 Runs the same experiment with one worker and with two, on a broker and a database of their own,
 and compares the wall-clock time between the first claim and the last finish of the judge stage.
-Model loading is part of it, as it is in life. A machine that shares its cores with others gives
-single pairs of runs between 1.6 and 2.1, so several pairs are run in turn; their median counts.
+Model loading is included, as in production. On a machine with shared cores, single pairs of runs
+give ratios between 1.6 and 2.1, so several pairs run in turn; their median counts.
 
     python benchmarks/two_workers.py [--pairs 5] [--samples 64] [--goal 1.7]
 
@@ -39,7 +39,7 @@ FINISHED = "select 1 from experiments_stage where name = '{}' and status = 'fini
 def judge_seconds(
     root: Path, models: Path, *, workers: int, processes: int = 1, samples: int, stage: str
 ) -> float:
-    """Time the stages of 12 shards from the judge's to `stage` by so many workers.
+    """Time the stages of 12 shards from the judge stage to `stage` with `workers` workers.
 
     Args:
         processes: engine processes of each worker.

@@ -136,7 +136,7 @@ def compare_orders(root: Path, model: Path, calls: list[Call], *, pairs: int) ->
 
 
 def _rate(answer: Sequence[float]) -> float:
-    """Tokens a second; an answer ends with its seconds."""
+    """Tokens per second; a reply ends with its seconds."""
     return answer[0] / answer[-1]
 
 

@@ -46,7 +46,7 @@ ENVIRONMENT = HERE.parent / ".venv-distilabel"
 
 @dataclass(frozen=True)
 class Work:
-    """An experiment whose prompts are drawn, and where to put others of it."""
+    """An experiment with sampled prompts, and the folder for its copies and task files."""
 
     root: Path
     experiment: Experiment
@@ -127,7 +127,7 @@ def load_loop(folder: Path) -> Callable[[Any, DecodingRecipe, int], list[str]]:
 
 
 def copy_for_transformers_4(folder: Path, target: Path) -> Path:
-    """The same weights and tokenizer, in the words of that version's config files."""
+    """The same weights and tokenizer, with config files of that version."""
     shutil.copytree(folder, target)
     change_json(target / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     rope = json.loads((folder / "config.json").read_text(encoding="utf-8"))["rope_parameters"]

@@ -58,7 +58,7 @@ def model(task: dict[str, Any], role: str) -> TransformersLLM:
 
 
 def run(task: dict[str, Any]) -> int:
-    """One pipeline; says how many judgments it made."""
+    """Run one pipeline; return the number of judgments."""
     with Pipeline(name="generate-and-judge") as pipeline:
         load = LoadDataFromDicts(
             data=[

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes the secrets of an installation once; what is there already is left as it is.
+# Creates the secrets of an installation once; existing secrets are kept.
 #   docker/make-secrets.sh [address of PostgreSQL and Redis for workers on other machines]
-# The folder is closed to other users of this machine; the files in it are readable, because the
-# containers read them as a user that does not exist here.
+# The folder is closed to other users of this machine; the files in it are world-readable, because
+# the containers read them as a user that does not exist here.
 set -euo pipefail
 
 folder="$(cd "$(dirname "$0")" && pwd)/secrets"

@@ -27,5 +27,5 @@ USER 10001
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=30s --start-period=60s --retries=3 \
     CMD ["python", "manage.py", "health", "--site", "http://127.0.0.1:8000"]
-# What `make serve` starts, but for the broker and the worker, which have places of their own.
+# What `make serve` starts, except for the broker and the worker, which have their own containers.
 CMD ["python", "manage.py", "serve", "--host", "0.0.0.0", "--port", "8000", "--without-worker"]

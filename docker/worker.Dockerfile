@@ -1,7 +1,7 @@
 # A worker: takes shards of a queue, loads models, trains. On a GPU through NVIDIA's container
 # toolkit; torch's wheels bring CUDA themselves, so the base is the same small one.
 #   docker build --file docker/worker.Dockerfile --tag meta-reward-worker .
-#   docker build --build-arg ENGINE="vllm==0.32.0" ...      with vLLM beside the embedded engine
+#   docker build --build-arg ENGINE="vllm==0.32.0" ...      with vLLM in addition to the embedded engine
 FROM python:3.11.14-slim-bookworm
 
 ARG ENGINE=""

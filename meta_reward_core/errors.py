@@ -1,8 +1,8 @@
 """The one error tree, named by the boundary that was crossed.
 
 MetaRewardError
-├── InputError            what a person gave us is wrong
-│   ├── MalformedInputError bytes from outside that the gate does not let through
+├── InputError            a user's input is wrong
+│   ├── MalformedInputError external bytes that fail the input checks
 │   ├── SettingsError       environment variables, `.env`, files of secrets
 │   ├── RecipeError         a recipe file, key or value
 │   ├── PromptFileError     a file of prompts
@@ -11,19 +11,19 @@ MetaRewardError
 │   ├── EndpointError       a named server, its address, key or model
 │   ├── TaskError           a task that is not installed, or does not fit
 │   └── TemplateError       a prompt template
-├── HubError              a hub of models did not answer, or did not do what was asked
+├── HubError              the Hub did not respond, or refused a request
 ├── EngineError           a model could not produce tokens
-├── TrainingError         a training refused to start, or went wrong
+├── TrainingError         a training refused to start, or failed
 ├── ArtifactError         files of an experiment
-│   ├── StorageFullError    no room for what is to be written
-│   ├── StorageUnreachableError  a remote store does not answer
-│   └── DamagedArtifactError  bytes differ from what the manifest promises
-├── AuditWaitsError       an iteration may not train before people have audited it
+│   ├── StorageFullError    not enough disk space for a write
+│   ├── StorageUnreachableError  a remote store does not respond
+│   └── DamagedArtifactError  bytes differ from their hash in the manifest
+├── AuditWaitsError       an iteration may not train before it has passed an audit
 ├── NeedsAttentionError   a judge probe or a circuit breaker stopped an iteration
 ├── ExperimentBusyError   another process works on the same experiment
 └── NoPairsError          an iteration ended without one preference pair
 
-Beside it stands one warning, `DeprecatedNameWarning`.
+There is also one warning, `DeprecatedNameWarning`.
 """
 
 from typing import ClassVar, Self
@@ -33,8 +33,8 @@ class MetaRewardError(Exception):
     """Base of everything this project raises on purpose.
 
     Attributes:
-        retryable: whether the same call may succeed later without a change by a person.
-        exit_code: what a command exits with when this error ends it.
+        retryable: whether the same call may succeed later without a change by a user.
+        exit_code: exit code of a command that ends with this error.
     """
 
     retryable: ClassVar[bool] = False
@@ -46,15 +46,15 @@ class DeprecatedNameWarning(FutureWarning):
 
 
 class InputError(MetaRewardError):
-    """What a person gave us is wrong; the message says where and what to do."""
+    """A user's input is wrong; the message gives the location and the remedy."""
 
     exit_code = 2
 
 
 class MalformedInputError(InputError, ValueError):
-    """Bytes from outside are no text, JSON or YAML, or break a limit (`untrusted_input`).
+    """External bytes are not valid text, JSON or YAML, or exceed a limit (`untrusted_input`).
 
-    The message is a predicate: whoever reads the bytes says before it what they are.
+    The message is a predicate: the caller that reads the bytes prepends what they are.
     """
 
 
@@ -71,14 +71,14 @@ class PromptFileError(InputError):
 
 
 class EvaluationFileError(InputError):
-    """A file of outputs, annotations, judgments or scores cannot be evaluated as it is."""
+    """A file of outputs, annotations, judgments or scores cannot be evaluated."""
 
 
 class ModelFolderError(InputError):
     """A model folder is absent, incomplete, unsafe or outside the allowed root.
 
     Attributes:
-        file: path of what is at fault; empty where it is not known.
+        file: path of the faulty file; empty if unknown.
         finding: what is wrong with it, as a clause.
         remedy: what to do, as a clause.
     """
@@ -96,11 +96,11 @@ class ModelFolderError(InputError):
 
 
 class EndpointError(InputError):
-    """A named server is not known here, or it refuses what its settings say."""
+    """A named server is not configured here, or it rejects its settings."""
 
 
 class TaskError(InputError):
-    """A task is not installed here, or it is not what the registry asks for."""
+    """A task is not installed here, or does not meet the registry's requirements."""
 
 
 class TemplateError(InputError):
@@ -108,7 +108,7 @@ class TemplateError(InputError):
 
 
 class HubError(MetaRewardError):
-    """A hub of models did not answer, did not take a model, or sent a damaged one."""
+    """The Hub did not respond, refused a model, or sent a damaged one."""
 
     retryable = True
 
@@ -124,25 +124,25 @@ class TrainingError(MetaRewardError):
 
 
 class ArtifactError(MetaRewardError):
-    """The files of an experiment are not as they should be."""
+    """The files of an experiment are missing or wrong."""
 
 
 class StorageFullError(ArtifactError):
-    """There is no room for what is to be written."""
+    """There is not enough disk space for a write."""
 
     retryable = True
     exit_code = 4
 
 
 class StorageUnreachableError(ArtifactError):
-    """A remote store does not answer, or not now: nothing is known of the files in it."""
+    """A remote store does not respond, at least for now: the state of its files is unknown."""
 
     retryable = True
     exit_code = 4
 
 
 class DamagedArtifactError(ArtifactError):
-    """The bytes of a file differ from what its manifest promises."""
+    """The bytes of a file differ from their hash in the manifest."""
 
     retryable = True
 
@@ -157,8 +157,8 @@ class ExperimentBusyError(MetaRewardError):
 class AuditWaitsError(MetaRewardError):
     """An iteration may not train yet: an audit of its battles has not passed.
 
-    What is finished is kept; the same command goes on once the audit has passed, or somebody has
-    decided otherwise.
+    Finished shards are kept; the same command resumes once the audit has passed or a user has
+    overridden the gate.
     """
 
     retryable = True
@@ -166,10 +166,10 @@ class AuditWaitsError(MetaRewardError):
 
 
 class NeedsAttentionError(MetaRewardError):
-    """An iteration stopped because what it makes would be of no use; a person decides.
+    """An iteration stopped because its results would be useless; a user must decide.
 
-    What is finished is kept. The same command continues after a change of the settings, or once
-    somebody has accepted what was found.
+    Finished shards are kept. The same command resumes after a change of the settings, or once a
+    user has accepted the finding.
     """
 
     retryable = True

@@ -1,8 +1,8 @@
 """An experiment on disk: its recipe, templates, seed, prompts and lineage M0 -> M1 -> ...
 
-The description is written once, when the experiment begins; from then on it is the truth about the
-experiment's settings, whatever happens to the recipe files it came from. Values that are changed
-later are written beside it, each change once (`recipes.settings_history`).
+The description is written once, at creation; from then on it defines the experiment's settings,
+whatever happens to the original recipe files. Each later change of values is stored next to it,
+once (`recipes.settings_history`).
 """
 
 import contextlib
@@ -44,7 +44,7 @@ def load_templates(recipe: Recipe, of_task: Mapping[str, str] | None = None) -> 
         of_task: templates of the recipe's task, name -> text; they come before files.
 
     Raises:
-        TemplateError: a file is missing, or lacks a place that it must have.
+        TemplateError: a file is missing, or lacks a required placeholder.
     """
     more = of_task or {}
     return PromptTemplates(
@@ -79,18 +79,18 @@ def _load_template(
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """An experiment that exists on disk.
+    """An existing experiment on disk.
 
     Attributes:
-        uuid: which experiment it is; the name may be used again after a deletion, this never is.
-        recipe: the values after all changes: those of the iterations to come.
-        recipe_sha256: hash of the recipe as it was stored when the experiment began. It stays
-            whatever is changed, also where `recipe` has values today that did not exist then.
-        settings: which values held for which iteration.
-        seed_model: M0; its hash is that of the folder as it was when the experiment began.
+        uuid: unique id; unlike the name, it is never reused after a deletion.
+        recipe: the values after all changes, for future iterations.
+        recipe_sha256: hash of the recipe stored at creation. It never changes, even if `recipe`
+            now has values that did not exist then.
+        settings: the values that apply to each iteration.
+        seed_model: M0; its hash is that of the folder at creation.
         seed_folder: path of M0 on the machine that created the experiment.
-        chat_date: the day that chat templates read as today in every prompt, YYYY-MM-DD; None
-            where the template of M0 reads no date, and in experiments of before it was recorded.
+        chat_date: the current date for chat templates in every prompt, YYYY-MM-DD; None if the
+            template of M0 reads no date, and in experiments created before it was recorded.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Experiment:
     chat_date: str | None = None
 
     def get_files(self, number: int) -> IterationFiles:
-        """Open the files of an iteration; number 0 holds the pool of instructions."""
+        """Open the files of an iteration; number 0 holds the prompt pool."""
         return self.paths.get_iteration(number)
 
     @property
@@ -118,7 +118,7 @@ class Experiment:
         """Find M_number.
 
         Raises:
-            ArtifactError: it has not been made.
+            ArtifactError: the model does not exist yet.
         """
         if number == 0:
             return self.seed_model
@@ -132,17 +132,17 @@ class Experiment:
         return ModelRef(f"M{number}", files.checkpoint, sha256, self._get_base_model(number))
 
     def _get_base_model(self, number: int) -> ModelRef | None:
-        """What the adapter of M_number belongs to, if it was kept."""
+        """Return the base model of the adapter of M_number, if the adapter was kept."""
         return (
             self.get_model(number - 1) if self.get_recipe(number).training.keeps_adapter else None
         )
 
     def get_recipe(self, number: int) -> Recipe:
-        """The values that hold for an iteration."""
+        """Return the values that apply to an iteration."""
         return self.settings.get_recipe(number) if self.settings.changes else self.recipe
 
     def build_context(self, number: int) -> IterationContext:
-        """Gather what the stages of an iteration are functions of."""
+        """Collect the inputs of an iteration's stages."""
         began = replace(self.settings, changes=())
         return IterationContext(
             number=number,
@@ -163,7 +163,7 @@ class Experiment:
         return self.paths.count_finished_iterations()
 
     def lock(self) -> AbstractContextManager[None]:
-        """Keep other processes away; the lock dies with its process, or soon after it.
+        """Lock the experiment; the lock is released when its process dies, or soon after.
 
         Raises:
             ExperimentBusyError: another process holds it.
@@ -221,7 +221,7 @@ def create_experiment(
                 name_in_store = files.layout.get_path(path)
                 store.delete(name_in_store)  # of an attempt that did not reach the description
                 store.put_if_absent(name_in_store, data)
-            if not store.is_local:  # machines that share no folder find M0 beside what comes of it
+            if not store.is_local:  # hosts without a shared folder find M0 next to its successors
                 files.pool.checkpoint.upload(seed_model.folder)
             files.write_description(_describe(experiment, len(prompts.prompts)))
     return experiment
@@ -229,7 +229,7 @@ def create_experiment(
 
 @contextlib.contextmanager
 def _remove_on_failure(files: ExperimentFiles, documents: Mapping[str, bytes]) -> Iterator[None]:
-    """Remove what was written of an experiment whose description could not be written."""
+    """Remove the files of an experiment whose description could not be written."""
     try:
         yield
     except BaseException:
@@ -263,7 +263,7 @@ def _describe(experiment: Experiment, prompts: int) -> Description:
 
 
 def _describe_model_files(files: ModelFiles | None) -> Description:
-    """What tells later which files of M0 have changed, and whether drawing depends on them."""
+    """Record hashes that later show which files of M0 changed and whether generation reads them."""
     return {} if files is None else {"drawing_sha256": files.drawing, "files": dict(files.hashes)}
 
 
@@ -289,10 +289,10 @@ def _encode_extra(values: Mapping[str, Any] | None) -> str | None:
 
 
 def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
-    """Open an experiment that exists, or return None.
+    """Open an existing experiment, or return None.
 
     Raises:
-        ArtifactError: its description cannot be read, or its seed model changed or is gone.
+        ArtifactError: its description cannot be read, or its seed model changed or is missing.
     """
     files = ExperimentFiles(store, name)
     found = files.read_description()
@@ -315,13 +315,13 @@ def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
 
 
 def compute_experiment_stamp(store: ArtifactStore, name: str) -> str:
-    """Say in a short text what an opened experiment depends on, without hashing its model.
+    """Return a short text of what an opened experiment depends on, without hashing its model.
 
-    Another text means: open it again. It tells of changed settings, and of files of M0 that were
-    written since.
+    If the text differs, reopen the experiment: settings were changed, or files of M0 were
+    rewritten.
 
     Raises:
-        ArtifactError: the files are gone, or cannot be read.
+        ArtifactError: the files are missing or cannot be read.
     """
     files = ExperimentFiles(store, name)
     description = files.require_description()
@@ -335,12 +335,12 @@ def compute_experiment_stamp(store: ArtifactStore, name: str) -> str:
 
 
 def _list_files(folder: Path) -> list[Path]:
-    """Files of a folder; none of one that is gone, which opening it will tell."""
+    """List the files of a folder; empty if it is missing, which opening it will report."""
     return list(iter_visible_files(folder)) if folder.is_dir() else []
 
 
 def parse_templates(words: Mapping[str, str]) -> PromptTemplates:
-    """The words that an experiment has written down.
+    """Parse the templates stored in an experiment.
 
     Raises:
         TemplateError: they cannot be used.
@@ -353,14 +353,13 @@ def parse_templates(words: Mapping[str, str]) -> PromptTemplates:
 
 
 def _open_seed_model(files: ExperimentFiles, known: Description) -> ModelRef:
-    """Find M0 and see that it is the model that the experiment began with.
+    """Find M0 and check that it is the same model as at the experiment's creation.
 
-    Files that nothing reads may differ, and so may the generation config as long as the same ids
-    end a reply: what was drawn stays what it is, and a training that is still to come uses the
-    files as they are then.
+    Files that nothing reads may differ. The generation config may differ too, as long as the same
+    ids end a reply: completions stay valid, and a later training uses the current files.
 
     Raises:
-        ArtifactError: it is gone, or has changed in what was drawn with it.
+        ArtifactError: it is missing, or has changed in a file that completions depend on.
     """
     sha256: str = known["sha256"]
     if not files.store.is_local:  # hashed when it is copied from the store
@@ -368,8 +367,8 @@ def _open_seed_model(files: ExperimentFiles, known: Description) -> ModelRef:
     folder = Path(known["folder"])
     if not folder.is_dir():
         raise ArtifactError(
-            f"the seed model of experiment {files.name!r} is gone: {folder}. "
-            "Put it back, or create another experiment"
+            f"the seed model of experiment {files.name!r} is missing: {folder}. "
+            "Restore it, or create another experiment"
         )
     now = ModelFiles.read(folder)
     if "files" not in known:  # of a version that kept the hash of all files alone
@@ -380,7 +379,7 @@ def _open_seed_model(files: ExperimentFiles, known: Description) -> ModelRef:
     if not is_same:
         raise ArtifactError(
             f"the seed model of experiment {files.name!r} has changed since the experiment "
-            f"began: {folder}{differing}. Restore it, or create another experiment"
+            f"was created: {folder}{differing}. Restore it, or create another experiment"
         )
     return ModelRef("M0", folder, sha256, files=now if "files" in known else None)
 
@@ -398,37 +397,37 @@ def check_same_beginning(
     seed: int | None,
     prompts: PromptFile | None,
 ) -> None:
-    """Refuse to go on with an experiment under another description than it began with.
+    """Refuse to resume an experiment if the request differs from its original settings.
 
     Args:
-        differences: names of values of the recipe that are asked for otherwise, with both.
-        seed: None if nobody named one.
-        prompts: None if nobody gave any.
+        differences: recipe values that differ, each with its name and both values.
+        seed: None if not given.
+        prompts: None if not given.
 
     Raises:
-        InputError: naming each difference.
+        InputError: the request differs; the message lists each difference.
     """
     found = [f"  {difference}" for difference in differences]
     if seed is not None and seed != experiment.seed:
-        found.append(f"  seed: it began with {experiment.seed}, now {seed}")
+        found.append(f"  seed: created with {experiment.seed}, now {seed}")
     if prompts is not None:
         found += _describe_prompt_differences(experiment, prompts)
     if found:
         raise InputError(
-            f"experiment {experiment.name!r} was begun with other settings; "
-            "use another --experiment name, or leave these as they were; without --recipe it goes "
-            "on with the recipe that it began with, and --set changes a value of it:\n"
+            f"experiment {experiment.name!r} was created with other settings; "
+            "use another --experiment name, or leave these unchanged; without --recipe it keeps "
+            "the recipe that it was created with, and --set changes a value of it:\n"
             + "\n".join(found)
         )
 
 
 def _describe_prompt_differences(experiment: Experiment, given: PromptFile) -> list[str]:
-    """What differs, as lines; the order of a pool does not matter."""
+    """Describe the differences, one a line; the order of a pool does not matter."""
     began = set(experiment.get_files(0).read("prompts")["prompt_id"].to_pylist())
     now = {prompt.prompt_id for prompt in given.prompts}
     if began == now:
         return []
     return [
-        f"  prompts: it began with {len(began)}, of which {len(began - now)} are not in the file "
-        f"that is given now; {len(now - began)} in the file are new"
+        f"  prompts: created with {len(began)}, of which {len(began - now)} are not in the given "
+        f"file; {len(now - began)} in the file are new"
     ]

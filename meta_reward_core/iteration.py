@@ -4,10 +4,10 @@ r"""The paper's algorithm on one page: the ordered stages of one iteration.
                               \-> battles -> ratings -> judge pairs
     actor pairs + judge pairs -> M_t -> evaluation
 
-Every way to run an iteration (the command line, the in-process command, workers) drives this
-declaration; none of them knows an order of its own. A shard is a pure function of its inputs, the
-seed, and what its stage needs of recipe and model (`dataflow`), so whoever runs it gets the same
-bytes.
+Every way to run an iteration (the command line, the in-process command, workers) uses this
+declaration; none of them defines its own order. A shard is a pure function of its inputs, the
+seed, and the parts of recipe and model that its stage needs (`dataflow`), so every process that
+runs it gets the same bytes.
 
 Source: Wu et al. 2024, section 2 and algorithm 1.
 """
@@ -30,11 +30,11 @@ __all__ = ["STAGES", "Resource", "Stage"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage(StageSpec):
-    """One step of the paper, split into shards; `StageSpec` says what it reads and writes.
+    """One step of the paper, split into shards; `StageSpec` defines its inputs and outputs.
 
     Attributes:
         run: makes the tables of one shard.
-        hash_earlier: hashes what the step reads of other iterations; None where that is nothing.
+        hash_earlier: hashes the stage's inputs from other iterations; returns None if it has none.
     """
 
     run: Callable[[IterationContext, int, StageResources], StageOutput]
@@ -48,20 +48,20 @@ class Stage(StageSpec):
         *,
         hash_earlier: Callable[[IterationContext], str | None] = lambda _: None,
     ) -> "Stage":
-        """Give a declared stage its functions."""
+        """Add the functions to a declared stage."""
         declared: dict[str, Any] = {one.name: getattr(spec, one.name) for one in fields(spec)}
         return cls(**declared, run=run, hash_earlier=hash_earlier)
 
     def is_scheduled_in(self, context: IterationContext) -> bool:
-        """Say whether this iteration has the stage at all."""
+        """Return whether this iteration has the stage at all."""
         return self.is_scheduled(context.recipe, context.number)
 
     def plan_shards(self, context: IterationContext) -> int:
-        """Say into how many shards the step falls, once the steps before it are finished."""
+        """Return the stage's number of shards, once the stages before it are finished."""
         return len(context.files.list_partition_numbers("prompts")) if self.part_by_part else 1
 
     def compute_key(self, context: IterationContext, shard: int) -> str:
-        """Hash everything that the shard is made from."""
+        """Hash all inputs of the shard."""
         return self._compute_key(context, shard, context.get_model_hash(self))
 
     def _compute_key(self, context: IterationContext, shard: int, model: str | None) -> str:
@@ -77,11 +77,11 @@ class Stage(StageSpec):
         )
 
     def can_accept(self, context: IterationContext, manifest: ShardManifest) -> bool:
-        """Say whether a manifest was made from what the shard is made from now."""
+        """Return whether a manifest was made from the shard's current inputs."""
         return any(manifest.key == key for key in self._iter_keys(context, manifest.shard))
 
     def _iter_keys(self, context: IterationContext, shard: int) -> Iterator[str]:
-        """Yield the keys that say the same, the one that is written today first."""
+        """Yield all equivalent keys, starting with the one that is written today."""
         yield self.compute_key(context, shard)
         for model in context.list_earlier_model_hashes(self):
             yield self._compute_key(context, shard, model)
@@ -89,7 +89,7 @@ class Stage(StageSpec):
             yield self._compute_earlier_key(context, shard)
 
     def _compute_earlier_key(self, context: IterationContext, shard: int) -> str:
-        """The key as versions before keys by need computed it: of the whole recipe and model."""
+        """Compute the key as versions before keys by need did: of the whole recipe and model."""
         began = context.began
         return compute_shard_key(
             stage=self.name,
@@ -114,27 +114,27 @@ class Stage(StageSpec):
         return context.files.find_finished(self.name, shard, manifest.key)
 
     def _is_made(self, context: IterationContext, shard: int) -> bool:
-        """Whether a shard is finished and still made from these inputs, its bytes unread."""
+        """Return whether a shard is finished and made from these inputs, without reading it."""
         manifest = context.files.find_manifest(self.name, shard)
         return manifest is not None and self.can_accept(context, manifest)
 
     def require_healthy(self, context: IterationContext) -> None:
-        """Keep shards from beginning after a finished one has shown a fault.
+        """Keep shards from starting after a finished one has shown a fault.
 
         Raises:
-            NeedsAttentionError: one has, and nobody has accepted it.
+            NeedsAttentionError: a shard shows a fault that no user has accepted.
         """
         require_stage_healthy(context, self.name)
 
     def run_shard(
         self, context: IterationContext, shard: int, resources: StageResources
     ) -> ShardManifest:
-        """Make the shard anew and publish it, whatever an earlier attempt has left.
+        """Run the shard and publish it, regardless of files left by an earlier attempt.
 
         A shard that shows a fault is published like any other; `require_healthy` then raises.
 
         Raises:
-            NeedsAttentionError: the step draws or trains, and the model cannot be used.
+            NeedsAttentionError: the stage generates or trains, and the model cannot be used.
         """
         if self.resource != "cpu":
             require_model_checked(context)

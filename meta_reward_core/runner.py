@@ -1,7 +1,8 @@
-"""Drive the declared stages of one iteration: which shard comes next, and one engine that runs it.
+"""Drive the declared stages of one iteration: choose the next shard and run it on one engine.
 
-Shard k of a stage that reads part by part may run once shard k of what it reads is finished, so
-several engines never wait for the last shard of a stage. One engine runs stage after stage.
+Shard k of a stage that reads its input part by part may run once shard k of that input is
+finished, so several engines never wait for the last shard of a stage. A single engine runs one
+stage after the other.
 """
 
 import time
@@ -19,22 +20,22 @@ from meta_reward_core.system.command_hint import format_command
 
 
 class RunCallback(Protocol):
-    """Whoever keeps count of an iteration: rows of a database, or a person watching."""
+    """Receives the progress of an iteration, to store it in a database or show it to a user."""
 
     def skip_stage(self, stage: Stage) -> None:
         """This iteration does not have the stage."""
 
     def plan_stage(self, stage: Stage, shards: int) -> None:
-        """The stage falls into so many shards."""
+        """The stage has this number of shards."""
 
     def start_shard(self, stage: Stage, shard: int) -> None:
-        """A shard begins (again)."""
+        """A shard starts, for the first time or again."""
 
     def reuse_shard(self, stage: Stage, shard: int, manifest: ShardManifest) -> None:
         """A shard was finished by an earlier run."""
 
     def report(self, stage: Stage, shard: int, done: int, tokens: int) -> None:
-        """An engine has drawn so many completions, and tokens, of a running shard."""
+        """An engine has generated `done` completions and `tokens` tokens of a running shard."""
 
     def log(self, stage: Stage, shard: int, row: dict[str, float]) -> None:
         """A training wrote a row of its log."""
@@ -51,7 +52,7 @@ class RunCallback(Protocol):
         """A shard failed."""
 
     def stop_shard(self, stage: Stage, shard: int, reason: str) -> None:
-        """A running shard was stopped, for a reason in words."""
+        """A running shard was stopped; `reason` is a message for the user."""
 
     def finish_stage(self, stage: Stage) -> None:
         """All shards of the stage are finished."""
@@ -67,14 +68,14 @@ def run_iteration(
     *,
     before_training: BeforeTraining | None = None,
 ) -> None:
-    """Run what is left of an iteration; finished, undamaged shards are not run again.
+    """Run the remaining shards of an iteration; finished, undamaged ones are not run again.
 
     Args:
         before_training: see `ShardSchedule`.
 
     Raises:
-        InputError: the recipe asks for an audit, and nobody here can know of one.
-        NeedsAttentionError: the judge probe, or a finished shard, shows a fault.
+        InputError: the recipe requires an audit, but `before_training` is not given.
+        NeedsAttentionError: the judge probe or a finished shard shows a fault.
         NoPairsError: the iteration gave no preference pair.
         MetaRewardError: a shard failed.
     """
@@ -88,11 +89,11 @@ def run_iteration(
 
 @dataclass(slots=True)
 class _OpenStage:
-    """Shards of a stage that has begun.
+    """Shards of a stage that has started.
 
     Attributes:
-        waiting: those that nobody runs, ascending.
-        unfinished: these, and those that run.
+        waiting: shards that are not running, ascending.
+        unfinished: waiting and running shards.
     """
 
     waiting: list[int]
@@ -100,14 +101,14 @@ class _OpenStage:
 
 
 class ShardSchedule:
-    """Which shards of an iteration may run now, and which stages are finished with them.
+    """Decides which shards of an iteration may run now, and which stages are finished.
 
     Args:
-        before_training: called once every pair is there; it may write what an audit gave
-            (`training_data.write_audit`), and it keeps the iteration from training by raising.
+        before_training: called once all pairs exist; it may write an audit's results
+            (`training.dataset.write_audit`), and prevents the training by raising.
 
     Raises:
-        InputError: the recipe asks for an audit, and nobody here can know of one.
+        InputError: the recipe requires an audit, but `before_training` is not given.
     """
 
     def __init__(
@@ -119,8 +120,8 @@ class ShardSchedule:
     ) -> None:
         if before_training is None and context.recipe.audit.required:
             raise InputError(
-                "the recipe asks for a passed audit before training (audit.required), and the core "
-                f"alone knows of no audits: use `{format_command('run_iteration')}`"
+                "the recipe requires a passed audit before training (audit.required), but the core "
+                f"alone does not support audits: use `{format_command('run_iteration')}`"
             )
         context.files.remove_partial_files()
         self._context = context
@@ -133,10 +134,10 @@ class ShardSchedule:
         """Take a shard of the earliest stage that has one whose inputs are finished.
 
         Returns:
-            None if what is left waits for shards that run, or nothing is left.
+            None if the remaining shards wait for running ones, or none remain.
 
         Raises:
-            NeedsAttentionError: a finished shard of a stage that begins shows a fault.
+            NeedsAttentionError: a finished shard of a stage that is starting shows a fault.
         """
         for stage in STAGES:
             if stage.name not in self._open and not self._begin(stage):
@@ -147,12 +148,12 @@ class ShardSchedule:
         return None
 
     def put_back(self, stage: Stage, shard: int) -> None:
-        """Let a shard that was taken wait again."""
+        """Return a taken shard to the waiting ones."""
         self._open[stage.name].waiting.append(shard)
         self._open[stage.name].waiting.sort()
 
     def finish_shard(self, stage: Stage, shard: int) -> None:
-        """Take note that a shard is finished.
+        """Record that a shard is finished.
 
         Raises:
             NeedsAttentionError: it shows a fault.
@@ -162,7 +163,7 @@ class ShardSchedule:
         self._close_if_finished(stage)
 
     def _begin(self, stage: Stage) -> bool:
-        """Begin a stage if its inputs are there, or are being made part by part."""
+        """Start a stage if its inputs exist, or are being made part by part."""
         name = stage.name
         if name in self._done or not self._can_begin(name):
             return False
@@ -212,7 +213,7 @@ def _find_ready(opened: _OpenStage, inputs: Sequence[_OpenStage]) -> int | None:
 
 
 def needs_training(stage: Stage, context: IterationContext) -> bool:
-    """Whether a stage is a training that is not done: its inputs may still change."""
+    """Return whether a stage is an unfinished training: its inputs may still change."""
     return stage.resource == "trainer" and stage.find_finished_shard(context, 0) is None
 
 
@@ -239,7 +240,7 @@ def _run_shard(
 
 
 def publish_manifest(context: IterationContext) -> None:
-    """Write the iteration's own manifest, last: it says that everything before it is whole."""
+    """Write the iteration's own manifest, last: it marks everything before it as complete."""
     manifests = context.files.list_manifests()
     summary = {
         "iteration": context.number,

@@ -1,4 +1,4 @@
-"""Between files and method: each function reads a shard's tables, takes one step, makes tables."""
+"""Stage functions: each reads a shard's tables, performs one step of the method, makes tables."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,7 +43,7 @@ from meta_reward_core.training.dataset import load_training_rows
 
 
 def run_sample(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
-    """Draw instructions and cut them into the parts that every later step works on."""
+    """Sample prompts and split them into the parts that every later stage works on."""
     pool = context.pool.read("prompts")
     used = {
         prompt_id
@@ -71,20 +71,20 @@ def run_sample(context: IterationContext, shard: int, resources: StageResources)
 
 
 def hash_earlier_inputs(context: IterationContext) -> str:
-    """Hash what `run_sample` reads: the pool, and the instructions of the iterations before."""
+    """Hash the inputs of `run_sample`: the pool, and the prompts of earlier iterations."""
     read = [files.hash_inputs(["prompts"]) for files in (context.pool, *context.earlier)]
     return hash_json(read)
 
 
 def hash_earlier_judgments(context: IterationContext) -> str | None:
-    """Hash the judgments of earlier iterations, whose tokens people's pairs train on, if any do."""
+    """Hash the judgments of earlier iterations if human pairs train on their tokens."""
     if not any(part.rows for part in context.files.list_partitions("human_pairs")):
         return None
     return hash_json([files.hash_inputs(["judgments"]) for files in context.earlier])
 
 
 def run_generate(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:
-    """Let the actor answer one part of the instructions, once the judge probe has passed."""
+    """Let the actor respond to one part of the prompts, once the judge probe has passed."""
     require_judge_probed(context, resources)
     actor = context.recipe.actor
     responses, refused, counts = generate_responses(
@@ -104,7 +104,7 @@ def run_generate(context: IterationContext, shard: int, resources: StageResource
 def _build_refusals(
     name: str, shard: int, refused: Sequence[RefusedPrompt]
 ) -> dict[tuple[str, int], pa.Table]:
-    """The table of refused prompts, which is written only where there are any."""
+    """Return the table of refused prompts, which is written only if there are any."""
     return {(name, shard): build_table(name, refused)} if refused else {}
 
 
@@ -144,7 +144,7 @@ def run_judge(context: IterationContext, shard: int, resources: StageResources) 
 
 
 def run_pair_actor(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
-    """Choose the best against the worst response of every instruction."""
+    """Pair the best with the worst response to every prompt."""
     recipe = context.recipe.pairing
     pairs: list[dict[str, object]] = []
     dropped: list[Dropped] = []
@@ -196,7 +196,7 @@ def run_meta_judge(context: IterationContext, shard: int, resources: StageResour
 
 
 def run_pair_judge(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
-    """Rate the judgments and choose the best against the worst one of every instruction."""
+    """Rate the judgments and pair the best with the worst one for every prompt."""
     recipe = context.recipe.meta_judge
     weights = _compute_position_weights(context.files)
     pairs: list[dict[str, object]] = []
@@ -238,7 +238,7 @@ def run_pair_judge(context: IterationContext, shard: int, resources: StageResour
 
 
 def _compute_position_weights(files: IterationFiles) -> PositionWeights:
-    """Weigh the two positions by all battles."""
+    """Compute the position weights from all battles."""
     counted: Counter[str | None] = Counter()
     for part in files.list_partition_numbers("battles"):
         verdicts = files.read("battles", part, columns=["verdict"])["verdict"]
@@ -255,7 +255,7 @@ def _compute_position_weights(files: IterationFiles) -> PositionWeights:
 def run_train(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
     """Train M_t by DPO on the scheduled pairs; start and reference are M_{t-1}.
 
-    An audit may have withheld a kind of them, or added pairs of people's (`training_data`).
+    An audit may have withheld a kind of pairs, or added human pairs (`training.dataset`).
 
     Raises:
         NoPairsError: no pair of any scheduled kind survived.
@@ -318,7 +318,8 @@ def _explain_no_pairs(context: IterationContext) -> str:
     ]
     return "\n".join(
         [
-            f"iteration {context.number} gave no preference pair; M{context.number} is not made:",
+            f"iteration {context.number} gave no preference pair; "
+            f"M{context.number} was not trained:",
             *lines,
         ]
     )
@@ -334,7 +335,7 @@ def _read_judged_prompts(context: IterationContext, part: int) -> JudgedPrompts:
 
 
 def _read_responses(context: IterationContext, part: int) -> list[Response]:
-    """Responses with the text that counts under the recipe's reasoning policy."""
+    """Return the responses with the text that counts under the recipe's reasoning policy."""
     return select_answers(
         context.files.read_records(Response, part), context.recipe.actor.reasoning
     )
@@ -356,7 +357,7 @@ def _count_pairs(pairs: int, dropped: Iterable[Dropped]) -> Counts:
 
 
 def _iter_log_rows(log: Iterable[dict[str, float]]) -> Iterator[dict[str, object]]:
-    """One row a figure: what a trainer reports differs between its steps."""
+    """Return one row per metric: a trainer's metrics differ between its steps."""
     for entry in log:
         for metric, value in entry.items():
             if metric not in ("step", "epoch"):

@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 QUICK: Final = "quick"
-LIMIT_SECONDS: Final = {QUICK: 180, "slow": 900, "faults": 1800, "vllm": 900, "gpu": 900}
+LIMIT_SECONDS: Final = {QUICK: 600, "slow": 1800, "faults": 1800, "vllm": 900, "gpu": 900}
 """Longest time of one test with its fixtures, by tier; a test without a marker is quick."""
 
 LONGEST_FIRST: Final = (

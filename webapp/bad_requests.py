@@ -1,8 +1,8 @@
-"""Requests that are refused before a view runs: too large, or no valid Unicode without NUL.
+"""Refuse requests before a view runs: too large, invalid Unicode, or text with NUL.
 
-PostgreSQL stores no NUL, and no database half of a surrogate pair, so nothing here can be named by
-them. The parser of the API passes JSON bodies through `meta_reward_core.system.untrusted_input`;
-uploaded files pass it where they are read.
+PostgreSQL cannot store NUL, and no database can store half of a surrogate pair, so no stored name
+contains them. The API's parser checks JSON bodies with `meta_reward_core.system.untrusted_input`;
+uploaded files are checked with it when they are read.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ Answer = Callable[[HttpRequest], HttpResponse]
 def refuse_malformed_addresses(get_response: Answer) -> Answer:
     """Middleware: an address with NUL in it does not exist, and requests are UTF-8.
 
-    Another charset would let a form say what UTF-8 cannot: UTF-7 writes half surrogate pairs.
+    Another charset could encode what UTF-8 cannot: UTF-7 can encode half surrogate pairs.
     """
 
     def answer(request: HttpRequest) -> HttpResponse:
@@ -41,9 +41,9 @@ def refuse_malformed_addresses(get_response: Answer) -> Answer:
 
 
 def refuse_malformed_fields(get_response: Answer) -> Answer:
-    """Middleware: refuse a form in which a field, its name or a file's name is no plain text.
+    """Middleware: refuse a form with a field, field name or file name that is not plain text.
 
-    It stands behind the sign-in, whose page explains a form that is too large.
+    It runs after the authentication middleware, whose sign-in page explains an oversized form.
     """
 
     def answer(request: HttpRequest) -> HttpResponse:
@@ -80,7 +80,7 @@ def _refuse(request: HttpRequest, reason: str, status: int) -> HttpResponse:
 
 
 def handle_bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """Say what was wrong with a request, where its sender can do something about it."""
+    """Explain what was wrong with a request if its sender can fix it."""
     reason = ""
     if isinstance(exception, RequestDataTooBig):
         most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE / 1e6

@@ -1,4 +1,4 @@
-"""What browsers and proxies may keep of the site: nothing but the static files."""
+"""Caching by browsers and proxies: only static files may be cached."""
 
 from collections.abc import Callable
 from typing import Final
@@ -11,10 +11,10 @@ Answer = Callable[[HttpRequest], HttpResponse]
 
 
 def forbid_caching(get_response: Answer) -> Answer:
-    """Middleware: whatever a view answers is kept by nobody, unless the view says otherwise.
+    """Middleware: forbid caching of every response, unless its view sets another policy.
 
-    Pages and answers of the API depend on who asks, errors and redirects too. Static files are
-    served before this middleware.
+    Pages, API responses, errors and redirects depend on the user. Static files are served before
+    this middleware.
     """
 
     def answer(request: HttpRequest) -> HttpResponse:

@@ -1,4 +1,4 @@
-"""Moments by the database's own clock: the machines' clocks may differ."""
+"""Times by the database's clock, because the clocks of machines may differ."""
 
 from datetime import timedelta
 
@@ -8,5 +8,5 @@ from django.db.models.functions import Now
 
 
 def from_now(seconds: float) -> Combinable:
-    """Name the moment so many seconds from now; a negative number of them lies in the past."""
+    """Build the time that is `seconds` from now; a negative number gives a time in the past."""
     return ExpressionWrapper(Now() + timedelta(seconds=seconds), output_field=DateTimeField())

@@ -1,8 +1,8 @@
-"""Whether the installation works, for whoever watches over it.
+"""Health checks of the installation, for monitoring.
 
-/livez           this process answers; asks nothing else
-/healthz         the database answers, and has the tables of this version: send requests here
-/healthz/report  all parts, as JSON, for who may know: broker, workers, work that stands still
+/livez           this process responds; checks nothing else
+/healthz         the database responds and has this version's tables: ready for requests
+/healthz/report  all parts, as JSON, for authorized clients: broker, workers, stalled work
 """
 
 import hmac
@@ -30,7 +30,7 @@ from webapp.experiments.progress import SILENT_SECONDS
 
 QUEUES: Final = ("gpu", "cpu")
 STUCK_SECONDS: Final = 120.0
-"""Work that waits for so long, although workers are up, stands still."""
+"""Work that waits longer than this although workers are up counts as stalled."""
 
 _migrated: Final[list[bool]] = []
 _NO_BROKER: Final = (KombuError, RedisError, OSError)
@@ -40,11 +40,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class HealthReport:
-    """What was found.
+    """Result of the health check.
 
     Attributes:
-        queues: messages in each queue; None where the broker does not answer.
-        problems: what is wrong, in words; empty if all is well.
+        queues: messages in each queue; None if the broker does not respond.
+        problems: description of each problem; empty if there are none.
     """
 
     database: bool
@@ -60,14 +60,14 @@ class HealthReport:
 @login_not_required
 @require_safe
 def report_liveness(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
-    """Say that this process answers."""
+    """Report that this process responds."""
     return HttpResponse("ok", content_type="text/plain")
 
 
 @login_not_required
 @require_safe
 def report_health(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
-    """Say whether the site and its database answer."""
+    """Report whether the site and its database respond."""
     problem = find_database_problem()
     return HttpResponse(problem or "ok", status=503 if problem else 200, content_type="text/plain")
 
@@ -75,7 +75,7 @@ def report_health(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
 @login_not_required
 @require_safe
 def report_details(request: HttpRequest) -> HttpResponse:
-    """Tell all that is known to whoever shows the token for metrics, and to admins."""
+    """Return the full report to clients with the metrics token and to admins."""
     refusal = authorize_probe(request)
     if refusal is not None:
         return refusal
@@ -84,7 +84,7 @@ def report_details(request: HttpRequest) -> HttpResponse:
 
 
 def authorize_probe(request: HttpRequest) -> HttpResponse | None:
-    """Turn away who may not watch; None lets pass."""
+    """Return the refusal of an unauthorized request; None if it is authorized."""
     if isinstance(request.user, User) and request.user.has_perm(RUN_ALL):
         return None
     wanted = settings.META_REWARD_METRICS_TOKEN
@@ -109,7 +109,7 @@ def find_database_problem() -> str:
 
 
 def _has_every_migration() -> bool:
-    """Once they are there they stay: reading all of them at every question would be dear."""
+    """Cached once all are applied: reading them on every request would be expensive."""
     if _migrated:
         return True
     executor = MigrationExecutor(connection)
@@ -120,7 +120,7 @@ def _has_every_migration() -> bool:
 
 
 def read_queue_lengths() -> dict[str, int] | None:
-    """Messages in each queue; None if the broker does not answer."""
+    """Messages in each queue; None if the broker does not respond."""
     try:
         with current_app.connection_for_read() as broker:
             broker.ensure_connection(max_retries=1, interval_start=0.2, timeout=3)
@@ -140,7 +140,7 @@ def _explain_broker_start() -> str:
 
 
 def check_health() -> HealthReport:
-    """Look at every part."""
+    """Check every part."""
     problem = find_database_problem()
     queues = read_queue_lengths()
     problems = [problem] if problem else []

@@ -1,4 +1,4 @@
-"""A page and its regions: one address, rendered whole or, when htmx asks, one region alone."""
+"""A page and its regions: one address, rendered whole or, for htmx requests, one region only."""
 
 import hashlib
 from collections.abc import Callable
@@ -15,7 +15,7 @@ _VARY: Final = ("HX-Request", "HX-History-Restore-Request", "HX-Boosted")
 
 
 def is_partial_request(request: HttpRequest) -> bool:
-    """Whether htmx asks for a region. Restoring its history or following a link needs the page."""
+    """Whether htmx requests a region; restoring its history or following a link needs the page."""
     headers = request.headers
     return (
         headers.get("HX-Request") == "true"
@@ -25,7 +25,7 @@ def is_partial_request(request: HttpRequest) -> bool:
 
 
 def vary_on_htmx(response: HttpResponse) -> HttpResponse:
-    """Keep caches, the browser's own too, from taking an answer to htmx for the page."""
+    """Prevent caches, including the browser's, from serving an htmx response as the page."""
     patch_vary_headers(response, _VARY)
     return response
 
@@ -33,7 +33,7 @@ def vary_on_htmx(response: HttpResponse) -> HttpResponse:
 def render_page_or_partial(
     request: HttpRequest, page: str, *, region: str, context: dict[str, Any]
 ) -> HttpResponse:
-    """Render a page, or the region of it that htmx asks for.
+    """Render a page, or the region that htmx requests.
 
     Args:
         page: template of the whole page, which includes the region's.
@@ -47,13 +47,13 @@ def render_page_or_partial(
 def render_cached_partial(
     request: HttpRequest, region: str, gather: Callable[[], dict[str, Any]]
 ) -> HttpResponse:
-    """Render a region that is the same for whoever asks, once in a while for all of them.
+    """Render a region that is the same for all users, and cache it for a short time.
 
-    Watchers ask for it every two seconds, many at a time. Who may see it has been checked before.
+    Many browsers poll it every two seconds. Permissions are checked before.
 
     Args:
-        region: its template, in which nothing depends on the person.
-        gather: its context, made where there is no young rendering of this address.
+        region: its template, in which nothing depends on the user.
+        gather: builds its context if this address has no recent cached rendering.
     """
     address = f"{region} {request.get_full_path()}"
     key = f"region-{hashlib.sha256(address.encode()).hexdigest()}"

@@ -1,7 +1,7 @@
-"""Log lines that say what they are about: text for people, or one JSON object a line.
+"""Log lines with context, as text for users or one JSON object per line.
 
-`log_context(...)` names the experiment, iteration, stage and shard for every line that is written
-inside it, also by libraries; requests of the site have a number and their person.
+`log_context(...)` adds the experiment, iteration, stage and shard to every line that is written
+inside it, also by libraries; lines of requests contain the request's number and user.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 @contextlib.contextmanager
 def log_context(**facts: object) -> Iterator[None]:
-    """Name what the lines written inside are about; an inner block adds to an outer one."""
+    """Add context to the lines written inside; an inner block extends an outer one."""
     token = _CONTEXT.set({**(_CONTEXT.get() or {}), **facts})
     try:
         yield
@@ -32,15 +32,15 @@ def log_context(**facts: object) -> Iterator[None]:
 
 
 def get_log_facts() -> dict[str, object]:
-    """What lines that are written now are about."""
+    """The context of lines that are written now."""
     return dict(_CONTEXT.get() or {})
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people: time, level, facts, message.
+    """A line for users: time, level, context, message.
 
     Args:
-        with_facts: whether lines say what they are about.
+        with_facts: whether lines contain their context.
     """
 
     def __init__(self, *, with_facts: bool = True) -> None:
@@ -48,7 +48,7 @@ class TextFormatter(logging.Formatter):
         self._with_facts = with_facts
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write a record; whatever a model or a stranger put into it cannot forge a second line."""
+        """Write a record; text from models or visitors in it cannot forge a second line."""
         given = get_log_facts() if self._with_facts else {}
         facts = " ".join(f"{name}={value}" for name, value in given.items())
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
@@ -60,7 +60,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, for collectors."""
+    """One JSON object per line, for log collectors."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a record."""
@@ -97,10 +97,12 @@ def build_log_settings(*, form: Literal["text", "json"], level: str) -> dict[str
         "handlers": {"ours": {"class": "logging.StreamHandler", "formatter": "ours"}},
         "root": {"handlers": ["ours"], "level": level},
         "loggers": {
-            # Django gives these handlers of their own, which would write each line twice.
+            # Django adds handlers to these loggers, which would write each line twice.
             "django": {"handlers": [], "propagate": True},
-            "aiobotocore": {"level": "WARNING"},  # each process tells where its credentials are
-            "httpx2": {"level": "WARNING"},  # every address, with what was signed for one download
+            "aiobotocore": {
+                "level": "WARNING"
+            },  # each process logs the location of its credentials
+            "httpx2": {"level": "WARNING"},  # every URL, with the signature of a download
         },
     }
 
@@ -109,7 +111,7 @@ Answer = Callable[[HttpRequest], HttpResponse]
 
 
 def name_requests(get_response: Answer) -> Answer:
-    """Middleware: every line about a request carries its number, which the answer names too."""
+    """Middleware: add the request's number to its log lines and its response."""
 
     def answer(request: HttpRequest) -> HttpResponse:
         number = secrets.token_hex(8)

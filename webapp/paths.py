@@ -13,16 +13,16 @@ from meta_reward_core.system.settings import read_settings
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 STATIC_SOURCES = BASE_DIR / "webapp" / "static"
-# In a checkout a link to the folder at the top; a wheel carries the files themselves.
+# In a checkout, a link to the top-level folder; a wheel contains the files themselves.
 TEMPLATE_ROOT = BASE_DIR / "webapp" / "templates"
 
 VAR_ROOT = read_settings().var
 
 
 def get_runtime_folder() -> Path:
-    """Name a folder for sockets, the same for every process of this user's installation.
+    """Return a folder for sockets, the same for every process of this user's installation.
 
-    A socket's path may have no more than 107 bytes, so it cannot lie under `VAR_ROOT`.
+    A socket's path is limited to 107 bytes, so it cannot be below `VAR_ROOT`.
     """
     installation = hashlib.sha256(os.fsencode(VAR_ROOT)).hexdigest()[:10]
     return Path(tempfile.gettempdir()) / f"meta-reward-{os.geteuid()}-{installation}"

@@ -1,4 +1,4 @@
-"""Rename a model's permissions in a migration, so that groups and users keep what they may do."""
+"""Rename a model's permissions in a migration, so that groups and users keep them."""
 
 from functools import partial
 from typing import Any, Final
@@ -34,7 +34,7 @@ def _rename(app_label: str, renamed: dict[str, str], apps: Any, schema_editor: A
         for action in _ACTIONS:
             earlier = of_model.filter(codename=f"{action}_{old.lower()}").first()
             if earlier is None:
-                continue  # a fresh database has none yet
+                continue  # a new database has none yet
             later = of_model.filter(codename=f"{action}_{new.lower()}").first()
             if later is None:
                 earlier.codename = f"{action}_{new.lower()}"
@@ -44,7 +44,7 @@ def _rename(app_label: str, renamed: dict[str, str], apps: Any, schema_editor: A
 
 
 def _replace(earlier: Any, later: Any) -> None:
-    """Give a permission to everybody who has an earlier one, and delete that."""
+    """Grant a permission to all groups and users with an earlier one, and delete that one."""
     later.group_set.add(*earlier.group_set.all())
     later.user_set.add(*earlier.user_set.all())
     earlier.delete()
@@ -53,7 +53,7 @@ def _replace(earlier: Any, later: Any) -> None:
 def move_view_permission(
     app_label: str, model: str, *, to: tuple[str, str]
 ) -> migrations.RunPython:
-    """Build an operation that gives everybody who may view a model the same of another one.
+    """Build an operation that lets all viewers of a model view another model.
 
     Args:
         to: app label and name of the other model.
@@ -75,7 +75,7 @@ def _move_view(
         content_type__app_label=app_label, codename=f"view_{model.lower()}"
     ).first()
     if earlier is None:
-        return  # a fresh database has none yet
+        return  # a new database has none yet
     content_types = apps.get_model("contenttypes", "ContentType").objects
     later, _ = permissions.get_or_create(
         content_type=content_types.get_or_create(app_label=to[0], model=to[1].lower())[0],
@@ -86,7 +86,7 @@ def _move_view(
 
 
 def remove_permissions(app_label: str, models: list[str]) -> migrations.RunPython:
-    """Build an operation that deletes the permissions of models that are gone."""
+    """Build an operation that deletes the permissions of removed models."""
     return migrations.RunPython(partial(_remove, app_label, models), migrations.RunPython.noop)
 
 

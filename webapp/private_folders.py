@@ -1,9 +1,9 @@
-"""At start: what this installation keeps is closed to the other users of the machine.
+"""At startup, close this installation's data to the other users of the machine.
 
-The database holds hashes of passwords, keys of sessions and secrets of second factors; prompts,
-uploads and backups may be private. A folder may have been made before this program ran, with any
-mode and by anybody, so what is found is looked at: open folders and files are closed, and those
-of somebody else, whose owner could open them again at any time, are refused.
+The database contains password hashes, session keys and second-factor secrets; prompts, uploads and
+backups may be private. A folder may have existed before, with any mode and any owner, so existing
+folders and files are checked: open ones are closed, and those of another user, who could open them
+again at any time, are refused.
 """
 
 import os
@@ -24,16 +24,16 @@ _SQLITE_FILES: Final = ("", "-wal", "-shm", "-journal")
 
 
 class ForeignFolderError(ImproperlyConfigured):
-    """A folder or file with secrets belongs to somebody else, or cannot be closed."""
+    """A folder or file with secrets belongs to another user, or cannot be closed."""
 
 
 def close_private_folders() -> list[str]:
-    """Make the installation's folder, and close all that others could read in it.
+    """Create the installation's folder, and close everything that others could read in it.
 
-    From now on this process and its children make files that only their owner can read.
+    From now on this process and its children create files that only their owner can read.
 
     Returns:
-        What was closed, a sentence for each.
+        One sentence for each closed path.
 
     Raises:
         ForeignFolderError: something belongs to another user, or cannot be closed.
@@ -45,7 +45,7 @@ def close_private_folders() -> list[str]:
 
 
 def close_to_others(path: Path) -> str:
-    """Take away what a mode gives to others; say so, or nothing where nothing was to be done.
+    """Remove the permissions of other users; return a sentence about it, empty if none had any.
 
     Raises:
         ForeignFolderError: it belongs to another user, or cannot be closed.
@@ -75,17 +75,17 @@ def close_to_others(path: Path) -> str:
 
 
 def _require_fixed_place(folder: Path) -> None:
-    """Refuse a folder that anybody could exchange for another.
+    """Refuse a folder that other users could replace.
 
     Raises:
-        ForeignFolderError: everybody may rename what is beside it.
+        ForeignFolderError: all users may rename entries of its parent folder.
     """
     parent = folder.resolve().parent
     mode = stat.S_IMODE(parent.stat().st_mode)
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         raise ForeignFolderError(
-            f"everybody may write to {parent} (mode {mode:04o}) and so replace {folder}: take that "
-            "right away (chmod o-w), or name another folder (META_REWARD_VAR)"
+            f"all users may write to {parent} (mode {mode:04o}) and so replace {folder}: remove "
+            "that permission (chmod o-w), or use another folder (META_REWARD_VAR)"
         )
 
 

@@ -1,7 +1,7 @@
-"""Metrics for Prometheus, counted from rows when they are asked for.
+"""Metrics for Prometheus, counted from rows on request.
 
-Rows are the truth, so any process of the site gives the same answer, and none of it is lost when
-one restarts. Counters are counts of rows that are never deleted.
+The database is the source of truth, so every process of the site returns the same values, and a
+restart loses none. Counters are counts of rows that are never deleted.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,7 +35,7 @@ Sample = tuple[Mapping[str, object], float]
 @login_not_required
 @require_safe
 def show_metrics(request: HttpRequest) -> HttpResponse:
-    """Tell all metrics to whoever shows the token, and to admins."""
+    """Return all metrics to clients with the token and to admins."""
     refusal = authorize_probe(request)
     if refusal is not None:
         return refusal
@@ -135,7 +135,7 @@ def _iter_work_metrics() -> Iterator[Metric]:
 
 
 def _iter_speed_metrics() -> Iterator[Metric]:
-    """Of running attempts: what they have made since they began."""
+    """Progress of running attempts since their start."""
     now = timezone.now()
     by_stage: dict[str, tuple[int, float]] = {}
     rows = Attempt.objects.filter(
@@ -184,7 +184,7 @@ def _iter_worker_metrics() -> Iterator[Metric]:
 
 
 def _to_samples(rows: Iterable[Mapping[str, object]]) -> list[Sample]:
-    """Samples of grouped rows: the group's values are the labels."""
+    """Build samples from grouped rows: the group's values are the labels."""
     return [
         (
             {name.removesuffix("_name"): value for name, value in row.items() if name != "count"},

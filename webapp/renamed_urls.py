@@ -1,8 +1,7 @@
-"""Addresses of earlier versions, which lead to today's by a permanent redirect.
+"""Permanent redirects from the addresses of earlier versions to the current ones.
 
-A redirect keeps the query string and, where a body was posted (308), the method and the body. It
-leads to an address of this site only, and shows nothing of what is there: the new address checks
-who may see it.
+A redirect keeps the query string and, if a body was posted (308), the method and the body. It only
+leads to addresses of this site and reveals nothing about them: the new address checks permissions.
 """
 
 from collections.abc import Mapping
@@ -37,16 +36,16 @@ RENAMED: Final[Mapping[str, str]] = {
     f"{_EXPERIMENT}/prompts/<str:prompt_id>/ask": "compare_models",
     "audits/<int:pk>/desk": "annotate",
 }
-"""Earlier routes, and the names of the addresses that they lead to."""
+"""Earlier routes, and the URL names of their targets."""
 
 PUBLIC: Final = frozenset({"login"})
-"""Names of addresses that are open to visitors who have not signed in."""
+"""URL names of addresses that do not require sign-in."""
 
 
 def redirect_renamed(
     request: HttpRequest, url_name: str, **kwargs: object
 ) -> HttpResponsePermanentRedirect:
-    """Redirect from an earlier address: 301, or 308 where a body may have been sent."""
+    """Redirect from an earlier address: 301, or 308 if a body may have been sent."""
     target = reverse(url_name, kwargs=kwargs)
     query = request.META.get("QUERY_STRING", "")
     return HttpResponsePermanentRedirect(

@@ -1,4 +1,4 @@
-"""The key that signs sessions, where the settings give none: made once, and kept in a file."""
+"""The session signing key if the settings have none: generated once and stored in a file."""
 
 import contextlib
 import os
@@ -10,10 +10,10 @@ from django.utils.functional import lazystr
 
 
 def read_or_make_key(path: Path) -> str:
-    """Read the key that signs sessions from its file; make one if there is none.
+    """Read the session signing key from its file; generate one if there is none.
 
-    Only the owner may read the file, and it appears whole: of several processes that start at
-    once, one makes the key for all.
+    Only the owner may read the file, and it is written atomically: of several processes that start
+    at once, one generates the key for all.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def read_or_make_key(path: Path) -> str:
 
 
 class LocalKey:
-    """The key as a text that is read, or made, when it is first needed, not at import."""
+    """The key as a string that is read or generated on first use, not at import."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -41,5 +41,5 @@ class LocalKey:
 
 
 def make_lazy_key(path: Path) -> Any:
-    """Stand for the key in `path`, a text, without touching the file system yet."""
+    """Represent the key in `path` without accessing the file system yet."""
     return lazystr(LocalKey(path))

@@ -23,16 +23,16 @@ META_REWARD_MODEL_ROOT = str(_given.model_root)
 META_REWARD_SCRATCH_ROOT = str(_given.scratch_root)
 META_REWARD_LOG_ROOT = str(_given.log_root)
 
-# How old a page's region may be for those who only watch: it is drawn once for all of them.
+# Maximum age of a page's region for users who only watch: one rendering serves all of them.
 META_REWARD_REGION_SECONDS = _given.region_seconds
 META_REWARD_WEB_CONCURRENCY = _given.web_concurrency
 
-# Prompts that people sent by a form, each under the hash of its content.
+# Prompts that users submitted in a form, each stored under the hash of its content.
 META_REWARD_UPLOAD_ROOT = str(_given.var / "uploads")
 META_REWARD_EVALUATION_ROOT = str(_given.evaluation_root)
 META_REWARD_UPLOAD_BYTES = int(_given.upload_mb * 1_000_000)
 META_REWARD_UPLOAD_DAYS = 30
-FILE_UPLOAD_DIRECTORY_PERMISSIONS = 0o755  # of static files alone: nothing else uses them
+FILE_UPLOAD_DIRECTORY_PERMISSIONS = 0o755  # for static files only: nothing else uses them
 DATA_UPLOAD_MAX_MEMORY_SIZE = 8_000_000  # pasted prompts, which a form's encoding makes longer
 FILE_UPLOAD_HANDLERS = [
     "webapp.experiment_form.uploads.LimitedUploads",
@@ -40,7 +40,7 @@ FILE_UPLOAD_HANDLERS = [
     "django.core.files.uploadhandler.TemporaryFileUploadHandler",
 ]
 
-# The embedded broker. Where CELERY_BROKER_URL names a server, nobody starts it.
+# The embedded broker. It is not started if CELERY_BROKER_URL names a server.
 META_REWARD_BROKER_ROOT = str(_given.var / "broker")
 META_REWARD_BROKER_SOCKET = str(get_runtime_folder() / "broker.sock")
 META_REWARD_BROKER_EMBEDDED = _given.broker_url is None
@@ -50,7 +50,7 @@ CELERY_BROKER_URL = (
     else _given.broker_url.get_secret_value()
 )
 
-# Celery carries messages and nothing else: rows are the truth. Why each value is as it is stands in
+# Celery only carries messages: the database is the source of truth. Each value is explained in
 # docs/decisions/0004-rows-are-the-truth.md.
 CELERY_TASK_SERIALIZER = "json"
 CELERY_RESULT_SERIALIZER = "json"
@@ -72,7 +72,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "unacked_restore_throttle": 1,
     "socket_keepalive": True,
     "socket_connect_timeout": 5,
-    "socket_timeout": 15,  # or whoever waits on a connection that a router forgot waits for ever
+    "socket_timeout": 15,  # or a read on a connection that a router dropped waits forever
     "health_check_interval": 25,
     "global_keyprefix": "meta-reward:",
 }
@@ -166,13 +166,13 @@ DATABASES = {
     )
 }
 if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
-    # One connection for each thread, kept between requests and checked before it is used again. No
-    # pool: a pool's threads do not survive the fork of a worker. Who works outside of a request
-    # calls `close_old_connections` before each piece of work, or a connection that the server
-    # has closed fails for ever.
+    # One connection per thread, kept between requests and checked before reuse. No pool: a pool's
+    # threads do not survive the fork of a worker. Code outside a request must call
+    # `close_old_connections` before each piece of work, or a connection that the server has closed
+    # fails permanently.
     DATABASES["default"]["CONN_MAX_AGE"] = 60
-    # A server that has gone without a word is noticed within half a minute, not after a quarter of
-    # an hour: a worker must know that it may have lost its shard.
+    # A server that disappears silently is detected within 30 seconds instead of 15 minutes: a
+    # worker must know that it may have lost its shard.
     DATABASES["default"]["OPTIONS"] = {
         "connect_timeout": 10,
         "keepalives_idle": 10,
@@ -190,7 +190,7 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# Length and novelty are what counts; rules about kinds of characters do not help.
+# Length and novelty matter; rules about character classes do not help.
 AUTH_PASSWORD_VALIDATORS = [
     {
         "NAME": "django.contrib.auth.password_validation.MinimumLengthValidator",
@@ -244,7 +244,7 @@ if _given.https:
 LOGGING = build_log_settings(form=_given.log, level=_given.log_level)
 DEFAULT_EXCEPTION_REPORTER_FILTER = "webapp.logging_config.SettingsFilter"
 
-# Everything a page needs comes from this site; no script or style stands in a page itself.
+# Pages load everything from this site and contain no inline scripts or styles.
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": ["'none'"],

@@ -1,9 +1,9 @@
-"""The words in which two texts differ, in a time that no text can make long.
+"""The words in which two texts differ, computed in bounded time for any text.
 
 The words that two texts share are a longest common subsequence, which rapidfuzz finds in machine
-words of 64 bits: its work depends on how many words there are, not on which. (The standard
-library's matcher can take minutes for texts that repeat themselves.) Texts of too many words are
-compared by lines, and texts of too many lines are not compared.
+words of 64 bits: its run time depends on the number of words, not on the words. (The standard
+library's matcher can take minutes for repetitive texts.) Texts with too many words are compared by
+lines, and texts with too many lines are not compared.
 """
 
 import re
@@ -24,7 +24,7 @@ Side = Literal["same", "first", "second"]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of two texts that are compared: in both of them, or in one alone."""
+    """A span of two compared texts: in both of them, or in only one."""
 
     side: Side
     text: str

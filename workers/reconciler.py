@@ -1,8 +1,8 @@
 """The reconciler: resend messages, expire leases and repair rows after failures.
 
-A message that the broker refused or forgot is sent again; a shard whose worker fell silent waits
-for another one; an iteration that stands still is advanced. Each step is a conditional UPDATE,
-so any number of reconcilers may run at once.
+A message that the broker refused or lost is sent again; a shard whose worker went silent waits for
+another one; a stalled iteration is advanced. Each step is a conditional UPDATE, so any number of
+reconcilers may run at once.
 """
 
 import logging
@@ -70,7 +70,7 @@ def reconcile_forever(*, every_seconds: float = EVERY_SECONDS) -> None:
 
 
 def expire_leases() -> int:
-    """Take shards from workers that ended or fell silent; return their number."""
+    """Release shards of workers that ended or went silent; return their number."""
     seconds = settings.META_REWARD_LEASE_SECONDS
     gone = [
         attempt

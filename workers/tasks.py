@@ -1,4 +1,4 @@
-"""What a message can ask for. Each task is thin and takes one id; rows say the rest."""
+"""Celery tasks. Each is thin and takes one id; the rows hold the rest."""
 
 from webapp.experiments.models import Iteration, Job
 from workers.celery import app
@@ -9,7 +9,7 @@ from workers.pipeline import scheduling
 
 @app.task(name="workers.run_shard")  # type: ignore[untyped-decorator]
 def run_shard(shard_id: int) -> None:
-    """Run a shard, if it still waits, and let its iteration go on."""
+    """Run a shard if it is still pending, then advance its iteration."""
     shard_runs.run_shard(shard_id)
 
 

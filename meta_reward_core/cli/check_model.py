@@ -21,7 +21,7 @@ from meta_reward_core.storage.roots import StorageRoots
 
 CHECK_EXIT_CODES: Final = """\
 exit codes:
-  0 the model can be used, perhaps with notes   2 it cannot, or something given is wrong
+  0 the model can be used, perhaps with notes   2 it cannot be used, or the input is invalid
   1 the check itself failed   130 stopped
 """
 

@@ -41,9 +41,9 @@ EXIT_INTERRUPTED = 130
 
 EXIT_CODES = """\
 exit codes:
-  0 finished   1 failed   2 something given is wrong   3 no preference pair survived
-  4 no room on the disk   5 another process runs this experiment
-  6 waits for people's audit before it trains
+  0 finished   1 failed   2 invalid input   3 no preference pair survived
+  4 not enough disk space   5 another process is running this experiment
+  6 waiting for a human audit before training
   7 needs attention: the judge probe or a finished shard showed a fault
   130 stopped
 """
@@ -59,11 +59,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help=f"Recipe: a YAML file, or one of {recipes}. Default: the experiment's own, or "
              f"{DEFAULT_RECIPE} for a new experiment.")  # fmt: skip
     add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-        help="Change of a recipe setting, such as actor.samples=5. Repeatable. Of an existing "
+        help="Change of a recipe setting, such as actor.samples=5. Repeatable. In an existing "
              "experiment: until results depend on it, or with --apply-changes.")  # fmt: skip
     add("--apply-changes", choices=["now", "next"],
-        help="What a changed setting of an existing experiment does to results made from it: now "
-             "makes them again, next keeps them and uses the setting from the next iteration on. "
+        help="What happens to results of an existing experiment that depend on a changed setting: "
+             "now reruns them, next keeps them and uses the setting from the next iteration on. "
              "Default: refuse.")  # fmt: skip
     add("--model", metavar="PATH|HUB_ID",
         help="Base model M0, instead of the recipe's: a folder, or org/name@revision on Hugging "
@@ -122,18 +122,18 @@ def show_plan(
     speeds_of: Callable[[Recipe], MeasuredThroughput],
     engine_here: bool = True,
 ) -> Summary:
-    """Print what would be run, and its cost, without writing anything.
+    """Print the plan of a run and its cost, without writing anything.
 
-    What the run would refuse is refused, but for what only the network or a training can tell.
+    Performs the same checks as the run, except for those that need the network or a training.
 
     Args:
-        target_iteration: the iteration to go on to; None for one.
+        target_iteration: the last iteration to run; None for one more.
         engine_here: whether this environment would also run it, and not the workers'.
-        speeds_of: what finished shards of this experiment, or of one like it, have shown.
+        speeds_of: speeds measured on finished shards of this experiment or a similar one.
 
     Raises:
-        InputError: something that was asked for is wrong.
-        StorageFullError: there is visibly too little room.
+        InputError: the request is invalid.
+        StorageFullError: there is clearly too little disk space.
     """
     check_name(request.experiment)
     store = ArtifactStore(roots.artifacts)
@@ -185,7 +185,7 @@ def _describe_estimate_basis(speeds: MeasuredThroughput) -> str:
     assumed = f"half the token limit, at {ASSUMED_TOKENS_PER_SECOND:,.0f} tokens/s"
     if speeds.measured_in:
         return (
-            "measured: length of replies, tokens per second and seconds of training, by the "
+            "measured: length of replies, tokens per second and seconds of training, from the "
             f"finished shards of {speeds.measured_in}; assumed: {assumed}"
         )
-    return f"assumed: {assumed}; after the first iteration both are taken from what was measured"
+    return f"assumed: {assumed}; after the first iteration both use measured values"

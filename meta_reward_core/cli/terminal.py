@@ -1,6 +1,6 @@
 """Terminal output: progress while an iteration runs, tables when it is done.
 
-Without a terminal the same is told in plain lines, not often.
+Without a terminal, progress is printed as plain lines at longer intervals.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ from meta_reward_core.reporting.summary import (
 from meta_reward_core.storage.shards import Counts, ShardManifest
 
 PLAIN_SECONDS: Final = 10.0
-"""Without a terminal a running stage is told of at most so often."""
+"""Minimum interval between progress lines of a running stage without a terminal, in seconds."""
 
 NAMED_ON_TERMINAL: Final = 10
-"""So many refused prompts of a role are named; all of them are in a table."""
+"""Maximum number of refused prompts listed per role; a table contains all of them."""
 
 _TRAINING_ROWS: Final = {
     "loss": "loss",
@@ -358,7 +358,7 @@ def print_outside_judge(console: Console, endpoint: str | None) -> None:
     """Print a note if an external model judges."""
     if endpoint is not None:
         console.print(
-            f"[bold]outside judge[/bold]: the endpoint {escape(endpoint)} gives the points"
+            f"[bold]external judge[/bold]: the endpoint {escape(endpoint)} gives the scores"
         )
 
 
@@ -425,17 +425,17 @@ def _make_pair_table(pairs: list[Summary]) -> Table:
 
 def _make_judging_table(summary: Summary) -> Table:
     judge, meta_judge = summary["judge"] or {}, summary["meta_judge"] or {}
-    table = _make_table("Judging", "figure", "value")
+    table = _make_table("Judging", "metric", "value")
     metrics: list[tuple[str, Any, str]] = [
-        ("judgments that could be read", judge.get("parse_rate"), ".1%"),
-        ("mean points", judge.get("mean"), ".2f"),
-        ("entropy of the points (bits, at most 3.46)", judge.get("entropy_bits"), ".2f"),
-        ("share of 5 points", judge.get("share_at_max"), ".1%"),
-        ("points against length (Spearman)", summary["score_length_correlation"], "+.2f"),
+        ("judgments with a readable score", judge.get("parse_rate"), ".1%"),
+        ("mean score", judge.get("mean"), ".2f"),
+        ("entropy of the scores (bits, at most 3.46)", judge.get("entropy_bits"), ".2f"),
+        ("share of scores of 5", judge.get("share_at_max"), ".1%"),
+        ("score against length (Spearman)", summary["score_length_correlation"], "+.2f"),
         ("mean characters of a response", summary["response_chars"], ",.0f"),
-        ("verdicts that could be read", meta_judge.get("parse_rate"), ".1%"),
+        ("battles with a readable verdict", meta_judge.get("parse_rate"), ".1%"),
         ("won by the judgment shown first", meta_judge.get("won_by_first"), ".1%"),
-        ("won by the higher points", meta_judge.get("won_by_higher_score"), ".1%"),
+        ("won by the higher score", meta_judge.get("won_by_higher_score"), ".1%"),
         ("won by the longer judgment", meta_judge.get("won_by_longer"), ".1%"),
         ("verdict changed with the order", meta_judge.get("inconsistency"), ".1%"),
     ]
@@ -450,7 +450,7 @@ def _make_judging_table(summary: Summary) -> Table:
 def _make_training_table(training: Mapping[str, Any] | None) -> Table | None:
     if training is None:
         return None
-    table = _make_table("DPO training", "figure", "first", "last")
+    table = _make_table("DPO training", "metric", "first", "last")
     for key, name in _TRAINING_ROWS.items():
         metric = training.get(key)
         if metric is not None:
@@ -467,8 +467,8 @@ def _explain_absences(training: Mapping[str, Any] | None) -> list[str]:
 
 
 def _make_ground_truth_table(truth: list[Summary], number: int) -> Table:
-    columns = ("role", "figure", f"M{number - 1}", f"M{number}", "change")
-    table = _make_table("Truth, by the oracle on held-out items", *columns)
+    columns = ("role", "metric", f"M{number - 1}", f"M{number}", "change")
+    table = _make_table("Ground truth: oracle on held-out items", *columns)
     for row in truth:
         before, after = row["before"], row["after"]
         known = before is not None and after is not None

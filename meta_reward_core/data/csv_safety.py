@@ -1,8 +1,8 @@
 r"""CSV that spreadsheets never interpret as formulas, whatever its cells contain.
 
 A spreadsheet takes a cell that begins with `=`, `+`, `-` or `@` for a formula, and a formula can
-read other cells, fetch an address or start a program on the computer of whoever opens the file.
-Models, auditors and imported files write the texts of our tables, so every text is hostile here.
+read other cells, fetch an address or start a program on the computer of the user who opens the
+file. Models, auditors and imported files supply the texts of our tables, so no text is trusted.
 
 Three ways lead from a text to a formula, and the guard closes each:
 

@@ -4,8 +4,8 @@ A judge scores all answers to a prompt, several times. One time's judgments are 
 they order the answers as the people do; a judgment alone has no order.
 
 Source: arXiv 2401.10020, section 3.1 (judgments are accepted if the ranking of their scores agrees
-with the human rankings). Ours: answers that people rank alike may be scored anyhow; a cap on
-judgments of the same points, because an unfiltered set is mostly one score.
+with the human rankings). Ours: answers with equal human ranks may have any scores; a cap on
+judgments with the same score, because an unfiltered set is mostly one score.
 """
 
 import itertools
@@ -153,13 +153,13 @@ def build_eft(
         rubric: what `{rubric}` stands for.
         samples: how often all answers to a prompt are judged.
         sampling: of the judgments.
-        seed: of the engine, and of what is left out where there is too much of one score.
+        seed: random seed of the engine and of the selection that enforces `max_share`.
         max_score: of the rubric; see `parse_score`.
-        readout: how a score comes about. A forced score line is part of what is taught: it stands
-            in judgments that agree with people.
+        readout: how a score is read or forced. A forced score line is part of the training text: it
+            is in judgments that agree with the human ranks.
         held_out: prompts that are not to be trained on.
-        max_share: of the rows that may have the same points; 1 keeps all.
-        tell: given how many judgments there will be, returns who is told the progress.
+        max_share: maximum share of rows with the same score; 1 keeps all.
+        tell: takes the total number of judgments and returns a progress callback.
 
     Raises:
         EngineError: the engine failed as a whole.
@@ -233,8 +233,8 @@ def _select_agreeing_judgments(
 ) -> tuple[list[Judgment], Counter[JudgmentDropReason]]:
     """Select judgments whose scores, within one sample index, order the answers like their ranks.
 
-    The score of a judgment that the token limit cut off counts for that order, but its text ends
-    in the middle: nobody learns from it.
+    The score of a judgment that the token limit cut off counts for that order, but its text is
+    incomplete and is not used for training.
     """
     together: defaultdict[tuple[str, int], list[Judgment]] = defaultdict(list)
     for judgment in judgments:
@@ -285,8 +285,8 @@ def cap_score_share(rows: Sequence[EftRow], *, max_share: float, seed: int) -> l
     """Drop rows of the most frequent score until no score exceeds its share.
 
     Args:
-        rows: of any points.
-        max_share: of the rows that are left, in (0, 1].
+        rows: with any scores.
+        max_share: maximum share of the remaining rows with the same score, in (0, 1].
         seed: of which rows are left out.
     """
     rng = random.Random(seed)

@@ -75,7 +75,7 @@ def create_output_folder(path: Path) -> Iterator[None]:
         yield
     except InputError:
         if is_new:
-            with contextlib.suppress(OSError):  # something lies in it
+            with contextlib.suppress(OSError):  # not empty
                 path.rmdir()
         raise
 

@@ -118,7 +118,7 @@ def compute_prompt_id(text: str) -> str:
 def read_prompts(path: str | Path, *, name: str | None = None) -> PromptFile:
     """Read all prompts of a file. The format is detected from the content, then from the suffix.
 
-    Texts are kept exactly as they stand, without normalisation; only in a text file, where a
+    Texts are kept exactly as written, without normalisation; only in a text file, where a
     line is a prompt, blank lines mean nothing. Of a conversation (a list of messages, or an
     OpenAssistant tree or message row) the first user turn is the prompt, never an assistant's.
     Of rows with `instruction` and a non-empty `input` (Alpaca) both make the prompt.

@@ -29,7 +29,7 @@ from meta_reward_core.errors import InputError
 
 SIMILARITY_THRESHOLD: Final = 0.7
 
-_FIRST_CODE: Final = 0x10000  # above the surrogates, which are no characters
+_FIRST_CODE: Final = 0x10000  # above the surrogates, which are not characters
 _CODES: Final = 0x10FFFF - _FIRST_CODE
 # A script without blanks between words is compared by characters.
 _UNSPACED: Final = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
@@ -123,7 +123,7 @@ class HeldOutPrompts:
     """Prompts that must not be trained on.
 
     Attributes:
-        texts: as they stand in their files.
+        texts: exactly as in their files.
         keys: hashes of their words.
         prompt_ids: hashes of their exact texts, by which rows of fine-tuning data may name them.
     """

@@ -58,7 +58,7 @@ _COMPRESSED: Final = {
 }
 _WIDE_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
 _MAX_NULL_SHARE: Final = 0.05
-"""More null bytes than this are no text; fewer cost the rows that they stand in."""
+"""With more null bytes a file is not text; with fewer, only the rows that contain them are lost."""
 
 
 def detect_format(data: bytes, name: str) -> PromptFormat:
@@ -69,8 +69,8 @@ def detect_format(data: bytes, name: str) -> PromptFormat:
         name: its name, for messages and for its suffix.
 
     Raises:
-        PromptFileError: it is none of the known formats; the message says what it is and what to
-            do.
+        PromptFileError: it does not have a known format; the message names what was found and
+            the remedy.
     """
     suffix = Path(name).suffix.lower().lstrip(".")
     _refuse_other_files(data, name)

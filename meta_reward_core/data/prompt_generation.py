@@ -43,7 +43,7 @@ GenerationDropReason = Literal[
 
 PLACEHOLDERS: Final = frozenset({"examples"})
 MAX_IDLE_ROUNDS: Final = 3
-"""After so many rounds without a new prompt, the model has no more to give."""
+"""Consecutive rounds without a new prompt after which generation stops."""
 
 _TASK = re.compile(r"<task>(.*?)</task>", re.DOTALL | re.IGNORECASE)
 
@@ -132,7 +132,7 @@ def generate_prompts(
         tell: told (prompts made, replies read) after each round.
 
     Raises:
-        InputError: there are fewer seed prompts than examples, or none is left beside the held-out.
+        InputError: there are fewer seed prompts than examples, or all of them are held out.
         EngineError: the engine failed as a whole.
     """
     pool = [text for text in seed_prompts if text not in filters.held_out]

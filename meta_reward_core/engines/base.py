@@ -1,6 +1,6 @@
 """The engine protocol: it turns conversations into completions.
 
-An engine knows nothing of rubrics, scores or pairs.
+An engine is independent of rubrics, scores and pairs.
 """
 
 from array import array
@@ -23,7 +23,7 @@ Conversation = list[Message]
 
 FinishReason = Literal["stop", "length", "refused"]
 """`stop`: the model ended its reply. `length`: the token limit cut it off. `refused`: the
-engine could not take the prompt (it is too long); the completion's `refusal` says why."""
+engine could not accept the prompt (it is too long); the completion's `refusal` is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,11 @@ class Completion:
         tokens: how many tokens were generated (the end token included).
         finish_reason: why the reply ended.
         refusal: the engine's reason when it refused the prompt.
-        choices: of each generated token, where `SamplingParams.alternatives` asked for it and the
-            engine can tell.
-        token_ids: of the tokens that were drawn after the prompt, with the end token if one was
-            drawn, in the vocabulary of the model that is trained; None where the engine cannot
-            tell. Four bytes each: a shard holds millions of them.
+        choices: of each generated token, if `SamplingParams.alternatives` requests it and the
+            engine supports it.
+        token_ids: ids of the tokens sampled after the prompt, including the end token if sampled,
+            in the vocabulary of the trained model; None if the engine does not report them. Four
+            bytes each: a shard contains millions of them.
     """
 
     text: str
@@ -73,10 +73,10 @@ class SamplingParams:
         temperature: divides the logits; 0 takes the most likely token.
         top_p: nucleus: the smallest set of tokens whose probability reaches it.
         max_new_tokens: limit of one reply, in tokens.
-        alternatives: how many likely tokens to tell of each place, with their log-probabilities.
-            Optional: an engine without them leaves `Completion.choices` empty.
-        chat_date: the day that the chat template reads as today, YYYY-MM-DD; None: the day of
-            the call. An engine whose prompts a server renders cannot pass it on.
+        alternatives: number of likely tokens to report per position, with their log-probabilities.
+            Optional: an engine without support leaves `Completion.choices` empty.
+        chat_date: today's date for the chat template, YYYY-MM-DD; None: the day of the call. An
+            engine whose prompts are rendered by a server cannot pass it on.
         allow_reasoning: False asks for completions without reasoning, as `ChatOptions` does.
     """
 
@@ -137,7 +137,7 @@ class ForcedLineRequest:
 
     Attributes:
         conversation: what the completion replies to.
-        completion: as it was drawn; not a refused one.
+        completion: the sampled completion, unchanged; not a refused one.
         kept_chars: characters of its text that the line follows; the rest is dropped.
     """
 
@@ -151,7 +151,7 @@ class ForcedLineReading:
     """Probabilities of the values at the end of a forced line.
 
     Attributes:
-        text: of the completion as far as it was kept, and the beginning of the line.
+        text: the kept part of the completion, and the beginning of the line.
         log_probabilities: natural logarithms of the probability of each value as a whole text, in
             the order of the values; not renormalised.
         token_ids: of the kept text and the beginning of the line, without an end token.
@@ -178,14 +178,14 @@ class ForcedLineReader(Protocol):
         """Read the values of a line after each completion; deterministic.
 
         Args:
-            options: of the chat template, as the completions were drawn under.
+            options: chat template options used when the completions were sampled.
 
         Returns:
-            One for each request, in order; None where the line does not fit into the model.
+            One for each request, in order; None if the line does not fit into the model.
 
         Raises:
-            EngineError: the engine failed as a whole, or its tokenizer cannot tell the values
-                apart.
+            EngineError: the engine failed as a whole, or its tokenizer cannot distinguish the
+                values.
         """
         ...
 

@@ -1,9 +1,9 @@
-"""An engine that keeps what it draws: what was stopped goes on, and nothing is drawn twice.
+"""An engine that caches completions: stopped calls resume, and nothing is generated twice.
 
-A shard of completions is a function of who draws, the conversations, how many, how and by which
-seed. The hash of these names its file: a shard whose file is there is read, whoever drew it, and
-whatever is asked otherwise is drawn anew. The engine below is loaded at the first shard that is
-missing, and never where none is.
+A shard of completions is a function of the engine, the conversations, the number of completions,
+the sampling parameters and the seed. The hash of these is its file name: a shard whose file exists
+is read, no matter which process generated it; any other request is generated. The wrapped engine is
+loaded at the first missing shard, and never if none is missing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,18 +36,18 @@ _READINGS_PER_SHARD: Final = 128
 
 
 class CachingEngine:
-    """Draws by another engine, and keeps the completions in a folder.
+    """Samples with another engine, and keeps the completions in a folder.
 
     Args:
-        load: makes the engine that draws.
-        identity: whatever tells this engine's completions from another's: name, hash of the
-            weights, settings.
+        load: loads the wrapped engine.
+        identity: everything that distinguishes this engine's completions from another's: name,
+            hash of the weights, settings.
         store: where shards are kept.
-        shard_conversations: conversations of one shard, the most that a stop can lose; None for
-            all of a call, which are then the very ones that the engine below would draw.
-        keeps_token_ids: for completions that somebody may train on; without it they have none.
-            What was kept without them is drawn anew where they are asked for.
-        chat_date: the day that chat templates read as today, where a call names none.
+        shard_conversations: conversations per shard, the most that a stop can lose; None for all
+            of a call, whose completions are then exactly those of the wrapped engine.
+        keeps_token_ids: for completions that may be used for training; without it they have none.
+            Completions kept without ids are sampled again when ids are requested.
+        chat_date: today's date for chat templates, if a call gives none.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class CachingEngine:
         seed: int,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
-        """Draw `n` completions for each conversation, or read those that are kept.
+        """Sample `n` completions for each conversation, or read cached ones.
 
-        See `Engine.sample`. Each shard has a seed of its own, so the size of a shard is part of
-        what the completions are functions of.
+        See `Engine.sample`. Each shard has its own seed, so the completions depend on the shard
+        size.
         """
         if self._closed:
             raise EngineError("This engine is closed: make a new one.")
@@ -141,7 +141,7 @@ class CachingEngine:
     def _split_into_shards(
         self, conversations: list[Conversation], seed: int
     ) -> Iterator[tuple[list[Conversation], int]]:
-        """Conversations that are kept together, and the seed by which they are drawn."""
+        """Split conversations into shards, each with its seed."""
         size = self._shard_conversations
         if size is None:
             yield conversations, seed
@@ -150,12 +150,12 @@ class CachingEngine:
             yield conversations[at : at + size], derive_seed(seed, "shard", number)
 
     def close(self) -> None:
-        """Free the model, if one was loaded; nothing can be drawn afterwards."""
+        """Free the model, if one was loaded; the engine cannot sample afterwards."""
         self._closed = True
         self.unload()
 
     def unload(self) -> None:
-        """Free the model until something is drawn again: the next one needs its memory."""
+        """Free the model until the next sampling: the next model needs its memory."""
         if self._engine is not None:
             self._engine.close()
             self._engine = None

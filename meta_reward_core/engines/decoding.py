@@ -16,12 +16,13 @@ def sample_tokens(logits: Tensor, sampling: SamplingParams, generator: torch.Gen
     """Sample one token per row of `logits` (rows, vocabulary) from the row's nucleus.
 
     The nucleus is the smallest set of most likely tokens whose probability reaches `top_p`; tokens
-    that are as likely as its last one belong to it too. Nothing is sorted: a token is drawn from
-    the whole distribution, and kept if what is more likely than it stays below `top_p`. If not,
-    only what is more likely is drawn from, which is what drawing from the nucleus alone gives.
+    that are as likely as its last one belong to it too. Nothing is sorted: a token is sampled from
+    the whole distribution, and kept if the probability of all likelier tokens is below `top_p`.
+    Otherwise the next sample is from the likelier tokens only. The result has the distribution of
+    a sample from the nucleus.
 
     Args:
-        generator: on the CPU, so that every device draws the same numbers.
+        generator: on the CPU, so that the random numbers are the same on every device.
     """
     if sampling.temperature == 0:
         return logits.argmax(-1)

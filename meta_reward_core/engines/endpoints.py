@@ -1,8 +1,8 @@
 """Named servers with the OpenAI protocol: addresses and keys.
 
-Recipes name an endpoint; what the name means is said by whoever runs the workers, in
-META_REWARD_ENDPOINTS: a YAML or JSON file, or the same text itself. So nobody who may only write a
-recipe can send requests, or a key, anywhere. Loads no library that speaks HTTP.
+Recipes name an endpoint; the administrator of the workers defines the name in
+META_REWARD_ENDPOINTS: a YAML or JSON file, or its text. So users who may only write recipes cannot
+send requests, or a key, to arbitrary servers. Does not import an HTTP library.
 """
 
 from pathlib import Path
@@ -22,20 +22,20 @@ class Endpoint(BaseModel):
     """An entry of META_REWARD_ENDPOINTS.
 
     Attributes:
-        base_url: what `/chat/completions` is appended to, such as `http://localhost:8000/v1`.
+        base_url: the URL before `/chat/completions`, such as `http://localhost:8000/v1`.
         model: the model's name on the server. `{weights}` stands for the first 12 hexadecimal
             digits of the model folder's hash, so that a server with other weights does not answer.
         key_env: the environment variable that holds the key.
         key_file: the file that holds the key.
-        concurrency: requests under way at a time.
-        timeout_seconds: limit of one request, its answer included.
-        attempts: how often one request is tried.
+        concurrency: maximum concurrent requests.
+        timeout_seconds: limit of one request, including its response.
+        attempts: maximum attempts per request.
         context_tokens: longest prompt plus reply. Some servers shorten a reply that does not fit
-            instead of refusing it; with this it is refused all the same.
-        max_choices: the most choices that one request may ask for; None: as many as are wanted.
-        send_seed: whether requests carry a seed.
-        limit_field: how the server calls the token limit of a reply.
-        extra: further fields of every request.
+            instead of refusing it; with this setting it is refused.
+        max_choices: maximum choices per request; None: no limit.
+        send_seed: whether requests have a seed.
+        limit_field: the server's name for the token limit of a reply.
+        extra: additional fields of every request.
     """
 
     model_config = ConfigDict(
@@ -79,7 +79,7 @@ class Endpoint(BaseModel):
         """Read the endpoint's key; None if it needs none.
 
         Raises:
-            EndpointError: there is none where the entry says.
+            EndpointError: the key is not where the entry says.
         """
         if self.key_env is not None:
             key, place = read_variable(self.key_env) or "", f"the variable {self.key_env}"

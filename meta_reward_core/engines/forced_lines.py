@@ -1,10 +1,10 @@
 """Start a line for the model, and compute the probability of each allowed value.
 
 Nothing is sampled here. A value may be several tokens: its probability is that of all of them in
-order. Where one value begins another (`1` and `10`), the end of the reply after the value counts as
-part of it, so that none is credited with what belongs to the other.
+order. If one value is a prefix of another (`1` and `10`), the end of the reply after the value
+counts as part of it, so that neither is credited with the other's probability.
 
-Knows token ids, a tokenizer and functions that give logits; knows no model.
+Uses token ids, a tokenizer and functions that return logits, but not a model.
 """
 
 from bisect import bisect_right
@@ -109,7 +109,7 @@ def cut_token_ids(
         return str(tokenizer.decode(list(drawn[:count]), skip_special_tokens=True))
 
     whole = decode(len(drawn))
-    # A reasoning block that the prompt opens stands in the text and in no drawn token.
+    # A reasoning block opened by the prompt is part of the text but not of the sampled tokens.
     opening = completion.text.removesuffix(whole) if completion.text.endswith(whole) else ""
     kept = completion.text[len(opening) : max(kept_chars, len(opening))]
 

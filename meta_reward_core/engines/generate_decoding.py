@@ -70,7 +70,7 @@ def _make_config(end_ids: Sequence[int], sampling: SamplingParams) -> Generation
 
 
 class _StepCounter(StoppingCriteria):
-    """Counts the tokens of rows that go on; stops nothing."""
+    """Counts the tokens of unfinished rows; never stops generation."""
 
     def __init__(
         self, end_ids: Sequence[int], rows: int, on_step: Callable[[int, int], None]

@@ -52,7 +52,7 @@ from meta_reward_core.models.chat import ChatOptions
 from meta_reward_core.models.validation import hash_model_folder
 
 MAX_WAIT_SECONDS: Final = 60.0
-"""Between two attempts, where the server does not say how long."""
+"""Between two attempts, if the server does not request a delay."""
 
 MAX_RETRY_SECONDS: Final = 600.0
 """A server that wants to be left alone for longer has failed."""
@@ -79,8 +79,8 @@ def load_endpoint_engine(
     """Create the engine of a named endpoint, without any request.
 
     Args:
-        model_folder: the weights that must answer, or None for an outside judge.
-        load_tokenizer: gives the tokenizer of these weights, for forced lines.
+        model_folder: the weights that must answer, or None for an external judge.
+        load_tokenizer: returns the tokenizer of these weights, for forced lines.
 
     Raises:
         EndpointError: there is no such endpoint, its key is missing, or it cannot tell weights
@@ -90,7 +90,8 @@ def load_endpoint_engine(
     if model_folder is None:
         if endpoint.follows_weights:
             raise EndpointError(
-                f"endpoint {name!r} serves the weights of an experiment: it is no outside judge"
+                f"endpoint {name!r} serves the weights of an experiment and cannot be an "
+                "external judge"
             )
         return OpenAiEngine(name, endpoint, model=endpoint.model)
     if not endpoint.follows_weights:
@@ -124,8 +125,8 @@ class OpenAiEngine:
         Args:
             name: what messages call the endpoint.
             model: its model, by the name that the server knows.
-            load_tokenizer: gives the tokenizer of its weights, for forced lines; None
-                of an outside judge.
+            load_tokenizer: returns the tokenizer of its weights, for forced lines; None for an
+                external judge.
             first_wait_seconds: before the second attempt; doubled for each further one.
         """
         self._name = name
@@ -148,12 +149,12 @@ class OpenAiEngine:
     ) -> list[list[Completion]]:
         """Sample `n` completions for each conversation. See `Engine.sample`.
 
-        Greedy replies are asked for once and repeated. Conversations that begin alike are sent one
-        after another, so that a server with a prefix cache finds them in it.
+        Greedy replies are requested once and repeated. Conversations with the same beginning are
+        sent one after another, so that a server with a prefix cache can use it.
 
         Raises:
             EndpointError: the endpoint, or a setting of it, is wrong.
-            EngineError: a request failed as often as it may.
+            EngineError: a request failed in every attempt.
         """
         if self._closed:
             raise EngineError("This engine is closed: make a new one.")
@@ -170,7 +171,8 @@ class OpenAiEngine:
 
         Raises:
             EndpointError: it cannot, or the endpoint is wrong.
-            EngineError: an outside judge is asked, values begin one another, or the server failed.
+            EngineError: it is an external judge, a value is a prefix of another, or the server
+                failed.
         """
         if self._closed:
             raise EngineError("This engine is closed: make a new one.")
@@ -195,7 +197,7 @@ class OpenAiEngine:
     async def _read_values(
         self, asked: Sequence[ContinuedReply], line: ForcedLine, options: ChatOptions
     ) -> list[tuple[float, ...] | None]:
-        """Log-probabilities of the values after each reply; None where the server tells none."""
+        """Log-probabilities of the values after each reply; None if the server returns none."""
         found: list[tuple[float, ...] | None] = [None] * len(asked)
         build = partial(build_continuation_body, self._endpoint, model=self._model, options=options)
         async with self._make_client() as client:
@@ -301,8 +303,8 @@ class OpenAiEngine:
     def _redact_completion(self, completion: Completion) -> Completion:
         """Return a completion without the key and without token ids of another vocabulary.
 
-        A server that repeats the key must not bring it into files. An outside judge has a tokenizer
-        of its own: what its ids mean to the model that is trained is something else.
+        A server that repeats the key must not get it into files. An external judge has its own
+        tokenizer: its ids have another meaning for the trained model.
         """
         refusal, choices = completion.refusal, completion.choices
         token_ids = completion.token_ids if self._endpoint.follows_weights else None
@@ -459,7 +461,7 @@ class _RequestSender:
         except (TimeoutError, httpx2.TimeoutException):
             raise RetryableResponseError(f"it did not answer within {seconds:g} seconds") from None
         except httpx2.InvalidURL as error:
-            raise EndpointError(f"its base_url is no address: {error}") from None
+            raise EndpointError(f"its base_url is not a valid URL: {error}") from None
         except httpx2.RequestError as error:
             how = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             raise RetryableResponseError(f"the connection failed ({how})") from None

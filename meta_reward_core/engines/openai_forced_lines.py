@@ -1,11 +1,11 @@
 """Forced lines by a server: continue the assistant's turn, constrained to the allowed values.
 
-A server has to do three things for it, and few do: continue a turn instead of beginning another
-(`continue_final_message`), constrain a reply to some texts (`structured_outputs`, as vLLM takes it
-from 0.12), and tell how probable tokens are (`logprobs`). Whether it does is tried once: a server
-that knows none of these fields ignores them, and its replies look almost right.
+A server must support three features for it, and few do: continue a turn instead of starting another
+(`continue_final_message`), constrain a reply to some texts (`structured_outputs`, as in vLLM from
+0.12), and return the probabilities of tokens (`logprobs`). Support is tested once: a server that
+does not know these fields ignores them, and its replies look almost right.
 
-Nothing is drawn by the server: the probabilities of the values are read, and the draw is ours.
+The server does not sample: we read the probabilities of the values, and sample from them.
 """
 
 import math
@@ -37,7 +37,7 @@ PROBE_LINE: Final = ForcedLine("\nAnimal:", (" axolotl", " okapi"))
 
 @dataclass(frozen=True, slots=True)
 class ContinuedReply:
-    """What an assistant has begun to say, with the beginning of a line."""
+    """The unfinished reply of an assistant, ending with the beginning of a line."""
 
     conversation: Conversation
     text: str
@@ -87,10 +87,10 @@ def build_continuation_body(
     options: ChatOptions,
     is_continued: bool = True,
 ) -> dict[str, Any]:
-    """Write a request for one of the values after a text that the assistant has begun.
+    """Write a request for one of the values after the assistant's unfinished text.
 
     Args:
-        is_continued: False asks for another turn after it; the probe compares the two.
+        is_continued: False requests another turn after it; the probe compares the two.
     """
     sampling = SamplingParams(
         temperature=0.0,
@@ -115,14 +115,14 @@ def build_continuation_body(
 
 
 def find_obstacle(continued: ParsedResponse, another_turn: ParsedResponse) -> str | None:
-    """Say what a server cannot do, by its answers to the probe's two requests; None: nothing."""
+    """Name the feature a server lacks, from its two answers to the probe; None if it has all."""
     if continued.refusal or another_turn.refusal:
         return f"it refuses the request: {continued.refusal or another_turn.refusal}"
     reply = continued.completions[0]
     if reply.text.strip() not in {value.strip() for value in PROBE_LINE.values}:
         return "it does not constrain a reply to given texts (structured_outputs.choice)"
     if not reply.choices:
-        return "it does not tell how probable tokens are (logprobs)"
+        return "it does not return token probabilities (logprobs)"
     shorter, longer = continued.prompt_tokens, another_turn.prompt_tokens
     if shorter is None or longer is None or shorter >= longer:
         return "it does not continue the assistant's turn (continue_final_message)"

@@ -47,7 +47,7 @@ _CONTEXT_LENGTH_ERROR: Final = re.compile(
     r"|max_model_len|must be <= \d+|context_length",
     re.IGNORECASE | re.DOTALL,
 )
-"""How servers say that one prompt is too long; each has words of its own, and few have a code."""
+"""Messages of servers for a prompt that is too long; each has its own, and few have a code."""
 
 _ACCOUNT_ERROR: Final = re.compile(r"quota|billing|credit|rate.?limit", re.IGNORECASE)
 _SETTING_ERROR: Final = re.compile(
@@ -67,11 +67,11 @@ _FINISH_REASONS: Final[Mapping[str, FinishReason]] = {
 
 
 class RetryableResponseError(Exception):
-    """This response is unusable, but a retry can help.
+    """The response is unusable, but a retry can help.
 
     Attributes:
-        wait_seconds: how long the server asks to be left alone, if it says.
-        may_be_prompt: whether this one prompt may be the reason, instead of the server.
+        wait_seconds: delay requested by the server, if any.
+        may_be_prompt: whether this one prompt may be the cause, instead of the server.
     """
 
     def __init__(
@@ -139,12 +139,12 @@ def parse_response(
     """Parse a response.
 
     Args:
-        max_new_tokens: limit of one reply, as it was asked for.
+        max_new_tokens: requested limit of one reply.
 
     Raises:
-        RetryableResponseError: another attempt may end otherwise.
-        EndpointError: no attempt will, until somebody changes a setting or the server.
-        RejectedRequestError: it may be the prompt, and the server does not say so.
+        RetryableResponseError: another attempt may succeed.
+        EndpointError: no attempt will succeed until a setting or the server is changed.
+        RejectedRequestError: the prompt may be the cause, but the server does not say so.
     """
     if status in range(200, 300):
         return _parse_chat_completion(body, max_new_tokens)
@@ -189,9 +189,9 @@ def _parse_chat_completion(body: bytes, max_new_tokens: int) -> ParsedResponse:
     said = _parse(body)
     choices = said.get("choices") if isinstance(said, dict) else None
     if not isinstance(choices, list):
-        raise RetryableResponseError("its answer is no chat completion: there are no choices in it")
+        raise RetryableResponseError("its answer is not a chat completion: it has no choices")
     if not choices:
-        raise RetryableResponseError("its answer holds no choices")
+        raise RetryableResponseError("its list of choices is empty")
     tokens = _count_tokens(said, choices, max_new_tokens)
     read = [_parse_choice(*item) for item in zip(choices, tokens, strict=True)]
     usable = tuple(item for item in read if isinstance(item, Completion))
@@ -215,7 +215,7 @@ def _parse_choice(choice: Any, tokens: int) -> Completion | str:
     if text is None and reason == "length":
         text = ""  # all its tokens went into a reasoning that is not part of the reply
     if not isinstance(text, str):
-        return "a reply that is no text"
+        return "a reply that is not text"
     return Completion(
         _replace_surrogates(text),
         tokens,
@@ -352,7 +352,7 @@ def extract_error_text(body: bytes) -> str:
     try:
         said = _parse(body)
     except RetryableResponseError:
-        return format_single_line(body.decode(errors="replace")) or "without a word"
+        return format_single_line(body.decode(errors="replace")) or "no error message"
     for key in ("error", "message", "detail"):
         inner = said.get(key) if isinstance(said, dict) else None
         if isinstance(inner, dict):
@@ -390,7 +390,7 @@ def _parse(body: bytes) -> Any:
     try:
         return parse_json(body, ANSWER_LIMITS, leave_scalars=True)
     except MalformedInputError:
-        raise RetryableResponseError("its answer is no JSON") from None
+        raise RetryableResponseError("its answer is not JSON") from None
 
 
 def _replace_surrogates(text: str) -> str:

@@ -1,6 +1,6 @@
 """Group rows into batches, and find the common prefixes of their prompts.
 
-Plans from token ids and counts alone: knows no model, no device and no free memory, so that the
+Plans from token ids and counts alone, independent of model, device and free memory, so that the
 same call makes the same batches everywhere.
 """
 

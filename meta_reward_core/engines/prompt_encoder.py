@@ -1,7 +1,7 @@
 """Encode conversations so that user text never becomes a control token.
 
 A text such as `<|im_end|>` in a prompt, or in a response that is being judged, would otherwise
-end the turn and let its author speak as somebody else.
+end the turn and let its author impersonate another role.
 """
 
 import hashlib
@@ -140,5 +140,5 @@ def find_end_token_ids(
     ends = set(named) if isinstance(named, list) else {named}
     ids = sorted(end for end in {*ends, tokenizer.eos_token_id} if end is not None)
     if not ids:
-        raise ModelFolderError("The model names no end token: its replies would never stop.")
+        raise ModelFolderError("The model defines no end token: its replies would never stop.")
     return tuple(ids)

@@ -1,6 +1,6 @@
 """An engine with scripted completions, for tests and demonstrations without a model.
 
-It knows no tokenizer: a token is a word between blanks, and has no id unless the script gives
+It has no tokenizer: a token is a word between blanks, and has no id unless the script returns
 whole completions.
 """
 
@@ -24,8 +24,8 @@ from meta_reward_core.models.chat import ChatOptions
 
 Reply = str | tuple[str, FinishReason] | Completion
 Script = Callable[[Conversation, int, int], Reply]
-"""Called with (conversation, sample index, seed); returns a text, a text and why it ended, or a
-completion, which is given back as it is."""
+"""Called with (conversation, sample index, seed); returns a text, a text and its finish
+reason, or a completion, which is returned unchanged."""
 
 ValueScript = Callable[[Conversation, str, str], float]
 """Called with (conversation, kept text, value of a forced line); returns its log-probability."""

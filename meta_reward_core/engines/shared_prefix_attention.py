@@ -1,9 +1,9 @@
 """Attention that reads a shared prefix once for all sequences.
 
 The queries of all readers of a segment are the rows of ONE product with the segment's keys and
-values; what a sequence has of its own is read apart; the parts are joined as one softmax over all.
-Served to any model through transformers' `AttentionInterface`. Knows the tensors of a layer; knows
-no token, no prompt and no sampling.
+values; a sequence's own part is read separately; the parts are joined as one softmax over all.
+Available to any model through transformers' `AttentionInterface`. Handles the tensors of a layer,
+but not tokens, prompts or sampling.
 """
 
 import math
@@ -66,11 +66,11 @@ class PrefixView:
 
     Attributes:
         readers: the sequences that read each segment, padded by any; (segments, most readers).
-        positions: where each sequence's result lies among segments x most readers, or one past the
-            end where it reads nothing of this level; (sequences,).
+        positions: index of each sequence's result among segments x most readers, or one past the
+            end if it reads nothing of this level; (sequences,).
         complete: whether every sequence reads something.
-        in_order: whether `readers` are all sequences in order, so that none is to be moved.
-        padding: what hides the padding of the segments; empty until it has been asked for.
+        in_order: whether `readers` are all sequences in order, so that none has to be moved.
+        padding: mask of the segments' padding; empty until first requested.
     """
 
     level: CachedLevel
@@ -233,8 +233,8 @@ def _attend_causally(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
 
 
 PartialAttention = tuple[Tensor, Tensor]
-"""Attention to some of the keys: the result (..., width), and its weight beside other parts
-(..., 1), which is the logarithm, to the base 2, of the sum of its exponentiated scores."""
+"""Attention to some of the keys: the result (..., width), and its weight relative to other parts
+(..., 1), which is the base-2 logarithm of the sum of its exponentiated scores."""
 
 
 def _attend_own(

@@ -100,9 +100,9 @@ def _allocate_zeros(part: Tensor, segments: int, longest: int) -> Tensor:
 
 
 def _group_by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Numbers of segments that are read together: of like length, as they are padded to one.
+    """Group segments of similar length, because those read together are padded to one length.
 
-    At most `PREFILL_TOKENS`, padding included; those of a chunk in order.
+    At most `PREFILL_TOKENS` per chunk, including padding; each chunk is in order.
     """
     chunk: list[int] = []
     for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):

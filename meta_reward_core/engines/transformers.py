@@ -1,11 +1,11 @@
 """The embedded engine: a Hugging Face causal model, by a loop of our own or by `generate`.
 
-On a GPU transformers' own `generate` draws, unless the recipe says otherwise: the loop waits there
-for Python. On a CPU it is the loop: `generate` reads a prompt once per sample, and again for each
-token; in the loop what prompts of a call have in common is read once, and once for each token that
-all their rows draw. What a batch holds is planned from shapes alone, so that the same call draws
-the same tokens wherever the number of threads is the same. Of the generation config only the end
-tokens are read: how tokens are drawn is the recipe's matter.
+The default on a GPU is transformers' own `generate`, because our loop waits for Python there. The
+default on a CPU is our loop: `generate` reads a prompt once per sample, and again for each token;
+the loop reads the common prefix of a call's prompts once, and once for each token that all their
+rows sample. The recipe can override the default. Batches are planned from shapes alone, so that the
+same call samples the same tokens wherever the number of threads is the same. Only the end tokens
+are read from the generation config: the recipe defines the sampling.
 """
 
 import hashlib
@@ -124,7 +124,7 @@ def load_transformers_engine(
 
 
 def choose_decoding(decoding: Decoding, device: str) -> Decoding:
-    """Say how an engine draws on a kind of device, such as cpu or cuda."""
+    """Choose the decoding of an engine on a kind of device, such as cpu or cuda."""
     if decoding != "auto":
         return decoding
     return "generate" if device == "cuda" else "shared_prefixes"
@@ -314,7 +314,7 @@ class TransformersEngine:
 
 
 class _ProgressCounter:
-    """Counts what is done and tells the caller."""
+    """Counts completed work and reports it to the caller."""
 
     def __init__(self, progress: Progress | None, *, completions: int) -> None:
         self._progress = progress
@@ -349,7 +349,7 @@ def _find_end_token_ids(
     ends = set(named) if isinstance(named, list) else {named}
     ids = sorted(end for end in {*ends, tokenizer.eos_token_id} if end is not None)
     if not ids:
-        raise ModelFolderError("The model names no end token: its replies would never stop.")
+        raise ModelFolderError("The model defines no end token: its replies would never stop.")
     return tuple(ids)
 
 

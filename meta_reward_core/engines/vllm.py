@@ -33,7 +33,7 @@ from meta_reward_core.system.third_party_logging import silence_libraries
 from meta_reward_core.system.untrusted_input import parse_json
 
 MAX_ALTERNATIVES: Final = 20
-"""Likely tokens that vLLM tells of each place, unless it is set otherwise."""
+"""Maximum likely tokens per position that vLLM reports by default."""
 
 _SEED_RANGE: Final = 2**31
 _CPU_BLOCK_TOKENS: Final = 128
@@ -62,27 +62,27 @@ def load_vllm_engine(
 ) -> "VllmEngine":
     """Load safetensors weights of a local folder; no network, no code from the folder.
 
-    A process bears one such engine at a time: close it before the next one is loaded.
+    A process can have one such engine at a time: close it before loading the next.
 
     Args:
         model_folder: a folder that `check_model_folder` has passed.
         dtype: a torch dtype by name.
-        threads: threads of a CPU, or None to leave them.
-        max_batch_tokens: tokens that the cache of a CPU holds.
+        threads: CPU threads, or None to leave their number unchanged.
+        max_batch_tokens: capacity of a CPU's cache in tokens.
         max_model_len: a limit below the model's own, or None.
         max_num_seqs: replies decoded at a time.
         tensor_parallel_size: devices that share each layer.
-        gpu_memory_utilization: of a GPU's memory, for weights and cache.
-        max_num_batched_tokens: tokens of a step; None: vLLM's default for the GPU.
-        kv_cache_dtype: of keys and values; "auto" for that of the weights.
-        quantization: of the weights while they are loaded, or None.
-        base: draw from the weights of this folder and the adapter inside `model_folder`, which
-            is not merged then; None: from the weights of `model_folder`.
+        gpu_memory_utilization: share of a GPU's memory for weights and cache.
+        max_num_batched_tokens: maximum tokens per step; None: vLLM's default for the GPU.
+        kv_cache_dtype: dtype of keys and values; "auto" for that of the weights.
+        quantization: method that quantizes the weights while loading, or None.
+        base: use the weights of this folder and the unmerged adapter inside `model_folder`; None:
+            the weights of `model_folder`.
 
     Raises:
         InputError: vLLM is not installed.
         ModelFolderError: the folder cannot be loaded.
-        EngineError: vLLM does not take the model, or not within this memory.
+        EngineError: vLLM does not support the model, or the memory is insufficient.
     """
     vllm = _import_vllm()
     if threads is not None:
@@ -144,9 +144,9 @@ class VllmEngine:
 
         Args:
             end_ids: tokens that end a reply.
-            adapter: the folder of an adapter that every request goes through, or None.
-            seeded_requests: whether each request carries a seed, because tokens are drawn in other
-                processes; otherwise the seed is this process's.
+            adapter: the folder of an adapter that every request uses, or None.
+            seeded_requests: whether each request has a seed, because other processes sample the
+                tokens; otherwise this process is seeded.
             on_close: called when the model has been freed.
         """
         self._llm: Any = llm
@@ -246,7 +246,7 @@ class VllmEngine:
         return drawn
 
     def _reset_state(self, seed: int) -> None:
-        """Start from the same state whatever was drawn before: seed, and an empty prefix cache."""
+        """Set the seed and empty the prefix cache, so that earlier calls have no influence."""
         self._llm.llm_engine.reset_prefix_cache()
         torch.manual_seed(seed)
 
@@ -347,7 +347,7 @@ def _read_model_folder(folder: Path) -> tuple[PreTrainedTokenizerBase, Any]:
 
 
 def _compute_cache_bytes(config: Any, dtype: str, tokens: int) -> int:
-    """Memory of the keys and values of so many tokens, in all layers."""
+    """Compute the bytes of the keys and values of a number of tokens, in all layers."""
     text = config.get_text_config(decoder=True)
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads

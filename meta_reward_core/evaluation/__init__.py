@@ -1,5 +1,5 @@
 """Evaluation: metrics of iterations, and benchmarks.
 
-Nothing here is read by a step that trains or selects. The truth, where there is one, is asked by
-`miniature.evaluation`.
+No stage that trains or selects reads anything from here. The ground truth, if there is one, is used
+by `tasks`.
 """

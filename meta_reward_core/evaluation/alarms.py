@@ -1,6 +1,6 @@
 """Alarms on the metrics of an iteration: what they mean and what to try.
 
-`AlarmLimits` holds the limits. Some alarms compare an iteration with the one before it.
+`AlarmLimits` holds the limits. Some alarms compare an iteration with the previous one.
 """
 
 from collections.abc import Callable, Mapping
@@ -75,13 +75,13 @@ def find_alarms(
     limits: AlarmLimits | None = None,
     explain: Callable[[Role], str] = lambda _: _READ_SOME,
 ) -> list[Alarm]:
-    """Everything about an iteration that a person should look at before going on.
+    """List everything about an iteration that a user should check before continuing.
 
     Args:
         now: the iteration.
-        before: the one before it, for what compares two; None for the first.
-        limits: when an alarm is raised; our defaults if None.
-        explain: says what to do about replies of a role that cannot be read.
+        before: the previous iteration, for comparisons; None for the first.
+        limits: thresholds of the alarms; the defaults if None.
+        explain: returns the advice for unreadable replies of a role.
     """
     limits = limits or AlarmLimits()
     alarms: list[Alarm] = []

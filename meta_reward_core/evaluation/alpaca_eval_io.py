@@ -53,8 +53,8 @@ class Annotation:
     """An annotator's preference between a baseline's output (1) and a model's (2).
 
     Attributes:
-        preference: in [1, 2]: 2 where the model wins, 1.5 a draw; None where there is none.
-        difficulty: of the instruction, where the file gives it.
+        preference: in [1, 2]: 2 if the model wins, 1.5 for a tie; None if missing.
+        difficulty: of the instruction, if the file contains it.
     """
 
     instruction: str
@@ -109,15 +109,15 @@ def read_annotations(
 
     Args:
         path: JSON as alpaca_eval writes it.
-        model: which model's, if the file holds several.
-        annotator: whose, if the file holds several.
-        outputs: the model's outputs by instruction, for files without `output_2`; where both
-            are there they must be the same text.
+        model: name of the model, if the file has several.
+        annotator: name of the annotator, if the file has several.
+        outputs: the model's outputs by instruction, for files without `output_2`; if both are
+            given, their texts must be equal.
         baseline_outputs: the same for `output_1`.
 
     Raises:
-        EvaluationFileError: a row lacks something, a preference lies outside [1, 2], an
-            instruction comes twice, or it is not clear whose annotations are meant.
+        EvaluationFileError: a row is incomplete, a preference is outside [1, 2], an
+            instruction occurs twice, or the annotated model is ambiguous.
     """
     rows = [
         row
@@ -188,8 +188,8 @@ def _parse_preference(row: NumberedRow) -> float | None:
         return TIE_PREFERENCE
     if preference is not None and not 1 <= preference <= 2:
         row.refuse(
-            f"the preference {preference} lies outside [1, 2]; 1 prefers the baseline, 2 the "
-            "model, 1.5 (or 0) is a draw, null is none."
+            f"the preference {preference} is outside [1, 2]; 1 prefers the baseline, 2 the "
+            "model, 1.5 (or 0) is a tie, null is none."
         )
     return preference
 
@@ -235,7 +235,7 @@ def match_outputs(
 ) -> list[tuple[ModelOutput, ModelOutput]]:
     """Pair two models' outputs by instruction, in the order of the baseline's.
 
-    A dataset that one side alone names is both sides'; where the two differ it is nobody's, as in
+    If only one side has a dataset, it is used for both; if the two differ, neither is used, as in
     the public tool.
 
     Raises:
@@ -284,7 +284,7 @@ def add_difficulty(path: str | Path, annotations: Sequence[Annotation]) -> list[
         annotations: of one model.
 
     Raises:
-        EvaluationFileError: an instruction is not in the file, or a difficulty is no number.
+        EvaluationFileError: an instruction is not in the file, or a difficulty is not a number.
     """
     rows = read_csv(path)
     if "instruction" in rows[0].values:

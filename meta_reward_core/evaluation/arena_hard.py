@@ -1,18 +1,17 @@
 """Arena-Hard style: two games per question, five verdicts, a score against the baseline.
 
 Version 0.1 (the paper's): Bradley-Terry over all models, a band from the 2.5th to the 97.5th
-percentile of 100 bootstraps of the games. Version 2.0, for each category by itself: the mean of the
-points, a band from the 5th to the 95th percentile; Bradley-Terry only under style control. A strong
-verdict counts as three games in both.
+percentile of 100 bootstraps of the games. Version 2.0, for each category separately: the
+mean score, a band from the 5th to the 95th percentile; Bradley-Terry only under style control. A
+strong verdict counts as three games in both versions.
 
 Source: Li et al. 2024, "From Crowdsourced Data to High-Quality Benchmarks", arXiv 2406.11939; the
 public tool `arena-hard-auto` for weights and bands, and for style control.
-Departs from the tool: beside its band, which treats the copies of a strong verdict and the two
-games of a question as independent, an interval over questions; where one style feature alone is
-controlled for, that feature is (the tool slices other columns); a score that is no verdict leaves
-its question out in version 2.0 (the tool stops); the score of version 2.0 is the mean itself (the
-tool prints the mean of 100 bootstraps, which lies around it by chance: a deviation of 0.4 points at
-40 questions).
+Departs from the tool: in addition to its band, which treats the copies of a strong verdict and the
+two games of a question as independent, an interval over questions; controlling for one style
+feature uses that feature (the tool slices other columns); a score that is not a verdict excludes
+its question in version 2.0 (the tool stops); the score of version 2.0 is the mean itself (the tool
+prints the mean of 100 bootstraps, which deviates from it randomly: by 0.4 points at 40 questions).
 """
 
 from collections import Counter, defaultdict
@@ -321,7 +320,7 @@ def fit_bradley_terry_rates(outcomes: GameOutcomes, weights: Array) -> Array:
 
 
 def _compute_mean_scores(outcomes: GameOutcomes, weights: Array) -> Array:
-    """Compute the weighted mean of the points per model in percent [problems, models]."""
+    """Compute the weighted mean score per model in percent [problems, models]."""
     of_model = np.eye(len(outcomes.models))[outcomes.model.astype(int)]
     means: Array = 100 * (weights * outcomes.scores) @ of_model / (weights @ of_model)
     return means

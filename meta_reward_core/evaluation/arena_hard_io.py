@@ -61,10 +61,10 @@ class Game:
     """One order of two answers.
 
     Attributes:
-        verdict: one of `VERDICTS`, or None where there is none that the version reads.
-        judgment: the judge's text, where the file keeps it.
-        prompt: what the judge was shown, where the file keeps it.
-        unread: why there is no verdict.
+        verdict: one of `VERDICTS`, or None if the version finds none.
+        judgment: the judge's text, if the file contains it.
+        prompt: the judge's prompt, if the file contains it.
+        `unread`: why there is no verdict.
     """
 
     verdict: str | None
@@ -123,8 +123,8 @@ def find_mark(judgment: str, *, version: Version) -> str | None:
 def get_verdict_of_score(score: object, *, version: Version) -> str | None:
     """Return the verdict, one of `VERDICTS`, that a version's `show_result.py` uses.
 
-    Version 0.1 knows the five verdicts alone and leaves a game with any other score out, `A<B` and
-    `B=A` among them; version 2.0 knows their mirror images, too.
+    Version 0.1 accepts only the five verdicts and excludes games with any other score, including
+    `A<B` and `B=A`; version 2.0 also accepts their mirror images.
     """
     return _SCORES[version].get(score) if isinstance(score, str) else None
 
@@ -149,7 +149,7 @@ def read_judgments(
 ) -> list[ArenaJudgment]:
     """Read judgments of one or several models by one judge, one baseline per category.
 
-    A game whose score the version does not read has no verdict; its `unread` says why.
+    A game whose score the version cannot read has no verdict; `unread` is the reason.
 
     Args:
         paths: files of JSON lines, in the form of either version.

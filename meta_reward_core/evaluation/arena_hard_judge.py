@@ -136,10 +136,10 @@ def build_styled_answers(
 def measure_style(text: str) -> Style:
     """Count tokens, headers, list items and bold passages, outside of code blocks.
 
-    The public tool counts tokens by a tokenizer that is not ours: here one is 4 characters, for
-    model and baseline alike, because style control looks at their ratio. The other counts are its
-    own: a passage in both marks of bold counts twice, and what a code block holds is taken out
-    wherever it stands, its fences left.
+    The public tool counts tokens with another tokenizer: here a token is 4 characters, for both
+    model and baseline, because style control uses their ratio. The other counts follow the tool:
+    a passage in both bold marks counts twice, and the contents of code blocks are removed
+    everywhere, but not their fences.
 
     Source: `utils/add_markdown_info.py` of arena-hard-auto.
     """

@@ -1,11 +1,11 @@
-"""Stop a stage whose replies are of no use, after the shard that shows it.
+"""Stop a stage whose replies are useless, after the shard that reveals it.
 
-After each shard of actor, judge and meta-judge the measures of `judge_health` are taken of its own
-replies, and of those of shards before it where it has too few. Beyond the limits of the recipe
-(`probe.*`) the shard is kept, and a note says why no other shard of the stage may begin. The note
-is part of the iteration's files, so every worker and every command finds it. It holds for the
-shard as it was made: where a change of the settings makes the shard again, nothing stops that.
-Limits are read anew each time, so a change of a limit is enough to continue.
+After each shard of actor, judge and meta-judge, the measures of `judge_health` are computed from
+its replies, and from those of earlier shards if it has too few. If they exceed the recipe's limits
+(`probe.*`), the shard is kept, and a note records why no other shard of the stage may start. The
+note is one of the iteration's files, so every worker and every command finds it. It is valid for
+that shard only: if changed settings require the shard to be recomputed, the note does not stop it.
+Limits are read each time, so changing a limit is enough to continue.
 """
 
 from collections import Counter
@@ -93,7 +93,7 @@ class BreakerNote:
 
 
 def read_breaker(files: IterationFiles, stage: str) -> BreakerNote | None:
-    """Read what stopped a stage; None if nothing did, or its shard is made again.
+    """Read what stopped a stage; None if nothing did, or its shard will be recomputed.
 
     Raises:
         ArtifactError: the note cannot be read.
@@ -126,9 +126,9 @@ def read_accepted_causes(files: IterationFiles) -> dict[str, str]:
 
 
 def accept_breakers(context: IterationContext, *, by: str) -> bool:
-    """Let the stages of an iteration go on in spite of what stopped them.
+    """Let the stages of an iteration continue despite the findings that stopped them.
 
-    What was accepted is a cause, for this iteration: another one stops it again.
+    Causes are accepted for this iteration: a different cause stops it again.
 
     Args:
         by: who decided, for the record.
@@ -152,7 +152,7 @@ def accept_breakers(context: IterationContext, *, by: str) -> bool:
 
 
 def accept_findings(context: IterationContext, *, by: str) -> bool:
-    """Let an iteration go on in spite of what its probe found or will find, and of its breakers.
+    """Let an iteration continue despite present or future probe findings, and its breakers.
 
     Args:
         by: who decided, for the record.
@@ -167,10 +167,10 @@ def accept_findings(context: IterationContext, *, by: str) -> bool:
 
 
 def require_stage_healthy(context: IterationContext, stage: str) -> None:
-    """Keep shards of a stage from beginning once a finished one has shown a fault.
+    """Refuse to start shards of a stage once a completed one has revealed a fault.
 
     Raises:
-        NeedsAttentionError: one has, beyond the limits of the recipe, and nobody has accepted it.
+        NeedsAttentionError: one has, beyond the limits of the recipe, and no user accepted it.
     """
     note = read_breaker(context.files, stage)
     if note is None:
@@ -308,6 +308,6 @@ def _describe(note: BreakerNote, findings: Sequence[Finding]) -> str:
             f"Shard {note.shard} of stage {note.stage} stopped the run; what is finished is kept "
             f"({note.prompts:,} prompts measured):",
             *(f"- {one.sentence} {one.remedy}" for one in findings),
-            f"Change the settings and run again, or continue as it is with {ACCEPT_OPTION}.",
+            f"Change the settings and run again, or continue unchanged with {ACCEPT_OPTION}.",
         ]
     )

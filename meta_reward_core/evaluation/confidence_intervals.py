@@ -40,8 +40,8 @@ def compute_bounded_mean_interval(
         count: how many values, >= 1.
         lowest: smallest possible value.
         highest: largest possible value.
-        missing: values that should be there and are not. The lower end counts each of them as
-            `lowest`, the upper end as `highest`, because nobody knows why they are missing.
+        missing: number of missing values. The lower end counts each of them as `lowest`, the
+            upper end as `highest`, because the reason why they are missing is unknown.
     """
     share = (mean - lowest) / (highest - lowest)
     total = count + missing
@@ -54,9 +54,9 @@ def compute_wilson_interval(share: float, size: float, *, z: float = Z_95) -> In
     """Compute Wilson's interval of a share of `size` independent answers.
 
     Args:
-        share: brought into [0, 1], from which rounding may have led it out.
-        size: number of answers, or what they are worth.
-        z: quantile of the normal distribution for half of what lies outside.
+        share: clipped to [0, 1], because rounding may have moved it outside.
+        size: number of answers, or their effective number.
+        z: quantile of the normal distribution for half of the excluded probability.
     """
     share = min(max(share, 0.0), 1.0)
     spread = z**2 / size
@@ -70,8 +70,8 @@ def compute_graded_mean_interval(
 ) -> Interval:
     """Compute a t interval of a mean of grades, with one extra grade at either end.
 
-    The two added grades keep the width above 0 where all grades are equal and matter little
-    among many; Wilson's interval would be far too wide for grades that lie in between. Our
+    The two added grades keep the width above 0 if all grades are equal and matter little among
+    many; Wilson's interval would be far too wide for grades between the extremes. Our
     choice, after Agresti and Coull 1998, "Approximate is better than 'exact' for interval
     estimation of binomial proportions", The American Statistician 52.
 
@@ -101,7 +101,7 @@ def compute_standard_error(values: Sequence[float] | Array) -> float | None:
 
 
 def resample_counts(size: int, rounds: int, rng: np.random.Generator) -> Array:
-    """Count how often each item is drawn in each bootstrap round: [rounds, size]."""
+    """Count how often each item is sampled in each bootstrap round: [rounds, size]."""
     resampled = rng.multinomial(size, np.full(size, 1 / size), size=rounds)
     return resampled.astype(np.float64)
 

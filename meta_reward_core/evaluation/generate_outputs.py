@@ -22,9 +22,9 @@ class NamedEngine:
     """An engine with the name of its model.
 
     Attributes:
-        name: under which answers or judgments go.
-        engine: keeps what it draws; loaded at the first thing that is missing.
-        experiment: whose model it is, if it is an experiment's.
+        name: name of the model in files of answers or judgments.
+        engine: caches its completions; loaded at the first missing one.
+        experiment: the experiment of the model, if any.
     """
 
     name: str
@@ -88,8 +88,8 @@ def generate_turns(
     """Generate the response to each turn, given the previous turns and responses.
 
     Args:
-        engine: who answers; closed by the caller.
-        prompts: per prompt, what the person says in each turn; at least one.
+        engine: generates the responses; closed by the caller.
+        prompts: per prompt, the user's message in each turn; at least one.
         sampling: of the answers.
         seed: of the engine; each turn has its own.
         system_prompt: a system message before every prompt.

@@ -71,7 +71,7 @@ def measure_iteration(
 
 
 def explain_unreadable_replies(files: IterationFiles, role: Role, recipe: Recipe) -> str:
-    """Say what to do about replies of the judge or the meta-judge that cannot be read."""
+    """Return advice for unreadable replies of the judge or the meta-judge."""
     tally = ReplyTally()
     for part in files.list_partition_numbers("judgments"):
         if role == "judge":

@@ -43,10 +43,10 @@ from meta_reward_core.evaluation.scorecard import DataIssue, Metric, Scorecard, 
 from meta_reward_core.method.parsing import MAX_SCORE, MIN_SCORE
 
 FEW_PROMPTS: Final = 100
-"""With fewer prompts the interval is so wide that it is told. Our choice."""
+"""With fewer prompts, the interval is wide enough to be reported as an issue. Our choice."""
 
 MANY_TIES: Final = 0.3
-"""So large a share of ties by the judge is an issue. Our choice."""
+"""A larger share of ties by the judge is reported as an issue. Our choice."""
 
 _MIN_PROMPTS: Final = 5  # below, the intervals of correlations have no meaning
 

@@ -81,7 +81,7 @@ def run_judge(run: BenchmarkRun, items: JudgeItems, *, words: JudgePrompt) -> Pa
     Writes `judgments.jsonl`, which `read_ratings` reads.
 
     Raises:
-        EngineError: the engine failed; the same run goes on where it was.
+        EngineError: the engine failed; running it again resumes there.
     """
     judgments, _ = judge_responses(
         items.responses,
@@ -117,10 +117,10 @@ def compare_on_own_responses(experiment: Experiment, references: Sequence[Path])
     Args:
         experiment: whose iterations.
         references: files of opinions; each iteration is compared with those that know any of its
-            responses. Several files are one reference, and must have one form.
+            responses. Several files form one reference, and must have the same format.
 
     Raises:
-        EvaluationFileError: the references know no response of any iteration.
+        EvaluationFileError: the references contain no response of any iteration.
     """
     rows = [row for path in references for row in read_rows(path)]
     reference = parse_ratings(", ".join(path.name for path in references), rows)
@@ -132,8 +132,8 @@ def compare_on_own_responses(experiment: Experiment, references: Sequence[Path])
         )
     if not cards:
         raise EvaluationFileError(
-            f"{reference.name}: knows no response of experiment {experiment.name}; let people or a "
-            "stronger model judge the responses of its iterations."
+            f"{reference.name}: contains no response of experiment {experiment.name}; have humans "
+            "or a stronger model judge the responses of its iterations."
         )
     return cards
 

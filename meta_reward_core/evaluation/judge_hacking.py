@@ -1,7 +1,7 @@
 """Detect responses that try to manipulate the judge, from the texts alone.
 
-Nothing here changes a metric. An issue says that the metrics beside it may not mean what they
-seem to, and how many answers a person should look at.
+Nothing here changes a metric. An issue warns that the metrics of the same scorecard may be
+misleading, and counts the answers that a user should check.
 
 Source: Zheng et al. 2024, "Cheating Automatic LLM Benchmarks: Null Models Achieve High Win
 Rates", arXiv 2410.07137.
@@ -114,8 +114,8 @@ def _find_constant_responses(answers: Sequence[ComparedResponse]) -> list[DataIs
         DataIssue(
             "constant_answers",
             f"{count:,} of {len(answers):,} answers are the same or open alike: {example!r}.",
-            "An answer that does not depend on the question is no answer. Whatever the judge "
-            "says of it, this is not a capable model.",
+            "A model whose answers do not depend on the question is not capable, whatever the "
+            "judge's verdict.",
             count,
         )
     ]

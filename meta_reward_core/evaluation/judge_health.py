@@ -1,10 +1,10 @@
-"""Whether a judge and a meta-judge are fit to work: shares with intervals, limits and causes.
+"""Check whether a judge and a meta-judge are usable: shares with intervals, limits and causes.
 
-The judge probe asks before the first full stage, the circuit breakers after each shard. Both stop
-only when the 95% interval of a share lies wholly beyond its limit, so that a few odd replies stop
-nothing. A limit of 0 (or 1 for a largest share) switches a check off.
+The judge probe checks before the first full stage, the circuit breakers after each shard. Both stop
+only when the 95% interval of a share is entirely beyond its limit, so that a few odd replies stop
+nothing. A limit of 0 (or 1 for a largest share) disables a check.
 
-Nothing here knows of engines or files.
+Nothing here depends on engines or files.
 """
 
 import re
@@ -29,7 +29,7 @@ _TURN_MARK: Final = re.compile(
     r"|^\s*(?:#+\s*)?(?:user|human|assistant|system)\s*:?\s*$",
     re.IGNORECASE | re.MULTILINE,
 )
-"""What begins another turn: control tokens that came out as text, or a role alone on a line."""
+"""Starts of another turn: control tokens generated as text, or a role alone on a line."""
 
 _MIN_ENDED: Final = 5
 """Fewer replies that ended by themselves do not say whether the format is known."""
@@ -103,9 +103,9 @@ class ReplyTally:
 
     Attributes:
         reasons: why replies could not be read, by reason.
-        cut_off: replies that the token limit ended.
-        went_on: those of them that state a score or a verdict and go on after it, or begin another
-            turn: what a missing end token looks like.
+        cut_off: replies ended by the token limit.
+        went_on: those of them that continue after a score or a verdict, or start another turn:
+            the symptom of a missing end token.
         ended: replies that ended by themselves.
         readable_ended: those of them that could be read.
         scores: how often each score was given.
@@ -249,7 +249,7 @@ def diagnose_replies(
 def explain_unreadable(
     tally: ReplyTally, *, role: Role, limits: HealthLimits, max_new_tokens: int
 ) -> Finding:
-    """Say why some replies of a role cannot be read, whatever their share is."""
+    """Explain why some replies of a role cannot be read, whatever their share is."""
     if tally.refused > (tally.replies - tally.readable) / 2:
         return _describe_refused(tally, role)
     if tally.ended - tally.readable_ended > (tally.replies - tally.readable) / 2:
@@ -309,7 +309,7 @@ def _knows_no_format(tally: ReplyTally, limits: HealthLimits) -> bool:
 
 
 def _goes_on(tally: ReplyTally) -> bool:
-    """Whether most replies that were cut off had ended what they should say: see `went_on`."""
+    """Whether most replies that were cut off were already complete: see `went_on`."""
     return tally.cut_off > 0 and Share(tally.went_on, tally.cut_off).low > 0.5
 
 
@@ -332,7 +332,7 @@ def _find_reply_cause(
         return Finding(
             role,
             "end_token",
-            f"{seen} {tally.went_on:,} of the {tally.cut_off:,} replies that were cut off go on "
+            f"{seen} {tally.went_on:,} of the {tally.cut_off:,} replies that were cut off continue "
             "after their score or verdict, or start another turn: the model does not stop.",
             _STOPPING_REMEDY,
         )

@@ -18,8 +18,8 @@ from meta_reward_core.storage.records import Battle, Dropped, Judgment, PairKind
 BIN_WIDTH: Final = 0.5
 
 HISTOGRAM_BINS: Final = tuple(k * BIN_WIDTH for k in range(int(MAX_SCORE / BIN_WIDTH) + 1))
-"""Where each bin begins: [0, .5), [.5, 1), ... [4.5, 5), and exactly 5 alone, because a judge
-that collapses piles up there."""
+"""Lower bound of each bin: [0, .5), [.5, 1), ... [4.5, 5), and exactly 5, because the scores of a
+judge that collapses concentrate there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ A logistic regression of the preference on the difference of lengths, read at di
 
 Source: Dubois et al. 2024, "Length-Controlled AlpacaEval", arXiv 2404.04475, section 3; the
 public tool `alpaca_eval` 0.6.6 (`metrics/glm_winrate.py`) for what the paper leaves open (lasso, no
-intercept beside the constant, 5 folds, standard deviation with ddof 1 over rated and unrated rows)
+intercept besides the constant, 5 folds, standard deviation with ddof 1 over rated and unrated rows)
 and scikit-learn's `LogisticRegressionCV`, which it calls, for the 10 strengths.
 Departs from both: no regularisation towards annotations of two gamed baselines, because they are
 not given; a standard error and an interval by bootstrap (the tool's `lc_standard_error` is the
 spread of the predictions over prompts, which is 0 without instruction difficulty); and no rate
-where the penalty or collinear columns decide it, where the tool prints 50 or the plain rate.
+if the penalty or collinear columns determine it, where the tool prints 50 or the plain rate.
 """
 
 from dataclasses import dataclass
@@ -89,8 +89,8 @@ class _Data:
     """Regression data: rated rows are fitted, all rows are predicted.
 
     Attributes:
-        features: the length's column, ones, and where it is known the difficulty; shape [n, k].
-        targets: shares in [0, 1], 0 where there is none; shape [n].
+        features: columns for length, ones and, if known, difficulty; shape [n, k].
+        targets: shares in [0, 1], 0 if missing; shape [n].
         rated: which rows have a preference; shape [n].
         held_out: which rows each fold holds out; shape [folds, n].
     """
@@ -120,7 +120,7 @@ def compute_length_controlled_rate(
     """Fit preference ~ tanh(d / std(d)) + 1 (+ difficulty) and evaluate it at d = 0.
 
     d = baseline_chars - model_chars, not centred; std with ddof 1, over all rows. Rows without a
-    preference are not fitted, and are read: the rate is the mean of the predictions over all
+    preference are predicted, but not fitted: the rate is the mean of the predictions over all
     prompts, in percent, as in the public tool. They widen the interval.
 
     Args:
@@ -128,9 +128,9 @@ def compute_length_controlled_rate(
             none, shape [n].
         baseline_chars: lengths of the baseline's answers in characters, shape [n].
         model_chars: lengths of the model's answers, shape [n].
-        difficulty: of the instructions, shape [n], where it is known.
-        rounds: of the bootstrap.
-        seed: of the bootstrap.
+        difficulty: of the instructions, shape [n], if known.
+        rounds: bootstrap rounds.
+        seed: random seed of the bootstrap.
     """
     rated = ~np.isnan(preferences)
     if rated.sum() < MIN_ROWS:

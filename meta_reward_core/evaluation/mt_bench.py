@@ -53,9 +53,9 @@ class TurnJudgment:
 
     Attributes:
         turn: 1 or 2.
-        score: in [1, 10], or None where the judge gave none that can be read.
-        judgment: the judge's text, where the file keeps it.
-        unread: why there is no score.
+        score: in [1, 10], or None if the judge gave no readable score.
+        judgment: the judge's text, if the file contains it.
+        `unread`: why there is no score.
     """
 
     question_id: str
@@ -155,14 +155,14 @@ def _read_score(row: NumberedRow, text: str | None) -> tuple[float | None, str |
     if value == _FAILED_SCORE:
         return None, "the score is -1"
     if not MIN_SCORE <= value <= MAX_SCORE:
-        return None, f"the score {value:g} lies outside 1 to 10"
+        return None, f"the score {value:g} is outside 1 to 10"
     return float(value), None
 
 
 def score_of_text(text: str) -> tuple[float | None, str | None]:
     """Parse the score from a judge's text, or None and the reason."""
     score = parse_rating(text)
-    return score, "no points from 1 to 10 in the text" if score is None else None
+    return score, "no score from 1 to 10 in the text" if score is None else None
 
 
 def write_turn_judgments(path: Path, judgments: Iterable[TurnJudgment]) -> None:
@@ -267,8 +267,8 @@ def score_mt_bench(
 
     Args:
         judgments: of one judge.
-        questions: by id; with them there is a metric per category, and questions that were not
-            judged are told.
+        questions: by id; if given, each category has a metric, and questions that were not judged
+            are reported.
         answers: turns by (model, question id), for gaming.
     """
     by_model = defaultdict(list)
@@ -345,9 +345,9 @@ def _find_issues(
         *make_issue_if_any(
             unread,
             "judgments_without_points",
-            f"Judgments without points from 1 to 10: {{rows}}{count_reasons(unread)}.",
-            "They are in no mean, and the intervals allow for any points. FastChat leaves out -1 "
-            "alone: its mean has points outside of 1 to 10 in it. Judge them again.",
+            f"Judgments without a score from 1 to 10: {{rows}}{count_reasons(unread)}.",
+            "Means exclude them, and the intervals allow for any score. FastChat excludes only -1: "
+            "its means include other scores outside 1 to 10. Judge them again.",
         ),
         *make_issue_if_any(
             expected - judged,

@@ -1,14 +1,14 @@
 """Pairwise preferences between two responses by any engine.
 
-Knows no files and no scores: pairs of outputs in, annotations out, in the order of the pairs. What
-is shown, what is asked of the engine and what is read are functions of their own, so that a shard
-of pairs is annotated like the whole.
+Uses neither files nor scores: pairs of outputs in, annotations out, in the order of the pairs.
+Separate functions make the prompt, call the engine and read the reply, so that a shard of pairs is
+annotated like the whole.
 
-Where the engine tells the log-probabilities of its tokens, a reply's preference is the mean over
-the verdicts that could have stood there, by their probabilities; else it is the verdict alone, and
-`samples` replies to each prompt, averaged, stand in for the weighting.
+If the engine returns the log-probabilities of its tokens, a reply's preference is the mean over the
+possible verdicts, weighted by their probabilities; otherwise it is that of the verdict alone, and
+the average of `samples` replies to each prompt replaces the weighting.
 
-Source: Dubois et al. 2024, arXiv 2404.04475 (one order, drawn at random; weighting by
+Source: Dubois et al. 2024, arXiv 2404.04475 (one order, chosen at random; weighting by
 log-probabilities, section 3); the wording of the prompt is ours.
 """
 
@@ -32,8 +32,8 @@ from meta_reward_core.method.parsing import parse_verdict
 from meta_reward_core.storage.records import Verdict
 
 PresentationOrders = Literal["one", "both"]
-"""`one`: each pair in one order, drawn with the seed, as AlpacaEval does. `both`: in both, so that
-a preference for a position cancels out."""
+"""`one`: each pair in one order, chosen at random with the seed, as in AlpacaEval. `both`: each
+pair in both orders, so that a preference for a position cancels out."""
 
 OutputPair = tuple[ModelOutput, ModelOutput]
 """(the baseline's output, the model's output) to one instruction"""
@@ -102,7 +102,7 @@ def build_conversation(pair: OutputPair, *, baseline_first: bool) -> Conversatio
 def parse_preference(reply: str, *, baseline_first: bool, is_cut_off: bool = False) -> float | None:
     """Parse the preference of the last verdict: 2 for the model, 1 for the baseline, 1.5 for a tie.
 
-    None where no line says so; see `parsing` for what counts.
+    None if no line contains one; see `parsing` for what counts.
     """
     verdict = parse_verdict(reply, is_cut_off=is_cut_off).verdict
     return None if verdict is None else _to_preference(verdict, baseline_first=baseline_first)

@@ -1,7 +1,7 @@
 """Whole evaluations: generate responses, judge them, write files, and score the files.
 
-Every file has its public form, so that another tool can take over at any point, and is read again
-before it is scored: what is printed is what the file says.
+Every file has its public format, so that another tool can take over at any point. Each file is read
+again before it is scored, so that the printed metrics are those of the file.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -45,7 +45,7 @@ from meta_reward_core.recipes.prompt_templates import PromptTemplate
 from meta_reward_core.storage.records import Readout
 
 OutputSource = NamedEngine | Path
-"""Who answers, or the file of what was answered."""
+"""The model that answers, or the file of its answers."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class BenchmarkRun:
 
     Attributes:
         out: an existing folder for the files.
-        judge: who judges.
-        answering: how answers are drawn.
-        judging: how judgments are.
-        samples: judgments of the same thing, averaged.
-        seed: of everything random.
-        make_progress: given the name of a step and its number of replies, returns what reports its
-            progress.
-        system_prompt: a system message before every prompt that is answered.
+        judge: the judge's engine and name.
+        answering: sampling parameters of answers.
+        judging: sampling parameters of judgments.
+        samples: judgments per item, averaged.
+        seed: random seed.
+        make_progress: called with the name of a step and its number of replies; returns the
+            reporter of its progress.
+        system_prompt: system message before every prompt that is answered.
     """
 
     out: Path
@@ -99,16 +99,16 @@ def run_alpaca(
     annotator as a row of `verdicts.jsonl`.
 
     Args:
-        run: what all evaluations share.
-        instructions: to be answered; None takes those of a file of outputs.
-        model: who is evaluated.
-        baseline: whom it is compared with.
-        orders: in which each pair is shown.
-        datasets: of instructions, where known; files of outputs say it, too.
+        run: settings common to all evaluations.
+        instructions: instructions to answer; None: those of a file of outputs.
+        model: the evaluated model.
+        baseline: the model it is compared with.
+        orders: presentation orders of each pair.
+        datasets: of instructions, if known; files of outputs also contain them.
 
     Raises:
-        EvaluationFileError: model and baseline answer other instructions, or nobody says which.
-        EngineError: an engine failed; the same run goes on where it was.
+        EvaluationFileError: model and baseline answer different instructions, or none are given.
+        EngineError: an engine failed; running it again resumes there.
     """
     asked = list(instructions) if instructions is not None else _read_instructions(baseline, model)
     sides = {"baseline": baseline, "model": model}
@@ -152,8 +152,7 @@ def _read_instructions(*sides: OutputSource) -> list[str]:
         if isinstance(side, Path):
             return [output.instruction for output in alpaca_eval_io.read_outputs(side)]
     raise EvaluationFileError(
-        "nobody says which instructions to answer: give them by --prompts, or give a file of "
-        "outputs."
+        "no instructions to answer: pass them with --prompts, or pass a file of outputs."
     )
 
 
@@ -217,8 +216,8 @@ def run_arena(
     version. A question without a category belongs to the version's default one.
 
     Raises:
-        EvaluationFileError: a file lacks something, or an answer is missing.
-        EngineError: an engine failed; the same run goes on where it was.
+        EvaluationFileError: a file is incomplete, or an answer is missing.
+        EngineError: an engine failed; running it again resumes there.
     """
     asked = arena_hard_io.read_questions(questions)
     base, _ = _get_arena_answers(run, "baseline", baseline, asked, version)
@@ -281,8 +280,8 @@ def run_mt_bench(run: BenchmarkRun, *, questions: Path, model: OutputSource) -> 
     Writes `model_answers.jsonl` and `judgments.jsonl`.
 
     Raises:
-        EvaluationFileError: a file lacks something, or an answer is missing.
-        EngineError: an engine failed; the same run goes on where it was.
+        EvaluationFileError: a file is incomplete, or an answer is missing.
+        EngineError: an engine failed; running it again resumes there.
     """
     asked = mt_bench.read_questions(questions)
     answers, name, notes = _get_mt_bench_answers(run, model, asked)
@@ -334,8 +333,8 @@ def run_reward_bench(run: BenchmarkRun, *, items: Path, words: JudgePrompt) -> S
     Writes `scores.jsonl`.
 
     Raises:
-        EvaluationFileError: an item lacks something.
-        EngineError: the engine failed; the same run goes on where it was.
+        EvaluationFileError: an item is incomplete.
+        EngineError: the engine failed; running it again resumes there.
     """
     version, asked = read_items(items)
     scored = score_items(

@@ -1,8 +1,8 @@
-"""Keep an iteration from drawing until the judge probe has passed, or is accepted.
+"""Block sampling for an iteration until the judge probe has passed or is accepted.
 
-The report is part of the iteration's files, so whoever runs the next shard finds it. It holds for
-the settings that it was made with: where those of actor, judge or meta-judge change, the next shard
-asks for another probe, in any iteration.
+The report is one of the iteration's files, so the worker that runs the next shard finds it. It is
+valid for the settings it was made with: if those of actor, judge or meta-judge change, the next
+shard requires another probe, in any iteration.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,10 +36,10 @@ class ProbeRecord:
     """A stored probe.
 
     Attributes:
-        key: hash of what it was made with.
+        key: hash of its inputs.
         settings: hash of the settings of the three roles; None in reports of earlier versions.
         report: as `ProbeReport.to_json` wrote it.
-        accepted: who continued in spite of its findings, and why; None if nobody did.
+        accepted: who accepted its findings, and why; None if no user did.
     """
 
     key: str
@@ -49,12 +49,12 @@ class ProbeRecord:
 
     @property
     def findings(self) -> list[dict[str, str]]:
-        """What speaks against going on."""
+        """Reasons not to continue."""
         return list(self.report.get("findings", []))
 
     @property
     def passed(self) -> bool:
-        """Whether the iteration may go on."""
+        """Whether the iteration may continue."""
         return not self.findings or self.accepted is not None
 
 
@@ -78,7 +78,7 @@ def read_probe(files: IterationFiles) -> ProbeRecord | None:
 
 
 def accept_probe(files: IterationFiles, *, by: str) -> bool:
-    """Let an iteration go on in spite of what its probe found, or will find.
+    """Let an iteration continue despite present or future findings of its probe.
 
     Args:
         by: who decided, for the record.
@@ -97,10 +97,10 @@ def accept_probe(files: IterationFiles, *, by: str) -> bool:
 def require_judge_probed(context: IterationContext, resources: StageResources) -> None:
     """Probe the judge before the first shard of all, and again after a change of its settings.
 
-    An experiment that began before there were probes is not probed.
+    An experiment created before probes were introduced is not probed.
 
     Raises:
-        NeedsAttentionError: the probe advises against going on, and nobody has accepted that.
+        NeedsAttentionError: the probe advises against continuing, and no user accepted that.
     """
     settings = context.recipe.probe
     if not settings.prompts:
@@ -133,13 +133,13 @@ def _is_due(context: IterationContext, found: ProbeRecord | None) -> bool:
 
 
 def describe_probe(found: ProbeRecord) -> str:
-    """Say what a probe found and what to do, in sentences."""
+    """Describe a probe's findings and their remedies in sentences."""
     return "\n".join(
         [
             f"The judge probe stopped the run after {found.report['prompts']} of "
             f"{found.report['wanted']} prompts ({found.report['seconds']:.0f} s):",
             *(f"- {one['sentence']} {one['remedy']}" for one in found.findings),
-            f"Change the settings and run again, or continue as it is with {ACCEPT_OPTION}.",
+            f"Change the settings and run again, or continue unchanged with {ACCEPT_OPTION}.",
         ]
     )
 

@@ -1,8 +1,8 @@
 """Agreement of two or more raters beyond chance, and rank correlations.
 
-Items are weighted, as a sample that was not drawn evenly must be. A `WeightedStatistic` computes
-one metric for many sets of weights at once, which is what a jackknife asks for; inside its arrays
-NaN says that there is no such metric, and outside of them None does.
+Items are weighted, as unequal sampling requires. A `WeightedStatistic` computes one metric for many
+sets of weights at once, as a jackknife requires; an undefined metric is NaN inside arrays, and None
+elsewhere.
 
 Which of these are a library's, and why not all: docs/decisions/0008-whose-statistics.md.
 
@@ -28,10 +28,10 @@ def compute_cohen_kappa(table: npt.ArrayLike) -> float | None:
     """Compute kappa of a square table: (observed - expected) / (1 - expected).
 
     Args:
-        table: shape [k, k]; row: what one says, column: what the other says.
+        table: shape [k, k]; row: answer of one rater, column: answer of the other.
 
     Returns:
-        None of an empty table, and where both always say the same one thing.
+        None for an empty table, and if both always give the same single answer.
     """
     [kappa] = _compute_kappas(np.asarray(table, dtype=np.float64)[None])
     return None if np.isnan(kappa) else float(kappa)

@@ -45,13 +45,13 @@ class Ratings:
     """Ratings of a judge or a reference. Either `scores` or `verdicts` is filled.
 
     Attributes:
-        name: the file's.
-        scores: of each response, one for each time that it was judged; higher is better.
-        verdicts: of each order shown, one for each time that it was asked.
-        missing: judgments without a score, or verdicts that could not be read.
-        has_scale: whether scores are points and not ranks.
-        reasons: of each judgment whose text is there, whether its total, or its verdict, agrees
-            with what its reasons say; None where they say nothing that can be read.
+        name: name of the file.
+        scores: of each response, one per judgment; higher is better.
+        verdicts: of each presentation order, one per judgment.
+        missing: judgments without a score, or unreadable verdicts.
+        has_scale: whether scores are on a scale and not ranks.
+        reasons: for each judgment with a text, whether its total, or its verdict, agrees with its
+            reasons; None if the reasons contain nothing readable.
     """
 
     name: str
@@ -182,8 +182,8 @@ def _to_verdict_row(shown: ShownPair, verdict: Verdict | None) -> dict[str, Any]
 def compute_pair_preferences(opinions: Ratings) -> dict[PairKey, PairPreference]:
     """Compute for each pair of responses which one is preferred: 1, -1, or 0 for a tie.
 
-    Of scores: by their means. Of verdicts: what all verdicts on the pair say, in whichever order
-    it was shown; where they differ, 0.
+    Scores: by their means. Verdicts: the common outcome of all verdicts on the pair, in either
+    order; 0 if they differ.
     """
     if opinions.verdicts:
         return _compute_verdict_preferences(opinions.verdicts)

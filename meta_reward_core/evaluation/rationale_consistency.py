@@ -1,9 +1,10 @@
-"""Whether the total score of a judgment equals the sum of the points in its reasons.
+"""Check whether the total score of a judgment equals the sum of the points in its reasons.
 
-For judgments by an additive rubric, whose reasons say "+1 for relevance" or "earns half a point".
-What names no points is not judged: absence is no disagreement. The patterns are English.
+For judgments by an additive rubric, whose reasons contain "+1 for relevance" or "earns half a
+point". Reasons without points are ignored: absence does not count as disagreement. The patterns are
+English.
 
-For verdicts on two answers: which of them the reasons call better.
+For verdicts on two answers: find which of them the reasons call better.
 """
 
 import re
@@ -58,8 +59,9 @@ class StatedPoints:
     """Total score of a judgment, and the sum of the points in its reasons.
 
     Attributes:
-        score: the total given; None where there is none.
-        named: the sum; None where the reasons name no points, or more than the scale has.
+        score: the total given; None if there is none.
+        named: sum of the points in the reasons; None if they contain none, or more than the scale
+            allows.
     """
 
     score: float | None

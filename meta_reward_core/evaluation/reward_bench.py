@@ -36,7 +36,7 @@ from meta_reward_core.evaluation.scorecard import DataIssue, Metric, Scorecard, 
 RewardBenchVersion = Literal["1", "2"]
 
 FEW_ITEMS: Final = 100
-"""With fewer items the interval is so wide that it is told. Our choice."""
+"""With fewer items, the interval is wide enough to be reported as an issue. Our choice."""
 
 _CODE = ("hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust")
 
@@ -76,7 +76,7 @@ SUBSETS_2: Final = ("Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties
 """Version 2's subsets. Source: Malik et al. 2025, section 3."""
 
 TIES_SUBSET: Final = "ties"
-"""Version 2's subset with a score of its own, whatever its capitals, as the tool compares it."""
+"""Version 2's subset with its own score; compared case-insensitively, as in the tool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +123,18 @@ def read_scored_items(
 ) -> ScoredFile:
     """Read items with scores of one judge.
 
-    Version 1 has `score_chosen` and `score_rejected` (or the tool's `scores_chosen`, or `results`
-    alone: 1, 0.5, 0); version 2 lists of `scores`, the `num_correct` correct answers first, or,
-    of the tool's generative judges, `results` alone. Every row is an item, ids repeated or not.
+    Version 1 has `score_chosen` and `score_rejected` (or the tool's `scores_chosen`, or only
+    `results`: 1, 0.5, 0); version 2 has lists of `scores`, the `num_correct` correct answers first,
+    or, for the tool's generative judges, only `results`. Every row is an item, even if ids repeat.
 
     Args:
         path: the items, or items with scores, as rows or as the tool's object of columns.
-        scores: rows of `id` and scores, where they stand apart; see `_join_scores`.
-        judge: who scored, where no column `model` says so.
+        scores: rows of `id` and scores, if in a separate file; see `_join_scores`.
+        judge: name of the judge, if there is no column `model`.
 
     Raises:
-        EvaluationFileError: an item has no scores or does not fit its scores, scores cannot be
-            told apart, or several models are in the file.
+        EvaluationFileError: an item has no scores or does not fit its scores, scores are
+            ambiguous, or several models are in the file.
     """
     rows = read_rows(path)
     if scores is not None:
@@ -151,7 +151,7 @@ def _judge_of(path: str | Path, rows: Sequence[NumberedRow]) -> str:
     """Return the only model in the rows.
 
     Raises:
-        EvaluationFileError: there are several; without keys their items would be mixed in silence.
+        EvaluationFileError: there are several; without keys their items would be silently mixed.
     """
     names = sorted({name for row in rows if (name := row.read_optional_text("model"))})
     if len(names) > 1:
@@ -249,7 +249,7 @@ def _number_of(row: NumberedRow, column: str, value: object) -> float | None:
 def _parse_best_of_n(row: NumberedRow) -> ScoredItem:
     result = row.read_number("results")
     if result is not None and not 0 <= result <= 1:
-        row.refuse(f"the result {result:g} lies outside [0, 1].")
+        row.refuse(f"the result {result:g} is outside [0, 1].")
     scores = _read_scores(row, result)
     correct = int(row.read_number("num_correct") or _read_count(row, "chosen") or 1)
     if not 1 <= correct < len(scores):
@@ -442,7 +442,7 @@ def make_ties_metric(items: Sequence[ScoredItem]) -> Metric:
     100 * (0.3 accuracy on tied + 0.3 accuracy on ref + 0.2 share of prompts with
     gap(tied) > spread(tied) + 0.2 share with min(gap(tied), gap(ref)) > spread(tied)
     + 0.01 mean tanh(min gap / spread - 1)), the last three over prompts with both items; a
-    quotient 0/0 counts 0. So it lies in [-1, 101]. Rows of the same kind and prompt are one item.
+    quotient 0/0 counts 0. So it is in [-1, 101]. Rows of the same kind and prompt are one item.
 
     Source: `process_single_model` of the tool. Its release 0.1.4 left prompts with spread 0 out of
     the last mean, which moves the score by less than 2 points, and had the later of two rows with
@@ -559,8 +559,8 @@ def _find_score_issues(items: Sequence[ScoredItem]) -> list[DataIssue]:
             [item for item in equal if item.result is None],
             "all_answers_scored_alike",
             "Items whose answers all have the same score: {rows}.",
-            "They count as chance (1/n). A judge that always gives the same points reaches "
-            "chance level and knows nothing.",
+            "They count as chance (1/n). A judge that always gives the same score reaches "
+            "chance level without telling good answers from bad ones.",
         ),
         *make_issue_if_any(
             [item for item in scored if item.result is not None],

@@ -1,8 +1,8 @@
-"""What scores are worth beside baselines: how much they vary, and what shuffled ones would get.
+"""Baselines for scores: how much they vary, and what shuffled scores would achieve.
 
-A constant score orders no pair: an accuracy that counts ties half gives it 50%, and it has no rank
-correlation. Shuffled scores keep how often each score is given and lose what it was given for. A
-metric within the range of its shuffled scores is not told from chance.
+A constant score does not order any pair: an accuracy that counts ties as half gives it 50%, and its
+rank correlation is undefined. Shuffled scores keep the frequency of each score, but not what it was
+given for. A metric within the range of its shuffled scores cannot be distinguished from chance.
 """
 
 import math
@@ -60,16 +60,16 @@ def _compute_entropy(counts: IntArray) -> float:
 def measure_shuffled_scores(
     name: str, scores: Sequence[float], measure: Callable[[FloatArray], FloatArray]
 ) -> Metric:
-    """Measure scores that are dealt out again at random.
+    """Measure randomly shuffled scores.
 
     Args:
-        name: of the metric.
-        scores: of each response.
-        measure: gives the metric of every row of an array [shuffles, responses]; NaN where there
-            is none.
+        name: name of the metric.
+        scores: score of each response.
+        measure: returns the metric of every row of an array [shuffles, responses]; NaN if
+            undefined.
 
     Returns:
-        The mean over many shuffles; the range that holds 95% of them stands as its interval.
+        The mean over many shuffles; its interval is the range that contains 95% of them.
     """
     rng = np.random.default_rng(_SEED)
     shuffled = np.tile(np.asarray(scores, dtype=np.float64), (_SHUFFLES_AT_ONCE, 1))

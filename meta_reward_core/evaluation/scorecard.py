@@ -37,10 +37,10 @@ class Metric:
     """A metric of a model on a benchmark.
 
     Attributes:
-        name: as its benchmark calls it.
-        value: in the benchmark's unit; None when it cannot be computed.
-        count: how many prompts, pairs or items it was computed from.
-        low: lower end of its interval, where it has one; 95% unless the name says another level.
+        name: the benchmark's name for it.
+        value: in the benchmark's unit; None if it cannot be computed.
+        count: number of prompts, pairs or items it was computed from.
+        low: lower end of its interval, if it has one; 95% unless the name gives another level.
         high: upper end.
         absent: why there is no value.
     """
@@ -55,13 +55,13 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class DataIssue:
-    """A data issue that a reader of the metrics must know.
+    """A data issue that readers of the metrics must know.
 
     Attributes:
         name: in snake_case, for programs.
-        sentence: what is the case.
-        advice: what it means and what to do.
-        rows: how many rows are concerned.
+        sentence: the issue.
+        advice: its meaning and what to do.
+        rows: number of affected rows.
     """
 
     name: str
@@ -76,12 +76,12 @@ class Scorecard:
 
     Attributes:
         benchmark: the scoring rule with its version.
-        model: who was evaluated.
-        baseline: whom it was compared with, if anybody.
-        judge: who preferred or scored.
+        model: the evaluated model.
+        baseline: the model it was compared with, if any.
+        judge: the judge that compared or scored.
         metrics: in reading order.
-        issues: what limits what the metrics mean; empty when nothing was found.
-        columns: the same numbers under the names of the public leaderboard.
+        issues: limits of the metrics' meaning; empty if none were found.
+        columns: the same numbers by the names of the public leaderboard.
     """
 
     benchmark: str

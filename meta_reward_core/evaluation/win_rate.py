@@ -24,17 +24,17 @@ from meta_reward_core.evaluation.length_controlled_win_rate import (
 from meta_reward_core.evaluation.scorecard import DataIssue, Metric, Scorecard, make_issue_if_any
 
 EXTREME_CHANGE: Final = 10.0
-"""Points by which length control may move a win rate before it is told.
+"""Percentage points by which length control may move a win rate before it is an issue.
 
-Source: `get_is_extreme_changes` in alpaca_eval's `metrics/glm_winrate.py`, which asks besides for a
-quarter of the rate; we tell more readily.
+Source: `get_is_extreme_changes` in alpaca_eval's `metrics/glm_winrate.py`, which also requires a
+quarter of the rate; we report more readily.
 """
 
 PENALTY_CHANGE: Final = 1.0
-"""Points by which the penalty may move a length-controlled rate before it is told. Our choice."""
+"""Points by which the penalty may move a length-controlled rate unreported. Our choice."""
 
 FEW_PROMPTS: Final = 100
-"""With fewer prompts the interval is so wide that it is told. Our choice."""
+"""With fewer prompts, the interval is wide enough to be reported as an issue. Our choice."""
 
 
 def score_annotations(
@@ -50,9 +50,9 @@ def score_annotations(
 
     Args:
         annotations: of one model and one annotator, each instruction once.
-        mode: what the leaderboard's column of this name shall say.
-        rounds: of the bootstrap of the length-controlled rate.
-        seed: of that bootstrap.
+        mode: value of the leaderboard's column of this name.
+        rounds: bootstrap rounds of the length-controlled rate.
+        seed: random seed of that bootstrap.
     """
     first = annotations[0]
     rated = [a for a in annotations if a.preference is not None]

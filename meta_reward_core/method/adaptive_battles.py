@@ -1,8 +1,9 @@
 """Find the judgments of a response that can still become its highest or lowest rated one.
 
-Battles run in rounds; after each, a judgment that is out of the running for both places
-fights only whoever is not. What a judgment will have in the end, wins less losses, is predicted
-from what it has: an interval that closes as its battles run out. Nothing here knows of models.
+Battles run in rounds; after each round, a judgment that can no longer become chosen or rejected
+battles only judgments that still can. The final balance of a judgment, wins minus losses, is
+predicted from its current balance: an interval that closes as its battles run out. Nothing here
+depends on models.
 
 Source: an option, off by default; the paper fights all battles.
 """
@@ -33,7 +34,7 @@ def split_into_rounds(orders: Sequence[OrderedPair]) -> list[list[OrderedPair]]:
     """Split ordered pairs into rounds in which all judgments battle about equally often.
 
     Round r holds, in both orders, the pairs r + 1 places apart on a circle, so that every
-    judgment meets two others in it. The judgments stand in the order in which they come.
+    judgment meets two others in it. The judgments keep the order in which they first appear.
     """
     names = list(dict.fromkeys(name for order in orders for name in order))
     place = {name: index for index, name in enumerate(names)}
@@ -87,7 +88,7 @@ def bound_net_wins(now: WinRecord, *, deviations: float) -> tuple[float, float]:
 
     With mean m and variance v of a battle, both from n battles, the sum of l more is m l with
     the variance v l + v l^2 / n: what chance adds, and what is not known of m. One imagined
-    draw keeps a judgment that has only won from being certain to go on so.
+    tie keeps a judgment that has only won from being predicted to win with certainty.
     """
     mean = now.net / (now.finished + 1)
     spread = math.sqrt((1 - mean**2) * (now.remaining + now.remaining**2 / max(now.finished, 1)))

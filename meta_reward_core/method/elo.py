@@ -27,7 +27,7 @@ would be about as long as its square."""
 
 _MAX_STEPS = 200
 _ROUGH_STEPS = 3  # half as dear in float32, and what it lacks the others make up for
-_STEPS_TOGETHER = 4  # then the few that need more go on with those of other groups
+_STEPS_TOGETHER = 4  # then the few that need more continue with those of other groups
 _MAX_UNDAMPED_CHANGE = 1.0  # a full step that changes no gap by more always gains
 _NEAR_TOLERANCE = 1e-5  # so near, steps shrink quadratically; one that does not is rounding alone
 _MAX_GROUP_SIZE = 1024  # problems whose arrays stay in a processor's cache
@@ -152,7 +152,7 @@ class _Problems:
     def build_system(self) -> Reals:
         """Build the equations of Newton's method, [n, n + 1, p].
 
-        The upper triangle of the negated Hessian of the objective, and its gradient beside it; the
+        The upper triangle of the negated Hessian of the objective, followed by its gradient; the
         lower triangle is left unset.
         """
         size, problems = self.ratings.shape

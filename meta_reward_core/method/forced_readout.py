@@ -1,12 +1,12 @@
 """Forced score and verdict lines: the line is started for the model, which picks an allowed value.
 
-The justification is drawn freely, up to its limit. A closing line that states a value already is
-cut off; then the line is begun for the model, and the engine tells how probable each allowed value
-is as a whole text. The probabilities are brought to the temperature of the role and renormalised
-over the allowed values; one value is drawn from them.
+The justification is sampled freely, up to its limit. A closing line that already states a value is
+cut off; then the start of the line is given to the model, and the engine returns the probability of
+each allowed value as a whole text. The role's temperature is applied to the probabilities, they are
+renormalised over the allowed values, and one value is sampled.
 
 Tokens that the model was given are marked: no loss may count them. An option, off by default: the
-paper draws scores and verdicts freely.
+paper samples scores and verdicts freely.
 """
 
 import math
@@ -43,7 +43,7 @@ class ForcedValue:
     """Result of a forced line.
 
     Attributes:
-        index: of the value that was drawn, in the line's values.
+        index: of the sampled value, in the line's values.
         probabilities: of the values, in their order; they add up to 1.
         text: the justification and the whole line.
         token_ids: of the text, with an end token if the justification ended by itself.

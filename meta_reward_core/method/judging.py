@@ -43,8 +43,8 @@ def build_judge_conversation(
 def format_instruction(conversation: Conversation) -> str:
     """Write a conversation into the instruction placeholder of the judge prompt.
 
-    A single message stands as it is, as everywhere in the loop. Of several each is told with who
-    said it: a follow-up such as "shorter, please" says nothing without what was said before.
+    A single message is kept unchanged, as everywhere in the loop. Several messages are written with
+    their roles: a follow-up such as "shorter, please" has no meaning without the earlier ones.
     """
     if len(conversation) == 1:
         return conversation[0]["content"]

@@ -83,7 +83,7 @@ def select_comparison_set(
         scores: of all responses of one prompt.
         judgments: response_id -> judgments.
         seed: decides between responses of equal variance.
-        max_judgments: at most so many battle, the first by sample.
+        max_judgments: maximum number of judgments that battle, the first by sample.
 
     Source: Wu et al. 2024, section 2.2.
     """

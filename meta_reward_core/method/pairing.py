@@ -155,7 +155,7 @@ def score_response(
     """
     if not all(math.isfinite(score) for score in scores):
         raise ArtifactError(
-            f"Response {response.response_id} has points that are no number; "
+            f"Response {response.response_id} has a score that is not a number; "
             "an unscored judgment must carry None."
         )
     enough = len(scores) >= max(1, min_valid_judgments) and response.finish_reason != "refused"
@@ -306,7 +306,7 @@ def select_actor_pair(
         length_unit: what "shortest" and "longest" count.
 
     Raises:
-        ValueError: rho lies outside [0, 1].
+        ValueError: rho is outside [0, 1].
     """
     grid = ScoreGrid.from_records(scores, length_unit=length_unit)
     made = select_actor_pairs(grid, rho=rho, max_chosen_chars=max_chosen_chars)
@@ -337,7 +337,7 @@ def select_actor_pairs(
     teaches silence; and borders are widened by `SCORE_TOLERANCE`.
 
     Raises:
-        ValueError: rho lies outside [0, 1].
+        ValueError: rho is outside [0, 1].
     """
     if not 0 <= rho <= 1:
         raise ValueError(f"rho must lie between 0 and 1, not {rho}.")
@@ -398,7 +398,7 @@ def select_most_varied_response(
     """Select the scored response with the largest score variance, whose judgments battle.
 
     Equal variances (within `SCORE_TOLERANCE`) are decided by `rng`, independently of the order
-    of `scores`; without a tie nothing is drawn from it.
+    of `scores`; without a tie `rng` is not used.
     """
     scored = [score for score in scores if score.variance is not None]
     if not scored:
@@ -460,8 +460,8 @@ def select_judge_pair(
 
     Ratings within `RATING_TOLERANCE` are equal and break by the smaller `sample`. A judgment that
     the token limit cut off is rated like any other and may be rejected, but is never chosen, as
-    with responses: where all of the highest rating were cut off there is no pair. Nobody knows of
-    judgments of before their `finish_reason` was written down; they count as finished.
+    with responses: where all of the highest rating were cut off there is no pair. Judgments that
+    were stored before `finish_reason` was recorded count as finished.
 
     Args:
         judgments: those that battled: valid, of one response, in any order.
@@ -520,7 +520,7 @@ def _pick_first_sample(judgments: Iterable[Judgment]) -> Judgment:
 
 
 def _compute_mean(values: Sequence[float]) -> float:
-    # The mean of equal points is those points, not their rounded sum divided again.
+    # The mean of equal scores is exactly that score, not their rounded sum divided by their number.
     if min(values) == max(values):
         return values[0]
     return math.fsum(values) / len(values)

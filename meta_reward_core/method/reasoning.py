@@ -1,7 +1,7 @@
 """Apply the reasoning policies of a recipe to responses and judgments.
 
-The tables hold every completion as it was drawn. Each step that judges, compares, pairs or
-measures one reads it through these functions.
+The tables store every completion exactly as sampled. Each step that judges, compares, pairs or
+measures a completion reads it through these functions.
 """
 
 from collections.abc import Iterable, Sequence

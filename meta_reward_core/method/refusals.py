@@ -1,4 +1,4 @@
-"""Which prompts an engine did not take, and why: they are named, and everything else goes on."""
+"""Prompts that an engine refused, and why: they are reported, and all other work continues."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence

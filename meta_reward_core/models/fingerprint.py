@@ -1,8 +1,9 @@
 """Hashes of the model files that generation, or training, depends on.
 
-A model folder holds more than a model: a README may be mended, and a generation config that cannot
-be saved must be, without making everything again that was drawn. So beside the hash of the whole
-folder there is one of what each use needs. Whatever is not known to be unneeded counts.
+A model folder holds more than a model: a README may be corrected, and a generation config that
+cannot be saved must be corrected, without invalidating everything that was sampled. So in addition
+to the hash of the whole folder, each use has a hash of what it needs. Content counts unless it is
+known to be unneeded.
 """
 
 import hashlib

@@ -2,8 +2,8 @@
 
 What a name means is asked once; from then on the commit is part of the folder's name,
 `<root>/<owner>/<name>@<commit>`, so that the same name never means two models. Files arrive in a
-hidden folder beside it, which becomes the model by a rename. Whatever arrived before a kill or a
-cut stays in the hidden folder, and the next attempt fetches the rest.
+hidden folder next to it, which is then renamed to become the model folder. Files that arrived
+before a kill or a lost connection stay in the hidden folder, and the next attempt fetches the rest.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ _BLOCK_BYTES: Final = 512  # the unit of `st_blocks`, whatever the disk's own is
 
 @dataclass(frozen=True, slots=True)
 class _RemoteModel:
-    """A model at a commit of the hub.
+    """A model at a commit of the Hugging Face Hub.
 
     Attributes:
         files: those of its top folder, by name; a model is read from nowhere else.
@@ -73,18 +73,18 @@ def fetch_model(name: HubName, root: Path, *, token: str | None, say: StatusCall
 
     Args:
         root: below which models lie.
-        token: of the hub; None for what its client finds.
-        say: told which commit is meant, and how far a long download is.
+        token: Hub token; None for the one that the Hub's client finds.
+        say: called with the commit that the name resolves to and the progress of a long download.
 
     Raises:
         ModelFolderError: there is none, it may not be read, or it may not be loaded.
-        HubError: the hub does not answer, or what it sent is damaged.
+        HubError: the Hub does not answer, or a file that it sent is damaged.
         StorageFullError: there is no room for it.
     """
     remote = _query_hub(name, root, token)
     folder = root / str(remote.name)
     if folder.is_dir():
-        say(f"{name} is {remote.name}, which lies here already")
+        say(f"{name} is {remote.name}, which is already on this machine")
         return folder
     _check_listing(remote)
     with _translate_errors(remote.name, root):
@@ -142,7 +142,7 @@ def _query_hub(name: HubName, root: Path, token: str | None) -> _RemoteModel:
     pinned = HubName(name.repository, found.sha)
     if not pinned.is_pinned:
         raise HubError(
-            f"{get_hub_address()} names no commit of {name}: is it a hub? Look at HF_ENDPOINT"
+            f"{get_hub_address()} did not return a commit of {name}: is it a Hub? Check HF_ENDPOINT"
         )
     listed = {file.rfilename: file for file in found.siblings or []}
     top = {file: entry for file, entry in listed.items() if "/" not in file and file[0] != "."}
@@ -159,7 +159,7 @@ def _check_listing(remote: _RemoteModel) -> None:
     if WEIGHTS_FILE not in files and WEIGHTS_INDEX not in files:
         raise ModelFolderError(_explain_no_weights(name, files))
     if "config.json" not in files:
-        raise ModelFolderError(f"{name} has no config.json: it is no model for transformers")
+        raise ModelFolderError(f"{name} has no config.json: transformers cannot load it")
 
 
 def _explain_no_weights(name: HubName, files: Mapping[str, "RepoSibling"]) -> str:
@@ -177,7 +177,7 @@ def _explain_no_weights(name: HubName, files: Mapping[str, "RepoSibling"]) -> st
 def _download_model(partial: Path, remote: _RemoteModel, say: StatusCallback) -> None:
     """Download the small files, check that the model is allowed, then download the weights."""
     partial.mkdir(exist_ok=True)
-    for left in partial.rglob("*.incomplete"):  # a killed attempt's, which the client cannot go on
+    for left in partial.rglob("*.incomplete"):  # of a killed attempt; the client cannot resume it
         left.unlink()
     words = [file for file in remote.files if _is_text_file(file)]
     _download_files(remote, words, partial)
@@ -190,7 +190,7 @@ def _download_model(partial: Path, remote: _RemoteModel, say: StatusCallback) ->
         lambda: told.tell(_count_bytes_in(partial)),
     )
     _check_bytes(remote, [*words, *weights], partial)
-    shutil.rmtree(partial / ".cache", ignore_errors=True)  # notes of the hub's client
+    shutil.rmtree(partial / ".cache", ignore_errors=True)  # notes of the Hub's client
     check_model_folder(partial, allowed_roots=[partial])
 
 
@@ -243,9 +243,9 @@ def _check_bytes(remote: _RemoteModel, files: Sequence[str], partial: Path) -> N
         if not is_right:
             here.unlink()
             raise HubError(
-                f"{file} of {remote.name} differs from what {get_hub_address()} promises: run the "
+                f"{file} of {remote.name} differs from the copy of {get_hub_address()}: run the "
                 f"same "
-                "command again, and it is fetched anew"
+                "command again to download the file again"
             )
 
 
@@ -278,8 +278,8 @@ def _count_bytes_in(folder: Path) -> int:
 def _run_with_progress(work: Callable[[], None], tell: Callable[[], None]) -> None:
     """Run a long task in a thread, and report its progress from this one.
 
-    What is told may go through the caller's connection to a database, which is no other thread's.
-    The work's thread keeps no process alive that somebody stops.
+    Progress is reported from the caller's thread, because reporting may use a database connection
+    that belongs to that thread. The work runs in a daemon thread, so a stopped process can exit.
     """
     failures: list[Exception] = []
 
@@ -338,4 +338,4 @@ def _translate_errors(name: HubName, root: Path) -> Iterator[None]:
 def _format_local_commits(name: HubName, root: Path) -> str:
     """Format the local commits of a model, for use while the Hub is unreachable."""
     kept = list_local_commits(name, root)
-    return f". Without the hub there are: {', '.join(kept)}" if kept else ""
+    return f". Available offline: {', '.join(kept)}" if kept else ""

@@ -33,7 +33,7 @@ class HubName:
 
     Attributes:
         repository: owner/name.
-        revision: a branch, a tag or a commit; None for the hub's main branch.
+        revision: a branch, a tag or a commit; None for the main branch.
     """
 
     repository: str
@@ -70,10 +70,10 @@ def get_hub_address() -> str:
 
 
 def make_hub_client(token: str | None) -> "HfApi":
-    """Make the hub's client.
+    """Make a client for the Hugging Face Hub.
 
     Args:
-        token: None for what the client finds itself: HF_TOKEN, or who has signed in.
+        token: None for the one that the client finds itself: HF_TOKEN, or a stored login.
     """
     from huggingface_hub import HfApi
 
@@ -124,7 +124,7 @@ def explain_error(error: Exception, name: HubName) -> str:
 
     found, address = _find_root_cause(error), get_hub_address()
     if isinstance(found, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, so the hub is not asked: unset it, or use what lies here"
+        return "HF_HUB_OFFLINE is set, so the Hub is not queried: unset it, or use a local model"
     if isinstance(found, HfHubHTTPError):
         return _explain_http_error(found, name, address)
     if isinstance(found, httpx2.HTTPError):
@@ -152,7 +152,7 @@ def _explain_http_error(error: Exception, name: HubName, address: str) -> str:
     if isinstance(error, RepositoryNotFoundError):
         return (
             f"{address} has no model {name.repository}, or hides it: check the spelling, or set "
-            "HF_TOKEN to a token of somebody who may see it"
+            "HF_TOKEN to a token with read access to it"
         )
     if isinstance(error, RevisionNotFoundError):
         return (

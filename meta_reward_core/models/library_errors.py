@@ -1,7 +1,7 @@
 """Exceptions of model libraries as one sentence with file and remedy.
 
 The one place where exceptions of torch, transformers, tokenizers, safetensors and jinja2 become
-messages for users. Classes are told by name, so that nothing is imported here.
+messages for users. Classes are recognised by name, so this module imports none of these libraries.
 """
 
 import contextlib
@@ -86,7 +86,7 @@ _FAULTS: Final = (
     ),
     _Fault(
         ("IndexError",), r"index out of range in self", "config.json",
-        "a token or a position lies outside the model's tables",
+        "a token or a position is outside the model's tables",
         "use the model's own tokenizer, and set training.max_length to the model's positions",
     ),
     _Fault(
@@ -133,7 +133,7 @@ def translate_library_errors(
         folder: of the model that is worked with.
 
     Raises:
-        MetaRewardError: of that kind; what is not known passes as it is.
+        MetaRewardError: of that kind; unknown exceptions pass through unchanged.
     """
     try:
         yield

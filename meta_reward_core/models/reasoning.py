@@ -8,9 +8,9 @@ import re
 from typing import Final, Literal
 
 ReasoningPolicy = Literal["keep", "strip", "forbid"]
-"""`keep`: a completion counts as it was drawn. `strip`: only what follows its reasoning is judged,
-compared, measured and trained on. `forbid`: the chat template is asked for no reasoning, and a
-block that is written all the same is treated as under `strip`."""
+"""`keep`: a completion counts as sampled, reasoning included. `strip`: only the text after the
+reasoning is judged, compared, measured and trained on. `forbid`: the chat template is asked to turn
+reasoning off, and a block that is written all the same is treated as under `strip`."""
 
 REASONING_POLICIES: Final[tuple[ReasoningPolicy, ...]] = ("keep", "strip", "forbid")
 

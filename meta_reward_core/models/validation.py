@@ -48,7 +48,7 @@ INHERITED_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-"""What a checkpoint takes from the base model as it is: training changes weights alone."""
+"""Files that a checkpoint copies unchanged from the base model: training changes only weights."""
 
 
 def hash_model_folder(path: Path) -> str:
@@ -78,7 +78,7 @@ def check_model_folder(path: Path, *, allowed_roots: Sequence[Path]) -> Path:
     Raises:
         ModelFolderError: absent, no folder, outside the roots, incomplete, or it holds code.
     """
-    # First where it lies: whoever names a path learns nothing of what is outside the roots.
+    # Check the location first, so that a request reveals nothing about files outside the roots.
     folder, roots = _follow_links(path), [_follow_links(root) for root in allowed_roots]
     _check_inside(folder, roots, named=path)
     if not folder.exists():
@@ -109,7 +109,7 @@ def check_non_weight_files(folder: Path) -> None:
     """Check all files of a model folder except the weights.
 
     Raises:
-        ModelFolderError: it asks for code, is no whole model, or has no chat template.
+        ModelFolderError: it requires code, is incomplete, or does not have a chat template.
     """
     _check_config(folder)
     _check_chat_template(folder)
@@ -119,14 +119,14 @@ def read_weights_index(folder: Path) -> set[str]:
     """Return the files in the index of a model's weights; empty without an index.
 
     Raises:
-        ModelFolderError: it is no such index, or names files elsewhere.
+        ModelFolderError: it is not a weights index, or it names files outside the folder.
     """
     weights = _read_json(folder / WEIGHTS_INDEX).get("weight_map", {})
     names: list[Any] = list(weights.values()) if isinstance(weights, dict) else [None]
     if not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise ModelFolderError.from_parts(
             folder / WEIGHTS_INDEX,
-            "should name files beside it as its weights (weight_map)",
+            "should name files in its own folder as weights (weight_map)",
             "download it again",
         )
     return set(names)
@@ -165,7 +165,7 @@ def _check_inside(
     if not is_part:
         raise ModelFolderError.from_parts(
             named,
-            f"lies outside the allowed model folders ({allowed})",
+            f"is outside the allowed model folders ({allowed})",
             "move it below one of them, or name that folder in META_REWARD_MODEL_ROOT",
         )
     raise ModelFolderError.from_parts(

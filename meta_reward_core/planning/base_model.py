@@ -1,8 +1,8 @@
-"""Resolve what a recipe names as its base model (M0): the one place that does it.
+"""Find, check or create the base model (M0) that a recipe names. No other module does this.
 
-`model` names a model of the recipe's task, a folder below the root of models, or a model of the
-hub. Without it the task's default is meant. Finding needs no network and writes nothing; checking
-adds what is wrong with it; resolving makes or fetches what is missing.
+`model` names a model of the recipe's task, a folder below the models root, or a model on the Hub.
+If it is not set, the task's default is used. Finding needs no network and writes nothing; checking
+also reports what is wrong with the model; resolving makes or fetches a missing model.
 """
 
 import os
@@ -25,12 +25,12 @@ from meta_reward_core.tasks.registry import find_task
 def resolve_base_model(
     recipe: Recipe, roots: StorageRoots, *, say: Callable[[str], None]
 ) -> ModelRef:
-    """Return M0, making or fetching it first if need be.
+    """Return M0, making or fetching it first if necessary.
 
     Raises:
         TaskError: the recipe's task is not installed here.
         ModelFolderError: the model is absent, unsafe, or outside the allowed root.
-        HubError: it is to be fetched, and the hub does not answer.
+        HubError: the model must be fetched, and the Hub does not respond.
         TrainingError: the task could not make it.
     """
     folder = _select_source(recipe).ensure(roots, say=say)
@@ -38,14 +38,15 @@ def resolve_base_model(
 
 
 def check_base_model(recipe: Recipe, roots: StorageRoots) -> tuple[Path | None, str | None]:
-    """Check M0 as far as that takes no network and writes nothing.
+    """Check M0 as far as possible without the network and without writing anything.
 
     Returns:
-        Its folder if it is here; else what is found out only when the experiment begins, in words.
+        The folder if the model is local; else a message about what can only be checked when the
+        experiment starts.
 
     Raises:
-        InputError: it is not here and cannot be fetched, or may not be loaded.
-        TrainingError: the task made it before, and it cannot serve.
+        InputError: the model is not local and cannot be fetched, or may not be loaded.
+        TrainingError: the task made it before, but it is not usable.
     """
     source = _select_source(recipe)
     folder = source.find(roots.models)
@@ -103,7 +104,7 @@ def _select_source(recipe: Recipe) -> _Source:
         return _TaskModel(models, recipe.model)
     if recipe.model is None:
         raise InputError(
-            f"recipe {recipe.name!r} names no model: give one with --model FOLDER or a "
+            f"recipe {recipe.name!r} does not name a model: use --model with a folder or a "
             "Hugging Face id"
         )
     return _NamedModel(recipe.model)
@@ -134,15 +135,15 @@ class _TaskModel:
         return self.source.ensure(self.name, roots.models, scratch=roots.scratch, say=say)
 
     def explain_absence(self, roots: StorageRoots) -> str:  # noqa: ARG002
-        return "the seed model is not here yet: it is trained when the experiment begins"
+        return "the seed model does not exist yet: it will be trained when the experiment starts"
 
 
 @dataclass(frozen=True, slots=True)
 class _NamedModel:
-    """A folder below the root of models, named from there or as a path; else a model of the hub.
+    """A folder below the models root, by relative or full path; else a model on the Hub.
 
-    Nothing outside the root is looked at: an answer that depends on what lies there would tell
-    whoever may write a recipe which files this machine has.
+    Paths outside the root are never inspected: a result that depends on them would reveal to any
+    user who can write a recipe which files this machine has.
     """
 
     name: str
@@ -165,10 +166,10 @@ class _NamedModel:
     def explain_absence(self, roots: StorageRoots) -> str:
         name = self._require_hub_name(roots)
         kept = list_local_commits(name, roots.models)
-        here = f", and whether it is one of those here ({', '.join(kept)})" if kept else ""
+        here = f", and whether it is one of the local versions ({', '.join(kept)})" if kept else ""
         return (
-            f"the model {name} has not been fetched yet: whether the hub has it{here}, and whether "
-            "it may be loaded, is found when the experiment begins"
+            f"the model {name} has not been fetched yet: whether the Hub has it{here}, and whether "
+            "it may be loaded, is checked when the experiment starts"
         )
 
     def _require_hub_name(self, roots: StorageRoots) -> HubName:
@@ -183,7 +184,7 @@ class _NamedModel:
 
 
 def _is_below(path: Path, root: Path) -> bool:
-    """Whether a path names, or leads to, something in a folder."""
+    """Return whether a path is, or resolves to, something in a folder."""
     return any(
         Path(absolute(path)).is_relative_to(absolute(root))
         for absolute in (os.path.abspath, os.path.realpath)

@@ -42,12 +42,12 @@ def check_new_experiment(
     engine_here: bool,
     say: Callable[[str], None],
 ) -> CheckReport | None:
-    """Check M0 for a new experiment, and tell what the user should know.
+    """Check M0 for a new experiment and report what the user should know.
 
-    The `scripted` engine reads no model, so nothing is checked for it.
+    The `scripted` engine does not read a model, so nothing is checked for it.
 
     Args:
-        prompts: texts of the pool.
+        prompts: texts of the prompt pool.
         has_own_prompts: whether they are the user's, and not those of the recipe's task.
         engine_here: whether this process will load the model anyway.
 
@@ -86,16 +86,16 @@ def check_changed_settings(
     say: Callable[[str], None],
     timeout: float = 600.0,
 ) -> CheckReport | None:
-    """Check M0 again for an experiment whose settings are to change, if the check reads them.
+    """Check M0 again before a change of an experiment's settings, if the check reads them.
 
     Args:
-        recipe: all values as they shall be.
+        recipe: all values after the change.
         engine_here: whether this process will load the model anyway.
-        say: told what the user should know, apart from what the experiment began with.
-        timeout: of a check in another process, in seconds.
+        say: receives messages for the user, except those already shown at creation.
+        timeout: limit for a check in another process, in seconds.
 
     Returns:
-        The report, to be kept once the settings are changed; None if nothing was checked.
+        The report, to be stored once the settings are changed; None if nothing was checked.
 
     Raises:
         ModelFolderError: one sentence for each problem.
@@ -113,7 +113,7 @@ def check_changed_settings(
     request = ModelCheckRequest(
         name=folder.name,
         folder=folder,
-        allowed_roots=(Path(folder.anchor or "/"),),  # whoever created it has seen to its links
+        allowed_roots=(Path(folder.anchor or "/"),),  # links were checked at creation
         recipe=recipe,
         templates=experiment.templates,
         prompts=tuple(experiment.get_files(0).read("prompts")["text"].to_pylist()),
@@ -134,7 +134,7 @@ def check_changed_settings(
 
 
 def keep_changed_check(experiment: Experiment, recipe: Recipe, report: CheckReport | None) -> None:
-    """Keep the report of `check_changed_settings` once the settings are changed."""
+    """Store the report of `check_changed_settings` once the settings are changed."""
     if report is not None:
         key = hash_checked_settings(recipe)
         write_changed_report(experiment.store, experiment.paths.layout, report, key=key)
@@ -148,7 +148,7 @@ def build_check_request(
     templates: PromptTemplates,
     prompts: Sequence[str],
 ) -> ModelCheckRequest:
-    """Ask for the check of a folder below the models' root, or of the model that is shipped."""
+    """Build the check request for a folder below the models root, or for the built-in model."""
     root = roots.models.resolve()
     resolved = folder.resolve()
     is_below = resolved.is_relative_to(root) and resolved != root
@@ -163,7 +163,7 @@ def build_check_request(
 
 
 def is_verified_toy_model(recipe: Recipe, model: ModelRef) -> bool:
-    """Whether the shipped model is used for the task and the lengths that it is tested with."""
+    """Return whether the built-in model is used for the task and lengths it is tested with."""
     if model.sha256 != _hash_shipped_model():
         return False
     tested = load_recipe(_TOY_RECIPE)
@@ -187,12 +187,12 @@ def build_named_check(
     prompts: Path | None,
     say: Callable[[str], None],
 ) -> ModelCheckRequest:
-    """Find what is to be checked; a model of the Hub that is not here is fetched.
+    """Find the model and prompts to check; fetch the model from the Hub if it is not local.
 
     Args:
-        name: a folder's path, its path below the models' root, or an id of the Hub.
+        name: path of a folder, its path below the models root, or a Hub id.
         prompts: a file; None for those of the recipe's task, if it has one with prompts.
-        say: told what takes long, and what was left out of the prompts.
+        say: receives messages about slow steps and about prompts that were left out.
 
     Raises:
         InputError: there is no such model, or the prompts or templates cannot be used.

@@ -1,9 +1,9 @@
-"""What an iteration will cost, before it is paid: calls, tokens, time and disk of each stage.
+"""Estimate the cost of an iteration before it runs: calls, tokens, time and disk of each stage.
 
-Calls are exact, or upper bounds where they depend on what is generated. Tokens assume replies of
-`REPLY_SHARE` of their limit; time divides them by an assumed rate. Where shards of the stage have
-been finished, lengths and time come from a line through them: seconds of a shard, and of a token.
-The time of training is known only once a training has been measured.
+Calls are exact, or upper bounds where they depend on generated text. Tokens assume replies of
+`REPLY_SHARE` of their limit; time divides them by an assumed rate. Once shards of the stage are
+finished, lengths and time come from a linear fit: seconds per shard and per token. The training
+time is known only once a training has been measured.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,11 +29,11 @@ class StagePlan:
     """The expected cost of one stage.
 
     Attributes:
-        calls: completions that the engine will draw; for `train`, optimizer steps.
+        calls: completions that the engine will generate; for `train`, optimizer steps.
         at_most: whether `calls` is an upper bound.
         tokens: tokens generated, estimated.
-        seconds: estimated; absent where nothing allows an estimate.
-        bytes: disk taken, estimated.
+        seconds: estimated; absent if no estimate is possible.
+        bytes: disk usage, estimated.
         basis: where rate and lengths come from.
     """
 
@@ -48,7 +48,7 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True)
 class StageRate:
-    """What finished shards of a stage have shown: tokens of a reply, and tokens a second."""
+    """Measurements on finished shards of a stage: tokens per reply, and tokens per second."""
 
     tokens_per_call: float
     tokens_per_second: float
@@ -57,12 +57,12 @@ class StageRate:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredThroughput:
-    """What has been measured, for a plan.
+    """Measurements for a plan.
 
     Attributes:
-        measured_in: the experiment that showed it; empty where nothing has been measured.
-        rates: stage that generates -> what its shards have shown.
-        seconds_per_row: of a training, for each row in each epoch.
+        measured_in: the measured experiment; empty if nothing has been measured.
+        rates: generating stage -> measurements on its shards.
+        seconds_per_row: training time for each row in each epoch.
     """
 
     measured_in: str = ""
@@ -82,8 +82,8 @@ class ShardCost:
 def fit_rate(shards: Sequence[ShardCost]) -> StageRate | None:
     """Fit seconds = a + b * tokens by least squares, with a and b not below zero.
 
-    Shards of about one size say nothing of `a`: unless their tokens vary by `_MIN_SPREAD` of
-    their mean (standard deviation), and where the line would be no sensible one, a is 0.
+    Shards of similar size do not determine `a`: a is 0 unless the standard deviation of their
+    tokens is at least `_MIN_SPREAD` of the mean, and if the fit is not plausible.
     """
     calls, tokens = sum(one.calls for one in shards), sum(one.tokens for one in shards)
     seconds = sum(one.seconds for one in shards)
@@ -179,7 +179,7 @@ def _plan_stage(
 def estimate_disk_needed(stages: list[StagePlan], *, model_bytes: int) -> int:
     """Estimate the disk that an iteration needs, in bytes.
 
-    The model is there twice while it trains (scratch and checkpoint) and once for each epoch's
+    The model is stored twice during training (scratch and checkpoint) and once for each epoch's
     optimizer state, of which two are kept at a time.
     """
     return round(_DISK_SAFETY_FACTOR * sum(stage.bytes for stage in stages)) + 8 * model_bytes
@@ -188,7 +188,7 @@ def estimate_disk_needed(stages: list[StagePlan], *, model_bytes: int) -> int:
 def estimate_disk_for_iterations(plans: Sequence[Sequence[StagePlan]], *, model_bytes: int) -> int:
     """Estimate the disk that several iterations need in a row, in bytes.
 
-    What an iteration leaves behind is its files and its checkpoint; the last one also trains.
+    Each iteration leaves its files and its checkpoint; the last one also needs training space.
     """
     if not plans:
         return 0

@@ -41,7 +41,7 @@ def make_stage_resources(
 
 
 def _make_caching_loader(completion_cache: Path) -> EngineLoader:
-    """Engines that look first whether the same weights were asked the same here before."""
+    """Wrap an engine loader with a cache of completions of the same weights and requests."""
     store = ArtifactStore(str(completion_cache))
 
     def load(model: ModelRef, recipe: EngineRecipe) -> Engine:

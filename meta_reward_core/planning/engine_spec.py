@@ -1,11 +1,11 @@
-"""Who answers and who judges in an evaluation: a name on the command line becomes an engine.
+"""Load the engine that a command-line name selects as the actor or judge of an evaluation.
 
     my-model, org/name      a model folder, or a Hugging Face id, as for run_iteration
     experiment:NAME/M2      the model that iteration 2 of an experiment made
     endpoint:NAME           a server of META_REWARD_ENDPOINTS
-    scripted                replies of the right form that mean nothing, for trying the plumbing
+    scripted                well-formed but meaningless replies, for testing the pipeline
 
-What an engine draws is kept in a folder (`kept_engine`), so that a run which was stopped goes on.
+Completions are stored in a folder (`kept_engine`), so that a stopped run can resume.
 """
 
 import json
@@ -42,19 +42,19 @@ def open_engine(
     shard_conversations: int = 64,
     say: Callable[[str], None],
 ) -> NamedEngine:
-    """Find who a name means; no model is loaded yet.
+    """Find the engine that a name means; no model is loaded yet.
 
     Args:
         spec: see the module.
-        roots: where models and experiments lie.
-        kept: where what is drawn is kept.
-        name: under which it goes, instead of one made of `spec`.
-        changes: of the engine's settings, such as `dtype=bfloat16`.
-        shard_conversations: the most that a stop can lose.
-        say: told what takes long.
+        roots: folders of models and experiments.
+        kept: folder for completions.
+        name: display name, instead of one derived from `spec`.
+        changes: changes of the engine's settings, such as `dtype=bfloat16`.
+        shard_conversations: the most conversations that a stop can lose.
+        say: receives messages about slow steps.
 
     Raises:
-        InputError: there is nobody of this name, or a setting is wrong.
+        InputError: nothing has this name, or a setting is wrong.
     """
     if spec == SCRIPTED:
         changes = ("kind=scripted", *changes)
@@ -86,7 +86,7 @@ def _make_loader(
     roots: StorageRoots,
     say: Callable[[str], None],
 ) -> tuple[Callable[[], Engine], dict[str, Any]]:
-    """What makes the engine, and what tells its completions from another's."""
+    """Return the engine's factory, and the identity that its stored completions depend on."""
     settings = canonicalize_section(recipe, "engine.")
     if spec == SCRIPTED:
         nobody = ModelRef(SCRIPTED, roots.models, "")
@@ -116,7 +116,7 @@ def _find_spec_experiment(spec: str, roots: StorageRoots) -> Experiment | None:
         return None
     name = spec.removeprefix(EXPERIMENT_PREFIX).rpartition("/")[0]
     if not name:
-        raise InputError(f"{spec} names no model of an experiment: write experiment:NAME/M2")
+        raise InputError(f"{spec} does not name an experiment: write experiment:NAME/M2")
     return require_experiment(name, roots)
 
 
@@ -136,7 +136,7 @@ def require_experiment(name: str, roots: StorageRoots) -> Experiment:
 def _parse_model_number(spec: str) -> int:
     model = spec.rpartition("/")[2]
     if not (model[:1] == "M" and model[1:].isdecimal()):
-        raise InputError(f"{spec}: name the model after the experiment, such as /M0 or /M2")
+        raise InputError(f"{spec}: append a model to the experiment, such as /M0 or /M2")
     return int(model[1:])
 
 

@@ -1,6 +1,6 @@
-"""What a person asks for when an experiment begins, and what can be said of it without a model.
+"""A user's request for a new experiment, and the checks on it that need no model.
 
-Imports no engine and no training, so that the site can check a request before it runs.
+Imports no engine or training code, so that the site can check a request before it runs.
 """
 
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ SKIP_BAD_ROWS: Final = "--skip-bad-rows"
 
 @dataclass(frozen=True, slots=True)
 class ExperimentRequest:
-    """What a person asked for; None means: as the recipe, or the experiment, says.
+    """A user's request; None means the value of the recipe or the experiment.
 
     Attributes:
-        recipe: a shipped name, a file's path, or a recipe that has been read already.
+        recipe: a built-in name, a file's path, or a recipe that has been read already.
         skip_bad_rows: leave out rows of the prompt file that cannot be used, instead of refusing
             the file.
-        apply_changes: of an experiment that exists, what changed values do to what it has made.
+        apply_changes: what happens to results of an existing experiment after a change of values.
         accept_probe: continue although the judge probe advises against it.
         uuid: of the experiment if it is created; None for a new one.
     """
@@ -59,7 +59,7 @@ class ExperimentRequest:
 
 
 def load_requested_recipe(request: ExperimentRequest) -> Recipe:
-    """Read the recipe that is asked for, with its changes.
+    """Read the requested recipe, with its changes.
 
     Raises:
         RecipeError: it is missing or wrong.
@@ -71,21 +71,21 @@ def load_requested_recipe(request: ExperimentRequest) -> Recipe:
 
 
 def check_name(name: str) -> None:
-    """Refuse what cannot name a folder and a row.
+    """Refuse an invalid experiment name.
 
     Raises:
-        InputError: saying what can.
+        InputError: the name is invalid; the message lists the rules.
     """
     allowed = name.replace("-", "").replace("_", "").replace(".", "")
     if not allowed.isalnum() or not name[0].isalnum() or len(name) > 64 or not name.isascii():
         raise InputError(
             f"{name!r} cannot name an experiment: use up to 64 letters, digits, '-', '_' and '.', "
-            "beginning with a letter or digit"
+            "starting with a letter or digit"
         )
 
 
 def compute_task_pool_size(recipe: Recipe) -> int:
-    """How many prompts of its task a recipe's experiment begins with.
+    """Compute how many prompts of its task an experiment of this recipe starts with.
 
     Raises:
         InputError: the recipe's task is not installed here, has no prompts, or has too few.
@@ -102,15 +102,15 @@ def compute_task_pool_size(recipe: Recipe) -> int:
 
 
 def get_task_prompts(recipe: Recipe) -> PromptSource:
-    """The prompts of a recipe's task.
+    """Return the prompts of a recipe's task.
 
     Raises:
-        InputError: the recipe names no task, or one that is not installed here or has no prompts.
+        InputError: the recipe has no task, or its task is not installed here or has no prompts.
     """
     task = find_task(recipe.task)
     if task is not None and task.prompts is not None:
         return task.prompts
-    missing = "names no task" if task is None else f"names {task.title}, which has no prompts"
+    missing = "has no task" if task is None else f"has task {task.title}, which has no prompts"
     raise InputError(
         f"recipe {recipe.name!r} {missing}: "
         "give your prompts in a file (txt, json, jsonl, csv, tsv or parquet), on the command "

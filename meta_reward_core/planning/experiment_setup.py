@@ -1,6 +1,6 @@
-"""From what a person asked for to an experiment that can run: recipe, model, prompts, room.
+"""Turn a user's request into an experiment that can run: recipe, model, prompts, disk space.
 
-Everything that can be wrong is found here, before a file is written.
+Every problem is found here, before a file is written.
 """
 
 import shutil
@@ -82,17 +82,17 @@ def open_or_create(
     iterations: int | None = None,
     change: Callable[[ExperimentFiles, SettingsPlan], object] = change_settings,
 ) -> Experiment:
-    """Open the experiment, or begin it if there is none of this name.
+    """Open the experiment, or create it if none has this name.
 
     Args:
-        say: told what takes long, what was left out of the prompts, and what a change does.
+        say: receives messages about slow steps, left-out prompts, and the effects of a change.
         engine_here: whether this environment will also run it, and not another machine's.
         iterations: the last iteration to run, of a new experiment.
-        change: changes the settings of an experiment that exists.
+        change: changes the settings of an existing experiment.
 
     Raises:
-        InputError: something that was asked for is wrong.
-        StorageFullError: there is visibly too little room.
+        InputError: the request is invalid.
+        StorageFullError: there is clearly too little disk space.
     """
     check_name(request.experiment)
     store = ArtifactStore(roots.artifacts)
@@ -123,10 +123,10 @@ def check_can_create(
     iterations: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> "ExperimentInputs":
-    """See that an experiment can begin as it is asked for, as far as that needs no model.
+    """Check that the requested experiment can start, as far as possible without the model.
 
     Raises:
-        InputError: something that was asked for is wrong.
+        InputError: the request is invalid.
     """
     if request.recipe is None:
         _check_not_misspelt(request.experiment, store)
@@ -170,11 +170,11 @@ def _read_new_pool(
 
 @dataclass(frozen=True, slots=True)
 class ExperimentInputs:
-    """What an experiment begins with, but for its model.
+    """The inputs of a new experiment, except for its model.
 
     Attributes:
         launch: the whole request.
-        items: of each task of `evaluation.tasks`.
+        items: the items of each task of `evaluation.tasks`.
     """
 
     launch: LaunchRequest
@@ -185,7 +185,7 @@ class ExperimentInputs:
 
 
 def _require_engines(recipe: Recipe) -> None:
-    """See that this environment has what a recipe's engines are made of; nothing is asked."""
+    """Check that this environment has the packages of a recipe's engines; no engine is loaded."""
     require_engine(recipe.engine.kind)
     for name in (recipe.engine.endpoint, recipe.judge.endpoint):
         if name is not None:
@@ -193,7 +193,7 @@ def _require_engines(recipe: Recipe) -> None:
 
 
 def _check_not_misspelt(name: str, store: ArtifactStore) -> None:
-    """Without a recipe a name most likely means an experiment that is there."""
+    """Refuse a misspelt name: without a recipe, it most likely means an existing experiment."""
     meant = next(
         (
             close
@@ -204,22 +204,22 @@ def _check_not_misspelt(name: str, store: ArtifactStore) -> None:
     )
     if meant is not None:
         raise InputError(
-            f"there is no experiment {name!r}; did you mean {meant!r}? To begin a new one, name "
+            f"there is no experiment {name!r}; did you mean {meant!r}? To create a new one, name "
             f"its recipe: --recipe {DEFAULT_RECIPE}"
         )
 
 
 def check_can_resume(request: ExperimentRequest, existing: Experiment) -> SettingsPlan | None:
-    """See that what is asked for is what the experiment began with; what is not named is.
+    """Check that a request matches an existing experiment; values it leaves out always match.
 
-    Values that are named one by one change it. With a recipe, what is asked for describes the
-    experiment as it began: a value that is as it was then stays what it is now.
+    Values set one by one are changes. A recipe in the request describes the experiment at its
+    creation: a value equal to the original one keeps its current value.
 
     Returns:
-        What changes; None if nothing does.
+        The planned change; None if nothing changes.
 
     Raises:
-        InputError: it is not, a value cannot change, or something that was asked for is wrong.
+        InputError: the request differs, a value cannot change, or the request is invalid.
     """
     if not request.resume:
         raise InputError(
@@ -243,7 +243,7 @@ def check_can_resume(request: ExperimentRequest, existing: Experiment) -> Settin
 def _sort_differences(
     request: ExperimentRequest, existing: Experiment
 ) -> tuple[Recipe, Sequence[str]]:
-    """The recipe with the values that are named one by one, and what else differs, in words."""
+    """Return the recipe with the values that were set one by one, and the other differences."""
     if request.recipe is None:
         return change_recipe(existing.recipe, parse_changes(request.list_changes())), ()
     asked = load_requested_recipe(request)
@@ -254,7 +254,7 @@ def _sort_differences(
     differing = [key for key in after if began.get(key) != after[key]]
     changed = [key for key in differing if _is_named(key, named)]
     other = [
-        f"{key}: it began with {before[key]!r}, now {after[key]!r}"
+        f"{key}: created with {before[key]!r}, now {after[key]!r}"
         for key in differing
         if key not in changed
     ]
@@ -275,12 +275,12 @@ def _is_named(key: str, named: Sequence[str]) -> bool:
 
 
 def check_next_engine(existing: Experiment, *, target_iteration: int | None) -> None:
-    """See that this environment has the engine of an experiment whose next iteration is to begin.
+    """Check that this environment has the engine for the next iteration, if that is about to start.
 
-    One that has begun may need no engine any more: its shards find out.
+    An iteration that has started may not need the engine any more, so its shards check instead.
 
     Raises:
-        InputError: it has not.
+        InputError: the engine is not installed.
     """
     number = existing.count_finished_iterations() + 1
     is_asked_for = target_iteration is None or number <= target_iteration
@@ -330,15 +330,16 @@ def _create(
 
 
 def check_seed_model(recipe: Recipe, roots: StorageRoots) -> str | None:
-    """See that M0 is there, as far as that takes no network and writes nothing.
+    """Check that M0 exists, as far as possible without the network and without writing anything.
 
     Returns:
-        What is found out only when the experiment begins, in words; None if that is nothing.
+        A message about what can only be checked when the experiment starts; None if nothing is
+        left to check.
 
     Raises:
-        InputError: it is not there, or may not be loaded.
-        TrainingError: it was trained before, and is no seed model.
-        StorageFullError: there is visibly too little room.
+        InputError: the model does not exist, or may not be loaded.
+        TrainingError: the model was trained before, but is not usable as a seed model.
+        StorageFullError: there is clearly too little disk space.
     """
     folder, unknown = check_base_model(recipe, roots)
     if folder is not None:
@@ -347,10 +348,10 @@ def check_seed_model(recipe: Recipe, roots: StorageRoots) -> str | None:
 
 
 def check_disk_space(recipe: Recipe, model: Path, roots: StorageRoots) -> None:
-    """Refuse a plan for which the disk is visibly too small (local stores).
+    """Refuse a plan that clearly needs more disk space than is free (local stores).
 
     Raises:
-        StorageFullError: naming what is needed and what is there.
+        StorageFullError: too little space; the message gives the needed and the free space.
     """
     store = ArtifactStore(roots.artifacts)
     if not store.is_local:
@@ -374,7 +375,7 @@ def list_next_iterations(experiment: Experiment, *, target_iteration: int | None
     """List the iterations to run: up to `target_iteration`, or else the next unfinished one.
 
     With `target_iteration`, finished iterations are listed too: running them verifies their files
-    and remakes what is damaged.
+    and reruns damaged shards.
     """
     if target_iteration is None:
         return [experiment.count_finished_iterations() + 1]

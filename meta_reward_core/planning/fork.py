@@ -1,10 +1,9 @@
-"""Fork an experiment: a new one that keeps what another has made up to a stage.
+"""Fork an experiment: create a new one that keeps another's results up to a stage.
 
-Keys say what each shard was made from (`docs/decisions/0012-keys-by-need.md`), and the name of an
-experiment is no part of them. So the files of the stages that are kept are copied as they are, and
-count in the new experiment as long as no value that they depend on differs. Everything after them
-is made anew under the changed values, which are written as a change of settings that holds from
-the forked iteration on.
+Keys identify the inputs of each shard (`docs/decisions/0012-keys-by-need.md`) and do not include
+the experiment's name. So the files of kept stages are copied unchanged, and are valid in the new
+experiment as long as no value that they depend on differs. All later stages run again with the
+changed values, which are stored as a settings change that applies from the forked iteration on.
 """
 
 import contextlib
@@ -35,7 +34,7 @@ from meta_reward_core.storage.layout import (
 )
 
 KEEPABLE: Final = tuple(spec for spec in STAGE_SPECS if spec.name not in {"train", "evaluate"})
-"""Stages that a fork may keep last: whoever keeps a model forks from the next iteration."""
+"""Possible last kept stages of a fork; to keep a trained model, fork from the next iteration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +50,27 @@ class ForkPoint:
     keep: str = ""
 
     def list_kept_stages(self) -> tuple[StageSpec, ...]:
-        """Stages of the iteration that are kept."""
+        """List the stages of the iteration that are kept."""
         if not self.keep:
             return ()
         names = [spec.name for spec in STAGE_SPECS]
         return STAGE_SPECS[: names.index(self.keep) + 1]
 
     def __str__(self) -> str:
-        """Write it as addresses and jobs hold it."""
+        """Return the form used in URLs and jobs."""
         return f"{self.iteration}:{self.keep}"
 
     @classmethod
     def parse(cls, text: str) -> "ForkPoint":
-        """Read what `str` wrote.
+        """Parse the output of `str`.
 
         Raises:
-            InputError: it names no iteration or no stage that can be kept.
+            InputError: the iteration is missing or invalid, or the stage cannot be kept.
         """
         number, _, keep = text.partition(":")
         is_known = keep in {"", *(spec.name for spec in KEEPABLE)}
         if not (number.isascii() and number.isdecimal() and int(number) > 0 and is_known):
-            raise InputError(f"{text!r:.60} names no iteration and stage to fork from")
+            raise InputError(f"{text!r:.60} is not an iteration and stage to fork from")
         return cls(int(number), keep)
 
 
@@ -123,18 +122,19 @@ def list_unchangeable(point: ForkPoint, recipe: Recipe, fields: Iterable[str]) -
 
 
 def check_fork(files: ExperimentFiles, point: ForkPoint, recipe: Recipe) -> SettingsHistory:
-    """See that a fork can begin there with the values of a recipe.
+    """Check that a fork can start at a point with the values of a recipe.
 
     Returns:
         The settings of the fork, as a history.
 
     Raises:
-        InputError: the origin has not made what is to be kept, or it depends on a changed value.
+        InputError: the origin has not completed a stage to keep, or a kept stage depends on a
+            changed value.
         ArtifactError: the files cannot be read.
     """
     if point not in list_fork_points(files):
         raise InputError(
-            f"experiment {files.name!r} has not completed what is to be kept of iteration "
+            f"experiment {files.name!r} has not completed the stages to keep of iteration "
             f"{point.iteration}: fork it from an earlier stage"
         )
     history = read_settings(files, files.require_description())
@@ -151,8 +151,8 @@ def check_fork(files: ExperimentFiles, point: ForkPoint, recipe: Recipe) -> Sett
     ]
     if affected:
         raise InputError(
-            f"stage {affected[0]!r} depends on {', '.join(after)} and is to be kept: fork "
-            "from an earlier stage, or leave these values as they are"
+            f"stage {affected[0]!r} depends on {', '.join(after)} and must be kept: fork "
+            "from an earlier stage, or leave these values unchanged"
         )
     if not after:
         return _number_changes(kept_history)
@@ -195,7 +195,7 @@ def fork_experiment(
                 write_settings_change(target, change)
             target.write_description(_describe_fork(origin, target.name, point, uuid))
         except BaseException:
-            with contextlib.suppress(ArtifactError, OSError):  # the first error is to be reported
+            with contextlib.suppress(ArtifactError, OSError):  # report the first error
                 if not target.exists():
                     target.delete_leftovers()
             raise
@@ -213,7 +213,7 @@ def _describe_fork(origin: ExperimentFiles, name: str, point: ForkPoint, uuid: U
 
 
 def _list_kept_files(files: ExperimentFiles, point: ForkPoint) -> Iterator[str]:
-    """Paths of what a fork keeps, relative to the experiment's folder; manifests come last."""
+    """Yield the paths that a fork keeps, relative to the experiment's folder; manifests last."""
     yield from (path for path in files.list_sizes() if _is_kept(path, point))
     folder = ExperimentLayout("").get_iteration(point.iteration)
     kept = {spec.name for spec in point.list_kept_stages()}

@@ -1,8 +1,8 @@
-"""What an iteration takes on named hardware: device-hours, wall time, disk. A calculation.
+"""Estimate an iteration on given hardware: device-hours, wall time, disk. A calculation.
 
-Nothing is measured here. Figures of devices are their makers'; which share of them is reached is
-assumed, named below, and can be given. docs/planning.md writes the method down. Where shards of a
-stage have been measured, `plan.plan_iteration` is nearer to the truth.
+Nothing is measured here. Device specifications are the manufacturers'. The utilization is an
+assumption, listed below, and can be overridden. docs/planning.md describes the method. Where
+shards of a stage have been measured, `plan.plan_iteration` is more accurate.
 """
 
 import math
@@ -25,13 +25,13 @@ from meta_reward_core.recipes.schema import DecodingRecipe, Recipe
 from meta_reward_core.storage.records import PairKind
 
 PREFILL_UTILIZATION: Final = 0.6
-"""Of the memory's bandwidth, while tokens are drawn."""
+"""Share of the memory bandwidth that is reached while tokens are generated."""
 DECODE_UTILIZATION: Final = 0.5
-"""Of the arithmetic, while prompts are read."""
+"""Share of the peak FLOP/s that is reached while prompts are read."""
 TRAINING_UTILIZATION: Final = 0.4
-"""Of the arithmetic, in training."""
+"""Share of the peak FLOP/s that is reached in training."""
 SECONDS_PER_SHARD: Final = 2.0
-"""Of a worker: claiming, reading and writing files."""
+"""Worker overhead: claiming, reading and writing files."""
 
 INSTRUCTION_TOKENS: Final = 200
 RUBRIC_TOKENS: Final = 400
@@ -41,11 +41,11 @@ _MEMORY_UTILIZATION: Final = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One accelerator, by its maker's figures for bfloat16 without sparsity.
+    """One accelerator, with the manufacturer's specifications for bfloat16 without sparsity.
 
     Attributes:
-        flops: arithmetic operations a second.
-        bandwidth: bytes a second between memory and cores.
+        flops: arithmetic operations per second.
+        bandwidth: memory bandwidth in bytes per second.
         memory: bytes.
     """
 
@@ -66,11 +66,11 @@ DEVICES: Final[Mapping[str, Device]] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What a model weighs.
+    """The size of a model.
 
     Attributes:
-        parameters: weights.
-        kv_bytes: of keys and values, for one token of a context.
+        parameters: number of weights.
+        kv_bytes: bytes of keys and values for one token of a context.
     """
 
     parameters: float
@@ -82,14 +82,14 @@ LLAMA3_8B: Final = ModelSize(8.03e9, 2 * 32 * 8 * 128 * _BYTES_PER_WEIGHT)
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
-    """What a stage takes.
+    """The estimate for a stage.
 
     Attributes:
         calls: completions, or optimizer steps.
-        device_hours: of all devices together.
-        begin_seconds: since the iteration began; stages overlap.
+        device_hours: total of all devices.
+        begin_seconds: since the start of the iteration; stages overlap.
         end_seconds: likewise.
-        shards: into which it falls.
+        shards: number of shards.
     """
 
     stage: str
@@ -102,13 +102,13 @@ class StageTime:
 
 @dataclass(frozen=True, slots=True)
 class IterationTime:
-    """What an iteration takes.
+    """The estimate for an iteration.
 
     Attributes:
-        engines: that draw at the same time, each on its own shard.
-        idle_share: of the engines' time before the training, in which they have no shard.
-        advised_shard_size: prompts of a shard that leave less idle, if the recipe's leave more
-            than `MAX_IDLE_SHARE`.
+        engines: number of engines that generate at the same time, each on its own shard.
+        idle_share: share of the engines' time before the training without a shard to run.
+        advised_shard_size: prompts per shard that reduce the idle share, if the recipe's leave
+            more than `MAX_IDLE_SHARE`.
     """
 
     stages: tuple[StageTime, ...]
@@ -124,7 +124,7 @@ class IterationTime:
 
 @dataclass(frozen=True, slots=True)
 class _TokenLoad:
-    """Tokens of a stage: read from prompts once each, drawn, and standing in a context."""
+    """Tokens of a stage: prompt tokens read once each, generated tokens, and context length."""
 
     read: float
     drawn: float
@@ -143,9 +143,9 @@ def plan_on_hardware(
     """Estimate the stages that generate or train.
 
     Args:
-        devices: of each worker. One engine runs on each `engine.tensor_parallel_size` of them, or
-            on as many as hold the model.
-        workers: machines that take shards; one of them trains.
+        devices: devices per worker. One engine runs on each `engine.tensor_parallel_size` of them,
+            or on as many as hold the model.
+        workers: machines that run shards; one of them trains.
 
     Raises:
         ValueError: the model's weights do not fit on a worker.
@@ -200,7 +200,7 @@ def estimate_disk_bytes(recipe: Recipe, iteration: int, *, model: ModelSize = LL
 def _compute_loads(
     recipe: Recipe, plans: Mapping[str, StagePlan]
 ) -> Iterator[tuple[str, _TokenLoad]]:
-    """What each stage reads and draws, where every shared beginning is read once."""
+    """Compute the tokens each stage reads and generates; shared prefixes are read once."""
     response, judgment = _estimate_reply_tokens(recipe.actor), _estimate_reply_tokens(recipe.judge)
     verdict, prompts = _estimate_reply_tokens(recipe.meta_judge), recipe.sample.prompts
     calls = plans["generate"].calls
@@ -218,7 +218,7 @@ def _compute_loads(
 
 
 def _count_devices_per_copy(device: Device, model: ModelSize) -> int:
-    """Over how many devices a model is split at least."""
+    """Compute the minimum number of devices that a model is split over."""
     weights = model.parameters * _BYTES_PER_WEIGHT
     return max(1, math.ceil(weights / (device.memory * _MEMORY_UTILIZATION)))
 
@@ -235,8 +235,8 @@ def _estimate_sampling_seconds(
     Args:
         devices: of the engine, which splits the model over them.
 
-    A step draws one token for each of b replies. It reads all weights once and each reply's keys
-    and values: the more replies stand in memory, the cheaper a token.
+    A step generates one token for each of b replies. It reads all weights once and each reply's
+    keys and values: the more replies fit in memory, the cheaper a token.
     """
     weights = model.parameters * _BYTES_PER_WEIGHT
     room = devices * device.memory * _MEMORY_UTILIZATION - weights

@@ -1,7 +1,7 @@
-"""The request for a new experiment: one typed document, whoever asks for it.
+"""The request for a new experiment: one typed document, the same for every interface.
 
-The command line, the API and the form build it with `build_launch_request`, so that the same wish
-gives the same bytes and the same errors. Imports no engine and no training.
+The command line, the API and the form build it with `build_launch_request`, so that the same
+request gives the same bytes and the same errors. Imports no engine or training code.
 """
 
 import hashlib
@@ -71,7 +71,7 @@ class PromptsReference(BaseModel):
         """Read the name of a stored file.
 
         Raises:
-            InputError: it is no such name.
+            InputError: the name is invalid.
         """
         digest, _, kind = stored_name.partition(".")
         try:
@@ -84,7 +84,7 @@ class PromptsReference(BaseModel):
 
 
 class LaunchRequest(BaseModel):
-    """Everything that a new experiment begins with.
+    """All settings of a new experiment.
 
     Attributes:
         experiment: its name.
@@ -93,11 +93,11 @@ class LaunchRequest(BaseModel):
             the recipe of the experiment that is duplicated.
         values: values that differ from the base's, by key.
         iterations: the last iteration to run, counted from 1.
-        is_private: seen by its owner and by admins alone.
-        origin: name of the experiment that is duplicated.
+        is_private: visible only to its owner and to admins.
+        origin: name of the duplicated experiment.
         prompts: None for the prompts of the task, or of the origin.
-        same_prompts: begin with the origin's prompts.
-        skip_bad_rows: leave out rows of the prompt file that cannot be used.
+        same_prompts: use the origin's prompts.
+        skip_bad_rows: leave out unusable rows of the prompt file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -130,7 +130,7 @@ class LaunchRequest(BaseModel):
         return parse_recipe(self.recipe_values, origin=name)
 
     def build_recipe(self) -> Recipe:
-        """The recipe that is asked for.
+        """Build the requested recipe.
 
         Raises:
             RecipeError: the base is missing or wrong, or a value cannot be used.
@@ -140,7 +140,7 @@ class LaunchRequest(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class LaunchBase:
-    """What a request begins with.
+    """The base recipe of a request, before its changes.
 
     Attributes:
         name: of a shipped recipe; empty for any other.
@@ -154,7 +154,7 @@ class LaunchBase:
 
 @dataclass(frozen=True, slots=True)
 class LaunchSettings:
-    """What a request holds beside the recipe; see `LaunchRequest`."""
+    """The fields of a request other than its recipe; see `LaunchRequest`."""
 
     experiment: str
     seed: int
@@ -188,10 +188,10 @@ def build_launch_request(
 def make_launch_request(
     request: ExperimentRequest, *, iterations: int | None = None
 ) -> tuple[LaunchRequest, Recipe]:
-    """Write what a command line asks for as a request for a new experiment.
+    """Convert a command line's request to a launch request for a new experiment.
 
     Args:
-        iterations: the last iteration to run; one where nothing was asked for.
+        iterations: the last iteration to run; one if not given.
 
     Returns:
         The request without its prompts, whose file has not been read; and its recipe.
@@ -254,14 +254,14 @@ def find_pool_error(recipe: Recipe, *, count: int, iterations: int) -> str:
     per_iteration = recipe.sample.prompts
     if count < per_iteration:
         return (
-            f"An iteration draws {per_iteration:,} prompts, but there are only {count:,}: give "
+            f"An iteration needs {per_iteration:,} prompts, but there are only {count:,}: add "
             "more, or lower sample.prompts."
         )
     wanted = per_iteration * iterations
     if recipe.sample.allow_reuse or count >= wanted:
         return ""
     return (
-        f"{iterations} iterations draw {wanted:,} different prompts, but there are only "
-        f"{count:,}: give more, run fewer iterations, lower sample.prompts, or allow reuse "
+        f"{iterations} iterations need {wanted:,} different prompts, but there are only "
+        f"{count:,}: add more, run fewer iterations, lower sample.prompts, or allow reuse "
         "(sample.allow_reuse)."
     )

@@ -1,4 +1,4 @@
-"""The pool of prompts that an experiment begins with: those of a file, or of its task."""
+"""The prompt pool of a new experiment, from a file or from the recipe's task."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -31,14 +31,14 @@ def read_pool(
     skip_bad_rows: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[PromptFile, list[FixedItems]]:
-    """The prompts that an experiment begins with: a file's, or those of the recipe's task.
+    """Load the prompts of a new experiment, from a file or from the recipe's task.
 
     Args:
-        items: on which its models are evaluated; prompts like theirs are left out.
-        skip_bad_rows: leave out rows of the file that cannot be used, instead of refusing it.
+        items: evaluation items; prompts similar to theirs are left out.
+        skip_bad_rows: leave out unusable rows of the file, instead of refusing the file.
 
     Returns:
-        The prompts, and the items with how many prompts were left out for each.
+        The prompts, and the items with the number of prompts left out for each.
 
     Raises:
         InputError: there are none, or the file cannot be read as prompts.
@@ -58,7 +58,7 @@ def read_pool(
 
 
 def _describe_left_out(found: PromptFile) -> Iterator[str]:
-    """What a file contains beside the prompts that are used."""
+    """Describe the contents of a file that are not used as prompts."""
     if found.duplicates:
         yield f"{found.duplicates:,} duplicate(s) left out"
     if found.other_turns:

@@ -1,16 +1,16 @@
-"""Change the settings of an experiment that exists: what may change, from when, and what it costs.
+"""Change the settings of an existing experiment: what may change, from when, and at what cost.
 
-A value may change until something is made from it, and later if what was made from it may be made
-again. Three rules decide from which iteration a change holds:
+A value may change until results depend on it, and later if those results may be discarded and
+their shards rerun. Three rules decide from which iteration a change applies:
 
-- what is finished stays finished: an iteration whose manifest is written keeps its settings, and
-  so does the training of the iteration in progress once M_t is made. A change of what M_t was made
-  from holds from the next iteration on;
-- otherwise a change holds for the iteration in progress. What was made there from the old value is
-  made again, and only if that is asked for: the plan names each stage and how many of its shards;
-- whoever does not want that lets the change hold from the next iteration on.
+- completed work is final: an iteration whose manifest is written keeps its settings, and so does
+  the training of the iteration in progress once M_t exists. A change of a value that M_t depends
+  on applies from the next iteration on;
+- otherwise a change applies to the iteration in progress. Shards made there from the old value
+  are rerun, but only on request: the plan names each stage and its number of such shards;
+- to avoid the rerun, let the change apply from the next iteration on.
 
-This module knows files alone; it opens no model and may be used by pages.
+This module uses only files and never opens a model, so web pages can use it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,13 +40,13 @@ from meta_reward_core.recipes.settings_history import (
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 
 ApplyChanges = Literal["now", "next"]
-"""Make again what depends on a changed value, or let the change hold from the next iteration on."""
+"""Rerun the shards that depend on a changed value, or apply it from the next iteration on."""
 
 _BEGINNING: Final = "it was used when the experiment was created"
 FIXED_FIELDS: Final[Mapping[str, str]] = {
     "name": "it names the recipe that the experiment was created from",
     "description": "it describes the recipe that the experiment was created from",
-    "model": "M0 is the experiment's beginning",
+    "model": "M0 is the base model of the experiment",
     "task": _BEGINNING,
     "sample.held_out": _BEGINNING,
     "evaluation.tasks": "their items were chosen when the experiment was created, so that all "
@@ -60,10 +60,10 @@ FIXED_FIELDS: Final[Mapping[str, str]] = {
     "audit.min_answers": "change it on the experiment's page of audits",
     "audit.on_failure": "change it on the experiment's page of audits",
 }
-"""Values that cannot change in an experiment, and why; to use others, create another experiment."""
+"""Values that cannot change in an experiment, with the reason or the alternative."""
 
 _STAGES_OF_AN_ITERATION: Final = "train_on"
-"""Decides which stages an iteration has, so it holds from the first that has not begun."""
+"""Decides which stages an iteration has, so a change applies from the first unstarted iteration."""
 
 
 class SettingsRequest(BaseModel):
@@ -71,7 +71,7 @@ class SettingsRequest(BaseModel):
 
     Attributes:
         values: new values by key.
-        apply: what the change does to results made from the earlier values; None: refuse it there.
+        apply: what happens to results made from the earlier values; None refuses such a change.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,7 +81,7 @@ class SettingsRequest(BaseModel):
 
     @classmethod
     def from_payload(cls, payload: Mapping[str, Any]) -> "SettingsRequest":
-        """Read what a job keeps; earlier versions kept `key=value` texts."""
+        """Parse a stored job; earlier versions stored `key=value` texts."""
         values = (
             payload["values"]
             if "values" in payload
@@ -92,7 +92,7 @@ class SettingsRequest(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class MadeAgain:
-    """A stage of the iteration in progress of which finished shards are made again."""
+    """A stage of the iteration in progress whose finished shards are rerun."""
 
     stage: str
     title: str
@@ -101,18 +101,18 @@ class MadeAgain:
 
 @dataclass(frozen=True, slots=True)
 class SettingsPlan:
-    """What a change of settings does.
+    """The effects of a settings change.
 
     Attributes:
         experiment: its name.
-        number: of the change, counted from 1.
-        from_iteration: the first iteration that it holds for.
+        number: number of the change, from 1.
+        from_iteration: the first iteration that it applies to.
         before, after: the values that change, by dotted name in the canonical form.
-        made_again: of the iteration in progress, in the order of the paper; empty if none.
+        made_again: rerun stages of the iteration in progress, in paper order; empty if none.
         affected: stages of iteration `from_iteration` that depend on the change.
         recipe: all values after the change.
-        apply: what was asked for.
-        why_later: why it does not hold for the iteration in progress; "" if it does.
+        apply: the requested handling of existing results.
+        why_later: why it does not apply to the iteration in progress; "" if it does.
     """
 
     experiment: str
@@ -127,7 +127,7 @@ class SettingsPlan:
     why_later: str = ""
 
     def describe(self) -> list[str]:
-        """Say in lines what changes, from when, and what is made again."""
+        """Describe, one fact a line, what changes, from when, and which stages are rerun."""
         lines = [
             f"{get_current_key(key)}: {_format(self.before[key])} -> {_format(self.after[key])}"
             for key in self.after
@@ -135,17 +135,17 @@ class SettingsPlan:
         start = f"from iteration {self.from_iteration} on"
         lines.append(f"{start}: {self.why_later}" if self.why_later else start)
         if self.made_again:
-            lines.append(f"made again in iteration {self.from_iteration}: {self.list_made_again()}")
+            lines.append(f"rerun in iteration {self.from_iteration}: {self.list_made_again()}")
         else:
-            lines.append("nothing is made again")
+            lines.append("nothing is rerun")
         return lines
 
     def list_names(self) -> str:
-        """Name the values that change."""
+        """List the values that change."""
         return ", ".join(map(get_current_key, self.after))
 
     def list_made_again(self) -> str:
-        """Name the stages that are made again, with the number of their finished shards."""
+        """List the stages that are rerun, with the number of their finished shards."""
         return ", ".join(
             f"{one.stage} ({one.shards} shard{'' if one.shards == 1 else 's'})"
             for one in self.made_again
@@ -155,14 +155,14 @@ class SettingsPlan:
 def plan_settings_change(
     files: ExperimentFiles, recipe: Recipe, *, apply: ApplyChanges | None = None
 ) -> SettingsPlan | None:
-    """Say what it means to give an experiment the values of another recipe; None if none differ.
+    """Plan a change of an experiment's values to those of another recipe; None if none differ.
 
     Args:
-        recipe: all values as they shall be.
-        apply: None to refuse a change that makes something again.
+        recipe: all values after the change.
+        apply: None to refuse a change that requires a rerun.
 
     Raises:
-        InputError: a value cannot change, or something would be made again and `apply` is None.
+        InputError: a value cannot change, or shards would be rerun and `apply` is None.
         ArtifactError: the experiment's files cannot be read.
     """
     history = read_settings(files, files.require_description())
@@ -174,9 +174,9 @@ def plan_settings_change(
     plan = _plan(files, history, recipe, before, after, apply)
     if plan.made_again and apply is None:
         raise InputError(
-            f"what experiment {files.name!r} has made in iteration {plan.from_iteration} depends "
-            f"on {plan.list_names()}: {plan.list_made_again()}. To make that again, apply the "
-            "change now (--apply-changes now); to keep it, apply the change from the next "
+            f"results of experiment {files.name!r} in iteration {plan.from_iteration} depend "
+            f"on {plan.list_names()}: {plan.list_made_again()}. To rerun these shards, apply the "
+            "change now (--apply-changes now); to keep them, apply the change from the next "
             "iteration on (--apply-changes next)"
         )
     return plan
@@ -221,7 +221,7 @@ def _plan(
     )
     why_later = _find_why_later(fields, affected, finished, current)
     if not why_later and made_again and apply == "next":
-        why_later = f"what iteration {current} has made is kept"
+        why_later = f"results of iteration {current} are kept"
     number = current + 1 if why_later else current
     if why_later:
         made_again = ()
@@ -260,26 +260,26 @@ def _find_why_later(
 ) -> str:
     trains = any(spec.resource == "trainer" for spec in affected)
     if trains and any(finished.get(spec.name) for spec in affected if spec.resource == "trainer"):
-        return f"M{current} is made, and stays as it is"
+        return f"M{current} exists and is kept"
     if _STAGES_OF_AN_ITERATION in fields and finished:
-        return f"iteration {current} has begun, and keeps the stages that it has"
+        return f"iteration {current} has started and keeps its stages"
     return ""
 
 
 def apply_settings_change(files: ExperimentFiles, plan: SettingsPlan) -> None:
-    """Change an experiment's settings as planned; call it under the experiment's lock.
+    """Change an experiment's settings as planned; the caller must hold the experiment's lock.
 
-    What is made again is discarded first: a part that is not made again, because there are fewer
-    of them now, must not be read.
+    Outputs of the shards to rerun are discarded first. If there are fewer shards now, the outputs
+    of the surplus ones must not be read.
 
     Raises:
-        InputError: the experiment has gone on since, or somebody else has changed its settings.
-        StorageFullError: there is no room.
+        InputError: the experiment has progressed since, or its settings were changed meanwhile.
+        StorageFullError: the disk is full.
     """
     if plan_settings_change(files, plan.recipe, apply=plan.apply) != plan:
         raise InputError(
-            f"experiment {files.name!r} has gone on, or its settings were changed, meanwhile: look "
-            "at what the change does now, and try again"
+            f"experiment {files.name!r} has progressed, or its settings were changed, meanwhile: "
+            "check what the change does now, and try again"
         )
     iteration = files.get_iteration(plan.from_iteration)
     specs = {spec.name: spec for spec in STAGE_SPECS}
@@ -293,7 +293,7 @@ def apply_settings_change(files: ExperimentFiles, plan: SettingsPlan) -> None:
 
 
 def change_settings(files: ExperimentFiles, plan: SettingsPlan) -> None:
-    """Change an experiment's settings as planned, while nobody else works on it.
+    """Change an experiment's settings as planned, under its lock.
 
     Raises:
         ExperimentBusyError: another process runs the experiment.

@@ -1,7 +1,7 @@
-"""When shards end on several engines, and how long engines wait before the training.
+"""Simulate when shards end on several engines, and how long engines wait before the training.
 
-A simulation of the rule by which shards are handed out (`runner.ShardSchedule`): a free engine
-takes the earliest stage that has a shard whose inputs are finished.
+The simulation follows the scheduling rule of `runner.ShardSchedule`: a free engine takes a shard
+of the earliest stage that has one whose inputs are finished.
 """
 
 import heapq
@@ -14,7 +14,7 @@ from typing import Final
 from meta_reward_core.recipes.dataflow import STREAMED_INPUTS
 
 MAX_IDLE_SHARE: Final = 0.02
-"""Of the engines' time before training, that a choice of the shard size aims at."""
+"""Maximum share of idle engine time before training that the choice of shard size aims for."""
 VARIATION: Final = 0.1
 """Assumed standard deviation of the logarithm of shards' times: prompts and replies differ."""
 _MAX_SHARDS_PER_ENGINE: Final = 32
@@ -22,7 +22,7 @@ _MAX_SHARDS_PER_ENGINE: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class StageSpan:
-    """When the first shard of a stage begins, and when its last one ends, in seconds."""
+    """Start of a stage's first shard and end of its last one, in seconds."""
 
     begin: float
     end: float
@@ -30,11 +30,11 @@ class StageSpan:
 
 @dataclass(frozen=True, slots=True)
 class ShardTimes:
-    """The stages that draw, on a number of engines.
+    """A simulated run of the generating stages on a number of engines.
 
     Attributes:
-        seconds: until the last shard has ended.
-        idle_share: of the engines' time until then, in which they have no shard.
+        seconds: time until the last shard has ended.
+        idle_share: share of the engines' time until then without a shard to run.
     """
 
     spans: Mapping[str, StageSpan]
@@ -49,12 +49,12 @@ def simulate_shards(
     engines: int,
     variation: float = VARIATION,
 ) -> ShardTimes:
-    """Hand out the shards of stages that read each other part by part.
+    """Simulate the shards of stages that read each other part by part.
 
     Args:
-        seconds_per_shard: by stage, in the order of the paper; the mean.
-        shards: of each stage.
-        variation: of their times, which are drawn with a fixed seed.
+        seconds_per_shard: mean by stage, in the order of the paper.
+        shards: number of shards of each stage.
+        variation: spread of their times, which are sampled with a fixed seed.
     """
     draw = random.Random(0)
     seconds = {

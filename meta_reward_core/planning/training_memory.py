@@ -1,7 +1,7 @@
-"""Memory of a training on each device, from its recipe and the shape of its model. A calculation.
+"""Calculate a training's memory on each device, from its recipe and the shape of its model.
 
-docs/planning.md has the formula in words. Figures are upper bounds of what the trainer allocates,
-for decoders of the Llama kind; nothing here is measured.
+docs/planning.md explains the formula. The values are upper bounds of what the trainer allocates,
+for Llama-style decoders; nothing here is measured.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ ADAM: Final = 8
 ADAM_8BIT: Final = 2
 LOGIT_TILE: Final = 512 * 2**20
 RESERVED: Final = 1.5e9
-"""Of a device, before the first tensor: CUDA context, libraries, fragmentation."""
+"""Device memory used before the first tensor: CUDA context, libraries, fragmentation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class ModelShape:
         intermediate_size: width of the MLP.
         layers: number of decoder layers.
         vocabulary: number of tokens.
-        kv_bytes: of keys and values in bfloat16, for one token of a context.
-        is_tied: whether both embeddings are one weight.
+        kv_bytes: bytes of keys and values in bfloat16, for one token of a context.
+        is_tied: whether input and output embeddings share one weight.
     """
 
     parameters: float
@@ -100,7 +100,7 @@ def estimate_training_memory(settings: TrainingSettings, shape: ModelShape) -> T
 
 
 def describe_fit(memory: TrainingMemory, settings: TrainingSettings, room: float) -> str:
-    """Say whether a training fits on a device, and which setting would change that."""
+    """Describe whether a training fits on a device, and which setting would change that."""
     needed = (
         f"Training with {settings.processes} process(es) needs {memory.total / 1e9:.1f} GB on each "
         f"device, which has {room / 1e9:.0f} GB"

@@ -76,7 +76,7 @@ def canonicalize_section(section: BaseModel, prefix: str, *, is_complete: bool =
     """Convert one section to its canonical form.
 
     Args:
-        prefix: where it stands in a recipe, such as `engine.`; empty for the recipe itself.
+        prefix: its position in a recipe, such as `engine.`; empty for the recipe itself.
         is_complete: write keys that were added later, too, where they are at their default.
     """
     values = section.model_dump(mode="json")
@@ -97,7 +97,8 @@ def canonicalize_section(section: BaseModel, prefix: str, *, is_complete: bool =
 def canonicalize_recipe(recipe: BaseModel, *, is_complete: bool = False) -> Values:
     """Convert a recipe to its canonical form; newer values appear only if they are not the default.
 
-    `task` stands in it as `world`, and as `evaluation.oracle` where its ground truth is measured.
+    `task` is stored under its former names: `world`, and `evaluation.oracle` if its ground truth is
+    measured.
     """
     found = canonicalize_section(recipe, "", is_complete=is_complete)
     task = found.pop("task", None)

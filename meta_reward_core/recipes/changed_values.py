@@ -87,6 +87,7 @@ def parse_changes(
         RecipeError: a change is malformed.
     """
     found: dict[str, Any] = {}
+    nested = copy.deepcopy(dict(base or {}))
     for change in changes:
         key, equals, text = (part.strip() for part in change.partition("="))
         if not equals or not key:
@@ -95,9 +96,13 @@ def parse_changes(
             value = parse_yaml(text)
         except MalformedInputError as error:
             raise RecipeError(f"--set {key}: {text!r:.80} {error}") from error
-        for name, translated in _translate(key, value, dict(base or {}), warn).items():
+        for name, translated in _translate(key, value, nested, warn).items():
             found.pop(name, None)
             found[name] = translated
+            try:
+                set_value(nested, name, translated)
+            except RecipeError as error:
+                raise RecipeError(f"--set {error}") from error
     return found
 
 

@@ -1,18 +1,18 @@
 """What each stage of an iteration reads, writes and depends on. All stage keys derive from this.
 
-`iteration` gives every stage its function; this module is light, so that pages can tell what a
-change of a setting will make again without loading what makes it.
+`iteration` assigns a function to every stage; this module has few imports, so that pages can show
+which stages a changed setting invalidates without loading the code that runs them.
 
-A stage is finished as long as what it was made from stays the same. So it declares, by need,
+A stage stays finished as long as its inputs are unchanged. So it declares, as needed,
 
 - the tables that it reads: their hashes are part of its key;
 - the values of the recipe that its bytes depend on, and under which condition;
-- how it uses the model: to draw from it, to train it, or not at all.
+- how it uses the model: to sample from it, to train it, or not at all.
 
-A value that no stage declares changes no result, and says why in `NOT_IN_RESULTS`. A new value of a
-recipe belongs in one of the two; a section (`"actor"`) stands for all its values, later ones too.
-When in doubt, declare: a value too many makes something again without need, a value too few keeps
-something that is no longer what the recipe says.
+A value that no stage declares does not affect results; `NOT_IN_RESULTS` gives the reason. A new
+recipe value belongs in one of the two; a section (`"actor"`) covers all its values, also new ones.
+When in doubt, declare: an extra value causes an unnecessary recomputation, a missing one keeps a
+result that no longer matches the recipe.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -282,7 +282,7 @@ TRAIN: Final = StageSpec(
     name="train",
     title="DPO, from and against the model before",
     reads=(
-        *("responses", "judgments"),  # the tokens that were drawn
+        *("responses", "judgments"),  # the sampled tokens
         *("actor_pairs", "judge_pairs", *list_written_tables("audit")),
     ),
     writes=("training_log", "refused", CHECKPOINT),
@@ -297,7 +297,7 @@ TRAIN: Final = StageSpec(
 )
 EVALUATE: Final = StageSpec(
     name="evaluate",
-    title="Measure what came of it",
+    title="Evaluate the new model",
     reads=("scores", "judgments", "battles", "actor_pairs", "judge_pairs", "training_log"),
     writes=("evaluation", "task_scorecards", "task_items"),
     part_by_part=False,
@@ -354,16 +354,16 @@ NOT_IN_RESULTS: Final[Mapping[str, str]] = {
     "name": "a name for people",
     "description": "a sentence for people",
     "model": "its files are hashed, wherever they are",
-    "iterations": "it says how long the schedule is, and changes no iteration",
+    "iterations": "it sets the number of iterations, and does not change any of them",
     "sample.held_out": "it acts once, on the pool of prompts, which keys hash themselves",
-    "probe.prompts": "it decides whether an iteration goes on; its rows never train",
-    "probe.seconds": "it decides whether an iteration goes on; its rows never train",
-    "probe.min_readable_share": "it decides whether an iteration goes on; its rows never train",
-    "probe.max_cut_off_share": "it decides whether an iteration goes on; its rows never train",
-    "probe.max_same_score_share": "it decides whether an iteration goes on; its rows never train",
-    "probe.max_refused_share": "it decides whether an iteration goes on; its rows never train",
-    "probe.min_pair_share": "it decides whether an iteration goes on; its rows never train",
-    "probe.check_shards": "it decides whether an iteration goes on",
+    "probe.prompts": "it decides whether an iteration continues; its rows never train",
+    "probe.seconds": "it decides whether an iteration continues; its rows never train",
+    "probe.min_readable_share": "it decides whether an iteration continues; its rows never train",
+    "probe.max_cut_off_share": "it decides whether an iteration continues; its rows never train",
+    "probe.max_same_score_share": "it decides whether an iteration continues; its rows never train",
+    "probe.max_refused_share": "it decides whether an iteration continues; its rows never train",
+    "probe.min_pair_share": "it decides whether an iteration continues; its rows never train",
+    "probe.check_shards": "it decides whether an iteration continues",
     "audit.required": "it decides whether an iteration trains; what is withheld is a table",
     "audit.min_agreement": "it decides whether an iteration trains; what is withheld is a table",
     "audit.confidence": "it decides whether an iteration trains; what is withheld is a table",

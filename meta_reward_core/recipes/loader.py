@@ -51,10 +51,7 @@ def load_recipe(
     """
     values = _read_extended(name_or_path, chain=(), warn=warn)
     for key, value in parse_changes(changes, base=values, warn=warn).items():
-        try:
-            set_value(values, key, value)
-        except RecipeError as error:
-            raise RecipeError(f"--set {error}") from error
+        set_value(values, key, value)
     return parse_recipe(values, origin=name_or_path)
 
 

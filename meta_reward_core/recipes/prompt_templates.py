@@ -1,7 +1,7 @@
 """Prompt templates: text files with named placeholders, filled in a single pass.
 
-Knows nothing of what the texts mean. A value is never looked at: a response that contains
-`{instruction}`, `%s`, `$x` or template code of any kind is put in as it stands.
+Independent of the meaning of the texts. A value is never interpreted: a response that contains
+`{instruction}`, `%s`, `$x` or template code of any kind is inserted unchanged.
 """
 
 import hashlib
@@ -96,7 +96,7 @@ def load_template(
     missing = sorted(required - template.placeholders)
     if missing:
         raise TemplateError(
-            f"{source}: {_format_names(missing)} is missing; write it where the text shall appear."
+            f"{source}: {_format_names(missing)} is missing; write it where the text should appear."
         )
     return template
 

@@ -118,7 +118,8 @@ def _require_absent(values: Mapping[str, Any], new: str, old: str) -> None:
 def _translate_task(values: Values, base: Values, warn: Warn) -> None:
     """Rename `world` and `evaluation.oracle` to `task` and `evaluation.ground_truth`.
 
-    A task measured nothing without `evaluation.oracle`; it does now, unless it is told not to.
+    Formerly a task measured its ground truth only with `evaluation.oracle`; now it does so unless
+    `evaluation.ground_truth` turns it off.
     """
     has_oracle, has_world = (has_value(values, key) for key in (OLD_GROUND_TRUTH_KEY, OLD_TASK_KEY))
     is_told = any(has_value(given, _GROUND_TRUTH_KEY) for given in (values, base))

@@ -24,7 +24,7 @@ def get_scheduled_value(schedule: Value, iteration: int) -> Value: ...
 def get_scheduled_value(schedule: Any, iteration: int) -> Any:
     """Return the value of an iteration: a single value applies to all, a list is indexed from 1.
 
-    Past the end of a list its last value goes on.
+    Iterations past the end of a list use its last value.
     """
     if isinstance(schedule, list):
         return schedule[min(iteration, len(schedule)) - 1]
@@ -125,10 +125,10 @@ class JudgeRecipe(DecodingRecipe):
     )
     score_readout: Readout = declare_field(
         "free",
-        "How a score comes about. free: the judge writes it, and it is read from the text. forced: "
-        "after the justification the score line is begun for the judge, and one of the whole "
-        "scores is drawn. expected: as forced, and the score is their mean by their probabilities. "
-        "docs/readout.md.",
+        "Score readout. free: the judge writes the score, and it is read from the text. forced: "
+        "after the justification the judge is given the start of the score line, and one of the "
+        "whole scores is sampled. expected: as forced, but the score is their probability-weighted "
+        "mean. docs/readout.md.",
         source=OURS,
     )
     endpoint: str | None = declare_field(
@@ -179,8 +179,8 @@ class MetaJudgeRecipe(DecodingRecipe):
     )
     verdict_readout: VerdictReadout = declare_field(
         "free",
-        "How a verdict comes about. free: the meta-judge writes it, and it is read from the text. "
-        "forced: after the comparison the line is begun for it, and A or B is drawn.",
+        "Verdict readout. free: the meta-judge writes the verdict, and it is read from the text. "
+        "forced: after the comparison it is given the start of the line, and A or B is sampled.",
         source=OURS,
     )
     max_judgments: int | None = declare_field(
@@ -327,7 +327,7 @@ class EngineRecipe(Section):
     quantization: Literal["fp8"] | None = declare_field(
         None,
         "Quantization of the weights while they are loaded, for generation only (`vllm`). None: "
-        "the weights as they are.",
+        "the weights are not changed.",
         source=OURS,
     )
 
@@ -542,7 +542,7 @@ class Recipe(Section):
             )
         if self.judge.score_readout != "free" and self.judge.endpoint is not None:
             raise ValueError(
-                "judge.score_readout forces scores of an outside judge (judge.endpoint), whose "
+                "judge.score_readout forces scores of an external judge (judge.endpoint), whose "
                 "server is not asked to continue a reply: use judge.score_readout: free"
             )
 

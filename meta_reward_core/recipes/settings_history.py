@@ -1,10 +1,10 @@
 """The settings of an experiment over time, and the iteration from which each change applies.
 
-The description keeps the settings that the experiment began with. Each change since is a file of
-its own, `settings/00001.json`, written once and never changed: the values as they were and as they
-became, and the iteration from which they hold. An iteration's settings are those of the beginning
-with every change that holds for it, in order; so a change that holds from iteration 3 on says
-nothing about iteration 2, also where a later change does.
+The description stores the initial settings of the experiment. Each later change is a file of its
+own, `settings/00001.json`, written once and never modified: the old and new values, and the first
+iteration to which they apply. An iteration's settings are the initial ones with every change that
+applies to it, in order; so a change that applies from iteration 3 does not affect iteration 2, even
+if a later change does.
 """
 
 import copy
@@ -59,7 +59,7 @@ class SettingsChange:
         """Parse a change.
 
         Raises:
-            ValueError, KeyError, TypeError: the bytes are no change of settings.
+            ValueError, KeyError, TypeError: the bytes are not a settings change.
         """
         found = parse_json(data)
         return cls(
@@ -76,7 +76,7 @@ class SettingsHistory:
 
     Attributes:
         origin: where they are stored, for messages.
-        began: canonical values of the recipe, as they were stored when the experiment began.
+        began: canonical values of the recipe, as stored when the experiment was created.
         changes: since then, in order.
     """
 
@@ -97,7 +97,7 @@ class SettingsHistory:
         """Return the recipe that applies to an iteration; None: after all changes.
 
         Raises:
-            RecipeError: the stored values are no recipe.
+            RecipeError: the stored values are not a valid recipe.
         """
         return parse_stored_recipe(self.get_values(number), origin=self.origin)
 
@@ -141,7 +141,7 @@ def write_settings_change(files: ExperimentFiles, change: SettingsChange) -> Non
     """Write a settings change; the caller holds the experiment's lock.
 
     Raises:
-        InputError: somebody else has changed the settings meanwhile.
+        InputError: the settings were changed by another user in the meantime.
         StorageFullError: there is no room.
     """
     if not files.store.put_if_absent(
@@ -156,8 +156,8 @@ def write_settings_change(files: ExperimentFiles, change: SettingsChange) -> Non
 def compare_recipes(old: Recipe, new: Recipe) -> tuple[Values, Values]:
     """Return the values that differ between two recipes, by dotted name in the canonical form.
 
-    Values that stand at the default of a later version are written out, so that a change back to a
-    default is a change, too.
+    Values that equal the default of a later version are written out, so that a change back to a
+    default is recorded, too.
     """
     return find_differences(
         canonicalize_recipe(old, is_complete=True), canonicalize_recipe(new, is_complete=True)
@@ -203,5 +203,5 @@ def _read_change(files: ExperimentFiles, number: int) -> SettingsChange:
         return SettingsChange.from_json(files.store.read(name))
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
-            f"{files.store.get_path(name)} is no change of settings: {error}"
+            f"{files.store.get_path(name)} is not a valid settings change: {error}"
         ) from error

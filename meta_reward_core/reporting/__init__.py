@@ -1,6 +1,6 @@
 """The report: the paper's tables and figures for experiments, next to the paper's own values.
 
-`runs` reads files, `paper` holds the paper's figures, `estimates` knows the arithmetic of seeds,
-`tables`, `plots` and `accounts` make the parts, `build` puts them in order, `markdown` writes them.
-Nothing here loads a model, draws a picture or knows the web.
+`run_loader` reads files, `published_results` has the paper's values, `seed_statistics` estimates
+over seeds, `tables`, `plots` and `appendix` build the parts, `assemble` orders them, and
+`markdown` writes them. Nothing here loads a model, renders an image or depends on the web app.
 """

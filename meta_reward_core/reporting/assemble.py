@@ -44,7 +44,7 @@ def build_report(
         ("Figures", build_paper_plots(arms)),
         ("Compute", build_compute_section(arms)),
         ("Repeats", build_repeats_section(arms)),
-        ("What limits these figures", build_limitations_section(arms)),
+        ("Limitations", build_limitations_section(arms)),
         ("Settings, versions and lineage", build_provenance_section(arms)),
     ]
     return Document(title, [Section(heading, blocks) for heading, blocks in parts])

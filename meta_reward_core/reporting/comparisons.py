@@ -30,11 +30,11 @@ from meta_reward_core.reporting.seed_statistics import (
 )
 
 _METHOD: Final = (
-    "Differences are taken within pairs of runs that began from the same M0 with the same loop "
-    'seed. "These seed models": 95% by Student\'s t over pairs, each M0 with a mean of its own; '
-    'it says what other loop seeds would do. "Other seed models": 95% by Student\'s t over the '
-    "means of the M0s; it says what other M0s would do, and with three of them it is wide. Figures "
-    "other than the primary ones are for exploring: of many intervals at 95% one in twenty misses."
+    "Differences are taken within pairs of runs that started from the same M0 with the same loop "
+    'seed. "These seed models": 95% by Student\'s t over pairs, each M0 with its own mean; it '
+    'covers other loop seeds. "Other seed models": 95% by Student\'s t over the means of the M0s; '
+    "it covers other M0s, and is wide with three of them. Metrics other than the primary ones are "
+    "exploratory: one in twenty 95% intervals misses the true value."
 )
 _PLANTED: Final = (
     "What this does not prove: the miniature is a synthetic world in which the signal to be found "
@@ -73,7 +73,7 @@ def build_comparison_section(arms: Sequence[Arm], baseline: str) -> list[Block]:
     oracle = any(arm.recipe and arm.recipe.has_ground_truth for arm in arms)
     return [
         Text(f"At M{last}, the last model that all arms have, against the arm {base.label}:"),
-        Notes(sentences or ["no primary figure is known of both arms of a pair"]),
+        Notes(sentences or ["no primary metric is known for both arms of a pair"]),
         *([Text(_PLANTED)] if oracle else []),
         Text(_METHOD),
         *blocks,
@@ -91,7 +91,7 @@ def _make_difference_table(
 ) -> ReportTable | Absent:
     title = f"{arm.label} minus {base.label}, at M{last}"
     if not known:
-        return Absent(title, "no two runs began from the same M0 with the same loop seed")
+        return Absent(title, "no two runs started from the same M0 with the same loop seed")
     return ReportTable(
         title,
         ("metric", "difference", "these seed models", "other seed models", "pairs (seed models)"),

@@ -22,10 +22,9 @@ class MetricSpec:
     """A metric of M_t.
 
     Attributes:
-        bounds: its lowest and its highest value; None where it has none.
-        items: what its count counts, so that things of one prompt count once: `count` as it
-            stands, or the recipe's held-out responses that are judged. `none`: one run alone has no
-            interval.
+        bounds: its lowest and highest possible value; None if unbounded.
+        items: unit of its count, so that items of one prompt count once: `count` unchanged, or
+            the recipe's judged held-out responses. `none`: a single run has no interval.
     """
 
     title: str

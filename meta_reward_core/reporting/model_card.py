@@ -74,7 +74,7 @@ def write_model_card(
     return "\n\n".join(sections) + "\n"
 
 
-def get_public_model_name(name: str | None, *, task: str = "the miniature world") -> str:
+def get_public_model_name(name: str | None, *, task: str = "the toy task") -> str:
     """Return a public name for a recipe's model: an id unchanged, of a path the last part.
 
     Args:
@@ -197,9 +197,9 @@ def _describe_judge(judge: Mapping[str, Any] | None) -> list[str]:
         return []
     return _select_known(
         ("judgments with a readable score", _format_share(judge["parse_rate"])),
-        ("mean of the points", _format_value(judge["mean"])),
-        ("entropy of the points, bits", _format_value(judge["entropy_bits"])),
-        ("share of the points that are 5", _format_share(judge["share_at_max"])),
+        ("mean score", _format_value(judge["mean"])),
+        ("entropy of the scores, bits", _format_value(judge["entropy_bits"])),
+        ("share of scores equal to 5", _format_share(judge["share_at_max"])),
     )
 
 

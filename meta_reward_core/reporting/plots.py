@@ -163,11 +163,11 @@ def _plot_score_distributions(arms: Sequence[Arm]) -> list[Block]:
             rows = [f"M{t}" for t in range(arm.iterations)]
             plots.append(
                 HeatPlot(
-                    f"The judge's points: {arm.label}", rows, _BINS, cells, "judge",
-                    "points, from", "Share of its judgments. Pile-ups at 5 are how judges fail.",
+                    f"Judge scores: {arm.label}", rows, _BINS, cells, "judge",
+                    "score, from", "Share of its judgments. Failing judges give mostly 5s.",
                 )
             )  # fmt: skip
-    return plots or [Absent("The judge's points by iteration", "no iteration is finished")]
+    return plots or [Absent("Judge scores by iteration", "no iteration is finished")]
 
 
 def _sum_histograms(summaries: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -1,8 +1,8 @@
 """Published results of the paper, for comparison.
 
 Source: Wu et al. 2024, "Meta-Rewarding Language Models", arXiv 2407.19594, tables 1 to 7. Their
-models have 8 billion parameters; they are a target for whoever trains such a one, and no measure
-of the miniature.
+models have 8 billion parameters; the results are a target for models of that size, and not
+comparable with the miniature.
 """
 
 from typing import Final

@@ -1,7 +1,7 @@
 """An experiment as loaded for a report.
 
 Only small files are read: manifests, the tables `evaluation` and `training_log`, and scorecards.
-Summaries are given where somebody has them, because making them reads every judgment.
+Summaries are passed in by callers that have them, because computing them reads every judgment.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,14 +29,14 @@ class ExperimentRun:
     """One experiment.
 
     Attributes:
-        seed_model: which M0, in whatever words tell it from others.
-        models: sha256 of M0, M1, ... as far as they are finished.
+        seed_model: any name that distinguishes this M0 from others.
+        models: sha256 of M0, M1, ... up to the last completed one.
         summaries: of the finished iterations, from 1.
-        metrics: what the evaluations measured.
+        metrics: results of the evaluations.
         steps: DPO steps of each finished iteration.
         cards: scorecards of each model, by number.
         packages: versions of what the last iteration ran on.
-        gaming: issues in the answers of each iteration; None where nobody looked.
+        gaming: issues in the answers of each iteration; None if not checked.
     """
 
     name: str
@@ -100,9 +100,9 @@ def read_run(
     """Read an experiment.
 
     Args:
-        summaries: of its iterations, by number, where they are known with their seconds.
+        summaries: of its iterations, by number, if known with their seconds.
         seed_model: which M0; by default its hash.
-        look_at_answers: read all answers and look for such as play the judge.
+        look_at_answers: read all answers and look for those that manipulate the judge.
 
     Raises:
         ArtifactError: its files are gone, or one is damaged.

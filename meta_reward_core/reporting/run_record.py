@@ -34,12 +34,12 @@ class RunFingerprint:
 
     Attributes:
         recipe: sha256 of the recipe's values as this version reads them.
-        templates: sha256 of the words in which judge and meta-judge are asked.
-        prompts: sha256 of the ids of the instructions that it draws from, in order.
-        seed: of everything random.
-        seed_model: sha256 of M0; None where nobody here knows it.
-        world: version of the task; None where the task is not installed here.
-        schema: version of what the tables mean.
+        templates: sha256 of the prompt templates of judge and meta-judge.
+        prompts: sha256 of the ids of the prompts it samples from, in order.
+        seed: random seed.
+        seed_model: sha256 of M0; None if unknown.
+        world: version of the task; None if the task is not installed here.
+        schema: version of the tables' meaning.
     """
 
     recipe: str
@@ -84,7 +84,7 @@ class RunRecord:
         """Parse a record.
 
         Raises:
-            ArtifactError: the bytes are no record, or were changed since it was written.
+            ArtifactError: the bytes are not a record, or were changed since it was written.
         """
         try:
             found = parse_json(data)
@@ -94,7 +94,7 @@ class RunRecord:
             run = _parse_run(content["run"])
             return cls(run, RunFingerprint(**content["basis"] | {"recipe": run.recipe.sha256}))
         except (ValueError, KeyError, TypeError, RecipeError) as error:
-            raise ArtifactError(f"it is no record of a run: {error}") from error
+            raise ArtifactError(f"it is not a record of a run: {error}") from error
 
 
 def build_record(store: ArtifactStore, run: ExperimentRun) -> RunRecord:

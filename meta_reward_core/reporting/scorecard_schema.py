@@ -51,17 +51,17 @@ def parse_scorecard(content: bytes | str, *, place: str) -> ScorecardDict:
     """Parse a scorecard from JSON.
 
     Args:
-        place: where it lies, for messages.
+        place: its location, for messages.
 
     Raises:
-        ArtifactError: it is no scorecard.
+        ArtifactError: it is not a scorecard.
     """
     try:
         card: ScorecardDict = parse_json(content)
         _StoredScorecard.model_validate(card)
     except (MalformedInputError, ValidationError) as error:
         raise ArtifactError(
-            f"{place} is no scorecard ({_explain(error)}): remove it, or evaluate again"
+            f"{place} is not a scorecard ({_explain(error)}): remove it, or evaluate again"
         ) from error
     figures = [_ABSENT_PARTS | metric for metric in card["figures"]]
     return card | {"figures": figures, "findings": card.get("findings") or []}

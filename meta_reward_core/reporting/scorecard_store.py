@@ -1,9 +1,9 @@
 """Storage of the scorecards of an experiment's models.
 
 One file for each benchmark of each model (`storage.layout`), in the format of `manage.py evaluate
---output`; a judge's agreement with people has a name of its own beside its agreement with a model.
-Another evaluation of the same model by the same rule replaces the earlier one. What the tasks of
-`evaluation.tasks` have measured is in the iterations' own tables and is listed with them.
+--output`; a judge's agreement with humans and its agreement with a model have different names.
+Another evaluation of the same model by the same rule replaces the earlier one. Metrics of the tasks
+in `evaluation.tasks` are in the iterations' own tables and are listed with them.
 """
 
 import re
@@ -55,7 +55,7 @@ def save_scorecard(
     """Store a scorecard of M_number; return its path.
 
     Args:
-        reference: of a judge's agreement: with whom.
+        reference: what a judge's agreement was measured against.
 
     Raises:
         InputError: there is no such experiment.
@@ -82,7 +82,7 @@ def parse_model_spec(text: str) -> tuple[str, int]:
     """
     found = _PLACE.fullmatch(text)
     if found is None:
-        raise InputError(f"{text!r} names no model: write EXPERIMENT/M0, EXPERIMENT/M1, ...")
+        raise InputError(f"{text!r} does not name a model: write EXPERIMENT/M0, EXPERIMENT/M1, ...")
     return found[1], int(found[2])
 
 

@@ -1,15 +1,15 @@
 """Statistics over runs with several seeds: means, spread, and differences with intervals.
 
 A difference is taken within pairs: the same M0 and the same loop seed in both arms, which removes
-what both share. Two questions are kept apart, because loop seeds of one M0 are not new evidence
-about another M0:
+their common variation. There are two separate questions, because loop seeds of one M0 are not new
+evidence about another M0:
 
 - **these seed models**: would other loop seeds from the same M0s give this difference? Student's
-  interval over pairs, each M0 with a mean of its own (n pairs, k M0s, n - k degrees of freedom).
+  interval over pairs, each M0 with its own mean (n pairs, k M0s, n - k degrees of freedom).
 - **other seed models**: would other M0s? Student's interval over the k means per M0 (k - 1 degrees
   of freedom); absent for one M0.
 
-Both take the differences for about normal, which few seeds can neither show nor refute.
+Both assume that the differences are roughly normal, which few seeds can neither confirm nor refute.
 """
 
 from collections import defaultdict

@@ -1,6 +1,6 @@
 """Summary of an iteration as a plain dictionary, for users, `--output` and pages.
 
-Reads the iteration's files; knows no terminal, no database and loads no model.
+Reads the iteration's files; uses neither terminal nor database, and loads no model.
 """
 
 import textwrap
@@ -77,17 +77,17 @@ def summarize_iteration(
     before: IterationFiles | None = None,
     timings: Mapping[str, Timing] | None = None,
 ) -> Summary:
-    """Summarize an iteration, as far as it is finished.
+    """Summarize the completed stages of an iteration.
 
     Args:
         files: of the iteration.
         number: t, from 1.
-        stages: names of the steps in the paper's order.
-        before: files of the iteration before, for what compares two.
-        timings: by stage, where they are known.
+        stages: names of the stages in the paper's order.
+        before: files of the previous iteration, for comparisons.
+        timings: by stage, if known.
 
     Returns:
-        Plain values alone; what was not measured is None or absent.
+        Plain values only; metrics that were not measured are None or absent.
     """
     measured = _measure_metrics(files, number, recipe)
     earlier = _measure_metrics(before, number - 1, recipe) if before is not None else None

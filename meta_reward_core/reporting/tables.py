@@ -1,7 +1,7 @@
 """The paper's seven tables, with a run's metrics above the paper's.
 
-A figure comes from a scorecard that `manage.py evaluate --experiment` has kept, from an iteration's
-own data, or, in the miniature, from the truth. Where there is none, the table says why.
+A metric is from a scorecard stored by `manage.py evaluate --experiment`, from an iteration's own
+data, or, in the miniature, from the ground truth. If there is none, the table gives the reason.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -324,8 +324,8 @@ def _has_value(run: ExperimentRun, metric: MetricSpec, t: int) -> bool:
 def _describe_intervals(arms: Sequence[Arm]) -> str:
     if max(len(arm.runs) for arm in arms) > 1:
         return (
-            "Means over runs; in brackets 95% intervals over loop seeds of these seed models. M0 "
-            "differs between loop seeds of one seed model only by what is drawn to evaluate it."
+            "Means over runs; in brackets 95% intervals over loop seeds of these seed models. "
+            "Between loop seeds of one seed model, M0 differs only by its evaluation samples."
         )
     return "One run: in brackets 95% intervals over held-out items, not over other seeds."
 

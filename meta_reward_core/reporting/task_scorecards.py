@@ -51,7 +51,7 @@ def read_task_scorecards(store: ArtifactStore, experiment: str, number: int) -> 
 def measure_ground_truth_changes(
     store: ArtifactStore, experiment: str, *, task: str, before: int, after: int
 ) -> dict[str, Metric]:
-    """Changes of what a task's ground truth says of each held-out item, from model to model.
+    """Compute changes between models in a task's ground-truth metrics of each held-out item.
 
     Paired: all models answer the same items. Pairs of items make up the order agreement, so its
     interval is that of a U-statistic of degree 2, whose standard error is twice that of the mean

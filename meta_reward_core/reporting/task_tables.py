@@ -20,7 +20,7 @@ _DECIMALS = 4
 def build_task_blocks(arms: Sequence[Arm]) -> list[Block]:
     """Build two tables per run and task: metrics of M0, M1, ..., and paired changes.
 
-    Nothing for runs whose recipe names no such task.
+    Runs whose recipe has no such task are skipped.
     """
     return [block for arm in arms for run in arm.runs for block in _iter_run_blocks(run)]
 

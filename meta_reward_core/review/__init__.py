@@ -1,4 +1,4 @@
 """Statistics of audits: sampling of items, and estimates from answers.
 
-Pure functions of numbers and labels. It knows no database, no page and no model.
+Pure functions of numbers and labels, independent of database, pages and models.
 """

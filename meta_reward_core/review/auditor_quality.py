@@ -1,8 +1,8 @@
 """Quality of each auditor of a batch: accuracy, biases, self-consistency, speed and drift.
 
-What is right about an item is known where its answer was known before, where somebody adjudicated
-it, or where several auditors answered it alike. Errors that all of them share count as right, so
-accuracy is an upper estimate.
+The correct answer of an item is known if it was known before, if the item was adjudicated, or if
+several auditors agree. Errors that all of them share count as correct, so accuracy is an upper
+estimate.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from meta_reward_core.review.stratified_estimators import (
 )
 
 MAX_SCORE_ERROR: Final = 1.0
-"""A score is right where it is at most so many points from the known one."""
+"""Largest difference from the known score at which a score still counts as correct."""
 
 Value = str | float
 
@@ -27,13 +27,13 @@ class AuditorAnswer:
     """An answer of an auditor; answers are in the order of submission.
 
     Attributes:
-        value: first, second, tie or neither; of a response the score, 0 to 5.
-        known: what is right about the item; None if that is not known.
-        is_calibration: whether its answer was known before anybody was asked.
+        value: first, second, tie or neither; for a response the score, 0 to 5.
+        known: correct answer of the item; None if unknown.
+        is_calibration: whether its answer was known before the audit.
         shown_first, longer, higher_score: which judgment was shown first, is longer, has the
             higher score; None where neither is, or for responses.
         earlier: the auditor's own earlier answer to the same item; None if there is none.
-        seconds: how long it took; 0 where that is not known.
+        seconds: time taken; 0 if unknown.
     """
 
     auditor: str
@@ -52,12 +52,12 @@ class AuditorQuality:
     """Quality of one auditor; shares have Wilson 95% intervals.
 
     Attributes:
-        accuracy: share of answers that are right, of those of which that is known.
-        known_accuracy: the same of items whose answer was known before alone.
+        accuracy: share of correct answers, among items with a known correct answer.
+        known_accuracy: the same, only for items whose answer was known before.
         prefers_first, prefers_longer, prefers_higher_score: shares of answers that name a winner.
-        consistency: share of own repeats that were answered alike.
-        drift: accuracy of the second half of the answers less that of the first half.
-        seconds: median of an answer; None where it is not known.
+        consistency: share of own repeats with the same answer.
+        drift: accuracy of the second half of the answers minus that of the first half.
+        seconds: median time per answer; None if unknown.
         is_flagged: whether the accuracy is shown to be below the bound.
     """
 
@@ -80,7 +80,7 @@ def measure_auditors(
     """Measure each auditor, ordered by name.
 
     Args:
-        min_accuracy: auditors whose interval lies below this are flagged; a share.
+        min_accuracy: auditors whose interval is entirely below this share are flagged.
     """
     by_name: dict[str, list[AuditorAnswer]] = {}
     for answer in answers:

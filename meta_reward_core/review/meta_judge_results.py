@@ -33,7 +33,7 @@ ONE_VERDICT_RIGHT: Final = (
     "whatever was shown first won both orders",
     "whatever was shown second won both orders",
 )
-"""Groups in which one of two verdicts names people's winner whatever people say."""
+"""Groups in which one of the two verdicts is right, whichever judgment humans prefer."""
 _MIN_ANSWERS: Final = 20
 
 
@@ -42,12 +42,12 @@ class AuditedPair:
     """A pair of judgments with the meta-judge's two verdicts and a human answer.
 
     Attributes:
-        stratum: that it was drawn from.
-        human: the answer; neither of two bad ones counts as a tie.
+        stratum: the stratum it was sampled from.
+        human: the human answer; "neither" (both judgments are bad) counts as a tie.
         forward, backward: the meta-judge's outcome with `first`, with `second` shown first.
-        higher_score, longer, higher_elo: which judgment has more points, more text, the higher
-            rating; None if alike or not known.
-        shown_left: which one the person saw first.
+        higher_score, longer, higher_elo: which judgment has the higher score, more text, the
+            higher rating; None if equal or unknown.
+        shown_left: the judgment that the auditor saw first.
         groups: from the name of a division to the group that the pair is in.
     """
 
@@ -99,11 +99,11 @@ class MetaJudgeResults:
     """Results of a batch of pairs of judgments.
 
     Attributes:
-        agreement: share of readable verdicts, each order counted, that say what people say.
-        agreement_decided: the same without people's and the meta-judge's ties.
-        elo: share of pairs with a winner of people's whose higher rating is that winner's.
-        confusion: share of verdicts by (people, meta-judge) over `OUTCOMES`; counted are the pairs
-            that have such a verdict.
+        agreement: share of readable verdicts, each order counted, that match the human answer.
+        agreement_decided: the same without ties of humans or the meta-judge.
+        elo: share of pairs with a human-preferred judgment that has the higher rating.
+        confusion: share of verdicts by (human, meta-judge) over `OUTCOMES`, among the pairs that
+            have such a verdict.
         coverage: share of the population in strata with any answer.
     """
 

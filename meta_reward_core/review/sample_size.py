@@ -68,7 +68,7 @@ def plan_sample_sizes(
 
     Args:
         repeat_share: share of the items that come again.
-        seconds: median of an answer; None where it is not known.
+        seconds: median time per answer; None if unknown.
     """
     sizes = []
     for half_width in half_widths:

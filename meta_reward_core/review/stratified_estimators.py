@@ -2,12 +2,12 @@
 
 Every item has a stratum, and every stratum a known size: an answer stands for
 `population / answered` items of its stratum. So an estimate does not depend on how many items
-were drawn where. Intervals of shares put Wilson's interval of each stratum together (MOVER), which
-keeps its promise also near 0 and 1 and in small strata. Other statistics use a stratified
-jackknife: correlations on the scale of Fisher's z, and kappa in the shape of agreement's interval.
+were sampled from which stratum. Intervals of shares combine the Wilson intervals of the strata
+(MOVER), which keep their coverage near 0 and 1 and in small strata. Other statistics use a
+stratified jackknife: correlations on Fisher's z scale, kappa in the shape of agreement's interval.
 
-Several samples of one population are pooled as frames that each cover all of it: every sample is
-an estimate of its own, and counts by its share of the answers (`SurveyDesign.factors`).
+Several samples of one population are pooled as frames that each cover all of it: every sample is a
+separate estimate, weighted by its share of the answers (`SurveyDesign.factors`).
 
 Source: Särndal, Swensson, Wretman 1992, chapters 3 and 5 (Hajek's ratio estimator and its
 linearisation); Zou and Donner 2008 (MOVER); Rust 1985 (stratified jackknife); Hartley 1962
@@ -41,9 +41,9 @@ class Estimate:
     """Estimate of a population statistic from the answers.
 
     Attributes:
-        value: absent where nothing was counted.
-        low, high: its interval; absent where too few answers tell how much they vary.
-        count: items behind it.
+        value: absent if nothing was counted.
+        low, high: its interval; absent if there are too few answers to estimate their variance.
+        count: items it is based on.
     """
 
     value: float | None
@@ -107,8 +107,8 @@ def estimate_share(
 ) -> Estimate:
     """Estimate the ratio of the population sums of `part` and `whole`, a share in [0, 1].
 
-    An item that does not belong to what is asked has a whole of 0; it stays in the lists,
-    because it tells how many such items its stratum has.
+    An item outside the subpopulation has a whole of 0; it stays in the lists, because the
+    number of such items in its stratum matters.
 
     Args:
         part: shape [n], 0 <= part <= whole.
@@ -140,7 +140,7 @@ def estimate_share(
 
 
 def _compute_stratum_margins(y: Array, x: Array, left_out: float, z: float) -> tuple[float, float]:
-    """Compute how far a stratum's share can lie below and above its estimate."""
+    """Compute how far a stratum's share can be below and above its estimate."""
     if x.sum() <= 0 or left_out <= 0:
         return 0.0, 0.0
     share = float(y.sum() / x.sum())
@@ -202,7 +202,7 @@ def estimate_mean(
     """Estimate the population mean over items that have a value.
 
     Args:
-        values: shape [n]; None where an item does not belong to what is asked.
+        values: shape [n]; None if an item is outside the subpopulation.
     """
     x = np.array([value is not None for value in values], dtype=np.float64)
     y = np.array([value or 0.0 for value in values], dtype=np.float64)
@@ -252,7 +252,7 @@ def estimate_statistic(
     such statistics vary alike whatever they are, and no interval leaves [-1, 1].
 
     Args:
-        statistic: from weights of shape [m, n] to m statistics, NaN where there is none.
+        statistic: from weights of shape [m, n] to m statistics, NaN if undefined.
         count: items behind it.
     """
     value, reach = _compute_value_and_margin(design, statistic, confidence)
@@ -270,8 +270,8 @@ def estimate_statistic_from_share(
 ) -> Estimate:
     """Estimate a statistic that increases with a share, as kappa does with agreement.
 
-    Its interval is as wide as a jackknife says, and as skew as that of the share: where a stratum
-    agrees nearly always, an interval that reaches as far to both sides misses too often.
+    Its interval has the width of a jackknife interval and the skew of the share's: if a stratum
+    nearly always agrees, a symmetric interval misses too often.
 
     Args:
         share: with its interval, of the same items and confidence.

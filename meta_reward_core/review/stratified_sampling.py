@@ -101,8 +101,8 @@ class BatchSlot:
     """A position in a batch: an item or a repeat of it.
 
     Attributes:
-        index: of the item among those drawn.
-        again: whom a repeat is for: who answered it, or another auditor.
+        index: of the item in the sample.
+        again: who gets a repeat: the auditor who answered it, or another one.
     """
 
     index: int
@@ -115,7 +115,7 @@ def sample_items(
     """Sample at most `size` items; a smaller population is used whole.
 
     Raises:
-        InputError: there is nothing to draw from, the size is below 2, or the strategy is unknown.
+        InputError: the population is empty, the size is below 2, or the strategy is unknown.
     """
     if not units:
         raise InputError("there is nothing to audit: the iteration has no finished item of a kind")
@@ -183,9 +183,9 @@ def arrange_batch(count: int, *, same: float, other: float, rng: random.Random) 
     """Order the items of a batch, with repeats later in the order.
 
     Args:
-        count: items drawn.
-        same: share of them that comes again to who answered it.
-        other: share of them that comes again to another auditor.
+        count: number of sampled items.
+        same: share of them repeated to the same auditor.
+        other: share of them repeated to another auditor.
     """
     indexes = range(count)
     repeats = [(index, "same") for index in rng.sample(indexes, round(same * count))]
@@ -222,7 +222,7 @@ def pool_frames(frames: Mapping[str, SamplingFrame], answers: Mapping[str, int])
     """Pool samples of one population; each counts by its share of the answers.
 
     Args:
-        frames: by name; a stratum is then called as `name_sample_stratum` says.
+        frames: by name; `name_sample_stratum` gives the pooled names of their strata.
         answers: how many items of each sample are answered.
     """
     total = sum(answers.values())

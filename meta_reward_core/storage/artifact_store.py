@@ -1,7 +1,7 @@
 """Storage of files: each file is written whole, once, and the first writer wins.
 
-This module knows bytes, names and hashes. What the tables mean stands in `tables`, when a shard
-is done in `shards`.
+This module handles bytes, names and hashes. `tables` defines what the tables mean, `shards` when a
+shard is done.
 """
 
 import contextlib
@@ -264,14 +264,14 @@ class ArtifactStore:
     def remove_partial_files(self, folder: str) -> None:
         """Remove partial files of killed writers from a folder (local stores).
 
-        Only who knows that nobody writes there may call this.
+        Call it only while no process writes to the folder.
         """
         if self.is_local and Path(self.get_path(folder)).is_dir():
             for left in Path(self.get_path(folder)).rglob(f"{_PARTIAL_PREFIX}*"):
                 left.unlink(missing_ok=True)
 
     def _explain_errors(self, what: str, name: str) -> contextlib.AbstractContextManager[None]:
-        """Translate the errors of a remote file system; local errors are clear as they are."""
+        """Translate the errors of a remote file system; local errors pass unchanged."""
         if self.is_local:
             return contextlib.nullcontext()
         return translate_errors(f"{what} {self.get_path(name)}")

@@ -112,7 +112,7 @@ class Checkpoint:
         """Upload the files of a folder to a remote store; the first writer wins.
 
         Raises:
-            ArtifactError: somebody else wrote other bytes under the same name.
+            ArtifactError: another writer stored different bytes under the same name.
             StorageUnreachableError: the store did not answer for long.
         """
         for file in iter_visible_files(folder):
@@ -141,7 +141,7 @@ class Checkpoint:
 def _get_cached_copy(sha256: str, fill: Callable[[Path], object]) -> Path:
     """Return the cached copy of a model; the first process creates it while others wait.
 
-    What is in the cache is hashed before each use, so a damaged copy is made again.
+    The cached copy is hashed before each use, so a damaged one is copied again.
     """
     root = _get_copies_root()
     root.mkdir(mode=0o700, parents=True, exist_ok=True)

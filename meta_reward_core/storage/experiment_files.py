@@ -160,7 +160,7 @@ class ExperimentFiles:
                 self.store.delete(self.layout.get_path(name))
 
     def remove_partial_files(self) -> None:
-        """Remove partial files of killed writers; call it only while nobody else writes."""
+        """Remove partial files of killed writers; call it only while no other process writes."""
         self.store.remove_partial_files(self.layout.folder)
 
 

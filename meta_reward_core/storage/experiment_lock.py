@@ -24,10 +24,10 @@ from meta_reward_core.storage.layout import ExperimentLayout
 from meta_reward_core.system.signals import interrupt_on_signal
 
 LEASE_SECONDS: Final = 60.0
-"""Who has written no further number for so long is taken for dead."""
+"""A holder that has not written a new number for this long is considered dead."""
 RENEWAL_SECONDS: Final = 15.0
 _STOP_SIGNAL: Final = signal.SIGUSR2
-"""Not SIGINT: what a script runs in the background is begun with that ignored."""
+"""Not SIGINT: a shell script starts its background processes with SIGINT ignored."""
 
 
 @contextlib.contextmanager
@@ -82,7 +82,7 @@ class Lease:
         """Take the lock.
 
         Raises:
-            ExperimentBusyError: somebody holds it.
+            ExperimentBusyError: another process holds it.
         """
         self._number = self._find_latest()
         owner = self._read_holder() if self._number else None
@@ -104,7 +104,7 @@ class Lease:
             self._write_next(None)
 
     def _write_next(self, owner: str | None) -> bool:
-        """Write the next number if nobody else has, and remove the previous one."""
+        """Write the next number if no other process has, and remove the previous one."""
         data = encode_canonical_json({"owner": owner, "token": self._token})
         name = self._get_path(self._number + 1)
         # A request that is sent twice finds its own file there.
@@ -121,7 +121,7 @@ class Lease:
         return True
 
     def _read_holder(self) -> str | None:
-        """Return who holds the lock; nobody if it was released or its holder is silent."""
+        """Return the holder of the lock; None if it was released or its holder is silent."""
         name = self._get_path(self._number)
         try:
             owner: str | None = self._store.read_json(name)["owner"]

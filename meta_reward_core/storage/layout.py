@@ -40,10 +40,10 @@ SHARD_MANIFESTS: Final = "manifests"
 """Folder of the shards' manifests, relative to the iteration's folder."""
 
 PROBE_REPORT: Final = "probe/report.json"
-"""What the judge probe of an iteration saw, relative to the iteration's folder."""
+"""Report of the judge probe of an iteration, relative to the iteration's folder."""
 
 PROBE_ACCEPTANCE: Final = "probe/accepted.json"
-"""Who continued although the probe advised against it, relative to the iteration's folder."""
+"""User who continued against the probe's advice, relative to the iteration's folder."""
 
 BREAKER_ACCEPTANCE: Final = "breakers/accepted.json"
 """Causes that a person accepted after they stopped a stage, relative to the iteration's folder."""
@@ -62,7 +62,7 @@ _MODEL: Final = re.compile(r"M(?P<number>[0-9]{1,6})", re.ASCII)
 _EARLIER: Final = UUID("6f1a0a52-6a3e-4f0b-9a59-0d6a7ad0c1f3")
 """Namespace of the UUIDs of experiments that began before they had one."""
 _EARLIER_VERSION: Final = 5
-"""Version of these UUIDs; their experiments go on in the scratch folders of their names."""
+"""Version of these UUIDs; their experiments keep using the scratch folders of their names."""
 
 _PLAIN_NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 ITERATION_PATTERN: Final = rf"{_ITERATION}(?P<number>\d{{1,6}})"
@@ -214,6 +214,11 @@ def parse_settings_change_name(name: str) -> int | None:
     """Parse the number of a settings change from its file name; None for another file."""
     found = _SETTINGS_FILE.fullmatch(name)
     return None if found is None else int(found["number"])
+
+
+def get_iteration_name(number: int) -> str:
+    """Return the name of the folder of an iteration."""
+    return f"{_ITERATION}{number}"
 
 
 def parse_iteration_name(name: str) -> int | None:

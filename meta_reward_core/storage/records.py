@@ -12,9 +12,9 @@ PairKind = Literal["actor", "judge"]
 Verdict = Literal["A", "B", "tie"]
 
 Readout = Literal["free", "forced", "expected"]
-"""How a score or a verdict came about. `free`: the model wrote it, and it was read from the text.
-`forced`: the line was begun for the model, and one of the allowed values was drawn. `expected`: as
-forced, and the score is the mean of the allowed values by their probabilities."""
+"""How a score or a verdict was produced. `free`: the model wrote it, and it was read from the text.
+`forced`: the model was given the start of the line, and one of the allowed values was sampled.
+`expected`: as forced, but the score is the probability-weighted mean of the allowed values."""
 
 
 VerdictReadout = Literal["free", "forced"]
@@ -41,8 +41,8 @@ class Response:
     """A response of the actor, duplicates removed. `sample` is its index among the K.
 
     Attributes:
-        token_ids: as they were drawn after the prompt, with the end token if it was drawn; None
-            where the engine returns none, and in records that were read from a table.
+        token_ids: as sampled after the prompt, with the end token if it was sampled; None where
+            the engine does not return them, and in records that were read from a table.
     """
 
     prompt_id: str
@@ -139,7 +139,7 @@ class Battle:
 
 @dataclass(frozen=True, slots=True)
 class RefusedPrompt:
-    """A prompt that the engine did not take in one role.
+    """A prompt that the engine refused in one role.
 
     Attributes:
         response_id: the response that was to be judged; None of the actor.

@@ -86,6 +86,6 @@ def translate_errors(doing: str) -> Iterator[None]:
 
 
 def _get_error_code(error: Exception) -> str:
-    """Return the S3 error code; not every server says which condition failed."""
+    """Return the S3 error code; not every server reports the condition that failed."""
     response = getattr(error.__cause__, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))

@@ -13,8 +13,8 @@ class StorageRoots:
     Attributes:
         artifacts: root of all experiments, any fsspec address.
         models: folder under which models may be loaded from.
-        scratch: private folder for what is only needed while it is being made.
-        hub_token: with which models are fetched; None for what the hub's client finds itself.
+        scratch: private folder for temporary files.
+        hub_token: Hub token for fetching models; None for the one that the Hub's client finds.
     """
 
     artifacts: str

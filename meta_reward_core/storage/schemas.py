@@ -283,7 +283,7 @@ def read_parquet(source: Path | bytes, columns: Sequence[str] | None = None) -> 
     bytes when it returns, and a process that ends at that moment is aborted.
 
     Raises:
-        ArrowException, OSError: it is no Parquet, or cannot be read.
+        ArrowException, OSError: it is not a Parquet file, or cannot be read.
         KeyError: it has no such column.
     """
     readable = pa.BufferReader(source) if isinstance(source, bytes) else source
@@ -301,7 +301,7 @@ def from_parquet(
     one that wrote the file are null.
 
     Raises:
-        DamagedArtifactError: the bytes are no Parquet, or the file's columns are others.
+        DamagedArtifactError: the bytes are not a Parquet file, or its columns differ.
         KeyError: the table has no such column.
     """
     schema = get_schema(name, columns)

@@ -2,7 +2,7 @@
 
 A shard is a pure function of recipe, model, inputs and seed. Their hash is its key. The
 manifest is written after the shard's parts, so a shard without one was never finished, and a
-shard whose key has changed (its inputs were remade and differ) is made again.
+shard whose key has changed (its inputs were recomputed and differ) is computed again.
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -101,7 +101,7 @@ class ShardManifest:
         """Parse a manifest of the current or an earlier schema version.
 
         Raises:
-            ValueError, KeyError, TypeError: the bytes are no manifest.
+            ValueError, KeyError, TypeError: the bytes are not a manifest.
         """
         values = parse_json(data)
         if not isinstance(values, dict):
@@ -120,7 +120,7 @@ class IterationFiles:
     """The files of one iteration: table partitions, and the manifests that make them valid.
 
     An iteration may have tens of thousands of manifests, on a store where each is a request.
-    So a manifest is read when somebody asks for what it promises, and then remembered.
+    So a manifest is read only when its contents are requested, and then cached.
     """
 
     def __init__(self, store: ArtifactStore, folder: str) -> None:
@@ -211,7 +211,7 @@ class IterationFiles:
     def remove_partial_files(self) -> None:
         """Remove partial files of killed writers from the experiment's folder.
 
-        Only a process that knows nobody writes there may call it.
+        Call it only while no other process writes to the folder.
         """
         self.store.remove_partial_files(self.experiment.folder)
 
@@ -251,8 +251,8 @@ class IterationFiles:
         """Write a shard's partitions, then its manifest.
 
         Raises:
-            ArtifactError: somebody else wrote other bytes under the same name meanwhile.
-            ValueError: nobody would look for such a part in this shard's manifest.
+            ArtifactError: another writer stored different bytes under the same name meanwhile.
+            ValueError: readers would not look for such a part in this shard's manifest.
         """
         for table, number in work.tables:
             if (stage, shard) not in _list_writers(table, number):
@@ -378,7 +378,7 @@ class IterationFiles:
                 return False
             return manifest.checkpoint in (None, self.checkpoint.compute_sha256())
         except StorageUnreachableError:
-            raise  # it may be whole: nothing is made again because a network is down
+            raise  # it may be complete: do not compute it again because a network is down
         except ArtifactError:
             return False
 

@@ -173,7 +173,7 @@ def _read_log_level(level: str) -> str:
 
 
 def _get_default_var() -> Path:
-    """In a checkout beside the code; otherwise in the current folder, never beside a package."""
+    """In a checkout next to the code; otherwise in the current folder, never next to a package."""
     home = Path(__file__).resolve().parents[2] if IN_CHECKOUT else Path.cwd()
     return home / "var"
 
@@ -223,7 +223,7 @@ class Settings(BaseSettings):
 
     var: Folder = _declare(
         "META_REWARD_VAR",
-        "Folder of everything that this installation keeps.",
+        "Folder for all data of this installation.",
         default=_get_default_var,
         section=_FILES,
         shown="`var` in the checkout, or in the current folder for a package",
@@ -320,7 +320,7 @@ class Settings(BaseSettings):
     )
     csrf_origins: Origins = _declare(
         "META_REWARD_CSRF_ORIGINS",
-        "Origins that forms may be sent from, beside the site's own.",
+        "Additional origins that may submit forms; the site's own is always allowed.",
         default=(),
         section=_SITE,
     )
@@ -637,7 +637,7 @@ def is_secret(field: FieldInfo) -> bool:
 
 
 def get_expected(field: FieldInfo) -> str:
-    """What a field accepts, in words."""
+    """Describe the values that a field accepts."""
     found = [*field.metadata, *_iter_nested_metadata(field.annotation)]
     return next(entry.text for entry in reversed(found) if isinstance(entry, Expected))
 

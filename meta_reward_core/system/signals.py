@@ -26,7 +26,7 @@ def interrupt_on_signal(wanted: signal.Signals) -> Iterator[bool]:
 
     try:
         before = signal.signal(wanted, interrupt)
-    except ValueError:  # not the main thread: signals are somebody else's
+    except ValueError:  # not the main thread, which alone can set signal handlers
         yield False
         return
     try:

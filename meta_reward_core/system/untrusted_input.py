@@ -98,7 +98,7 @@ def check_text(text: str) -> None:
 def check_value(value: Any, limits: InputLimits) -> None:
     """Refuse a parsed value that exceeds a limit, or that JSON cannot represent.
 
-    A part that stands in several places counts in each of them, so that a value that contains
+    A part that occurs in several places counts in each of them, so that a value that contains
     itself, or repeats itself by aliases, is refused as well.
 
     Raises:

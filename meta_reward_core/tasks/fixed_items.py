@@ -1,9 +1,9 @@
 """The evaluation items of an experiment, read once at creation and used for every model.
 
 They are kept with the experiment as `evaluation-data/<task>.json`, so that M0, M1, ... answer the
-same prompts whatever happens to the file that they came from, and on every machine. Data that is
-absent when the experiment begins is written down as absent: its task is then not evaluated, which
-is neither a pass nor a failure.
+same prompts on every machine, even if the source file changes. Data that is absent when the
+experiment starts is recorded as absent: its task is then not evaluated, which is neither a pass nor
+a failure.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ class FixedItems:
         version: of the task.
         source: name of the file or folder that the items came from.
         source_sha256: of its bytes; None where it was absent.
-        items: in the order of the data; none where `obstacle` says why.
+        items: in the order of the data; none if there is an `obstacle`.
         obstacle: why the task is not evaluated; None if it is.
         left_out_of_pool: prompts of the experiment's pool that were left out because they equal or
             nearly equal a prompt of these items.
@@ -98,11 +98,11 @@ def _read_task_items(wanted: EvaluationTaskRecipe) -> FixedItems:
     absent = FixedItems(wanted.name, get_task(wanted.name).version, path.name, None, ())
     if not path.exists():
         return replace(
-            absent, obstacle=f"its data {path.name} was not there when the experiment began"
+            absent, obstacle=f"its data {path.name} was missing when the experiment was created"
         )
     obstacle = benchmark.find_obstacle()
     if obstacle is not None:
-        return replace(absent, obstacle=f"when the experiment began, {obstacle}")
+        return replace(absent, obstacle=f"when the experiment was created, {obstacle}")
     items = _select_items(benchmark.read_items(path), wanted.prompts)
     return replace(absent, source_sha256=_hash_source(path), items=tuple(items))
 

@@ -3,7 +3,7 @@
 A task may supply prompts, a base model and prompt templates, which an experiment takes when it
 begins, and evaluators, which only the stage that evaluates calls, after the training. Each part is
 optional. A task may instead, or also, be a benchmark: then it measures the models of any experiment
-on data that a person gives. `registry` says how a task is found.
+on data that a user supplies. `registry` describes how tasks are found.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -60,7 +60,7 @@ class BaseModelSource(Protocol):
             name: a name that it provides.
             models: folder in which models that were made are kept.
             scratch: private folder for the work.
-            say: told what takes long.
+            say: called with progress messages.
 
         Raises:
             TrainingError: it could not be made.
@@ -145,15 +145,15 @@ class BenchmarkRequest:
     Attributes:
         engine: of the model; closed by the caller.
         model: its name, such as `M1`.
-        actor: how responses are drawn.
-        judge: how judgments are drawn.
-        meta_judge: how comparisons are drawn.
-        judgments: judgments of each response.
-        score_readout: how a score comes about.
-        templates: in which judge and meta-judge are asked.
+        actor: how responses are sampled.
+        judge: how judgments are sampled.
+        meta_judge: how comparisons are sampled.
+        judgments: number of judgments of each response.
+        score_readout: how a score is read or forced.
+        templates: prompts of the judge and the meta-judge.
         max_score: end of the rubric's scale.
         system_prompt: a system message before every prompt that is answered.
-        seed: of everything random.
+        seed: random seed.
         progress: see `Engine.sample`.
     """
 

@@ -78,7 +78,7 @@ def list_experiment_tasks() -> tuple[Task, ...]:
     """List the tasks that supply something for a new experiment, by name.
 
     A task that cannot be imported is left out, with a warning in the log: a broken package must
-    not take the pages away from everybody.
+    not break the pages for all users.
     """
     return tuple(task for task in _iter_importable_tasks() if _supplies_experiments(task))
 
@@ -132,7 +132,7 @@ def _load_task(name: str, path: tuple[str, ...]) -> Task:
         )
     if len(entries) > 1:
         packages = " and ".join(place.package for place in entries)
-        raise TaskError(f"the task {name!r} is declared by {packages}: uninstall all but one")
+        raise TaskError(f"the task {name!r} is declared by {packages}: uninstall all except one")
     task = _import_object(name, entries[0])
     if not isinstance(task, Task):
         raise TaskError(

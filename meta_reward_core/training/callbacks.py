@@ -1,4 +1,4 @@
-"""What is watched while a training runs: its log, its alarms, and that its states are whole."""
+"""Callbacks of a running training: its log, its alarms, and checks that saved states are whole."""
 
 import math
 import statistics
@@ -35,7 +35,7 @@ class TrainingMonitor(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002
         **kwargs: Any,
     ) -> None:
-        """Look at a row before anybody hears of it."""
+        """Check a log row for alarms before it is reported."""
         row = select_metrics({**kwargs["logs"], "step": state.global_step})
         why = find_alarm(
             row,
@@ -58,7 +58,7 @@ class TrainingMonitor(TrainerCallback):
         control: TrainerControl,
         **_: Any,
     ) -> None:
-        """Leave out the epochs after which no state is wanted."""
+        """Skip saving after epochs that need no state."""
         skipped = round(state.epoch or 0) % self._settings.save_every_epochs
         if skipped and state.global_step < state.max_steps:
             control.should_save = control.should_evaluate = False
@@ -83,13 +83,13 @@ def find_alarm(
     loss_growth: float | None,
     grad_norm: float | None,
 ) -> str | None:
-    """Say why a training should stop, or None.
+    """Return why a training should stop, or None.
 
     Args:
-        row: the newest figures.
+        row: the newest metrics.
         history: all rows so far, as the trainer keeps and restores them.
-        loss_growth: the mean of the latest losses may be so many times the first one.
-        grad_norm: the largest norm of a gradient, before it is clipped.
+        loss_growth: maximum ratio of the mean of the latest losses to the first one.
+        grad_norm: maximum gradient norm before clipping.
     """
     broken = [key for key, value in row.items() if not math.isfinite(value)]
     if broken:
@@ -112,8 +112,8 @@ def find_alarm(
 def select_metrics(logs: Mapping[str, float]) -> LogRow:
     """The metrics of one log row that equal runs share, with step and epoch; empty if none.
 
-    In the order of their names: a training that goes on reads its earlier rows from a file in
-    which they stand in that order.
+    Metrics are sorted by name, because a resumed training reads its earlier rows from a file that
+    has this order.
     """
 
     def is_metric(key: str) -> bool:

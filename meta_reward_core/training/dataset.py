@@ -1,9 +1,9 @@
-"""Which rows an iteration trains on: its own pairs, less what an audit withheld, plus people's.
+"""The training rows of an iteration: its own pairs, minus those withheld by an audit, plus human.
 
-What people decided reaches the files before the training, as one more shard, `audit`. No stage
-makes it: whoever drives the iteration writes it, from a database that this package does not know.
-An iteration without it trains on all its pairs. It is an input of the training like any other, so
-its hashes are part of the training's key.
+Human decisions are written to the files before the training, as one more shard, `audit`. No stage
+makes it: the process that drives the iteration writes it, from a database that this package does
+not know. Without it, an iteration trains on all its pairs. It is an input of the training like any
+other, so its hashes are part of the training's key.
 """
 
 from array import array
@@ -42,7 +42,7 @@ _BATCH_ROWS: Final = 256
 
 
 CompletionKey = tuple[int, str, str]
-"""Of a stored completion: iteration, table, id."""
+"""Key of a stored completion: iteration, table, id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ class StoredTokens:
     injected_at: tuple[int, ...] = ()
 
     def spells(self, text: str, policy: ReasoningPolicy) -> bool:
-        """Whether this is what counts of the completion: it may have been made again since."""
+        """Return whether these tokens give `text`: the completion may have been rerun since."""
         return text in {self.text, select_answer(self.text, policy)}
 
     def to_row(self) -> DrawnTokens:
-        """As a row of a training has them."""
+        """Convert to the form used in training rows."""
         row: DrawnTokens = {
             "token_ids": self.token_ids.tolist(),
             "finish_reason": self.finish_reason,
@@ -71,7 +71,7 @@ class StoredTokens:
 
 @dataclass(frozen=True, slots=True)
 class WithheldPairs:
-    """A kind of pairs that an iteration made and must not train on, and why."""
+    """A kind of pairs that an iteration must not train on, with the reason."""
 
     kind: PairKind
     reason: str
@@ -79,16 +79,16 @@ class WithheldPairs:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRows:
-    """Rows to train on: pairs, read anew each time that somebody asks for them, then people's.
+    """Training rows: preference pairs, read from disk on each iteration, then human pairs.
 
-    A row has the token ids of its completions with it where they are stored, see `PreferenceRow`.
+    A row includes the token ids of its completions where they are stored, see `PreferenceRow`.
 
     Attributes:
-        pairs: names of the tables that hold them.
-        human: people's, as far as they were taken.
-        counts: how many people gave or withheld; none without an audit.
-        drawn: tokens of the completions of these rows, by completion.
-        reasoning: policies of the kinds of rows.
+        pairs: names of the tables of pairs.
+        human: the human pairs that were selected.
+        counts: numbers of human pairs and of withheld pairs; empty without an audit.
+        drawn: stored tokens of the completions of these rows, by completion.
+        reasoning: reasoning policies by kind of row.
     """
 
     files: IterationFiles
@@ -121,11 +121,11 @@ class TrainingRows:
 def write_audit(
     files: IterationFiles, *, withheld: Sequence[WithheldPairs], human_pairs: Sequence[Row] | None
 ) -> None:
-    """Write what an audit says about an iteration's training; equal content is left as it is.
+    """Write an audit's effects on an iteration's training; equal content is not rewritten.
 
     Args:
-        human_pairs: rows of the table `human_pairs`; None where nobody asks for any. None there
-            are is written down too, so that one that comes later changes no training.
+        human_pairs: rows of the table `human_pairs`; None if none are requested. An empty table is
+            written too, so that a pair that arrives later does not change the training.
     """
     reasons = [asdict(one) for one in withheld]
     rows = list(human_pairs or ())
@@ -144,21 +144,21 @@ def write_audit(
 
 
 def has_audit(files: IterationFiles) -> bool:
-    """Say whether what an audit gave was ever written."""
+    """Return whether the audit shard was ever written."""
     return files.find_manifest(_AUDIT) is not None
 
 
 def has_whole_audit(files: IterationFiles) -> bool:
-    """Say whether what an audit gave was written, and is undamaged."""
+    """Return whether the audit shard is written and undamaged."""
     manifest = files.find_manifest(_AUDIT)
     return manifest is not None and files.find_finished(_AUDIT, 0, manifest.key) is not None
 
 
 def load_training_rows(context: IterationContext) -> TrainingRows:
-    """Gather the rows that an iteration trains on.
+    """Collect the rows that an iteration trains on.
 
-    People's pairs are about judgments: they stay out where judge pairs do. Which of them are
-    taken is drawn by the experiment's seed.
+    Human pairs are pairs of judgments, so they are excluded wherever judge pairs are. The
+    experiment's seed determines which of them are sampled.
     """
     files = context.files
     kinds = [kind for kind in PAIR_KINDS if context.recipe.trains_on(kind, context.number)]
@@ -184,14 +184,14 @@ def load_training_rows(context: IterationContext) -> TrainingRows:
 
 
 def get_completion_key(row: Row, side: str) -> CompletionKey:
-    """Say which stored completion one side of a pair is."""
+    """Return the key of the stored completion on one side of a pair."""
     if row["kind"] == "actor":
         return row["iteration"], "responses", row[f"{side}_response_id"]
     return row["iteration"], "judgments", row[f"{side}_judgment_id"]
 
 
 def _with_drawn_tokens(rows: TrainingRows, context: IterationContext) -> TrainingRows:
-    """The rows with what is stored of their completions' tokens; only those are kept in memory."""
+    """Add the stored tokens of the rows' completions; only those are kept in memory."""
     wanted = {get_completion_key(row, side) for row in rows for side in PAIR_SIDES}
     drawn: dict[CompletionKey, StoredTokens] = {}
     for number, table in sorted({(number, table) for number, table, _ in wanted}):
@@ -242,11 +242,11 @@ def _count_rows(files: IterationFiles, table: str) -> int:
 def sample_human_pairs(
     offered: Sequence[Row], *, others: int, max_share: float, seed: int
 ) -> list[Row]:
-    """Take people's pairs up to a share of all rows; the same seed takes the same ones.
+    """Sample human pairs up to a share of all rows; the same seed selects the same ones.
 
     Args:
-        others: rows that are not people's.
-        max_share: of people's pairs among all rows, in [0, 1).
+        others: number of rows that are not human pairs.
+        max_share: maximum share of human pairs among all rows, in [0, 1).
     """
     allowed = int(others * max_share / (1 - max_share) + 1e-9)
     shuffled = sorted(offered, key=lambda row: derive_seed(seed, "human", *_get_row_key(row)))

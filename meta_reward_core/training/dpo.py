@@ -19,7 +19,7 @@ def train_dpo(
 ) -> TrainingOutcome:
     """Train the model in `start` on pairs and publish the result as a checkpoint.
 
-    The model in `start` is the policy's beginning and the reference. Reference log-probabilities
+    The model in `start` is both the initial policy and the reference. Reference log-probabilities
     are computed from its weights before the first step.
 
     Args:

@@ -1,4 +1,4 @@
-"""From a trainer's weights, wherever they lie, to the one folder that is published."""
+"""Export a trainer's weights, sharded or not, to the one folder that is published."""
 
 import hashlib
 import json
@@ -23,10 +23,10 @@ from meta_reward_core.training.resume import publish_model
 def publish_weights(
     trainer: Trainer, *, start: Path, checkpoint: Path, scratch: Path, keep_adapter: bool = False
 ) -> bool:
-    """Have the main process write what was learned, in the precision training began from.
+    """Write the trained weights from the main process, in the precision of the initial weights.
 
-    All processes take part: each may hold a piece of every weight. None waits while the first one
-    writes; their group ends before.
+    All processes take part: each may hold a piece of every weight. None waits while the main one
+    writes; the process group ends before.
 
     Args:
         keep_adapter: the adapter is published too, in a folder of its own inside.
@@ -70,10 +70,10 @@ def publish_weights(
 
 
 def verify_checkpoint(folder: Path, *, start: Path) -> None:
-    """See that a checkpoint is complete and has the tensors of the model it was trained from.
+    """Check that a checkpoint is complete and has the tensors of the model it was trained from.
 
     Raises:
-        TrainingError: it has not; it must not be published.
+        TrainingError: the checkpoint is damaged and must not be published.
     """
     made, problems = read_weights(folder)
     problems = [check for check in problems if check.level is Level.RED]
@@ -95,7 +95,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def _get_adapter_weights(trained: Any, weights: Weights) -> Weights | None:
-    """What adapters have learned; None where all weights were trained."""
+    """Return the adapters' weights; None if all weights were trained."""
     if not hasattr(trained, "peft_config"):
         return None
     from peft import get_peft_model_state_dict
@@ -104,9 +104,9 @@ def _get_adapter_weights(trained: Any, weights: Weights) -> Weights | None:
 
 
 def _merge_adapter(trained: Any, learned: Weights, start: Path) -> tuple[Any, Weights]:
-    """Adapters merged into the weights they began from.
+    """Merge adapters into the weights they were trained on.
 
-    They are merged in a model of our own: the trainer's may be in pieces on several devices.
+    They are merged into a separately loaded model: the trainer's may be split over several devices.
     """
     from peft import get_peft_model, set_peft_model_state_dict
 

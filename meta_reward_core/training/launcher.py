@@ -1,10 +1,10 @@
-"""Where a training runs: in this process, or in several that a launcher starts.
+"""Run a training in this process, or in several processes started by a launcher.
 
 On GPUs the launcher is `accelerate launch` with one of the files in `sharding/`; on a CPU it is
-torch's own, because accelerate starts a single process there and says nothing. Either way every
-process checks how many there are, and how the model is sharded. Rows are sorted before the
-processes start. What goes to and fro are files in a folder beside the scratch folder: settings in,
-log and outcome out.
+torch's own, because accelerate silently starts a single process there. Either way every process
+checks the number of processes and how the model is sharded. Rows are sorted before the processes
+start. Data is exchanged as files in a folder next to the scratch folder: settings in, log and
+outcome out.
 """
 
 import json
@@ -42,17 +42,17 @@ _DEATH: Final = re.compile(
 
 
 class TrainingRunOptions(TypedDict):
-    """Where a training leaves what it makes, and what it is made with.
+    """Output folders and runtime options of a training.
 
     Attributes:
-        checkpoint: the folder to appear; the first writer wins.
-        scratch: a private folder of this job; deleted when the training ends well.
-        seed: of the order of rows and of dropout in adapters.
+        checkpoint: the folder to publish; the first writer wins.
+        scratch: a private folder of this job; deleted when the training succeeds.
+        seed: random seed of the row order and of dropout in adapters.
         threads: CPU threads of torch; sums, and so the weights' last bits, depend on them.
         on_log: called with each new row of the log.
-        chat_date: the day that the chat template reads as today, YYYY-MM-DD; None: the day of
-            the training.
-        run_name: what trackers such as TensorBoard call the training.
+        chat_date: the current date for the chat template, YYYY-MM-DD; None for the day of the
+            training.
+        run_name: name of the training in trackers such as TensorBoard.
     """
 
     checkpoint: Path
@@ -72,7 +72,7 @@ def train(
     settings: TrainingSettings,
     **place: Unpack[TrainingRunOptions],
 ) -> TrainingOutcome:
-    """Train the model in `start` and publish it, on as many processes as the settings say.
+    """Train the model in `start` and publish it, on the configured number of processes.
 
     Raises:
         TrainingError: see `run_training`; or fewer devices than processes, or a process died.
@@ -124,7 +124,7 @@ def _write_job(
 def _run_processes(
     job: Path, settings: TrainingSettings, *, threads: int | None, on_log: OnLog | None
 ) -> TrainingOutcome:
-    """Start the processes, pass their log on, and read how they ended."""
+    """Start the processes, forward their log, and read their outcome."""
     log = job / "log.jsonl"
     log.touch()
     with (
@@ -160,7 +160,7 @@ def build_launch_command(
     """The command that starts the processes.
 
     Args:
-        job: the folder of what goes to and fro.
+        job: the folder of exchanged files.
         shipped: the folder of accelerate's configuration files.
         on_gpus: otherwise on a CPU, where DeepSpeed does not run.
     """
@@ -175,7 +175,7 @@ def build_launch_command(
 
 
 def _check_devices(settings: TrainingSettings) -> None:
-    """See that the processes can run here, before anything is prepared for them."""
+    """Check that the processes can run here, before anything is prepared for them."""
     devices = torch.cuda.device_count()
     if 0 < devices < settings.processes:
         raise TrainingError(
@@ -191,7 +191,7 @@ def _check_devices(settings: TrainingSettings) -> None:
 def _build_environment(
     settings: TrainingSettings, threads: int | None, *, shipped: Path
 ) -> dict[str, str]:
-    """Say it to accelerate too where there is no GPU, and share the cores as the recipe says."""
+    """Build the processes' environment: CPU mode without a GPU, and each one's share of cores."""
     told = {"OMP_NUM_THREADS": str(threads or 1)}
     if not torch.cuda.is_available():
         told |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
@@ -201,7 +201,7 @@ def _build_environment(
 
 
 def _forward_log(lines: Any, on_log: OnLog | None) -> None:
-    """Tell the rows that are whole; a process may be in the middle of writing one."""
+    """Forward the complete rows; a process may be in the middle of writing one."""
     while True:
         at = lines.tell()
         line = lines.readline()
@@ -213,9 +213,9 @@ def _forward_log(lines: Any, on_log: OnLog | None) -> None:
 
 
 def _load_failure(job: Path, code: int) -> MetaRewardError:
-    """The error that ended the training: the others follow from it, and say so at length.
+    """Load the error that ended the training; the errors of other processes only follow from it.
 
-    A process that the system killed could write nothing; torch's launcher tells of it.
+    A process killed by the system cannot write its error, but torch's launcher reports the kill.
     """
     text = (job / "errors.txt").read_text(encoding="utf-8", errors="replace")
     killed = [

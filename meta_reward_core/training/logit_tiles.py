@@ -1,4 +1,4 @@
-"""How much memory the logits of a step take, and of which tokens they are computed.
+"""Limit the memory of a step's logits, and the tokens that they are computed for.
 
 TRL never holds all logits: it multiplies the hidden states of some tokens with the weights of some
 of the vocabulary, one tile after another. Its tiles suit GPUs: 512 MiB in float32. On a CPU it
@@ -40,6 +40,6 @@ def set_logit_tiles(mebibytes: int | None, *, vocabulary: int) -> None:
         utils._use_triton = _score_labels_only
 
 
-def _score_labels_only(_: torch.device) -> bool:
+def _score_labels_only(device: torch.device) -> bool:  # noqa: ARG001 the signature of TRL
     """TRL asks for Triton to decide whether it may leave out the tokens without a label."""
     return True

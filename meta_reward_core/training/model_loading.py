@@ -1,4 +1,4 @@
-"""Models as a training needs them: in float32, or frozen in less below adapters."""
+"""Load models for training: in float32, or frozen in lower precision below adapters."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ def load_trained_model(folder: Path, lora: LoraSettings | None) -> PreTrainedMod
     """Load the model that is trained: frozen weights below adapters may be in less than float32.
 
     Raises:
-        TrainingError: 4-bit weights were asked for and bitsandbytes is not installed.
+        TrainingError: 4-bit weights were requested, but bitsandbytes is not installed.
     """
     if lora is None or lora.base == "float32":
         return load_float32(folder)

@@ -1,8 +1,8 @@
-"""Sharding of a model over processes: on a CPU too, and never only in name.
+"""Shard a model over processes, on a CPU too, and verify that it is really sharded.
 
-accelerate decides how a model is wrapped. Where it does not shard, it trains with plain data
-parallelism and says nothing: each process then holds the whole model. So every process looks at
-its own parameters before the first step.
+accelerate decides how a model is wrapped. Where it does not shard, it silently trains with plain
+data parallelism: each process then holds the whole model. So every process checks its own
+parameters before the first step.
 """
 
 from collections.abc import Mapping
@@ -86,7 +86,7 @@ class ShardingCheck(TrainerCallback):
 
 
 def check_sharding(model: Any, optimizer: Any, *, sharding: Sharding, processes: int) -> None:
-    """See that this process holds no more of a prepared model than its share.
+    """Check that this process holds no more of a prepared model than its share.
 
     Raises:
         TrainingError: it holds more, and would need the memory of a training without sharding.
@@ -138,7 +138,7 @@ def _count_share(parameter: Any, processes: int) -> int:
 def _list_parameters_of_zero(engine: Any, stage: int, processes: int) -> list[str]:
     """What DeepSpeed has not divided: all of it where its stage is another.
 
-    Stage 3 divides the parameters; of stage 2 DeepSpeed's own word is taken.
+    Stage 3 divides the parameters; for stage 2, DeepSpeed's own report is trusted.
     """
     named = list(engine.named_parameters())
     get_stage = getattr(engine, "zero_optimization_stage", None)

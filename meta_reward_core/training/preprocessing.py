@@ -1,4 +1,4 @@
-"""Rows of a training: measured before TRL sees them, so that none is cut or lost in silence."""
+"""Measure training rows before TRL sees them, so that none is silently truncated or dropped."""
 
 import hashlib
 import json
@@ -58,13 +58,14 @@ def split_rows(
     max_refused_share: float,
     validation_share: float,
 ) -> RowSplit:
-    """Refuse what cannot be trained on, and hold prompts out for validation.
+    """Refuse unusable rows, and hold out prompts for validation.
 
-    The others are written into the files `TRAIN_FILE` and `VALIDATION_FILE` of a folder, some at a
-    time. What this job has sorted before, in another process or before a kill, is not sorted again.
+    The remaining rows are written to the files `TRAIN_FILE` and `VALIDATION_FILE` of a folder, in
+    batches. Rows that this job has already sorted, in another process or before it was killed, are
+    not sorted again.
 
     Args:
-        folder: of this job alone; another job's files were removed from it.
+        folder: a folder of this job only; another job's files were removed from it.
 
     Raises:
         TrainingError: more than `max_refused_share` of the rows are refused, or none is left.
@@ -208,7 +209,7 @@ def _check_enough(
 
 
 def _describe_refusals(refused: Sequence[RefusedRow], kinds: Counter[str]) -> str:
-    """Refused rows by kind and reason, beside how many of the kind there were."""
+    """Describe refused rows by kind and reason, with the total of each kind."""
     reasons = Counter((row.kind, row.reason) for row in refused)
     parts = (
         f"{count} of {kinds[kind]} {kind} rows {reason}"

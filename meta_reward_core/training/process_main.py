@@ -21,7 +21,7 @@ from meta_reward_core.training.trainer_factories import OBJECTIVES
 
 
 def main(job: Path) -> None:
-    """Train; the first process tells the log and the outcome, each its own error."""
+    """Train; the first process writes the log and the outcome, each process its own error."""
     set_parent_death_signal()
     rank = read_variable("RANK") or "0"
     try:

@@ -1,4 +1,4 @@
-"""What a training tells: the rows of its log while it runs, and how it ended."""
+"""Output of a training: the rows of its log while it runs, and its outcome."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,7 +14,7 @@ OnLog = Callable[[LogRow], None]
 
 @dataclass(frozen=True, slots=True)
 class TrainingOutcome:
-    """What a training did. Rows in = rows_trained + rows_held_out + len(refused).
+    """The outcome of a training. Rows in = rows_trained + rows_held_out + len(refused).
 
     Attributes:
         log: TRL's metrics by step, without clock or memory: equal runs have equal logs.

@@ -1,7 +1,7 @@
 """Files of a training: the private states it resumes from, and the one folder it publishes.
 
-A trainer's own state holds pickles and paths of the machine, so it stays in a scratch folder
-that only the job which wrote it reads. What is published is config, tokenizer, chat template and
+A trainer's own state contains pickles and local paths, so it stays in a scratch folder that only
+the job that wrote it reads. The published folder contains config, tokenizer, chat template and
 safetensors.
 """
 
@@ -25,7 +25,7 @@ PATH_KEYS = ("_name_or_path", "name_or_path")
 
 
 def open_scratch(scratch: Path, job: Mapping[str, object]) -> None:
-    """Make the private folder of a job; what another job left in it is thrown away."""
+    """Create the private folder of a job; files that another job left in it are deleted."""
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     scratch.chmod(0o700)
     note, wanted = scratch / JOB_FILE, json.dumps(job, sort_keys=True, indent=1)
@@ -37,14 +37,14 @@ def open_scratch(scratch: Path, job: Mapping[str, object]) -> None:
 
 
 def mark_complete(state: Path) -> None:
-    """Call a trainer's state whole, once all of it is on the disk."""
+    """Mark a trainer's state as complete, once all of it is on disk."""
     sync_folder(state)
     (state / COMPLETE_MARKER).touch()
     sync_folder(state)
 
 
 def find_resume_state(states: Path) -> Path | None:
-    """The latest whole state; the halves that a killed trainer left are removed."""
+    """Return the latest complete state; partial states left by a killed trainer are removed."""
     latest = None
     for state in map(Path, sort_checkpoints(str(states)) if states.is_dir() else ()):
         if (state / COMPLETE_MARKER).is_file():
@@ -66,12 +66,12 @@ def publish_model(
     """Make `checkpoint` appear as a whole, or leave the one that is already there.
 
     Args:
-        write_weights: writes safetensors into the folder it is given, and may write more.
-        start: where config, tokenizer and chat template come from.
-        checkpoint: the folder to appear.
-        job_name: unique per job, so that a killed publication is cleared by its own job alone.
-        write_more: writes what the folder holds beside the model; all of it is published.
-        verify: looks at the whole folder and raises where it may not be published.
+        write_weights: writes safetensors into the given folder, and may write more.
+        start: source of config, tokenizer and chat template.
+        checkpoint: the folder to publish.
+        job_name: unique per job, so that only the same job clears its interrupted publication.
+        write_more: writes files other than the model to the folder; all of them are published.
+        verify: checks the whole folder and raises if it may not be published.
 
     Returns:
         Whether this call published; False when another writer was first.
@@ -95,7 +95,7 @@ def publish_model(
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the disk hold every file of `folder` and the folder itself."""
+    """Sync every file of `folder`, and the folder itself, to disk."""
     for path in (*folder.rglob("*"), folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -130,7 +130,7 @@ def _copy_inherited_files(start: Path, folder: Path) -> None:
 
 
 def _remove_paths(content: bytes) -> bytes:
-    """The JSON as it was, or rewritten where it notes a place."""
+    """Return the JSON without local paths, byte for byte the same if it has none."""
     config = parse_json(content, leave_scalars=True)
     if not any(key in config for key in PATH_KEYS):
         return content

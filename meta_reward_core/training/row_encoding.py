@@ -1,9 +1,9 @@
-"""From rows to token ids: the very tokens that were drawn, where they are known.
+"""Encode rows as token ids: the exact sampled tokens, where they are known.
 
-A sampled text need not be tokenised the way in which it was drawn, and a chat template may rewrite
-an assistant's turn. So a row whose completions have stored token ids trains on the prompt that
-was given to the engine and on those ids: with the end token that was drawn, and with none where
-the token limit cut the completion off. Other rows are rendered by the chat template.
+Tokenizing a sampled text may give other tokens than the sampled ones, and a chat template may
+rewrite an assistant's turn. So a row whose completions have stored token ids trains on the
+engine's prompt and on those ids: with the end token if one was sampled, without one if the token
+limit cut the completion off. Other rows are rendered by the chat template.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,10 +32,10 @@ SIDES: Final = ("chosen", "rejected", "completion")
 
 
 TOO_LONG: Final = "longer_than_max_length"
-"""Why a row is refused that `max_length` does not hold."""
+"""Refusal reason of a row that is longer than `max_length`."""
 
 EQUAL_REPLIES: Final = "equal_after_rendering"
-"""Why a pair is refused whose chosen and rejected completion are the same tokens."""
+"""Refusal reason of a pair whose chosen and rejected completion are the same tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,13 @@ class EncodedRow:
     Attributes:
         prompt_ids: what carries no loss.
         reply_ids: what follows it, for each completion of the row.
-        problem: why the row cannot be trained on, where its ids tell.
-        is_drawn: whether the completions are the tokens that an engine drew.
-        is_canonical: of a drawn row: whether the tokenizer makes the same tokens of its texts.
-        is_rewritten: of a drawn row: whether the chat template renders a text otherwise than it
-            was drawn.
-        injected: of each completion, positions in its ids of tokens that the model was given: they
-            carry no loss either.
+        problem: why the row cannot be trained on, if its ids show a problem.
+        is_drawn: whether the completions are the tokens sampled by an engine.
+        is_canonical: for sampled rows, whether tokenizing the texts gives the same tokens.
+        is_rewritten: for sampled rows, whether the chat template renders a text differently from
+            what the engine sampled.
+        injected: for each completion, positions in its ids of tokens given to the model; they are
+            excluded from the loss too.
     """
 
     row: TrainingRow
@@ -64,14 +64,14 @@ class EncodedRow:
     injected: tuple[list[int], ...] = ()
 
     def get_injected(self, side: int) -> list[int]:
-        """Places of given tokens in a completion, by its number in `reply_ids`."""
+        """Return positions of given tokens in a completion, by its index in `reply_ids`."""
         return self.injected[side] if self.injected else []
 
     def find_refusal(self, *, max_length: int) -> str | None:
-        """Say why the row cannot be trained on; None where it can.
+        """Return why the row cannot be trained on; None if it can.
 
         Args:
-            max_length: of prompt and completion, in tokens.
+            max_length: maximum length of prompt and completion together, in tokens.
         """
         if self.problem is not None:
             return self.problem
@@ -210,7 +210,7 @@ class RowEncoder:
         return EncodedRow(row, prompt, [whole[len(prompt) :] for whole in wholes], problem)
 
     def _select_drawn_ids(self, row: TrainingRow) -> tuple[list[int], ...] | None:
-        """Token ids of each completion as they are trained on; None unless all are known."""
+        """Return each completion's token ids for training; None unless all are known."""
         drawn = list_drawn(row)
         if None in drawn:
             return None
@@ -225,9 +225,9 @@ class RowEncoder:
     def _select_ids(
         self, drawn: DrawnTokens, text: str, policy: ReasoningPolicy
     ) -> list[int] | None:
-        """The drawn ids, or under a policy those of the answer; None where they cannot be used.
+        """Return the sampled ids, or the answer's under a policy; None if they are not usable.
 
-        A server may leave the end token out of its list: then nothing would teach where to end.
+        A server may omit the end token from its list: then the model would not learn where to end.
         """
         ids = drawn["token_ids"]
         if drawn["finish_reason"] == "stop" and not (ids and ids[-1] in self._end_ids):
@@ -300,13 +300,13 @@ def list_replies(row: TrainingRow) -> list[list[Message]]:
 
 
 def list_drawn(row: TrainingRow) -> list[DrawnTokens | None]:
-    """The drawn tokens of each completion that a row holds, as far as they are known."""
+    """List the sampled tokens of each completion of a row, None where they are not known."""
     values: Mapping[str, Any] = row
     return [values.get(f"{side}_drawn") for side in SIDES if side in values]
 
 
 def _shift_injected(row: TrainingRow, reply_ids: Sequence[list[int]]) -> tuple[list[int], ...]:
-    """Places of given tokens in the ids that are trained on, which are the last of the drawn."""
+    """Return positions of given tokens in the trained ids, which are the last sampled ones."""
     found = []
     for drawn, ids in zip(list_drawn(row), reply_ids, strict=True):
         positions = drawn.get("injected_at", []) if drawn is not None else []

@@ -1,4 +1,4 @@
-"""What a row of a training looks like. Light: files of rows are read without loading torch."""
+"""Types of training rows. This module does not load torch, so that row files can be read fast."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from meta_reward_core.models.reasoning import ReasoningPolicy
 
 
 class DrawnTokens(TypedDict):
-    """The tokens of a completion as an engine drew them after the prompt.
+    """The tokens of a completion that an engine sampled after the prompt.
 
     Attributes:
-        token_ids: with the end token if one was drawn.
-        finish_reason: why the completion ended, as in `Completion`; None where it is unknown.
+        token_ids: the ids, including the end token if one was sampled.
+        finish_reason: why the completion ended, as in `Completion`; None if unknown.
         injected_at: positions in `token_ids` of tokens given to the model; excluded from the loss.
     """
 
@@ -83,7 +83,7 @@ Row_co = TypeVar("Row_co", covariant=True)
 
 
 class RowIterable(Protocol[Row_co]):
-    """Rows in an order, read as often as they are asked for; they need not lie in memory."""
+    """Ordered rows that can be iterated repeatedly and need not fit in memory."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Row_co]: ...

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning by TRL: of a real model on EFT data, or of a small one from nothing."""
+"""Supervised fine-tuning with TRL: a real model on EFT data, or a small model from scratch."""
 
 import shutil
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ from meta_reward_core.training.trainer_factories import SFT
 
 @dataclass(frozen=True, slots=True)
 class InitialModel:
-    """A model that does not exist yet: its weights are drawn from the seed of the training.
+    """A model that does not exist yet; the training's seed initializes its weights.
 
     Attributes:
-        config: the architecture; its vocabulary is as large as the tokenizer's.
-        tokenizer: with a chat template, an end token and a padding token.
+        config: the architecture; its vocabulary size is the tokenizer's.
+        tokenizer: a tokenizer with a chat template, an end token and a padding token.
     """
 
     config: PretrainedConfig
@@ -57,7 +57,7 @@ def train_sft(
 
 
 def make_initial_folder(initial: InitialModel, scratch: Path, seed: int) -> Path:
-    """Draw the weights of a new model and write it beside the scratch folder."""
+    """Initialize a new model's weights and write the model next to the scratch folder."""
     folder = scratch.with_name(f"{scratch.name}.initial")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)

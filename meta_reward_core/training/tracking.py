@@ -47,5 +47,5 @@ def use_trackers(run_name: str) -> Iterator[list[str]]:
     try:
         yield list(settings.trackers)
     finally:
-        for name in added:
-            del os.environ[name]
+        for variable in added:
+            del os.environ[variable]

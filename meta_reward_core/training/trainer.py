@@ -1,7 +1,7 @@
-"""What DPO and supervised fine-tuning share: from rows and a folder to a published folder.
+"""Common code of DPO and supervised fine-tuning: from rows and a folder to a published folder.
 
 TRL trains; this module hands it measured rows, watches its log, lets it resume, and publishes.
-It knows nothing of losses.
+It does not depend on the loss.
 """
 
 import shutil
@@ -62,7 +62,7 @@ from meta_reward_core.training.weighting import WEIGHING
 
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}
 MAX_WAIT = timedelta(minutes=5)
-"""For how long a process waits for the others of its training before it gives up."""
+"""Maximum time that a process waits for the other processes of its training."""
 STATES_FOLDER = "states"
 RULE_METRICS = {
     "lowest_validation_loss": "eval_loss",
@@ -254,7 +254,7 @@ def _describe_job(
     settings: TrainingSettings,
     seed: int,
 ) -> dict[str, object]:
-    """All that the weights depend on: a state of a job that differs in it is no state of ours."""
+    """List everything that the weights depend on; a saved state that differs in it is not used."""
     return {
         "objective": objective.name,
         "weighing": WEIGHING,
@@ -267,14 +267,14 @@ def _describe_job(
 
 
 def _load_dataset(file: Path) -> Dataset:
-    """Rows as a dataset that lies on the disk, for every process of a training."""
+    """Load rows as a dataset on disk, shared by all processes of a training."""
     return Dataset.from_parquet(str(file), cache_dir=str(file.parent / "datasets"))
 
 
 def _build_arguments(
     settings: TrainingSettings, scratch: Path, *, seed: int, validate: bool
 ) -> dict[str, Any]:
-    """Our settings as `TrainingArguments` of transformers; TRL's configs extend these."""
+    """Convert our settings to transformers' `TrainingArguments`, which TRL's configs extend."""
     per_step = settings.device_batch_size * settings.processes
     return {
         "output_dir": str(scratch / STATES_FOLDER),

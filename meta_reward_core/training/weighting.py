@@ -1,4 +1,4 @@
-"""TRL's trainers with every row and every token of an optimizer step weighed alike.
+"""TRL's trainers with equal weights for all rows and tokens of an optimizer step.
 
 TRL averages a preference loss over the rows or tokens of a micro batch, and transformers averages
 micro batches and processes. Rows of a small micro batch, and tokens of one with short texts, then
@@ -59,7 +59,8 @@ class _WeighedMetrics:
         trl: Any = super()
         trl._set_signature_columns_if_needed()
         known = self._signature_columns
-        self._signature_columns = [*known, *(name for name in _MORE_COLUMNS if name not in known)]
+        more = [name for name in _MORE_COLUMNS if name not in known]
+        setattr(self, "_signature_columns", [*known, *more])  # noqa: B010 the base class types it
 
     @property
     def _mode(self: Any) -> str:
@@ -198,9 +199,9 @@ class WeighedDpoTrainer(_WeighedMetrics, DPOTrainer):
             del metrics[ACCURACY]
 
     def _is_policy_reference(self) -> bool:
-        """Whether no step has moved a weight yet, so that rewards are 0 but for rounding.
+        """Return whether no step has changed a weight yet: rewards are 0 except for rounding.
 
-        A warm-up begins with a step whose learning rate is 0.
+        The first step of a warm-up has a learning rate of 0.
         """
         arguments = self.args
         warms_up = arguments.get_warmup_steps(self.state.max_steps) > 0

@@ -146,7 +146,7 @@ def test_a_limit_that_was_too_small_is_raised_and_nothing_is_drawn_again(
     said = capsys.readouterr().out
     assert "training.max_length: 16 -> 4096" in said
     assert "from iteration 1 on" in said
-    assert "nothing is made again" in said
+    assert "nothing is rerun" in said
     assert place.list_times(*DRAWN) == drawn
     assert right.run(begins=True) == 0
     assert place.hash_results() == right.hash_results()
@@ -266,7 +266,7 @@ def test_a_trained_model_whose_iteration_is_not_finished_stays(
     plan = plan_settings_change(paths, recipe)
     assert plan is not None
     assert (plan.from_iteration, plan.made_again) == (2, ())
-    assert "M1 is made" in plan.why_later
+    assert "M1 exists" in plan.why_later
     recipe = build_changed_recipe(paths, ["evaluation.prompts=3"])
     plan = plan_settings_change(experiment.paths, recipe)
     assert plan is not None
@@ -366,7 +366,7 @@ def test_a_plan_that_is_out_of_date_is_refused(
     plan = plan_settings_change(experiment.paths, recipe)
     assert plan is not None
     run_whole(experiment, 1, monkeypatch)
-    with pytest.raises(InputError, match="has gone on"):
+    with pytest.raises(InputError, match="has progressed"):
         apply_settings_change(experiment.paths, plan)
 
 

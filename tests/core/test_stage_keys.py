@@ -124,7 +124,7 @@ def test_a_model_file_that_an_earlier_version_hashed_may_not_change(
     earlier: Experiment,
 ) -> None:
     (Path(earlier.seed_folder) / "README.md").write_text("new")
-    with pytest.raises(ArtifactError, match="has changed since the experiment began"):
+    with pytest.raises(ArtifactError, match="since the experiment was created"):
         reopen(earlier)
 
 
@@ -187,7 +187,7 @@ def test_a_file_that_drawing_depends_on_may_not_change(
     experiment: Experiment, model: Path, file: str, content: str
 ) -> None:
     (model / file).write_text(content)
-    with pytest.raises(ArtifactError, match="has changed since the experiment began") as refused:
+    with pytest.raises(ArtifactError, match="since the experiment was created") as refused:
         reopen(experiment)
     assert f"({file})" in str(refused.value)
 

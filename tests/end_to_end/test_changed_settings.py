@@ -43,7 +43,7 @@ def test_a_limit_of_training_that_was_too_small_is_raised(site: Site, quiet_site
         "run_iteration", "--experiment", "tiny", "--set", f"training.max_length={right}"
     )
     assert done.returncode == 0, done.stdout
-    assert "nothing is made again" in done.stdout
+    assert "nothing is rerun" in done.stdout
     assert list_times(site) == drawn
     assert hash_results(site) == hash_results(quiet_site)
 

@@ -60,7 +60,7 @@ def test_it_runs_an_iteration_to_the_same_bytes(
         META_REWARD_MODEL_ROOT=str(tmp_path / "models"),
         META_REWARD_SCRATCH_ROOT=str(tmp_path / "scratch"),
     )
-    assert "M1 lies in" in said
+    assert "M1 is in" in said
     made, expected = digests_below(tmp_path / "artifacts"), quiet_site.digests()
     assert made.keys() == expected.keys()
     assert {name for name in made if made[name] != expected[name]} <= NAMES_THE_SEEDS_FOLDER

@@ -163,7 +163,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(site: Site) -> None:
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "Traceback" not in output
-    offered = re.search(r"To go on: (.* run_iteration --experiment tiny .*)", output)
+    offered = re.search(r"To resume: (.* run_iteration --experiment tiny .*)", output)
     assert offered is not None
     gone_on = site.call(*shlex.split(offered[1])[1:], "--dry-run")
     assert gone_on.returncode == 0, gone_on.stdout

@@ -62,7 +62,7 @@ def test_a_model_that_cannot_judge_ends_in_that_finding_with_its_own_exit_code(
     assert not (folder / "responses").exists()
     accepted = site.manage("run_iteration", "--experiment", "own", "--accept-probe")
     assert accepted.returncode == 3, accepted.stdout
-    assert "iteration 1 gave no preference pair; M1 is not made" in accepted.stdout
+    assert "iteration 1 gave no preference pair; M1 was not trained" in accepted.stdout
     assert "no_scored_response" in accepted.stdout
     judgments = pq.read_table(folder / "judgments/part-00000.parquet").to_pylist()
     assert judgments

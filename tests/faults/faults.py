@@ -366,7 +366,7 @@ def _commit_tables(here: World, step: str) -> None:
 
 _SILENT: Final = r"lost.*(process is gone|was silent)"
 _LOST_BROKER: Final = r"Connection to broker lost|Cannot connect to redis"
-_DAMAGED: Final = "are made again"
+_DAMAGED: Final = "are rerun"
 _DIFFERS: Final = "differs from its manifest"
 
 # An export opens no connection to the broker, and no answer is written to the artifacts' disk.

@@ -8,7 +8,7 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -20,25 +20,14 @@ COVERED: Final = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "Makefile", "docs", "docker"),
     *("templates", "meta_reward_core", "webapp", "workers", "benchmarks"),
 )
-NOT_YET_CLEAN: Final = (
-    *("benchmarks", "docker", "docs/commands.md", "docs/recipes.md", "templates"),
-    *("docs/real_model.md", "docs/security.md", "docs/settings.md"),
-    *("docs/miniature_paper.md", "docs/miniature_paper.html"),
-    *(f"meta_reward_core/{name}" for name in ("cli", "data", "engines", "evaluation", "method")),
-    *(f"meta_reward_core/{name}" for name in ("models", "planning", "recipes", "reporting")),
-    *(f"meta_reward_core/{name}" for name in ("review", "storage", "system", "tasks", "training")),
-    *(f"meta_reward_core/{name}.py" for name in ("__main__", "context", "errors", "experiment")),
-    *(f"meta_reward_core/{name}.py" for name in ("iteration", "runner", "stages")),
-    *(f"webapp/{name}" for name in ("accounts", "activity", "api", "audit", "charts", "dashboard")),
-    *(f"webapp/{name}" for name in ("experiment_form", "experiments", "notifications")),
-    *(f"webapp/{name}" for name in ("playground", "reporting", "results")),
-    *(f"webapp/{name}.py" for name in ("bad_requests", "cache_policy", "db_clock", "health")),
-    *(f"webapp/{name}.py" for name in ("htmx", "paths", "permission_names", "private_folders")),
-    *(f"webapp/{name}.py" for name in ("prometheus", "settings")),
-    *(f"workers/{name}" for name in ("engine", "jobs", "management", "ops", "pipeline")),
-    *("workers/reproduction", "workers/tasks.py"),
-)
-"""Paths whose texts still have to be rewritten. Remove a path once it is clean; add none."""
+EXEMPT: Final = {
+    "docs/miniature_paper.md": "a report with the stored recipes and results of earlier versions",
+    "docs/miniature_paper.html": "the same report",
+    "meta_reward_core/evaluation/arena_hard_judge.py": "a benchmark's prompt, which is data",
+    "meta_reward_core/method/parsing/scores.py": "words that the parser looks for",
+    "webapp/api/models.py": "a label that a migration repeats",
+}
+"""Paths that are not checked, and why."""
 
 BANNED: Final = {
     # Relative clauses without a noun, inversions, and clauses that only refer to themselves.
@@ -179,21 +168,21 @@ def list_files(name: str) -> list[Path]:
     ]
 
 
-def is_below(path: Path, names: tuple[str, ...]) -> bool:
+def is_below(path: Path, names: Iterable[str]) -> bool:
     return any(path.is_relative_to(CHECKOUT / name) for name in names)
 
 
 @pytest.mark.parametrize("name", COVERED)
 def test_texts_use_no_banned_phrase(name: str) -> None:
-    files = [path for path in list_files(name) if not is_below(path, NOT_YET_CLEAN)]
+    files = [path for path in list_files(name) if not is_below(path, EXEMPT)]
     assert [found for path in files for found in find_banned(path)] == []
 
 
-@pytest.mark.parametrize("name", NOT_YET_CLEAN)
-def test_a_path_that_is_clean_is_no_longer_listed(name: str) -> None:
+@pytest.mark.parametrize("name", EXEMPT)
+def test_only_files_with_a_banned_phrase_are_exempt(name: str) -> None:
     files = list_files(name)
     assert files, f"{name} does not exist"
-    assert any(map(find_banned, files)), f"{name} is clean: remove it from NOT_YET_CLEAN"
+    assert any(map(find_banned, files)), f"{name} is clean: remove it from EXEMPT"
 
 
 def test_phrases_are_found_in_texts_and_not_in_code(tmp_path: Path) -> None:

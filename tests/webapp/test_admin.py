@@ -93,7 +93,7 @@ def test_an_admin_asks_for_what_the_buttons_ask(
 ) -> None:
     run_judging(iteration)
     said = act(ada, iteration, action)
-    assert said == [f"1 asked to {action}; the log says what comes of it."]
+    assert said == [f"1 requested to {action}; the result will be in the log."]
     job = Job.objects.get()
     assert (job.kind, job.status, job.experiment) == (action, "waiting", iteration.experiment)
     assert job.created_by == User.objects.get(username="ada")

@@ -109,7 +109,7 @@ def test_what_is_being_read_is_said_while_a_batch_is_drawn(
 
     def write(drawn: Any, **_: Any) -> Batch:
         page = client.get(AUDITS, headers={"HX-Request": "true"}).content.decode()
-        seen.append("reading the texts of the items that were drawn" in page)
+        seen.append("reading the texts of the sampled items" in page)
         raise InputError("no room")
 
     monkeypatch.setattr("workers.jobs.draw_audit_batch.save_batch", write)
@@ -231,7 +231,7 @@ def test_a_batch_of_a_deleted_experiment_can_be_read(
     assert "The experiment was deleted" in client.get(f"/audits/{batch.pk}").content.decode()
     assert client.get(f"/audits/{batch.pk}/export/csv").status_code == 200
     answer = client.get(f"/audits/{batch.pk}/export/eft", follow=True)
-    assert "the experiment was deleted" in answer.content.decode()
+    assert "the experiment and its judge prompt were deleted" in answer.content.decode()
 
 
 def test_strangers_see_no_private_audits(client: Client, batch: Batch) -> None:

@@ -77,13 +77,13 @@ def test_any_finite_points_can_be_drawn_inside_the_plot(
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
 def test_what_no_axis_can_show_is_refused(value: float) -> None:
-    with pytest.raises(ValueError, match="cannot be drawn"):
+    with pytest.raises(ValueError, match="cannot be plotted"):
         lines(Series("one", [(1, value)]))
-    with pytest.raises(ValueError, match="cannot be drawn"):
+    with pytest.raises(ValueError, match="cannot be plotted"):
         lines(Series("one", [(value, 1)]))
-    with pytest.raises(ValueError, match="cannot be drawn"):
+    with pytest.raises(ValueError, match="cannot be plotted"):
         build_bar_chart("Bars", [("one", value)], y_label="count")
-    with pytest.raises(ValueError, match="cannot be drawn"):
+    with pytest.raises(ValueError, match="cannot be plotted"):
         build_heat_map("Map", ["a"], ["b"], {("a", "b"): Cell(value, "x")})
 
 

@@ -82,7 +82,8 @@ def everybody(carol: User) -> Client:
 def make_row(name: str, person: User, batch: Batch) -> dict[str, object]:
     """Make the row that an address names by its number."""
     if name == "attempt_output":
-        stage = add_stage(batch.experiment.iterations.get(number=1))
+        assert batch.experiment is not None
+        stage = add_stage(batch.experiment.iterations.get(number=1), name="generate", position=9)
         return {"pk": add_attempt(Shard.objects.create(stage=stage, index=0)).pk}
     common: dict[str, Any] = {"created_by": person, "experiment_name": "mine"}
     if name == "model_check":

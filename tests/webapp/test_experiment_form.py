@@ -140,7 +140,7 @@ def test_only_what_was_changed_is_kept(client: Client) -> None:
         ("actor.temperature", "nan", "&#x27;nan&#x27; is not a number."),
         ("pairing.rho", "0.3, 2", "Input should be less than or equal to 1."),
         ("train_on", "[actor], [critic]", "Choose one of: actor, judge."),
-        ("judge.template", "/etc/passwd", "Choose one of: judge, miniature_judge."),
+        ("judge.template", "/etc/passwd", "Choose one of: brief_judge, judge, miniature_judge."),
         ("judge.min_valid_judgments", "12", "but only judge.samples = 11 judgments are made."),
         ("engine.kind", "openai", "needs a server: set engine.endpoint to a name in"),
         ("engine.endpoint", "far", "is for engine.kind: openai only"),
@@ -167,10 +167,13 @@ def test_an_error_stands_below_its_field(client: Client, key: str, typed: str, e
         ),
         ({"model_from": "folder"}, "not one of the available choices"),
         ({"prompts_from": "text", "prompts_text": " "}, "Paste at least one prompt."),
-        ({"prompts_from": "text", "prompts_text": "one"}, "draws 36 prompts, but there are only 1"),
-        ({"until": "9"}, "9 iterations draw 324 different prompts, but there are only 288"),
-        ({"recipe.task": "none"}, "names no task"),
-        ({"prompts_from": "file", "prompts_stored": "../../etc/passwd"}, "is no longer here"),
+        ({"prompts_from": "text", "prompts_text": "one"}, "needs 36 prompts, but there are only 1"),
+        ({"until": "9"}, "9 iterations need 324 different prompts, but there are only 288"),
+        ({"recipe.task": "none"}, "has no task"),
+        (
+            {"prompts_from": "file", "prompts_stored": "../../etc/passwd"},
+            "no longer exists; upload it again",
+        ),
     ],
 )
 def test_a_wrong_setting_is_told_and_nothing_is_ordered(
@@ -405,7 +408,7 @@ def test_a_recipe_comes_as_a_file_too(client: Client) -> None:
 def test_a_template_of_this_machine_is_never_read(client: Client) -> None:
     yaml = "extends: smoke\nname: spy\njudge: {template: /etc/passwd}"
     page = text(launch(client, base_recipe="", base_text=yaml))
-    assert "Choose one of: judge, miniature_judge." in page
+    assert "Choose one of: brief_judge, judge, miniature_judge." in page
     assert not Job.objects.exists()
 
 
@@ -495,9 +498,17 @@ def test_another_recipe_keeps_what_was_typed_beside_it(client: Client) -> None:
 
 
 def test_everything_that_is_wrong_is_said_at_once(client: Client) -> None:
-    answer = launch(client, name="no name", seed="-1", until="0", model_from="hub", model_hub="x y",
-                    prompts_from="text", prompts_text=" ",
-                    **{"recipe.actor.samples": "1", "recipe.pairing.rho": "2"})  # fmt: skip
+    answer: Any = launch(
+        client,
+        name="no name",
+        seed="-1",
+        until="0",
+        model_from="hub",
+        model_hub="x y",
+        prompts_from="text",
+        prompts_text=" ",
+        **{"recipe.actor.samples": "1", "recipe.pairing.rho": "2"},
+    )
     wrong = answer.context["state"].errors.keys()
     assert wrong == {
         *("name", "seed", "until", "model_hub", "prompts_from"),

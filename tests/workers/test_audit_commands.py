@@ -39,7 +39,7 @@ def test_a_batch_is_drawn_and_reported(audited: Experiment, carol: User) -> None
     pooled = run("audit_report", "--experiment", "scripted", "--iteration", "1")
     assert f"batches that count: {batch.pk}" in pooled
     assert "beats chance" in pooled
-    assert "people say" in report
+    assert "human verdict" in report
     assert "the higher score wins" in report
     assert "chance of each" in report
     assert "Elo order agrees with human preference" in report
@@ -51,7 +51,7 @@ def test_a_batch_is_drawn_and_reported(audited: Experiment, carol: User) -> None
 @pytest.mark.parametrize("arguments, said", [
     (["--experiment", "none", "--iteration", "1"], "no experiment 'none'"),
     (["--experiment", "scripted", "--iteration", "9"], "no finished stage"),
-    (["--experiment", "scripted", "--iteration", "1", "--auditor", "bob"], "'bob' is no active"),
+    (["--experiment", "scripted", "--iteration", "1", "--auditor", "bob"], "'bob' is not an"),
     (["--experiment", "scripted", "--iteration", "1", "--same-auditor-share", "2"],
      "between 0 and 1"),
     (["--experiment", "scripted", "--iteration", "1", "--strategy", "score"], "is none for"),

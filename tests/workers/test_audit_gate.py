@@ -348,7 +348,7 @@ def test_without_a_database_a_recipe_that_asks_for_an_audit_is_refused(
         installation.run_iteration(*GATED)
     experiment = open_row(Experiment.objects.get())
     resources = StageResources(load_engine=engine_loading.load_engine, scratch=installation.root)
-    with pytest.raises(InputError, match="the core alone knows of no audits"):
+    with pytest.raises(InputError, match="the core alone does not support audits"):
         run_iteration(experiment.build_context(1), resources, CallbackList())
 
 

@@ -63,7 +63,7 @@ def test_what_was_lost_comes_back_as_it_was(used: Installation, tmp_path: Path) 
     Experiment.objects.all().delete()
     User.objects.all().delete()
     Activity._base_manager.all().delete()
-    assert "the files are as they were" in used.run("restore", "--input", file, "--replace")
+    assert "all files are unchanged" in used.run("restore", "--input", file, "--replace")
     assert everything() == before
     alice = User.objects.get(username="alice")
     assert alice.check_password("correct horse")

@@ -114,7 +114,7 @@ def test_a_misspelt_name_begins_no_other_experiment(
     with pytest.raises(CommandError) as caught:
         installation.run(*words, "dmeo")
     assert str(caught.value) == (
-        "there is no experiment 'dmeo'; did you mean 'demo'? To begin a new one, name its recipe: "
+        "there is no experiment 'dmeo'; did you mean 'demo'? To create a new one, name its recipe: "
         "--recipe smoke"
     )
     assert caught.value.returncode == 2
@@ -178,7 +178,7 @@ def test_a_wrong_option(
 def test_fewer_prompts_than_an_iteration_draws_are_told_by_a_plan_too(
     installation: Installation, way: Sequence[str]
 ) -> None:
-    assert_refused(installation, ("--set", "sample.prompts=500", *way), "draws 500 prompts")
+    assert_refused(installation, ("--set", "sample.prompts=500", *way), "needs 500 prompts")
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "x" * 65])
@@ -215,8 +215,8 @@ def test_other_settings_than_it_began_with(installation: Installation) -> None:
     with pytest.raises(CommandError) as refusal:
         installation.run_iteration("--recipe", other, "--seed", 5)
     assert refusal.value.returncode == 2
-    assert "actor.samples: it began with 4, now 9" in str(refusal.value)
-    assert "seed: it began with 1, now 5" in str(refusal.value)
+    assert "actor.samples: created with 4, now 9" in str(refusal.value)
+    assert "seed: created with 1, now 5" in str(refusal.value)
 
 
 def refusal_to_go_on(installation: Installation, *arguments: object) -> str:
@@ -231,10 +231,10 @@ def refusal_to_go_on(installation: Installation, *arguments: object) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--set", "actor.sample=9"), "actor.sample: unknown key"),
-        (("--model", "another"), "model: M0 is the experiment's beginning"),
+        (("--set", "actor.sample=9"), "actor.sample: There is no recipe value of this name"),
+        (("--model", "another"), "model: M0 is the base model of the experiment"),
         (("--set", "audit.required=true"), "audit.required: change it on the experiment's page"),
-        (("--seed", "5"), "seed: it began with 1, now 5"),
+        (("--seed", "5"), "seed: created with 1, now 5"),
         (("--prompts", "/nowhere/prompts.txt"), "prompts.txt"),
     ],
 )
@@ -262,8 +262,7 @@ def test_other_prompts_than_it_began_with(installation: Installation) -> None:
     lines = "".join(f"question {number}?\n" for number in range(3, 21))
     other = write(installation.root / "other.txt", lines)
     assert (
-        "prompts: it began with 20, of which 3 are not in the file that is given now; "
-        "1 in the file are new"
+        "prompts: created with 20, of which 3 are not in the given file; 1 in the file are new"
     ) in refusal_to_go_on(installation, "--prompts", other)
 
 

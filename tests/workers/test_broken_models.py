@@ -112,7 +112,7 @@ def test_each_way_to_begin_says_that_drawn_tokens_are_trained_on(
 ) -> None:
     """Where a template changes completions; the note is given before anything is drawn."""
     open_with_words(toy)
-    words = "training uses the token ids that were drawn"
+    words = "training uses the sampled token ids"
     assert words in installation.run("check_model", "toy")
     assert words in check_in_form(operator)
     assert words in ask_api_to_check(program_of(operator))

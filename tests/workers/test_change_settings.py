@@ -251,7 +251,7 @@ def test_the_api_says_what_a_change_does_and_requests_it(
     [
         ({"values": {"judge.sample": 3}}, "judge.sample"),
         ({"values": {"judge.samples": 0}}, "judge.samples"),
-        ({"values": {"model": "other"}}, "M0 is the experiment"),
+        ({"values": {"model": "other"}}, "M0 is the base model"),
         ({"values": {}}, "values"),
         ({"values": {"judge.samples": 3}, "apply": "later"}, "apply"),
         ({"values": {"judge.samples=3\nmodel": 3}}, "judge.samples=3"),
@@ -305,7 +305,7 @@ def test_a_fork_keeps_pairs_and_trains_with_other_values(
     form = {"from": "1:pair_judge", "name": "trained", "until": "1", "action": "fork"}
     wrong = browser.post(address, form | {"recipe.judge.samples": "2", "name": "mine"})
     text = wrong.content.decode()
-    assert "depends on judge.samples and is to be kept" in text
+    assert "depends on judge.samples and must be kept" in text
     assert "An experiment with this name exists" in text
     answer = browser.post(address, form | {"recipe.training.max_length": "4096"})
     job = Job.objects.get(kind="fork")

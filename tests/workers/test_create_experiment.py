@@ -158,11 +158,11 @@ def test_a_race_is_won_by_one_alone(installation: Installation, alice: User) -> 
     ("changes", "reason"),
     [
         ({"name": "../mine"}, "cannot name an experiment"),
-        ({"prompts": ""}, "names no task: give your prompts"),
-        ({"prompts": f"{'0' * 64}.txt"}, "is no longer here: send it again"),
-        ({"changes": ("sample.prompts=500",)}, "draws 500 prompts"),
+        ({"prompts": ""}, "has no task: give your prompts"),
+        ({"prompts": f"{'0' * 64}.txt"}, "no longer exists; upload it again"),
+        ({"changes": ("sample.prompts=500",)}, "needs 500 prompts"),
         ({"changes": ('model="absent"',)}, "there is no model folder"),
-        ({"changes": ('judge.template="/etc/passwd"',)}, "Choose one of: judge, "),
+        ({"changes": ('judge.template="/etc/passwd"',)}, "Choose one of: brief_judge, judge, "),
         ({"prompts": "", "same_prompts": True, "origin": "gone"}, "was deleted or is not visible"),
     ],
 )

@@ -356,7 +356,7 @@ def test_prompts_of_the_models_own_training_are_told(
         (["judge", "--judge", "scripted"], "either a file by --responses"),
         (["judge", "--judge", "scripted", "--experiment", "no"], "there is no experiment 'no'"),
         (["alpaca", "--model", "scripted", "--baseline", "scripted", "--judge", "scripted"],
-         "nobody says which instructions"),
+         "no instructions to answer"),
         (["alpaca", "--model", "experiment:no/M1", "--baseline", "scripted", "--judge", "scripted",
           "--prompts", "PROMPTS"], "there is no experiment 'no'"),
         (["alpaca", "--model", "endpoint:no", "--baseline", "scripted", "--judge", "scripted",

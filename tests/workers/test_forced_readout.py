@@ -80,7 +80,7 @@ def test_an_engine_that_cannot_force_lines_is_refused_before_anything_is_written
 ) -> None:
     with pytest.raises(CommandError, match=r"engine\.kind: vllm cannot: use"):
         installation.run_iteration(*FORCED, "--engine", "vllm")
-    with pytest.raises(CommandError, match=r"forces scores of an outside judge"):
+    with pytest.raises(CommandError, match=r"forces scores of an external judge"):
         installation.run_iteration(*FORCED, "--set", "judge.endpoint=strong")
     assert not (installation.artifacts / "mine").exists()
 

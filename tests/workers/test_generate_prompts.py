@@ -168,7 +168,7 @@ def test_a_judge_that_never_agrees_writes_nothing(
 ) -> None:
     use_script(lambda conversation, sample, seed: "Score: 3")
     row = {"prompt": "why?", "responses": ["good", "poor"], "ranks": [1, 2]}
-    with pytest.raises(CommandError, match="no judgment orders the answers"):
+    with pytest.raises(CommandError, match="no judgment ranks the responses"):
         installation.run(
             "build_eft", "--ranked", write_lines(tmp_path / "ranked.jsonl", [row]),
             "--judge", "scripted", "--output", tmp_path / "eft.jsonl",

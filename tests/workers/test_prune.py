@@ -90,7 +90,7 @@ def test_a_half_download_goes_when_nobody_went_on_with_it_for_long(
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{}")
     os.utime(old, (0, 0))
-    assert "begins anew" in finished.run("prune", "--only", "cache", "--yes")
+    assert "starts from zero" in finished.run("prune", "--only", "cache", "--yes")
     assert (old.exists(), young.exists()) == (False, True)
 
 
@@ -167,7 +167,7 @@ def test_the_name_is_free_for_another_experiment_afterwards(finished: Installati
 def test_what_a_stopped_removal_has_left_goes_by_the_same_command(finished: Installation) -> None:
     Experiment.objects.get().delete()
     said = finished.run("prune", "--experiment", "mine", "--yes")
-    assert "its rows have gone before" in said
+    assert "its rows are already deleted" in said
     assert not (finished.artifacts / "mine").exists()
 
 

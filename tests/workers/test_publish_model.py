@@ -273,7 +273,7 @@ def test_nothing_is_hidden_in_a_repository_that_everybody_sees(
     hub.add("org/name", {"README.md": b"# theirs"})
     job = published(row, repository="org/name", is_public=False)
     assert job.status == "refused"
-    assert "everybody may see org/name on the hub already" in job.message
+    assert "org/name is already public on the Hub" in job.message
     assert hub.repositories["org/name"].files() == {"README.md": b"# theirs"}
 
 
@@ -332,7 +332,7 @@ def test_a_hub_that_keeps_failing_is_said_to_and_shows_no_half_model(
     hub.faults.append(failing(500, part))
     job = published(row, repository="org/name")
     assert job.status == "refused"
-    assert f"the hub did not take org/name: {hub.address} answered 500" in job.message
+    assert f"could not upload org/name to the Hub: {hub.address} answered 500" in job.message
     assert not [one for one in hub.repositories.values() if "config.json" in one.files()]
     assert token not in everything_told(job, caplog.text)
     hub.faults.clear()
@@ -355,7 +355,7 @@ def test_a_hub_that_dies_in_the_middle_is_said_not_to_answer(
 
 
 def test_without_a_token_nothing_is_sent(row: Experiment, hub: Hub) -> None:
-    assert "no token of the hub" in published(row, repository="org/name").message
+    assert "no Hub token" in published(row, repository="org/name").message
     assert hub.asked == []
 
 

@@ -77,7 +77,7 @@ def run_a_whole_iteration(here: Cluster, quiet: WorkerSite) -> None:
     assert here.site.digests() == quiet.digests()
     check_rows(here.site)
     assert here.site.statuses("attempt") == {"finished": 11}
-    assert "M1 lies in" in here.log()
+    assert "M1 is in" in here.log()
     assert here.site.rows("select queues, device from experiments_worker") == [("cpu,gpu", "cpu")]
     assert len(here.engines()) == 1
     assert not any(loads_torch(process) for process in psutil.Process(worker.pid).children())
@@ -446,7 +446,7 @@ def test_ctrl_c_stops_following_and_not_the_work(
     time.sleep(1)
     following.send_signal(signal.SIGINT)
     assert following.wait(20) == 130
-    assert "the workers go on" in here.log()
+    assert "the workers continue" in here.log()
     assert "no worker is up" in here.log()
     assert "Traceback" not in here.log()
     assert here.site.iteration() == "running"

@@ -44,7 +44,7 @@ def test_an_iteration_is_shown_from_its_files_alone(ran: Installation) -> None:
 
 
 def test_an_iteration_that_was_not_begun_is_not_shown(ran: Installation) -> None:
-    with pytest.raises(CommandError, match=r"iteration 3 .* has not been begun"):
+    with pytest.raises(CommandError, match=r"iteration 3 .* has not been started"):
         ran.run("show_iteration", "--experiment", "mine", "--iteration", 3)
 
 

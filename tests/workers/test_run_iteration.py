@@ -66,7 +66,7 @@ def test_an_iteration_leaves_rows_files_tables_and_the_next_step(
     assert set(statuses(Shard)) == {"finished"}
     assert Shard.objects.filter(stage__name="judge").count() == 2
     assert Experiment.objects.get().status == "finished"
-    for expected in ("Stages", "Pairs", "Judging", "DPO", "0.4200", "M1 lies in"):
+    for expected in ("Stages", "Pairs", "Judging", "DPO", "0.4200", "M1 is in"):
         assert expected in shown
     assert shown.rstrip().endswith("python manage.py run_iteration --experiment mine")
 
@@ -148,7 +148,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     else:
         refusal = stopped(error)
         assert refusal.returncode == 130
-        command = re.search(r"To go on: (.*python manage.py run_iteration .*)", str(refusal))
+        command = re.search(r"To resume: (.*python manage.py run_iteration .*)", str(refusal))
         assert command is not None
         assert f"--experiment mine --recipe {installation.recipe}" in command[1]
     assert statuses(Iteration) == ["interrupted"]
@@ -284,7 +284,7 @@ def test_a_plan_says_that_a_model_of_the_hub_is_not_here_yet(
     kept = installation.root / "models" / "org"
     kept.mkdir()
     (kept / f"name@{'0' * 40}").symlink_to(installation.model)
-    assert f"one of those here (org/name@{'0' * 40})" in installation.run_iteration(
+    assert f"one of the local versions (org/name@{'0' * 40})" in installation.run_iteration(
         "--model", model, *words
     )
     installation.run_iteration("--model", f"org/name@{'0' * 40}", *words)

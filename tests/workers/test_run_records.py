@@ -64,7 +64,7 @@ def test_the_report_of_records_alone_is_the_report_of_the_files(finished: Instal
 
 def test_a_report_names_the_versions_that_it_rests_on(finished: Installation) -> None:
     text = report(finished)[1]
-    assert "version 1 of the miniature world and version 1 of the tables" in text
+    assert "version 1 of the toy task and version 1 of the tables" in text
 
 
 @pytest.mark.parametrize(
@@ -93,14 +93,14 @@ def test_a_damaged_record_does_not_count_and_says_why(finished: Installation) ->
     path = record(finished)
     path.write_text(path.read_text().replace('"seed": 1', '"seed": 2'))
     said, text = report(finished)
-    assert f"{RUN}.json does not count: it is no record of a run: it was changed" in said
+    assert f"{RUN}.json does not count: it is not a record of a run: it was changed" in said
     assert "no run is finished" in text
 
 
 def test_a_finished_experiment_of_other_settings_does_not_count(finished: Installation) -> None:
     said, text = report(finished, "--set", "pairing.rho=0.1")
     assert f"the finished experiment {RUN} does not count: recipe" in said
-    assert f"{RUN} is not in the tables: what is there does not count" in text
+    assert f"{RUN} is not in the tables: the existing record does not count" in text
     assert not record(finished).exists()
 
 
@@ -203,7 +203,7 @@ def test_a_gate_of_another_training_does_not_count(
 ) -> None:
     write_gate(seeds, SeedModelVariant(2), key="another")
     assert seeds.find_or_record(SeedModelVariant(2)) is None
-    assert "trained in another way" in capsys.readouterr().out
+    assert "its training settings differ" in capsys.readouterr().out
 
 
 def test_a_seed_model_of_other_weights_than_recorded_is_refused_before_the_work(
@@ -212,5 +212,5 @@ def test_a_seed_model_of_other_weights_than_recorded_is_refused_before_the_work(
     """Runs of two M0s would pass for runs of one."""
     write_gate(seeds, SeedModelVariant(1))
     run = PlannedRun("r", "g", "miniature", "miniature", 1, 1, SeedModelVariant(1))
-    with pytest.raises(InputError, match="is not the seed model that"):
+    with pytest.raises(InputError, match="differs from the seed model in"):
         reproducing.prepare_seed_models(None, [run], seeds)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import pytest
 from meta_reward_core.errors import ArtifactError
 from meta_reward_core.experiment import open_experiment
 from meta_reward_core.iteration import STAGES
-from meta_reward_core.recipes import loader, schema
+from meta_reward_core.recipes import changed_values, loader, schema
 from meta_reward_core.recipes.field import OURS, Section, declare_field
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.runner import publish_manifest
@@ -39,6 +39,8 @@ def begun(installation: Installation, use_script: UseScript) -> Installation:
 def upgrade(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "Recipe", NewerRecipe)
     monkeypatch.setattr(schema, "Recipe", NewerRecipe)
+    monkeypatch.setattr(changed_values, "Recipe", NewerRecipe)
+    changed_values.list_value_keys.cache_clear()
     opening._open_cached.cache_clear()
 
 

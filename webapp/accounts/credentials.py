@@ -1,9 +1,9 @@
 """The credential generation of each account, which sessions and tokens must match.
 
-Whatever changes who may use an account, or what it may do, raises the generation: a new password,
-a reset, closing and reopening, a role given or taken, a second factor set up or removed. Sessions
-and tokens note the generation under which they were made and count under that one alone. Only the
-session that makes a change to its own account goes on.
+Each change of an account's access or permissions increments the generation: a new password, a
+reset, closing or reopening the account, granting or revoking a role, setting up or removing a
+second factor. Sessions and tokens store the generation in which they were created and are valid
+only in that generation. Only the session that changes its own account stays valid.
 """
 
 from typing import Any, Final
@@ -101,7 +101,7 @@ def _raise_if_changed(instance: User, *, raw: bool, **_: object) -> None:
 def _raise_for_roles(
     instance: Any, action: str, pk_set: set[int] | None, *, reverse: bool, **_: object
 ) -> None:
-    if action == "pre_clear" and reverse:  # afterwards nobody knows whose they were
+    if action == "pre_clear" and reverse:  # the members are unknown afterwards
         pk_set = set(instance.user_set.values_list("pk", flat=True))
     elif action not in _M2M_CHANGES or (pk_set is not None and not pk_set):
         return

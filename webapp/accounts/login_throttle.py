@@ -1,9 +1,9 @@
 """Throttling of password guesses.
 
-Counted are the wrong passwords of the last quarter of an hour: for a name from one address (a
-person who has forgotten it, or a simple guesser), for an address (one guesser, many names) and for
-a name (many addresses). The limits of the latter two are wide: to lock out a colleague on purpose
-takes fifty requests, again every quarter of an hour, and they are in the log.
+Wrong passwords of the last 15 minutes are counted per name and address (a user who forgot the
+password, or a simple guesser), per address (one guesser, many names) and per name (many addresses).
+The limits of the latter two are wide: locking out a colleague on purpose takes fifty requests every
+15 minutes, and all of them are logged.
 """
 
 from collections.abc import Callable
@@ -60,7 +60,7 @@ class ThrottledModelBackend(ModelBackend):
         """Check a password unless there were too many wrong ones.
 
         Raises:
-            PermissionDenied: they did.
+            PermissionDenied: there were too many.
         """
         if username is not None and is_locked_out(username, get_client_address(request)):
             raise PermissionDenied
@@ -108,7 +108,7 @@ def check_secret(request: HttpRequest | None, user: User, check: Callable[[], bo
     """Check a password or code of an account. All checks share one throttle.
 
     Raises:
-        ValidationError: too many wrong ones came before; the secret was not looked at.
+        ValidationError: too many earlier ones were wrong; the secret was not checked.
     """
     name = user.get_username()
     if is_locked_out(name, get_client_address(request)):
@@ -120,7 +120,7 @@ def check_secret(request: HttpRequest | None, user: User, check: Callable[[], bo
 
 
 def make_locked_error() -> ValidationError:
-    """Build the error that says how long to wait."""
+    """Build the error with the time to wait."""
     minutes = int(WINDOW.total_seconds() // 60)
     return ValidationError(
         f"Too many wrong passwords: wait {minutes} minutes and try again.", code="locked_out"

@@ -33,9 +33,9 @@ class SignInMiddleware(LoginRequiredMiddleware):
     ) -> HttpResponseBase:
         """Redirect to the sign-in page; a submitted form is kept meanwhile.
 
-        Htmx is told to load its page again, which is then redirected.
+        An htmx request makes the browser reload its page, which is then redirected.
 
-        The page's address comes from the browser alone: a header of the request is not repeated.
+        Only the browser supplies the page's address; no request header is echoed.
         """
         if is_form(request):
             return ask_to_sign_in(request)

@@ -8,7 +8,7 @@ class AccountCredentials(models.Model):
     """The credential generation of an account; without a row it is 0.
 
     Attributes:
-        generation: sessions and tokens count only under the generation that they note.
+        generation: sessions and tokens are valid only in the generation that they store.
     """
 
     user = models.OneToOneField(

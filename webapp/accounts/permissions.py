@@ -19,16 +19,16 @@ AnyUser = AbstractBaseUser | AnonymousUser
 View = Callable[[HttpRequest], HttpResponseBase]
 
 require_view: Final = permission_required(SEE, raise_exception=True)
-"""Decorator of a view for whoever may see experiments."""
+"""Decorator that requires the permission to see experiments."""
 require_run: Final = permission_required(RUN, raise_exception=True)
-"""Decorator of a view for whoever may start and steer experiments."""
+"""Decorator that requires the permission to start and control experiments."""
 
 
 def get_user(request: HttpRequest) -> User:
     """Return the signed-in user.
 
     Raises:
-        PermissionDenied: nobody has signed in.
+        PermissionDenied: the request is not authenticated.
     """
     if not isinstance(request.user, User):
         raise PermissionDenied("sign-in required")
@@ -54,8 +54,8 @@ def get_users_with_permission(
     """Return the accounts that have a permission.
 
     Args:
-        superusers: whether those count who may do everything.
-        is_active: None for all, also those that cannot sign in.
+        superusers: whether to include superusers.
+        is_active: None for all accounts, including those that cannot sign in.
     """
     return User.objects.with_perm(
         permission,
@@ -90,7 +90,7 @@ def get_viewable_experiment(person: AnyUser, name: str) -> Experiment:
     """Find an experiment that a user can see.
 
     Raises:
-        Http404: there is none of this name, or it is a stranger's.
+        Http404: it does not exist, or it is private and owned by another user.
     """
     return get_object_or_404(get_visible_experiments(person), name=name)
 
@@ -107,8 +107,8 @@ def get_controllable_experiment(person: AnyUser, name: str) -> Experiment:
     """Find an experiment that a user can control.
 
     Raises:
-        Http404: there is none of this name, or it is a stranger's private one.
-        PermissionDenied: it may be seen, but not steered.
+        Http404: it does not exist, or it is private and owned by another user.
+        PermissionDenied: the user may see it but not control it.
     """
     experiment = get_viewable_experiment(person, name)
     if not can_control(person, experiment):
@@ -128,8 +128,8 @@ def get_transferable_experiment(person: AnyUser, name: str) -> Experiment:
     """Find an experiment whose owner and visibility a user can change.
 
     Raises:
-        Http404: there is none of this name, or it is a stranger's private one.
-        PermissionDenied: it may be seen, but belongs to somebody else or nobody.
+        Http404: it does not exist, or it is private and owned by another user.
+        PermissionDenied: the user may see it but does not own it.
     """
     experiment = get_viewable_experiment(person, name)
     if not can_transfer(person, experiment):
@@ -141,7 +141,7 @@ def get_requested_job(person: AnyUser, pk: int, *kinds: JobKind) -> Job:
     """Find a job of some kinds that a user requested; admins can see all.
 
     Raises:
-        Http404: there is none of this number and kind, or somebody else requested it.
+        Http404: no such job exists, or another user requested it.
     """
     job = get_object_or_404(Job.objects.select_related("experiment"), pk=pk, kind__in=kinds)
     user = _get_active_user(person)

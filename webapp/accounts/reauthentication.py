@@ -1,8 +1,8 @@
 """Recent authentication: actions that would outlive a stolen session ask for the password again.
 
-A session that signed in, or confirmed, a quarter of an hour ago may do everything its account may.
-An older one has to confirm before it makes tokens, changes the second factor, the e-mail address
-or the webhook, or publishes to the hub: whoever finds an open browser cannot stay.
+A session that signed in or confirmed within the last 15 minutes may do everything its account may.
+An older session must confirm before it creates tokens, changes the second factor, the email address
+or the webhook, or publishes to the Hub: an intruder at an open browser cannot gain lasting access.
 """
 
 import time
@@ -73,7 +73,7 @@ def require_recent_authentication(page: str) -> Callable[[View[Given]], View[Giv
     """Decorator of views whose POST needs a recent authentication; GET does not.
 
     Args:
-        page: name of the address to go to after it was confirmed.
+        page: URL name of the page to go to after the confirmation.
     """
 
     def decorate(view: View[Given]) -> View[Given]:

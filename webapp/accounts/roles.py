@@ -1,8 +1,8 @@
 """The roles as Django groups. The permissions of each role are defined here.
 
-A user may have several. Superusers may do everything, with or without a role. Rows of groups and
-of permissions give nobody anything: the authentication backend asks this module what the roles of
-an account may do, and the groups' permissions in the database only show it.
+A user may have several. Superusers may do everything, with or without a role. Database rows of
+groups and permissions grant nothing: the authentication backend gets the permissions of an
+account's roles from this module, and the groups' permissions in the database only display them.
 """
 
 from collections.abc import Iterable
@@ -15,22 +15,22 @@ from django.contrib.auth.models import Group, Permission
 SEE: Final = "experiments.view_experiment"
 """See experiments, their results, workers and the log."""
 RUN: Final = "experiments.run_experiment"
-"""Start experiments, and steer one's own and those that nobody owns."""
+"""Start experiments, and control one's own and those without an owner."""
 RUN_ALL: Final = "experiments.change_experiment"
-"""Steer and see everybody's."""
+"""See and control the experiments of all users."""
 ANSWER: Final = "audit.answer_batch"
-"""Answer items of the audit batches that one is assigned to, and see those alone."""
+"""Answer items of one's assigned audit batches, and see only those."""
 ADJUDICATE: Final = "audit.adjudicate_item"
 """Decide between conflicting audit answers, on the site and in the admin."""
 SEE_EVENTS: Final = "activity.view_activity"
-"""See who signed in, and what became of accounts, roles and tokens."""
+"""See sign-ins, and changes of accounts, roles and tokens."""
 MANAGE_ACCOUNTS: Final = "auth.change_user"
 """Change the accounts of users who are not superusers."""
 MANAGE: Final = (
     *("auth.add_user", MANAGE_ACCOUNTS, "auth.delete_user"),
     *("api.delete_apitoken", "otp_totp.delete_totpdevice"),
 )
-"""Create, change and delete accounts, give roles, end tokens, help who lost a second factor."""
+"""Manage accounts and roles, revoke tokens, and reset second factors."""
 
 VIEWER: Final = "viewer"
 OPERATOR: Final = "operator"
@@ -52,7 +52,7 @@ PERMISSIONS: Final[dict[str, tuple[str, ...]]] = {
 def make_roles() -> None:
     """Create missing groups, and set the permissions of each role.
 
-    Admins see every row, also those of models that a later version brings.
+    Admins see every row, including those of models that a later version adds.
     """
     for config in apps.get_app_configs():
         create_permissions(config, verbosity=0)

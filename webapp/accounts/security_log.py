@@ -29,8 +29,8 @@ def log_event(
 
     Args:
         subject: name of the account, or of what was exported, published, restored or deleted.
-        by: who did it, where that is not whoever asks just now.
-        by_name: who did it where no account did.
+        by: the user who did it, if not the current requester.
+        by_name: who did it if it was not an account.
     """
     record_activity(
         action,
@@ -133,7 +133,7 @@ def _log_role_change(
 
 
 class PasswordChangeLogger:
-    """Records password changes; a password validator because Django tells these of every change."""
+    """Records password changes; a password validator because Django calls these on every change."""
 
     def validate(self, password: str, user: User | None = None) -> None:
         """Accept every password."""

@@ -1,7 +1,7 @@
-"""Optional two-factor authentication: a code of an app, or a recovery code.
+"""Optional two-factor authentication: a code from an app, or a recovery code.
 
-django-otp holds the secrets, checks the codes, refuses one that was used before, and slows down
-whoever guesses. What is ours is when a code is asked for, and the page to set it up.
+django-otp stores the secrets, checks the codes, rejects used codes and throttles guessing. This
+module decides when a code is required and provides the setup page.
 """
 
 import re
@@ -58,7 +58,7 @@ def finish_setup(person: User) -> list[str]:
     """Turn two-factor authentication on, and end other sessions and tokens.
 
     Returns:
-        Codes for paper, shown this once; none if no app is being set up.
+        Recovery codes, shown only once; none if no app is being set up.
     """
     with transaction.atomic():
         device = get_unconfirmed_device(person)

@@ -1,7 +1,7 @@
 """Forms submitted after the session expired: kept while the user signs in again.
 
-Without it the user would be led to an address that takes no GET, and what was filled in would be
-lost. Only forms that passed the check against forgery come here, and none with a password or file.
+Otherwise the user would be redirected to an address that does not accept GET, and the input would
+be lost. Only forms that passed the CSRF check are kept, and none with a password or a file.
 """
 
 from typing import Any, Final

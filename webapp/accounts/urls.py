@@ -12,7 +12,7 @@ from webapp.accounts.login_throttle import SignInForm
 from webapp.accounts.unsent_form import show_unsent_form
 
 _form: Final = require_http_methods(["GET", "HEAD", "POST"])
-"""Django's own views take PUT for POST, and see whoever has signed in before the method."""
+"""Django's own views treat PUT as POST, and check the session before the method."""
 
 urlpatterns = [
     path(

@@ -32,7 +32,7 @@ def redirect_admin_login(request: HttpRequest, extra_context: object = None) -> 
     """Redirect from the admin's own form, which has no throttle and no second factor.
 
     Raises:
-        PermissionDenied: this person has signed in, and is not of the staff.
+        PermissionDenied: the user has signed in but is not staff.
     """
     if request.user.is_authenticated and not request.user.is_staff:
         raise PermissionDenied("You need staff access to open the admin site.")

@@ -102,7 +102,7 @@ JOB_ACTIONS: Final = (
     *(Action.ACCEPT_PROBE, Action.CHAT, Action.PUBLISH, Action.AUDIT, Action.HAND_OVER),
     *(Action.CHECK_MODEL, Action.SETTINGS, Action.DELETE),
 )
-"""Requests that a job carries out."""
+"""Requests that run as a job."""
 
 AUDIT_ACTIONS: Final = (
     *(Action.GATE_SET, Action.GATE_CHANGED, Action.GATE_LOOSENED, Action.GATE_REMOVED),
@@ -136,7 +136,7 @@ class AppendOnlyError(TypeError):
 
 
 class ActivityQuerySet(models.QuerySet["Activity"]):
-    """Rows that can be read and added only."""
+    """Rows that can only be read and added."""
 
     def update(self, **kwargs: Any) -> NoReturn:  # noqa: ARG002
         """Refuse: rows are never changed."""
@@ -155,15 +155,15 @@ class Activity(models.Model):
     """An action. Rows are only added; they outlive the user and the object.
 
     Attributes:
-        actor: None once the account is deleted, or where no account acted; `actor_name` stays.
+        actor: None if the account was deleted or no account acted; `actor_name` stays.
         source: how the action reached the installation.
         object_type, object_id, object_name: what the action is about. The object need not exist:
             visitors may enter any account name.
-        experiment: None once it is deleted, or where the action is about none; `experiment_name`
+        experiment: None if it was deleted or the action is not about one; `experiment_name`
             stays.
-        job: the job that carries the action out; its row has the status.
-        reason: why, where a reason is given or required.
-        before, after: the values that the action changed; empty where there are none.
+        job: the job that runs the action; its row has the status.
+        reason: the reason, if one is given or required.
+        before, after: the values that the action changed; empty if there are none.
         details: more about the action, as text.
         address: IP address of the client, as far as the proxies report it correctly.
     """

@@ -45,7 +45,7 @@ class NamedRow(Protocol):
 
 @contextlib.contextmanager
 def mute_activity() -> Iterator[None]:
-    """Record nothing in this context: a restore brings its own activity rows."""
+    """Record nothing in this context: a restore includes its own activity rows."""
     token = _is_recording.set(False)
     try:
         yield
@@ -77,11 +77,11 @@ def record_activity(
     Args:
         object_name: what the object is called; by default the name of the experiment.
         experiment: the experiment that the action is about; decides who sees the row.
-        experiment_name: where the experiment has no row yet, or no longer.
-        by: who did it, where that is not the user of the current request.
-        by_name: who did it where no account did, such as "the gate".
-        request: where that is not the current one.
-        source: where that is not how the current action reached the installation.
+        experiment_name: name of an experiment without a row, not yet or no longer.
+        by: the user who did it, if not the user of the current request.
+        by_name: who did it if it was not an account, such as "the gate".
+        request: the request, if not the current one.
+        source: how the action was requested, if not like the current one.
 
     Raises:
         InputError: the action requires a reason and none was given.

@@ -55,8 +55,8 @@ def get_source(request: HttpRequest | None) -> str:
 def get_client_address(request: HttpRequest | None) -> str | None:
     """Return the client address of a request.
 
-    Each trusted proxy adds the address that it saw at the end of X-Forwarded-For; what stands
-    before those entries was written by the client and is not trusted.
+    Each trusted proxy appends the address that it saw to X-Forwarded-For; earlier entries come
+    from the client and are not trusted.
     """
     if request is None:
         return None

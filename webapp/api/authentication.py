@@ -1,6 +1,6 @@
 """Authentication: API tokens for programs, sessions for browsers.
 
-Both become `request.user`, so that what may be done is decided where it is for the pages.
+Both become `request.user`, so the API uses the same permission checks as the pages.
 """
 
 from datetime import timedelta

@@ -45,10 +45,10 @@ def submit_launch(base: FormBase, given: LaunchChanges, *, by: User) -> tuple[Jo
     """Request an experiment.
 
     Returns:
-        The job, and what is deprecated in the request.
+        The job, and deprecation warnings for the request.
 
     Raises:
-        InputError: something that was asked for is wrong, one line for each.
+        InputError: the request is invalid; the message has one line per problem.
     """
     warnings = list(base.warnings)
     values = translate_values(given.values, warnings)
@@ -64,7 +64,7 @@ def submit_model_check(given: ModelCheckIn, *, by: User | None) -> tuple[Job, li
     """Request the check of a model.
 
     Returns:
-        The job, and what is deprecated in the request.
+        The job, and deprecation warnings for the request.
 
     Raises:
         InputError: the recipe, a value, the prompts or the model's name cannot be used.
@@ -87,9 +87,9 @@ def submit_model_check(given: ModelCheckIn, *, by: User | None) -> tuple[Job, li
 
 
 def translate_values(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
-    """Values under the keys of today; what is deprecated is added to `warnings`.
+    """Translate values to current keys; deprecated keys are added to `warnings`.
 
-    The adapters may be switched on and off by yes and no, as in the form.
+    Yes and no switch the adapters on and off, as in the form.
 
     Raises:
         InputError: a key is given under two names.
@@ -101,7 +101,7 @@ def translate_values(given: Mapping[str, Any], warnings: list[str]) -> dict[str,
 
 
 def _fill_fields(given: LaunchChanges) -> dict[str, Any]:
-    """What was given of the fields beside the recipe."""
+    """Build the form fields outside the recipe from the given values."""
     optional = {name: getattr(given, name) for name in ("seed", "until", "is_private")}
     return {
         "name": given.name,
@@ -121,10 +121,10 @@ def _get_model_fields(model: SeedModel | None) -> dict[str, str]:
 
 
 def _store_prompt_fields(prompts: list[str] | None) -> dict[str, str]:
-    """Keep prompts as lines of JSON, so that line ends may stand in them.
+    """Store prompts as JSON lines, so that they may contain line breaks.
 
     Raises:
-        PromptFileError: none of them can be used.
+        PromptFileError: no prompt is usable.
     """
     if prompts is None:
         return {}

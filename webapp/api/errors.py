@@ -24,7 +24,7 @@ def require_valid(form: forms.Form) -> None:
     """Raise an error that lists all problems of a form, one per line.
 
     Raises:
-        InputError: something is.
+        InputError: the form has problems.
     """
     if not form.is_valid():
         found: Any = form.errors.get_json_data()
@@ -47,7 +47,7 @@ def register_error_handlers(api: NinjaAPI) -> None:
 
 
 def _answer_http_error(api: NinjaAPI, request: HttpRequest, error: HttpError) -> HttpResponse:
-    """Say why a body could not be read: ninja hides the cause."""
+    """Respond with the reason why a body could not be read, which ninja hides."""
     cause = error.__cause__
     if isinstance(cause, RequestDataTooBig):
         return api.create_response(request, {"detail": str(cause)}, status=413)

@@ -220,7 +220,7 @@ def change_settings(
 ) -> Status[SettingsPlanOut] | Status[JobOut]:
     """Change settings of an experiment until results depend on them.
 
-    With `dry_run` the response says what the change does. The returned job later gives the result.
+    With `dry_run` the response describes the effect. The returned job later contains the result.
     """
     row = get_controllable_experiment(request.user, name)
     warnings: list[str] = []

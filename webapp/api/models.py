@@ -28,12 +28,12 @@ class ApiToken(models.Model):
     """An API token. Only its hash is stored.
 
     Attributes:
-        name: what its owner calls it.
-        prefix: how it begins, to tell it from others.
+        name: a label chosen by its owner.
+        prefix: its first characters, to identify it.
         digest: sha256 of the whole token. It is long and random, so a slow hash would gain nothing.
-        scope: what may be done with it.
-        generation: the owner's credential generation when it was made; it counts under no other.
-        expires: None never, for tokens of earlier versions.
+        scope: what it can be used for.
+        generation: the owner's credential generation at its creation; it is valid only in this one.
+        expires: when it expires; None (never) for tokens of earlier versions.
     """
 
     owner = models.ForeignKey(
@@ -67,7 +67,7 @@ def make_token(
     """Create a token.
 
     Returns:
-        Its row, and the token itself, which nobody will see again.
+        Its row, and the token itself, which is not shown again.
     """
     token = _MARK + secrets.token_urlsafe(_SECRET_BYTES)
     row = ApiToken.objects.create(

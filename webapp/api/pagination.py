@@ -20,7 +20,7 @@ class RowPagination(LimitOffsetPagination):
     """
 
     class Input(LimitOffsetPagination.Input):
-        """Which page is asked for."""
+        """The requested page."""
 
         limit: int = Field(50, ge=1, le=_MAX_LIMIT)
         offset: int = Field(0, ge=0, le=10**9)

@@ -34,15 +34,15 @@ def require_run(operation: Operation[Given, Answer]) -> Operation[Given, Answer]
 
 
 def require_publishing(request: HttpRequest) -> None:
-    """Refuse to publish to the hub with a token without that scope, or in an old session.
+    """Refuse to publish to the Hub with a token without that scope, or in an old session.
 
     Raises:
-        PermissionDenied: it is one of these.
+        PermissionDenied: the token lacks the scope, or the session has to be confirmed.
     """
     if get_token_scope(request) is None and not is_recent(request):
         raise PermissionDenied(
-            "Publishing to the hub requires that you signed in a moment ago: confirm your password "
-            "at /account/confirm."
+            "Publishing to the Hub requires a recent sign-in. Confirm your password at "
+            "/account/confirm."
         )
     _require_scope(request, frozenset({TokenScope.PUBLISH}))
 

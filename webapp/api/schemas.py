@@ -285,9 +285,9 @@ class SettingsIn(Schema):
     """New values of an experiment's settings.
 
     Attributes:
-        apply: what a change does to results made from the earlier values. `now` makes them again,
+        apply: how a change treats results computed from the earlier values. `now` recomputes them,
             `next` keeps them and uses the new values from the next iteration on, null refuses.
-        dry_run: say what the change does, and change nothing.
+        dry_run: describe the effect without changing anything.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -392,7 +392,7 @@ class JobOut(Schema):
 
     @classmethod
     def from_row(cls, row: Job, *, warnings: Sequence[str] = ()) -> "JobOut":
-        """Write a row."""
+        """Convert a row."""
         same = ("kind", "status", "outcome", "created", "finished")
         name = row.created_by.get_username() if row.created_by else None
         return cls(
@@ -464,7 +464,7 @@ class ActivityOut(Schema):
 
     @classmethod
     def from_entry(cls, entry: ActivityEntry) -> "ActivityOut":
-        """Write an entry."""
+        """Convert an entry."""
         same = ("iteration", "status", "finished", "reason", "details", "message", "source")
         return cls(
             created=entry.when,
@@ -492,7 +492,7 @@ class WorkerOut(Schema):
 
     @classmethod
     def from_state(cls, state: WorkerState) -> "WorkerOut":
-        """Write what is known of it."""
+        """Convert a worker's state."""
         row = state.row
         same = ("name", "host", "pid", "device", "since", "heartbeat")
         return cls(

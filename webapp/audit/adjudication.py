@@ -1,7 +1,7 @@
 """Adjudicate items: claims, drafts, decisions and undone decisions, by conditional UPDATEs.
 
-A decision names the version of the item that it was made from. Of two review leads who decide the
-same item one is told that the other was first, and keeps what they wrote as a draft.
+Each decision names the version of the item that it is based on. If two review leads decide the same
+item, the second sees that the item changed, and their input is kept as a draft.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from webapp.audit.models import (
 from webapp.db_clock import from_now
 
 CLAIM_SECONDS: Final = 10 * 60.0
-"""How long others are told that somebody is adjudicating an item."""
+"""How long other review leads see that an item is being adjudicated."""
 MIN_REASON_CHARS: Final = 5
 MAX_REASON_CHARS: Final = 2000
 MAX_SCORE: Final = 5.0
@@ -102,8 +102,8 @@ def adjudicate_item(item: Item, decision: Decision, *, by: User) -> bool:
         False if the item was adjudicated or undone since; then the decision is kept as a draft.
 
     Raises:
-        InputError: the decision is no possible answer, it has no reason, the item is a repeat, or
-            its batch is closed.
+        InputError: the decision is not a possible answer or has no reason, the item is a repeat,
+            or its batch is closed.
     """
     choice = check_choice(decision.choice, item.batch.kind)
     reason = check_reason(decision.reason)
@@ -246,7 +246,7 @@ def find_draft(item: Item, lead: User) -> AdjudicationDraft | None:
 
 
 def claim_item(item: Item, lead: User) -> bool:
-    """Mark an item as being adjudicated by a lead; False if somebody else already claimed it."""
+    """Mark an item as being adjudicated by a lead; False if another lead claimed it first."""
     free = Q(claimed_by__isnull=True) | Q(claimed_by=lead) | Q(claimed_until__lt=Now())
     claimed = Item.objects.filter(free, pk=item.pk)
     return claimed.update(claimed_by=lead, claimed_until=from_now(CLAIM_SECONDS)) == 1

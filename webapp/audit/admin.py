@@ -69,6 +69,7 @@ from webapp.audit.models import (
     HiddenVerdict,
     Item,
     ItemKind,
+    KnownItem,
 )
 from webapp.audit.review_items import (
     DISAGREEMENTS,
@@ -97,7 +98,7 @@ _EXCERPT_CHARS: Final = 80
 
 
 class ReviewerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Base class for rows that reviewers see and nobody adds or deletes."""
+    """Base class for rows that reviewers see and no user adds or deletes."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
         """Rows are created by annotation pages and imports only."""
@@ -239,7 +240,7 @@ class BatchAdmin(ReviewerAdmin):
     def _get_chosen_auditor(self, request: HttpRequest) -> User | None:
         chosen = get_possible_auditors().filter(pk=request.POST.get("auditor") or 0).first()
         if chosen is None:
-            self.message_user(request, "Choose an auditor beside the action.", messages.ERROR)
+            self.message_user(request, "Choose an auditor next to the action.", messages.ERROR)
         return chosen
 
     def _assign(self, request: HttpRequest, batch: Batch, wanted: Iterable[User]) -> None:
@@ -696,7 +697,7 @@ def _format_table(headings: Iterable[str], lines: Iterable[Iterable[object]]) ->
 
 
 class ReadOnlyAdmin(ReviewerAdmin):
-    """Base class for rows that reviewers read and nobody changes."""
+    """Base class for rows that reviewers can read but no user can change."""
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
         """These rows are written by pages and workers only."""
@@ -730,6 +731,22 @@ class HiddenVerdictAdmin(ReadOnlyAdmin):
     def format_verdicts(self, row: HiddenVerdict) -> str:
         """Format the verdicts with the letters of the item's page."""
         return _format_table(("", ""), [(fact.name, fact.value) for fact in list_facts(row.item)])
+
+
+@admin.register(KnownItem)
+class KnownItemAdmin(ReadOnlyAdmin):
+    """Items with known answers that the auditors of a batch answer first."""
+
+    list_display = ("__str__", "batch", "answer", "source")
+    list_filter = ("batch",)
+    search_fields = ("instruction", "response")
+    list_select_related = ("batch", "source__batch")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[KnownItem]:
+        """Load those of visible batches that the reviewer is not asked to answer now."""
+        user = get_user(request)
+        is_asked = Q(batch__status=BatchStatus.OPEN, batch__in=user.audit_batches.all())
+        return KnownItem.objects.filter(batch__in=get_visible_batches(user)).exclude(is_asked)
 
 
 @admin.register(AdjudicationDraft)

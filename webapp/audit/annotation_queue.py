@@ -1,7 +1,7 @@
 """Assign items to auditors: lease, answer, undo and skip, by conditional UPDATEs.
 
-An item belongs to its holder until somebody else takes it, which they may once its lease has run
-out in the database's time. Nothing here reads what is hidden of an item.
+An item belongs to its holder until another auditor takes it, which is possible once its lease has
+expired by the database clock. Nothing here reads the hidden verdict of an item.
 """
 
 import random
@@ -74,7 +74,7 @@ class AuditorProgress:
         mine: items that they answered.
         left: items that they could still answer, skipped ones too.
         skipped: how many of those they skipped.
-        answered, items: of the batch, by everybody; items with known answers left out.
+        answered, items: counts for the whole batch and all auditors, without known items.
     """
 
     mine: int
@@ -110,8 +110,9 @@ def get_assigned_batches(person: User) -> QuerySet[Batch]:
 def _select_suitable_items(batch: Batch, person: User) -> QuerySet[Item]:
     """Select the unanswered items that a user could answer, held ones included.
 
-    A repeat waits for its original, and goes to who answered that or to somebody else. An item with
-    a known answer goes to the auditor for whom it was copied.
+    A repeat waits until its original is answered. Depending on its kind it goes to the auditor who
+    answered the original or to a different one. An item with a known answer goes to the auditor for
+    whom it was copied.
     """
     answered = Answer.objects.filter(item=OuterRef("original"))
     by_them = answered.filter(auditor=person)
@@ -162,7 +163,7 @@ def _try_lease_next(batch: Batch, person: User) -> Item | None:
     wanted = suited.filter(_build_free_filter(person)).exclude(skipped_by=person)
     known_first = Case(When(repeat_kind=RepeatKind.KNOWN, then=0), default=1)
     while candidates := list(wanted.order_by(known_first, "number")[:_CANDIDATES]):
-        # Who comes at the same moment as others shall not stand in line for the same item.
+        # Auditors who ask at the same moment should not compete for the same item.
         first, rest = candidates[:1], candidates[1:]
         for item in first + random.sample(rest, len(rest)):
             if _lease_item(item, person):
@@ -171,7 +172,7 @@ def _try_lease_next(batch: Batch, person: User) -> Item | None:
 
 
 def _lease_item(item: Item, person: User) -> bool:
-    """Lease an item; False if somebody else was first."""
+    """Lease an item; False if another auditor was first."""
     free = Item.objects.filter(_build_free_filter(person), pk=item.pk, is_answered=False)
     return free.update(holder=person, lease_until=from_now(LEASE_SECONDS)) == 1
 
@@ -179,8 +180,8 @@ def _lease_item(item: Item, person: User) -> bool:
 def reassign_repeats(batch: Batch) -> int:
     """Reassign the repeats of auditors who can no longer answer, and count them.
 
-    That is who was removed, is not active, has lost the role, or is assigned no more. Else nobody
-    could answer these items, and the batch would stay unfinished for ever.
+    These are auditors who were deleted, deactivated, unassigned or lost the role. Without
+    reassignment no auditor could answer these items, and the batch would never finish.
     """
     able = get_possible_auditors().filter(audit_batches=batch)
     waiting = batch.items.filter(
@@ -221,9 +222,9 @@ def save_draft(item: Item, person: User, draft: Mapping[str, Any], seconds: floa
 
 
 def submit_answer(item: Item, person: User, given: AnswerInput) -> bool:
-    """Store an answer; False if somebody else has the item, or the batch is closed.
+    """Store an answer; False if another auditor has the item, or the batch is closed.
 
-    What came too late is kept in the history and counts nowhere.
+    An answer that arrives too late is kept in the history and does not count.
     """
     with transaction.atomic():
         is_open = Batch.objects.filter(pk=item.batch_id, status=BatchStatus.OPEN).exists()
@@ -332,8 +333,8 @@ def log_change(
     """Record an action on an item.
 
     Args:
-        person: None for whoever asks just now.
-        values: the answer as it is then.
+        person: None for the user of the current request.
+        values: the answer after the action.
     """
     batch = item.batch
     record_activity(

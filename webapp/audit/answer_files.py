@@ -1,7 +1,7 @@
 """Imported files of answers: CSV, JSON or JSON lines, read entry by entry.
 
-An entry is a row in one of the formats of `answer_formats`. What cannot be read is left out with
-its reason while the rest is read.
+An entry is a row in one of the formats of `answer_formats`. Entries that cannot be read are skipped
+with a reason; the rest are read.
 """
 
 import csv
@@ -36,7 +36,7 @@ class LeftOut:
     """An answer or entry that is not imported.
 
     Attributes:
-        where: the line or the entry of the file.
+        where: line or entry of the file.
         item: its item's number; None if that cannot be read.
     """
 
@@ -62,14 +62,14 @@ class Entry:
 
 
 def read_entries(name: str, content: bytes) -> Iterator[Entry | LeftOut]:
-    """Read a file of answers: CSV if its name says so, else JSON or JSON lines.
+    """Read a file of answers: CSV if its name ends so, otherwise JSON or JSON Lines.
 
     Yields:
-        Entries, and in their place what cannot be read.
+        Entries; for one that cannot be read, the reason in its position.
 
     Raises:
-        InputError: the file as a whole is not what it should be: it is too large, not UTF-8, or
-            not CSV with our columns; or it has too many entries.
+        InputError: the file as a whole is invalid: too large, not UTF-8, not CSV with our columns,
+            or with too many entries.
     """
     for where, row in iter_rows(name, content, columns=("batch", "item")):
         yield LeftOut(where, None, row) if isinstance(row, str) else _read_entry(where, row)
@@ -81,13 +81,13 @@ def read_entries(name: str, content: bytes) -> Iterator[Entry | LeftOut]:
 def iter_rows(
     name: str, content: bytes, *, columns: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """Read the rows of a file: CSV if its name says so, else JSON or JSON lines.
+    """Read the rows of a file: CSV if its name ends so, otherwise JSON or JSON Lines.
 
     Args:
-        columns: that a CSV file must have.
+        columns: required columns of a CSV file.
 
     Yields:
-        Where a row stands, and its values or the reason why they cannot be read.
+        The position of a row, and its values or the reason why they cannot be read.
 
     Raises:
         InputError: the file is too large, not UTF-8, has too many entries, or lacks a column.

@@ -132,9 +132,9 @@ class AnswerRow(_Schema):
     """An answer with the columns of our export.
 
     Attributes:
-        auditor: None if the file does not name anybody.
-        answer: by our own names of the judgments.
-        shown: by the letters, or the points, that another tool shows; None in our own files.
+        auditor: None if the file does not name one.
+        answer: in our own names of the judgments.
+        shown: the letters or the score that another tool shows; None in our own files.
     """
 
     auditor: Annotated[str | None, BeforeValidator(_read_name)] = None
@@ -362,4 +362,4 @@ _REASONS: Final = {
     "bool_type": "is neither true nor false",
     "bool_parsing": "is neither true nor false",
 }
-"""What pydantic's types of errors mean in the words of this page."""
+"""Messages for pydantic's error types."""

@@ -25,10 +25,10 @@ class AuditorReport:
     """The auditors of a batch.
 
     Attributes:
-        open_disagreements: items on which auditors differ and that nobody decided; as long as
-            there are some, accuracy leaves them out and is too high.
-        without_flagged: what the batch says without the answers of flagged auditors; None where
-            nobody is flagged.
+        open_disagreements: items on which auditors differ and that have no decision yet; accuracy
+            leaves them out, so it is too high while there are any.
+        without_flagged: results of the batch without the answers of flagged auditors; None if no
+            auditor is flagged.
     """
 
     auditors: tuple[AuditorQuality, ...]

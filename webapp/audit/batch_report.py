@@ -37,8 +37,8 @@ class AuditorSummary:
     """Answers of one auditor in a batch.
 
     Attributes:
-        seconds: median of an answer; None where it is not known.
-        is_gone: whether the account was removed or is not active.
+        seconds: median seconds per answer; None if unknown.
+        is_gone: whether the account was deleted or is inactive.
     """
 
     name: str
@@ -65,8 +65,8 @@ class BatchReport:
     Attributes:
         conflicts: items on which auditors differ.
         adjudicated: items whose decision counts instead of their answers.
-        answers_only: the same estimates from answers alone; None where nothing is adjudicated.
-        is_stale: whether a batch is of items that were made again since, or are gone.
+        answers_only: the same estimates from answers alone; None if nothing is adjudicated.
+        is_stale: whether a batch has items that were generated again since, or are gone.
     """
 
     items: int
@@ -215,7 +215,7 @@ def to_audited_pair(item: Item, *, one: bool = True, adjudicated: bool = True) -
     """Convert an answered item for the statistics.
 
     Args:
-        one: whether its batch is the only one that is looked at.
+        one: whether the report covers only its batch.
         adjudicated: whether a decision counts instead of the answer.
     """
     facts: Facts = item.hidden_verdict.facts
@@ -350,7 +350,7 @@ def _iter_pair_estimates(found: MetaJudgeResults) -> Iterator[tuple[str, str, Es
 def _iter_response_estimates(found: JudgeResults) -> Iterator[tuple[str, str, Estimate]]:
     yield "judge", "Spearman's correlation", found.spearman
     yield "judge", "Kendall's tau-b", found.kendall
-    yield "judge", "people's points less the judge's", found.difference
+    yield "judge", "human score less the judge's score", found.difference
     for group in found.groups:
         yield f"people less judge by {group.division}", group.name, group.difference
 

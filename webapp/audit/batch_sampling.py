@@ -39,7 +39,7 @@ SOURCES: Final[Mapping[str, tuple[str, ...]]] = {
     "judgments": ("battles", "ratings"),
     "responses": ("scores",),
 }
-"""Tables that the items of a kind are drawn from."""
+"""Tables that the items of a kind are sampled from."""
 _OUTCOME: Final = [name for name in list_columns(Battle) if name != "text"]
 _STAGES: Final[Mapping[str, str]] = {"judgments": "pair_judge", "responses": "judge"}
 
@@ -65,7 +65,7 @@ class BatchPlan:
 
     Attributes:
         size: distinct items.
-        same_share, other_share: shares of them that come again.
+        same_share, other_share: shares of them that are repeated.
         min_accuracy: an auditor whose accuracy is shown to be below this is flagged.
         shows_quality: whether auditors see their own accuracy.
         adjudicated_items: number of adjudicated items of earlier batches that each auditor
@@ -110,8 +110,8 @@ class SampledBatch:
     """A batch that is sampled but not stored.
 
     Attributes:
-        digest: hash of the files that it was drawn from.
-        facts: what judge and meta-judge said of the drawn items, by key.
+        digest: hash of the files that it was sampled from.
+        facts: outputs of judge and meta-judge for the sampled items, by key.
     """
 
     experiment: Experiment
@@ -166,10 +166,10 @@ def sample_batch(
     """Sample the items of a batch without storing it; this is slow for a large iteration.
 
     Args:
-        say: told what is being read.
+        say: called with a message about what is being read.
 
     Raises:
-        InputError: the iteration has no finished stage to draw from, or the plan cannot be drawn.
+        InputError: the iteration has no finished stage to sample from, or the plan cannot be met.
         ArtifactError: files are gone or damaged.
     """
 
@@ -223,7 +223,7 @@ def _sample_batch(
     policies = read_reasoning_policies(experiment)
     population = _POPULATIONS[plan.kind](files, say, policies)
     sample = draw(population.units)
-    say("reading the texts of the items that were drawn")
+    say("reading the texts of the sampled items")
     facts = {item.key: population.facts_of(item.key) for item in sample.items}
     texts = _read_texts(files, list(facts.values()), policies)
     return SampledBatch(experiment, number, plan, digest, sample, facts, texts)
@@ -241,7 +241,7 @@ def require_finished(experiment: Experiment, number: int, kind: UnitKind) -> Non
     )
     if not finished.exists():
         raise InputError(
-            f"iteration {number} of {experiment.name!r} has no finished stage {stage!r} to draw "
+            f"iteration {number} of {experiment.name!r} has no finished stage {stage!r} to sample "
             "from: wait for it, or choose another iteration"
         )
 

@@ -32,7 +32,7 @@ JUDGMENT_CHOICES: Final = (
     ("tie", "Tie"),
     ("neither", "Neither is acceptable"),
 )
-"""What can be said of two judgments, by the letters that are shown."""
+"""Choices for two judgments, by displayed letter."""
 
 
 class AnswerForm(forms.Form):
@@ -196,21 +196,21 @@ class BatchForm(forms.Form):
         max_length=20_000,
         widget=forms.Textarea(attrs={"rows": 6}),
         label="Guidelines for annotators",
-        help_text="Markdown. Shown beside every item.",
+        help_text="Markdown. Shown next to every item.",
     )
     auditors = forms.ModelMultipleChoiceField(
         queryset=User.objects.none(),
         required=False,
         widget=forms.CheckboxSelectMultiple,
-        help_text="A lone auditor gets no repeats for another auditor: nobody could answer them.",
+        help_text="A single auditor gets no repeats for another auditor: no one could answer them.",
     )
     adjudicated_items = forms.IntegerField(
         min_value=0,
         max_value=MAX_KNOWN_ITEMS,
         initial=0,
-        label="Adjudicated items to begin with",
+        label="Adjudicated items to answer first",
         help_text="Each auditor first answers this many of the experiment's adjudicated items, "
-        "latest first. They measure the auditors and count in no estimate.",
+        "latest first. They measure the auditors and are excluded from all estimates.",
     )
     known_file = forms.FileField(
         required=False,
@@ -224,7 +224,7 @@ class BatchForm(forms.Form):
         max_value=100,
         initial=round(100 * MIN_ACCURACY),
         label="Minimum accuracy of an auditor (%)",
-        help_text="An auditor whose 95% interval lies below this is flagged, and results are also "
+        help_text="Auditors whose 95% interval is below this are flagged, and results are also "
         "shown without their answers.",
     )
     shows_quality = forms.BooleanField(required=False, label="Show auditors their own accuracy")
@@ -304,7 +304,7 @@ class GateForm(forms.ModelForm):  # type: ignore[type-arg]
     )
 
     class Meta:
-        """All but the experiment."""
+        """Build the gate, without its experiment."""
 
         model = Gate
         fields = ("min_agreement", "confidence", "min_answers", "on_failure")
@@ -401,5 +401,5 @@ class ImportForm(forms.Form):
 
     file = forms.FileField(
         help_text="CSV or JSON lines as exported here, or a file from Label Studio, Argilla or "
-        "MLflow. What cannot be read is listed with its reason; the rest is imported."
+        "MLflow. Entries that cannot be read are listed with a reason; the rest are imported."
     )

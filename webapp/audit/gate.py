@@ -26,9 +26,9 @@ class GateDecision:
     """Decision of the gate for an iteration with all its pairs.
 
     Attributes:
-        waits: why it must not train yet; empty if it may.
-        withheld: why its judge pairs stay out of the training; empty if they train.
-        is_new: whether that was decided here, by the gate's own rule, and is recorded nowhere.
+        waits: why it cannot train yet; empty if it can.
+        withheld: why its judge pairs are excluded from training; empty if they are included.
+        is_new: whether the gate's own rule decided this just now, so it is not recorded yet.
     """
 
     waits: str = ""
@@ -42,10 +42,10 @@ PASSED: Final = GateDecision()
 def evaluate_gate(iteration: Iteration) -> GateDecision:
     """Decide whether an iteration can train, and on which pairs.
 
-    Without a gate and without judge pairs nothing holds it; what was decided for it and its
-    battles stands. The newest batch that is complete decides: to look again after every answer,
-    and stop at a good moment, would let a coin pass sooner or later. Batches of files that were
-    made again since, and of items that somebody picked, do not count.
+    Without a gate or without judge pairs the iteration trains; an earlier decision for it and its
+    battles remains valid. Otherwise the newest complete batch decides: evaluating after every
+    answer, and stopping at a good moment, would eventually let a random meta-judge pass. Batches
+    whose files were generated again since, and hand-picked batches, do not count.
     """
     if not has_pairs(iteration, "judge"):
         return PASSED

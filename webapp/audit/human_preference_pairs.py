@@ -20,10 +20,10 @@ _OTHER: Final[dict[Side, Side]] = {"first": "second", "second": "first"}
 def build_human_pairs(experiment: Experiment, *, before: int) -> list[Row]:
     """Build the rows of the table `human_pairs` from audits of earlier iterations.
 
-    Complete batches count whose battles were not made again since, but none of items that somebody
-    picked, who could see what the meta-judge said of them. Where two batches name
-    different winners of the same two judgments, neither counts. A judgment that the token limit
-    cut off is never the chosen one, whoever prefers it.
+    A complete batch counts unless its battles were run again since, or its items were hand-picked
+    by a user, who could see the verdicts of the meta-judge. If two batches name different winners
+    of the same two judgments, neither counts. A judgment that the token limit cut off is never the
+    chosen one, even if auditors prefer it.
 
     Args:
         before: the iteration that may train on them.
@@ -52,7 +52,9 @@ def iter_preferred(batch: Batch) -> Iterator[tuple[Item, Side]]:
         InputError: a batch of responses has none.
     """
     if batch.kind != ItemKind.JUDGMENTS:
-        raise InputError("only a batch of judgments has preferred ones: choose another format")
+        raise InputError(
+            "only batches of judgments have preferred judgments; choose another format"
+        )
     said: dict[int, set[str]] = {}
     answers = Answer.objects.filter(item__batch=batch)
     for answered, original, choice in answers.values_list("item", "item__original", "choice"):
@@ -66,7 +68,7 @@ def iter_preferred(batch: Batch) -> Iterator[tuple[Item, Side]]:
 def can_be_chosen(item: Item, winner: Side) -> bool:
     """Whether the preferred judgment was not cut off by the token limit, as far as known.
 
-    Batches that were drawn before this was written down do not know: then it may.
+    Older batches did not record this; their judgments can be chosen.
     """
     return not item.hidden_verdict.facts.get(f"cut_off_{winner}", False)
 
@@ -78,7 +80,7 @@ def make_judge_prompt_renderer(experiment: Experiment | None) -> Callable[[Item]
         InputError: the experiment is gone.
     """
     if experiment is None:
-        raise InputError("the experiment was deleted, and with it its judge prompt")
+        raise InputError("the experiment and its judge prompt were deleted")
     words = read_experiment_templates(experiment)
     template = PromptTemplate("judge", words["judge"])
     return lambda item: template.fill(

@@ -36,7 +36,7 @@ _MAX_REASONS: Final = 20
 _MAX_POSITIONS: Final = 10
 _SHOWN_CHOICES: Final = ("A", "B", PreferenceLabel.TIE, PreferenceLabel.NEITHER)
 _ANSWER: Final = ("choice", "points", "confidence", "tags", "comment")
-"""What makes two answers the same; how long they took does not."""
+"""Fields that make two answers the same; their durations do not matter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class ImportResult:
 
     Attributes:
         added: answers written.
-        known: answers that were there already.
+        known: answers that were already stored.
         left_out: answers and entries that were not imported, with their reasons.
     """
 
@@ -103,17 +103,17 @@ class _Target:
 def import_file(batch: Batch, name: str, content: bytes, *, by: User) -> ImportResult:
     """Import all valid answers of a file in one transaction.
 
-    The same file a second time adds nothing. Without any answer to import nothing is written, and
-    `left_out` says why.
+    Importing the same file again adds nothing. Without any answer to import, nothing is written and
+    `left_out` contains the reasons.
 
     Args:
-        name: of the file, for messages and for the history.
+        name: name of the file, for messages and for the history.
 
     Raises:
         InputError: the file as a whole is refused, and nothing was written.
     """
     if batch.status != BatchStatus.OPEN:
-        raise InputError("the batch is closed and takes no more answers")
+        raise InputError("the batch is closed and accepts no more answers")
     entries = list(read_entries(name, content))
     if not entries:
         raise InputError(f"{name} holds no answer")
@@ -218,18 +218,18 @@ def _place_answers(target: _Target, entry: Entry, item: Item) -> Iterator[Found]
 def _match_items(target: _Target, item: Item, names: Sequence[str]) -> list[Item]:
     """Match each annotator of a task to the item or to its repeat for another auditor.
 
-    Who has answered one of them already keeps it; the others take what is left, in order.
+    Annotators who already answered one of them keep it; the others get the rest in order.
 
     Raises:
-        InputError: nobody can say which of the answers count.
+        InputError: it is ambiguous which of the answers count.
     """
     if len(set(names)) < len(names):
-        raise InputError("has several answers by one person, and one of each is wanted")
+        raise InputError("has several answers by one person; keep one per person")
     free = [item, *target.repeats.get(item.pk, ())]
     if len(names) > len(free):
         raise InputError(
-            f"has {len(names)} answers, and its item is asked {len(free)} times: take answers "
-            "out, or draw a batch in which more items come again to another auditor"
+            f"has {len(names)} answers, and its item is asked {len(free)} times: remove "
+            "answers, or create a batch with more repeats for another auditor"
         )
     taken = {one.answer.auditor_name: one for one in free if hasattr(one, "answer")}
     found = {name: taken[name] for name in names if name in taken}

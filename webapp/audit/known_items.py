@@ -1,7 +1,7 @@
 """Items with known answers, which each auditor of a batch answers first.
 
 They come from adjudicated items of earlier batches, or from a file. Their answers measure the
-auditors and count in no estimate.
+auditors and are excluded from all estimates.
 """
 
 from collections.abc import Iterable, Iterator
@@ -143,7 +143,7 @@ def save_known_items(batch: Batch, drawn: SampledBatch) -> None:
 def _select_adjudicated(
     experiment: Experiment, number: int, kind: str, keys: Iterable[str]
 ) -> QuerySet[Item]:
-    """Adjudicated items of an experiment, latest first, without those that are drawn again."""
+    """Adjudicated items of an experiment, latest first, without those that are sampled again."""
     drawn_again = Q(batch__iteration=number, key__in=list(keys))
     items = Item.objects.filter(
         batch__experiment=experiment, batch__kind=kind, repeat_kind=RepeatKind.NO
@@ -153,7 +153,7 @@ def _select_adjudicated(
 
 
 def copy_known_items(batch: Batch, auditors: Iterable[User]) -> None:
-    """Give each auditor an own copy of each known item that they do not have yet."""
+    """Give each auditor a copy of each known item that they do not have yet."""
     known = list(batch.known_items.all())
     if not known:
         return

@@ -1,8 +1,8 @@
 """Database models of audits: batches, items, hidden verdicts and answers.
 
-What the judge and the meta-judge said of an item stands in a row of its own (`HiddenVerdict`),
-which nothing that shows an unanswered item reads. Answers outlive their auditors; every change of
-an answer, a gate or a batch is a row of its own that is never changed.
+The outputs of the judge and the meta-judge for an item are in a separate row (`HiddenVerdict`),
+which code that shows an unanswered item never reads. Answers are kept when their auditor's account
+is deleted; every change of an answer, a gate or a batch is recorded as a separate, immutable row.
 """
 
 from typing import ClassVar, Final
@@ -15,9 +15,9 @@ from django.db.models import Q
 from webapp.experiments.models import Experiment
 
 HAND_PICKED: Final = "hand_picked"
-"""Strategy of a batch whose items somebody chose: it is no sample and estimates nothing else."""
+"""Strategy of a batch whose items a user chose: it is not a sample, so nothing is extrapolated."""
 MIN_ACCURACY: Final = 0.7
-"""An auditor whose accuracy is shown to be below this is flagged, unless the batch says other."""
+"""Default of `Batch.min_accuracy`: auditors whose 95% interval is below it are flagged."""
 
 
 class ItemKind(models.TextChoices):
@@ -35,7 +35,7 @@ class BatchStatus(models.TextChoices):
 
 
 class RepeatKind(models.TextChoices):
-    """Why an item that was not drawn for itself is in a batch."""
+    """Why an item that was not sampled itself is in a batch."""
 
     NO = "", "first time"
     SAME = "same", "repeat for the same auditor"
@@ -65,11 +65,11 @@ class Batch(models.Model):
 
     Attributes:
         experiment: None once it was deleted; `experiment_name` keeps its name.
-        strata: per stratum its name, its population and how many items were drawn.
-        source_sha256: hash of the files that the items were drawn from.
+        strata: per stratum its name, its population and the number of items sampled from it.
+        source_sha256: hash of the files that the items were sampled from.
         hides_score_lines: whether the judgments are shown without their score lines.
         reveals_at_once: whether the reveal follows each answer, or the end of the batch.
-        same_share, other_share: shares of the items that come again.
+        same_share, other_share: shares of the items that are repeated.
         min_accuracy: an auditor whose accuracy is shown to be below this is flagged.
         shows_quality: whether auditors see their own accuracy.
     """
@@ -133,10 +133,10 @@ class KnownItem(models.Model):
     """An item with a known answer, which every auditor of a batch answers before all others.
 
     Attributes:
-        number: its place among the known items of the batch, from 1.
+        number: its position among the known items of the batch, from 1.
         answer: first, second, tie or neither; of a response the score, 0 to 5, as text.
         source: the adjudicated item that it is a copy of; None if it comes from a file.
-        facts: what judge and meta-judge said of that item; empty if it comes from a file.
+        facts: outputs of judge and meta-judge for that item; empty if it comes from a file.
     """
 
     batch = models.ForeignKey(Batch, on_delete=models.CASCADE, related_name="known_items")
@@ -164,21 +164,21 @@ class KnownItem(models.Model):
 
 
 class Item(models.Model):
-    """An item to review; a repeat is an item of its own with the same texts.
+    """An item to review; a repeat is a separate item with the same texts.
 
     Attributes:
-        number: its place in the batch, from 1.
-        key: names it in its iteration.
-        stratum, probability: where it was drawn from, and its chance to be drawn.
+        number: its position in the batch, from 1.
+        key: identifies it in its iteration.
+        stratum, probability: the stratum it was sampled from, and its inclusion probability.
         first, second: texts of the judgments; empty for a response.
         is_swapped: whether the second judgment is shown as A.
-        original: what a repeat repeats.
+        original: the item that a repeat repeats.
         known, reserved_for: the known item that it is a copy of, and the auditor who answers it.
-        holder, lease_until: who looks at it, and until when in the database's time.
-        seconds: how long it was looked at so far.
+        holder, lease_until: the auditor who has it, and until when by the database clock.
+        seconds: how long it has been displayed so far.
         draft: what its holder has filled in so far.
-        is_answered: whether it has an answer; whoever turns this on may write it.
-        adjudicated: the verdict of who decided between conflicting answers; empty if nobody did.
+        is_answered: whether it has an answer; the process that sets this may write the answer.
+        adjudicated: the decision between conflicting answers; empty if there is none.
         adjudication: the reason for it.
         adjudicated_by, adjudicated_by_name, adjudicated_at: who decided, and when; the name stays
             when the account is deleted.
@@ -293,7 +293,7 @@ class Answer(models.Model):
         auditor: None once the account was removed; `auditor_name` stays.
         choice: which judgment is better; empty for a response.
         points: how good the response is; None for judgments.
-        revealed: when the auditor looked at the reveal; from then on the answer stands.
+        revealed: when the auditor viewed the reveal; from then on the answer is final.
         source: the imported file; empty if it was submitted on the site.
     """
 
@@ -346,7 +346,7 @@ class Gate(models.Model):
 
     Attributes:
         min_agreement: agreement without ties must be shown to be above this.
-        confidence: of the interval whose lower end must be above it.
+        confidence: confidence level of the interval whose lower end must be above it.
         min_answers: minimum number of answered items.
         on_failure: what happens when a complete audit has not passed.
     """
@@ -393,9 +393,9 @@ class GateOverride(models.Model):
 
     Attributes:
         experiment: None once it was deleted; `experiment_name` keeps its name.
-        source_sha256: hash of the battles that it was decided for; battles that are made again
-            want a decision of their own. Empty where it was decided before this was kept.
-        created_by_name: of the gate itself it is `BY_THE_GATE`.
+        source_sha256: hash of the battles that it was decided for; battles that are run again need
+            their own decision. Empty for decisions that were made before this was recorded.
+        created_by_name: `BY_THE_GATE` if the gate itself decided.
     """
 
     BY_THE_GATE: ClassVar = "the gate"

@@ -18,7 +18,7 @@ class PooledReport:
     """Pooled results of the batches of one iteration and kind.
 
     Attributes:
-        batches: that count: with an answer, and of items that were not made again since.
+        batches: those that count: with an answer, and with items that were not generated again.
         left_out: the others.
     """
 
@@ -33,7 +33,7 @@ class TrendPoint:
     """Results of all batches of one iteration: verdicts, scores and auditors.
 
     Attributes:
-        alpha: of answers about verdicts; where there are none, of points.
+        alpha: of answers about verdicts; if there are none, of scores.
     """
 
     iteration: int
@@ -48,7 +48,7 @@ class TrendPoint:
 def pool_iteration(experiment: Experiment, number: int) -> list[PooledReport]:
     """Pool the batches of an iteration by kind; kinds without a batch are skipped.
 
-    Batches of items that somebody picked are no samples of the iteration and are left out.
+    Hand-picked batches are not samples of the iteration and are left out.
     """
     sampled = experiment.audits.exclude(strategy=HAND_PICKED)
     found = list(sampled.filter(iteration=number).order_by("created", "pk"))

@@ -19,7 +19,7 @@ _markdown = MarkdownIt("commonmark", {"html": False}).disable(["image", "link", 
 def render_markdown(text: str) -> SafeString:
     """Render a model's Markdown without HTML, links, images or attributes.
 
-    A text that is too long to parse at once is shown as it stands.
+    A text that is too long to parse is shown as plain text.
     """
     if len(text) > _MAX_CHARS:
         html = nh3.clean_text(text)

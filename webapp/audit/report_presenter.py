@@ -27,7 +27,7 @@ from webapp.charts.scales import SHARE
 from webapp.experiments.models import Experiment
 
 USUAL_REPEAT_SHARE: Final = 0.3
-"""Share of repeats that the form of a new batch begins with."""
+"""Default share of repeats in the form of a new batch."""
 _FULL_COVERAGE: Final = 0.9995
 
 
@@ -120,7 +120,7 @@ TREND: Final = (
     "Spearman with the judge's mean",
     "Human score minus judge score",
 )
-"""Headings of what a `TrendLine` shows."""
+"""Headings of a `TrendLine`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +180,9 @@ class PlanningView:
     """Data that helps to plan a batch.
 
     Attributes:
-        seconds: median of the answers that were timed; None where there is none.
-        timed: how many answers that is.
-        guide: strategies with what they are for.
+        seconds: median of the timed answers; None if there are none.
+        timed: number of timed answers.
+        guide: strategies with their purposes.
     """
 
     sizes: tuple[SampleSize, ...]

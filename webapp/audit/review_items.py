@@ -37,7 +37,7 @@ AUDITORS_DIFFER: Final = "auditors"
 SELF_CONTRADICTION: Final = "repeat"
 AGAINST_META_JUDGE: Final = "meta"
 MIN_SCORE_GAP: Final = 1.0
-"""An auditor disagrees with the judge's mean where the scores are further apart than this."""
+"""Minimum distance of scores that counts as disagreement with the judge's mean."""
 
 DISAGREEMENTS: Final[Mapping[str, str]] = {
     AUDITORS_DIFFER: "auditors differ",
@@ -107,8 +107,8 @@ class ReviewFilterForm(forms.Form):
 def get_reviewable_items(person: User) -> QuerySet[Item]:
     """Return the items of batches that a user can see, without repeats.
 
-    What a person may still be asked to answer is left out as well: the answers of others, and the
-    meta-judge's verdicts, would influence theirs.
+    Items that the user may still be asked to answer are left out as well: the answers of others and
+    the meta-judge's verdicts would influence theirs.
     """
     items = Item.objects.filter(batch__in=get_visible_batches(person), repeat_kind=RepeatKind.NO)
     is_asked = Q(batch__status=BatchStatus.OPEN, batch__in=person.audit_batches.all())
@@ -119,7 +119,7 @@ def get_reviewable_items(person: User) -> QuerySet[Item]:
 def annotate_disagreements(items: QuerySet[Item]) -> QuerySet[Any]:
     """Annotate items with their disagreements: `differs`, `contradicts`, `against`.
 
-    `priority` is the place of the most important one among `DISAGREEMENTS`.
+    `priority` is the position of the most important one in `DISAGREEMENTS`.
     """
     repeats = Answer.objects.filter(item__original=OuterRef("pk"))
     same = Q(choice=OuterRef("answer__choice")) & (
@@ -248,7 +248,7 @@ def count_to_adjudicate(person: User, **values: Any) -> int:
 def find_neighbours(items: QuerySet[Any], current: Item, person: User) -> tuple[Any, Any]:
     """Find the items before and after one in a list, skipping those claimed by others.
 
-    After the last one it goes on with the first.
+    The list wraps around: after the last item comes the first.
 
     Returns:
         Primary keys, each None where there is no other item.

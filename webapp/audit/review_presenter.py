@@ -36,8 +36,8 @@ class ReviewRow:
     """An item in a list.
 
     Attributes:
-        answers: what each auditor answered, by the letters that the item's page shows.
-        claimed_by: who is adjudicating it now; empty if nobody is, or the reader themselves.
+        answers: the answer of each auditor, in the letters that the item's page shows.
+        claimed_by: the other user who is adjudicating it now; empty if there is none.
     """
 
     item: Item
@@ -157,7 +157,7 @@ def format_meta_judge(item: Item) -> str:
 
 
 def get_other_claimant(item: Item, person: User) -> str:
-    """Return who else is adjudicating an item; empty if nobody is."""
+    """Return the other user who is adjudicating an item; empty if there is none."""
     is_valid = item.claimed_until is not None and item.claimed_until > timezone.now()
     if not is_valid or item.claimed_by is None or item.claimed_by_id == person.pk:
         return ""

@@ -118,7 +118,7 @@ def get_changeable_batch(person: User, pk: int) -> Batch:
 
     Raises:
         Http404: there is none, or it is a stranger's.
-        PermissionDenied: it may be seen, but not changed.
+        PermissionDenied: the user can see it but not change it.
     """
     batch = get_object_or_404(get_visible_batches(person).select_related("experiment"), pk=pk)
     if batch.experiment is not None and not can_control(person, batch.experiment):
@@ -137,7 +137,7 @@ def get_gate_or_default(experiment: Experiment) -> Gate:
 
 
 def find_gate(experiment: Experiment) -> Gate | None:
-    """Find an experiment's gate; None where no audit is required."""
+    """Find an experiment's gate; None if no audit is required."""
     return Gate.objects.filter(experiment=experiment).first()
 
 

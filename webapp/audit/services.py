@@ -74,11 +74,11 @@ def write_gate(gate: Gate, *, before: Terms | None, by: User | None, reason: str
     """Save a gate.
 
     Args:
-        before: its terms until now; None of a new one.
-        by: None where the recipe asks for it.
+        before: its previous terms; None for a new gate.
+        by: None if the recipe requires the gate.
 
     Raises:
-        InputError: it asks for less than before, and there is no reason.
+        InputError: it requires less than before, and no reason is given.
     """
     after = get_gate_terms(gate)
     if after == before:
@@ -222,7 +222,7 @@ def create_batch(
     """Sample the items of a batch and store them in one transaction.
 
     Raises:
-        InputError: the iteration has no finished stage to draw from, or the plan cannot be drawn.
+        InputError: the iteration has no finished stage to sample from, or the plan cannot be met.
         ArtifactError: files are gone or damaged.
     """
     return save_batch(sample_batch(experiment, number, plan), by=by, auditors=auditors)
@@ -231,7 +231,7 @@ def create_batch(
 def save_batch(drawn: SampledBatch, *, by: User | None, auditors: Iterable[User] = ()) -> Batch:
     """Store a sampled batch in one transaction.
 
-    A lone auditor gets no repeats for another auditor, because nobody could answer them.
+    With a single auditor there are no repeats for another auditor: no one could answer them.
     """
     experiment, auditors = drawn.experiment, list(auditors)
     plan = replace(drawn.plan, other_share=0.0) if len(auditors) == 1 else drawn.plan
@@ -264,8 +264,8 @@ def save_batch(drawn: SampledBatch, *, by: User | None, auditors: Iterable[User]
 def add_picked_items(drawn: SampledBatch, *, by: User | None) -> Batch:
     """Add hand-picked items to the open hand-picked batch of their iteration.
 
-    A new batch is made where there is none, or where its battles were made again since. Items
-    that the batch has already are not added again.
+    A new batch is created if there is none, or if its battles were run again since. Items that the
+    batch already has are not added again.
     """
     with transaction.atomic():
         batch = (

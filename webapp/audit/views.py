@@ -131,7 +131,7 @@ def _request_batch(request: HttpRequest, experiment: Experiment, form: BatchForm
     """Request what the form says, after checks that need no job.
 
     Raises:
-        InputError: the iteration has no finished stage to draw from.
+        InputError: the iteration has no finished stage to sample from.
     """
     number, plan = form.cleaned_data["iteration"], form.plan()
     require_finished(experiment, number, plan.kind)

@@ -28,7 +28,7 @@ def build_bar_chart(
     """Draw one horizontal bar per name, so that long names fit.
 
     Args:
-        y_label: what the bars' length says.
+        y_label: what the bars' length shows.
 
     Raises:
         ValueError: a number is not finite.

@@ -78,11 +78,11 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart that is ready to be drawn.
+    """A chart that is ready to render.
 
     Attributes:
-        drawing: name of the template that draws it; empty where there is nothing to draw.
-        identity: the same while numbers come in, another for another title or other columns.
+        drawing: name of the template that draws it; empty if there is nothing to draw.
+        identity: stable while values change; depends on the title and the columns.
         left, right, top, bottom: the edges of the plot in the view box.
     """
 

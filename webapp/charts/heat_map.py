@@ -24,10 +24,10 @@ class Cell:
     """A cell of a heat map.
 
     Attributes:
-        value: decides the colour; None for what is not known.
+        value: determines the colour; None if it is not known.
         label: written in the field; a few characters.
-        mark: in words, what is special about the field; it gets a corner and a border.
-        explanation: in words, what the field says; shown beside the number in the table.
+        mark: text that describes why the field is marked; it gets a corner and a border.
+        explanation: text that describes the field; shown next to the number in the table.
     """
 
     value: float | None

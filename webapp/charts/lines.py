@@ -28,10 +28,10 @@ Point = tuple[float, float | None]
 _MARKS_OF_A_LINE: Final = 12
 
 COLORS: Final = 6
-"""How many colours `charts.css` has; dashes and shapes repeat otherwise, so pairs differ longer."""
+"""Colours in `charts.css`; dashes and shapes have other periods, so styles repeat late."""
 _DASHES: Final = ("", "7 3", "2 3", "9 3 2 3", "4 2")
 _TARGET: Final = "m-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z"
-"""What the pointer finds of a point that has no mark; it is not drawn."""
+"""Invisible pointer target of a point without a mark."""
 
 _SHAPES: Final = (
     "m-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z",
@@ -65,7 +65,7 @@ def build_line_chart(
 
     Args:
         series: of different names.
-        within: the least and the largest value that there can be, such as 0 and 1 for shares.
+        within: the smallest and largest possible values, such as 0 and 1 for shares.
 
     Raises:
         ValueError: a number is not finite.

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Final
 
 LARGEST: Final = 1e150
-"""Larger figures are refused: their differences could overflow."""
+"""Larger values are rejected: their differences could overflow."""
 
 SHARE: Final = (0.0, 1.0)
-"""Whatever is a share lies there; see `make_wide_scale`."""
+"""The range of a share; see `make_wide_scale`."""
 
 _TINY: Final = 1e-100
 _SAME: Final = 1e-9
@@ -42,14 +42,14 @@ class Scale:
 
 
 def require_finite(values: Iterable[float]) -> None:
-    """Refuse a value that cannot be drawn.
+    """Reject a value that cannot be plotted.
 
     Raises:
-        ValueError: a value is no number, infinite, or larger than `LARGEST`.
+        ValueError: a value is NaN, infinite, or larger than `LARGEST`.
     """
     for value in values:
         if not abs(value) <= LARGEST:
-            raise ValueError(f"{value} cannot be drawn")
+            raise ValueError(f"{value} cannot be plotted")
 
 
 def make_wide_scale(
@@ -62,9 +62,9 @@ def make_wide_scale(
     """Make an axis that starts and ends at a tick and contains all values.
 
     Args:
-        from_zero: zero lies on the axis, as bars need it.
-        within: the least and the largest value there can be; there is no air beyond them.
-        about: how many steps it should have, more or less.
+        from_zero: include zero, as bars need it.
+        within: the smallest and largest possible values; no padding is added beyond them.
+        about: approximate number of steps.
     """
     known = [*values, 0.0] if from_zero else list(values)
     low, high = _add_padding(min(known), max(known), from_zero=from_zero)

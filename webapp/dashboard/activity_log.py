@@ -86,13 +86,13 @@ class ActivityEntry:
 
     Attributes:
         about: name of the object.
-        experiment: where the line leads to, if it is about one that is there.
-        iteration: its number, where the line is about one.
-        status: how far its job is; "" where it was done at once.
+        experiment: link target, if the entry is about an existing experiment.
+        iteration: number of the iteration, if the entry is about one.
+        status: status of its job; empty if the action was immediate.
         message: why it was refused.
         details: more about it, as the page shows it.
-        reason: why the user did it, where a reason is required.
-        before, after: the values that the action changed, where they are recorded.
+        reason: why the user did it, if a reason is required.
+        before, after: the values that the action changed, if they are recorded.
         source: UI, API, CLI, system, or unknown for what an earlier version recorded.
     """
 
@@ -246,7 +246,7 @@ def _describe_settings(row: Activity, job: Job | None) -> str:
         [
             values,
             *([f"from iteration {start} on"] if start else []),
-            *([f"made again: {', '.join(again)}"] if again else []),
+            *([f"rerun: {', '.join(again)}"] if again else []),
         ]
     )
 

@@ -101,7 +101,7 @@ class ExperimentAdmin(ViewOnlyAdmin):
             self.message_user(request, f"{row} has no owner, give it one first.", messages.ERROR)
         self._make_private(request, rows.exclude(owner=None), is_private=True)
 
-    @admin.action(description="Show to everybody who sees experiments", permissions=["steer"])
+    @admin.action(description="Show to all users who can see experiments", permissions=["steer"])
     def show(self, request: HttpRequest, rows: QuerySet[Experiment]) -> None:
         """Make the selected experiments visible to all users."""
         self._make_private(request, rows, is_private=False)
@@ -177,10 +177,12 @@ class IterationAdmin(ViewOnlyAdmin):
                 enqueue_job(kind, by=get_user(request), experiment=row.experiment)
                 asked += 1
             else:
-                why = "it is not the latest, something is asked for already, or it is at rest"
+                why = "it is not the latest, a request is already pending, or it is inactive"
                 text = f"{row} ({row.get_status_display()}) cannot be asked to {kind.label}: {why}."
                 self.message_user(request, text, messages.WARNING)
-        self.message_user(request, f"{asked} asked to {kind.label}; the log says what comes of it.")
+        self.message_user(
+            request, f"{asked} requested to {kind.label}; the result will be in the log."
+        )
 
 
 @admin.register(Stage)

@@ -9,7 +9,14 @@ from django.core.paginator import Page, Paginator
 from django.db.models import Prefetch, QuerySet
 from django.db.models.functions import Right
 
-from webapp.experiments.models import Attempt, AttemptStatus, Iteration, Shard, ShardStatus
+from webapp.experiments.models import (
+    Attempt,
+    AttemptStatus,
+    Experiment,
+    Iteration,
+    Shard,
+    ShardStatus,
+)
 
 SHARDS_ON_A_PAGE: Final = 25
 _FAILURES_SHOWN: Final = 3
@@ -22,7 +29,7 @@ class Failure:
     """A failed or lost attempt.
 
     Attributes:
-        lines: the end of what it said.
+        lines: the end of its message.
     """
 
     pk: int
@@ -49,6 +56,14 @@ class ShardView:
     row: Shard
     made: str
     tries: Sequence[AttemptView]
+
+
+def select_attempts(experiment: Experiment, number: int) -> QuerySet[Attempt]:
+    """Select the attempts at the shards of one iteration, with their experiment."""
+    return Attempt.objects.select_related("shard__stage__iteration__experiment").filter(
+        shard__stage__iteration__experiment=experiment,
+        shard__stage__iteration__number=number,
+    )
 
 
 def list_last_failures(iteration: Iteration) -> list[Failure]:

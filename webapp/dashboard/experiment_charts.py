@@ -1,6 +1,6 @@
 """Charts of an experiment over its iterations, from the summaries of completed ones.
 
-What a judge or an actor did in iteration t was done by M_{t-1}; what the oracle says is of M_t.
+Actor and judge metrics of iteration t describe M_{t-1}; oracle metrics describe M_t.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

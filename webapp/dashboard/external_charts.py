@@ -1,7 +1,7 @@
 """Charts of external measurements: audits and stored evaluations.
 
-Where a program knows the truth, `curves` draws that; where a real model runs, these are what
-tells a better judge from one that merely agrees with itself.
+With a ground truth, `curves` draws the metrics based on it; with a real model, these charts
+distinguish a better judge from one that only agrees with itself.
 """
 
 import logging
@@ -31,7 +31,7 @@ def build_external_charts(experiment: Experiment, *, models: int) -> list[Chart]
     """Draw audits and stored evaluations over the iterations; empty if there are none.
 
     Args:
-        models: how many of M0, M1, ... there are.
+        models: number of models M0, M1, ...
     """
     kept = _list_scorecards_by_model(experiment, models)
     charts = [

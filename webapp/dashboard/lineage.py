@@ -40,11 +40,11 @@ class Generation:
     """A model and the iteration that trains it.
 
     Attributes:
-        before: number of the model that it starts from, which is also the reference of DPO.
-        prompts: instructions drawn; None as long as they are not.
-        human_pairs: pairs that people preferred in audits, among those trained on.
-        kept_step, kept_epoch: of the weights that were kept.
-        short_hash: the beginning of the hash of its folder; empty as long as it is not made.
+        before: number of the model that it starts from, which is also the DPO reference model.
+        prompts: number of sampled prompts; None until they are sampled.
+        human_pairs: training pairs that come from human preferences in audits.
+        kept_step, kept_epoch: step and epoch of the kept weights.
+        short_hash: first characters of its folder's hash; empty until the model exists.
     """
 
     row: Iteration
@@ -64,9 +64,9 @@ class PromptSet:
     """The prompt pool of an experiment.
 
     Attributes:
-        called: the file's name as a person gave it; empty where it is not known.
-        held_out: kept for evaluation and never drawn.
-        hash: of the table of all of them.
+        called: the user's name for the file; empty if unknown.
+        held_out: reserved for evaluation and never sampled.
+        hash: hash of the table of all prompts.
     """
 
     called: str
@@ -89,8 +89,8 @@ class Lineage:
     """M0 and its successors; the prompts are None if their file is missing.
 
     Attributes:
-        seed_name: a folder's own name, or the hub's for what came from there.
-        seed_commit: of the hub; empty for what did not come from there.
+        seed_name: the folder's name, or the repository of a model from the Hugging Face Hub.
+        seed_commit: commit on the Hugging Face Hub; empty if it did not come from there.
     """
 
     prompts: PromptSet | None

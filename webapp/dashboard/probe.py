@@ -35,10 +35,10 @@ class ProbeView:
     """Results of the probe.
 
     Attributes:
-        tried: how many prompts, and for how long.
-        projected: time of generating and judging in a whole iteration at this rate.
-        findings: why the run should not go on: sentence and remedy of each.
-        accepted_by: who continued in spite of them.
+        tried: number of prompts and duration.
+        projected: time to generate and judge in a whole iteration at this rate.
+        findings: why the run should not continue: a sentence and a remedy for each reason.
+        accepted_by: the user who continued despite the findings.
     """
 
     tried: str

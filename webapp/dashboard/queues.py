@@ -15,7 +15,7 @@ from webapp.experiments.models import Driver, JobKind, RunStatus, Shard, ShardSt
 from webapp.health import read_queue_lengths
 
 _CACHE_SECONDS: Final = 3
-"""Pages of many people ask at once, and a broker that is away lets each of them wait."""
+"""Many pages need it at once, and each would wait for an unavailable broker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +23,10 @@ class WaitingWork:
     """Waiting work of one experiment.
 
     Attributes:
-        name: of the experiment, which a launch only makes.
-        is_there: whether it has been made.
-        shards: that wait for a worker, of iterations that the workers run.
-        running: shards that are worked on.
+        name: name of the experiment, which does not exist before its launch.
+        is_there: whether the experiment exists.
+        shards: pending shards of iterations that the workers run.
+        running: running shards.
         chats: pending playground turns.
         jobs: other pending jobs.
     """

@@ -22,7 +22,7 @@ class RecipeValue:
     """A recipe value.
 
     Attributes:
-        shipped: what the shipped recipe says, where it says something else.
+        shipped: value of the built-in recipe, if it differs.
     """
 
     key: str

@@ -7,6 +7,7 @@ from typing import Any
 
 from meta_reward_core.errors import ArtifactError
 from meta_reward_core.reporting.summary import summarize_refusals
+from meta_reward_core.storage.layout import get_iteration_name
 from webapp.experiments.files import open_iteration_files
 from webapp.experiments.models import Iteration
 
@@ -20,7 +21,7 @@ class RefusalView:
     Attributes:
         csv: path of all of them, below the experiment's files.
         named: id, text and reason of the first of them.
-        unnamed: how many more there are.
+        unnamed: number of the remaining ones.
     """
 
     role: str
@@ -46,7 +47,7 @@ def _make_view(one: dict[str, Any], number: int) -> RefusalView:
     return RefusalView(
         role=one["role"],
         prompts=one["prompts"],
-        csv=f"iteration-{number}/{one['table']}.csv",
+        csv=f"{get_iteration_name(number)}/{one['table']}.csv",
         named=one["named"],
         unnamed=one["prompts"] - len(one["named"]),
     )

@@ -49,10 +49,10 @@ class Column:
     """A column of the run table.
 
     Attributes:
-        key: what addresses call it.
+        key: its name in URLs.
         read: values by the experiment's key; an experiment without a value may be absent.
-        get: the value of a row that was loaded with its owner and tags, where that suffices.
-        write: a value as the table shows it.
+        get: the value from a row loaded with its owner and tags, if that is enough.
+        write: formats a value for the table.
         is_number: whether it is aligned right.
         explanation: shown with the heading.
     """

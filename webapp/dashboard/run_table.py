@@ -100,7 +100,7 @@ class Heading:
 
     Attributes:
         order: "ascending", "descending", or "" if the table is sorted by another column.
-        sort: what the address says to sort by it, or to reverse its order.
+        sort: URL value that sorts by it, or reverses its order.
     """
 
     column: Column
@@ -123,7 +123,7 @@ class RunTable:
     """The table for a URL.
 
     Attributes:
-        rows: all experiments of the table, of which `page` is a part.
+        rows: all experiments of the table; `page` is a part of them.
     """
 
     rows: QuerySet[Experiment]

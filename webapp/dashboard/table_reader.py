@@ -1,7 +1,7 @@
 """Columns of an iteration's tables for charts, read partition by partition.
 
-A part never changes under its hash, so what was read of it is kept in the process: while shards
-come in only new ones are read, and at 35,000 responses a page reads nothing at all.
+A partition never changes under its hash, so its columns are cached in the process: only new shards
+are read, and a page with 35,000 cached responses reads nothing.
 """
 
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def find_kept_epoch(root: str, folder: str, model: str, step: int) -> float | No
     """Find the epoch of the step whose weights were kept.
 
     Args:
-        model: hash of what it made: another one is another training.
+        model: hash of the trained model, which identifies the training.
     """
     try:
         log = IterationFiles(ArtifactStore(root), folder).read("training_log")
@@ -119,7 +119,7 @@ def _read_columns(root: str, path: str, sha256: str, columns: list[str]) -> pa.T
     """Read some columns of a partition.
 
     Raises:
-        DamagedArtifactError: it is gone, being made again, or no Parquet of these columns.
+        DamagedArtifactError: it is missing, being recomputed, or not Parquet with these columns.
     """
     store = ArtifactStore(root)
     try:

@@ -32,7 +32,7 @@ from webapp.activity.models import Action
 from webapp.audit.selectors import make_training_notes
 from webapp.dashboard import activity_log as log_entries
 from webapp.dashboard.alarms import list_alarms
-from webapp.dashboard.attempts import list_last_failures, paginate_shards
+from webapp.dashboard.attempts import list_last_failures, paginate_shards, select_attempts
 from webapp.dashboard.bulk_actions import BULK_ACTIONS, RESTORE, apply_to_all, find_chosen
 from webapp.dashboard.deletion import (
     DeletionForm,
@@ -61,7 +61,6 @@ from webapp.experiments.details import (
 )
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import (
-    Attempt,
     AttemptStatus,
     Experiment,
     Iteration,
@@ -329,12 +328,7 @@ def show_iteration(request: HttpRequest, name: str, number: int) -> HttpResponse
 def show_attempt_output(request: HttpRequest, name: str, number: int, pk: int) -> HttpResponseBase:
     """Show the end of an attempt's console output, live while it runs; `format=text`: all of it."""
     experiment = get_viewable_experiment(request.user, name)
-    attempt = get_object_or_404(
-        Attempt.objects.select_related("shard__stage__iteration__experiment"),
-        pk=pk,
-        shard__stage__iteration__experiment=experiment,
-        shard__stage__iteration__number=number,
-    )
+    attempt = get_object_or_404(select_attempts(experiment, number), pk=pk)
     path = get_log_path(attempt)
     tail = read_log_tail(path)
     if request.GET.get("format") == "text":

@@ -62,10 +62,10 @@ class SettingsFormState:
     """The form of an experiment's settings.
 
     Attributes:
-        sections: fields with what stands in them; empty where the files cannot be read.
+        sections: fields with their current content; empty if the files cannot be read.
         problems: what is wrong with the values.
-        values: that change, by key.
-        differences: what they change, for people.
+        values: changed values, by key.
+        differences: the changes, as shown to users.
         preview: what the change does.
     """
 
@@ -109,7 +109,7 @@ def get_latest_recipe(experiment: Experiment) -> Recipe:
 
 
 def plan_change(experiment: Experiment, request: SettingsRequest) -> SettingsPlan | None:
-    """Say what a change does; None if it changes nothing.
+    """Plan a change of settings; None if it changes nothing.
 
     Raises:
         InputError: a value cannot be used, or the change is refused.
@@ -120,7 +120,7 @@ def plan_change(experiment: Experiment, request: SettingsRequest) -> SettingsPla
 
 
 def preview_change(experiment: Experiment, values: Mapping[str, Any]) -> SettingsPreview:
-    """Say what a change does now and, where it makes something again, what it does later."""
+    """Preview a change applied now and, if that reruns something, also one applied later."""
     try:
         plan = plan_change(experiment, SettingsRequest(values=dict(values), apply="now"))
         has_choice = plan is not None and bool(plan.made_again)
@@ -150,7 +150,7 @@ def request_change(experiment: Experiment, request: SettingsRequest, *, by: User
     """
     plan = plan_change(experiment, request)
     if plan is None:
-        raise InputError("the experiment has these settings already: nothing changes")
+        raise InputError("the experiment already has these settings")
     payload = request.model_dump(mode="json") | {
         "before": dict(plan.before),
         "after": dict(plan.after),

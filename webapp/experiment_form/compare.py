@@ -1,4 +1,4 @@
-"""Compare experiments: what differs in their recipes, and how their metrics went."""
+"""Compare experiments: differences of their recipes, and their metrics by iteration."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,13 +51,13 @@ _TRUTH_UNITS: Final = {
     "spearman": "rank correlation",
     "points_per_10_words": "score points",
 }
-"""Units of what is measured against the ground truth, by its metric."""
+"""Units of ground-truth metrics."""
 _GROUPS: Final = (_JUDGING, _META_JUDGING, _PAIRS, _TRAINING, _TRUTH)
 
 
 @dataclass(frozen=True, slots=True)
 class ChartedMetric:
-    """Something that is measured of every iteration."""
+    """A metric of every iteration."""
 
     group: str
     title: str
@@ -65,7 +65,7 @@ class ChartedMetric:
 
     @property
     def within(self) -> tuple[float, float] | None:
-        """The least and the largest value that there can be, where that is known."""
+        """Return the lowest and highest possible value, if known."""
         if self.unit == _PERCENT:
             return 0.0, 100.0
         return SHARE if self.unit in _SHARES else None
@@ -110,7 +110,7 @@ _OF_PAIRS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class DifferentValue:
-    """What one experiment has."""
+    """The value of one experiment."""
 
     experiment: str
     text: str
@@ -118,7 +118,7 @@ class DifferentValue:
 
 @dataclass(frozen=True, slots=True)
 class RecipeDifference:
-    """A value of which not all experiments have the same."""
+    """A value that differs between experiments."""
 
     key: str
     cells: Sequence[DifferentValue]
@@ -126,7 +126,7 @@ class RecipeDifference:
 
 @dataclass(frozen=True, slots=True)
 class ComparedResult:
-    """A measure of the models of several experiments, from M0 to each one's latest."""
+    """A metric of several experiments, from M0 to the latest model of each."""
 
     group: str
     title: str
@@ -143,7 +143,7 @@ class ChartGroup:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Several experiments beside each other."""
+    """Several experiments side by side."""
 
     experiments: Sequence[Experiment]
     results: Sequence[ComparedResult]
@@ -162,7 +162,7 @@ class ExperimentChoice:
 @require_safe
 @require_view
 def compare_experiments(request: HttpRequest) -> HttpResponse:
-    """Choose experiments and see them beside each other."""
+    """Show experiments to choose from, and the chosen ones side by side."""
     names = list(dict.fromkeys(request.GET.getlist("name")))
     visible = get_visible_experiments(request.user)
     chosen = list(visible.filter(name__in=names[:_MAX_COMPARED]).prefetch_related("iterations"))
@@ -201,7 +201,7 @@ def _make_comparison(experiments: Sequence[Experiment]) -> Comparison:
 
 
 def list_results(experiments: Sequence[Experiment]) -> list[ComparedResult]:
-    """List what changed from M0 to the latest model of each experiment, measure by measure."""
+    """List the changes from M0 to the latest model of each experiment, metric by metric."""
     by_measure: dict[Measure, dict[str, OutcomeRow]] = {}
     for row in experiments:
         summary = build_outcome_summary(row, _sort_iterations(row))
@@ -220,7 +220,7 @@ def list_results(experiments: Sequence[Experiment]) -> list[ComparedResult]:
 
 
 def list_recipe_differences(experiments: Sequence[Experiment]) -> list[RecipeDifference]:
-    """List the values that differ, with the seed and the seed model."""
+    """List the values that differ, including the seed and the base model."""
     flat = {
         row.name: {
             "seed": row.seed,
@@ -244,7 +244,7 @@ def _format_value(values: Mapping[str, Any], key: str) -> str:
 
 
 def build_chart_groups(experiments: Sequence[Experiment]) -> list[ChartGroup]:
-    """One chart for each metric that an iteration of any of them has."""
+    """Build one chart for each metric that any iteration has."""
     found: dict[ChartedMetric, dict[str, dict[int, float | None]]] = defaultdict(dict)
     for row in experiments:
         for number, metric, value in _iter_points(row):
@@ -273,7 +273,7 @@ def _make_chart(
     experiments: Sequence[Experiment],
     values: Mapping[str, Mapping[int, float | None]],
 ) -> Chart:
-    """A line for each experiment, in every chart the same; what was not measured is a gap."""
+    """Build one line per experiment, with the same style in all charts; missing values are gaps."""
     first = 0 if any(0 in points for points in values.values()) else 1
     series = [
         Series(row.name, [(number, values.get(row.name, {}).get(number))
@@ -318,7 +318,7 @@ def iter_base_metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[ChartedMetri
 
 
 def name_truth_metric(subject: str, metric: str) -> ChartedMetric:
-    """Name what is measured against the ground truth, for people.
+    """Return the display name of a ground-truth metric.
 
     Args:
         metric: such as `win_rate.french`, a metric of the prompts of one kind.

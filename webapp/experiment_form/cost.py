@@ -34,7 +34,7 @@ class StageCost:
     """The cost of one stage over all iterations.
 
     Attributes:
-        time: None where nothing allows an estimate.
+        time: None if no estimate is possible.
     """
 
     title: str
@@ -50,12 +50,12 @@ class CostEstimate:
     """The cost of an experiment.
 
     Attributes:
-        time: of generating.
-        training: its time at most; empty as long as no such training has been measured.
-        basis: where rates and lengths come from, in words.
-        disk_bytes: None as long as the size of the model is unknown.
-        free_bytes: None where the files do not lie on this machine.
-        is_too_large: whether the disk is visibly too small.
+        time: generation time.
+        training: maximum training time; empty until such a training has been measured.
+        basis: text about the source of rates and lengths.
+        disk_bytes: None while the size of the model is unknown.
+        free_bytes: None if the files are not stored on this machine.
+        is_too_large: whether the disk is clearly too small.
     """
 
     costs: tuple[StageCost, ...]

@@ -1,4 +1,4 @@
-"""Which engines the running workers offer, so that a form offers no other."""
+"""Engines of the running workers, so that a form offers only these."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class EngineOffer:
     """Engines of the running workers.
 
     Attributes:
-        kinds: None as long as no running GPU worker reports them.
+        kinds: None while no running GPU worker reports them.
         has_workers: whether any worker runs.
     """
 
@@ -37,7 +37,7 @@ class EngineOffer:
         )
 
     def describe_wait(self, kind: str) -> str:
-        """What an experiment with an engine would wait for; empty if a worker can start it."""
+        """Return what an experiment with an engine waits for; empty if a worker can start it."""
         if self.kinds is None and kind == _OPTIONAL:
             return (
                 f"No running worker is known to have the engine {kind}. "
@@ -48,7 +48,7 @@ class EngineOffer:
         return ""
 
     def select_offered(self, kinds: Sequence[str], *, chosen: str) -> list[str]:
-        """Select the engines to offer; the chosen one stays, so that its error has its place."""
+        """Select the engines to offer; keep the chosen one, so that its error can be shown."""
         if self.kinds is None:
             return list(kinds)
         return [kind for kind in kinds if kind in self.kinds or kind == chosen]

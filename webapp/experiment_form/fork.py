@@ -42,7 +42,7 @@ class ForkRequest(BaseModel):
         experiment: name of the fork.
         origin, origin_uuid: the experiment that is forked.
         point: the iteration and the last stage that is kept, as `ForkPoint` writes it.
-        values: that differ from the origin's, by key.
+        values: values that differ from the origin's, by key.
         iterations: the last iteration to run.
     """
 
@@ -71,7 +71,7 @@ class ForkRequest(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ForkChoice:
-    """A point at which an experiment can be forked, and what is kept and made anew there."""
+    """A point at which an experiment can be forked, with what is kept and what is run again."""
 
     value: str
     iteration: int
@@ -85,9 +85,9 @@ class ForkFormState:
 
     Attributes:
         choices: where the experiment can be forked.
-        chosen: None as long as nothing is chosen.
-        values: that differ from the origin's, by key; `differences` says so for users.
-        problems: what is wrong, besides the errors of `form`.
+        chosen: None while nothing is chosen.
+        values: values that differ from the origin's, by key; `differences` shows them to users.
+        problems: problems other than the errors of `form`.
     """
 
     choices: Sequence[ForkChoice]
@@ -100,15 +100,15 @@ class ForkFormState:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the fork can be asked for."""
+        """Whether the fork can be requested."""
         return self.form is not None and self.form.is_valid() and not self.problems
 
 
 def read_fork_form(row: Experiment, given: Mapping[str, str], *, is_sent: bool) -> ForkFormState:
-    """Read the form of a fork; without a point to fork from, only the choice of one.
+    """Read the form of a fork; without a fork point, only the choice of one.
 
     Args:
-        is_sent: whether it was filled in, and not only opened.
+        is_sent: whether it was submitted, not only opened.
     """
     files = open_experiment_files(row)
     try:
@@ -152,7 +152,7 @@ def read_fork_form(row: Experiment, given: Mapping[str, str], *, is_sent: bool) 
 def write_fork_request(row: Experiment, state: ForkFormState) -> ForkRequest:
     """Write the request of a form that is ready."""
     if state.form is None or state.chosen is None:
-        raise InputError("no point to fork from was chosen")
+        raise InputError("no fork point was chosen")
     given = state.form.cleaned_data
     return ForkRequest(
         experiment=given["name"],

@@ -1,4 +1,4 @@
-"""The form of a launch as a whole: its base, what was filled in, what is wrong, what it costs."""
+"""State of the launch form: its base, input, errors and cost estimate."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -65,7 +65,7 @@ from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Experiment
 
 PREFIX = "recipe."
-"""Before the key of each recipe's field in the form."""
+"""Prefix of the form names of recipe fields."""
 
 _KEPT = (
     "name",
@@ -84,11 +84,11 @@ _OWN_PROMPTS = (forms.PROMPTS_FILE, forms.PROMPTS_TEXT)
 
 @dataclass(frozen=True, slots=True)
 class FormBase:
-    """What a form begins with.
+    """The initial content of a form.
 
     Attributes:
-        name: of a shipped recipe; empty for a text or an experiment.
-        text: YAML that somebody sent.
+        name: of a built-in recipe; empty for a text or an experiment.
+        text: YAML that the user sent.
         origin: the experiment that is duplicated.
         warnings: deprecated keys of the text, and what to use instead.
     """
@@ -102,13 +102,13 @@ class FormBase:
 
 @dataclass(frozen=True, slots=True)
 class PromptsState:
-    """The instructions that would be given.
+    """The prompts that would be used.
 
     Attributes:
-        found: what the file or the text holds; None where nothing was sent.
-        count: of the pool; None as long as it is unknown.
+        found: the content of the file or text; None if nothing was sent.
+        count: size of the pool; None while it is unknown.
         error: why it cannot be used.
-        called: what the person calls the file.
+        called: the user's name for the file.
     """
 
     found: StoredPrompts | None = None
@@ -119,10 +119,10 @@ class PromptsState:
 
 @dataclass(frozen=True, slots=True)
 class SentFile:
-    """A file of prompts that comes with a form.
+    """A prompt file uploaded with a form.
 
     Attributes:
-        is_too_large: it was dropped while it was received.
+        is_too_large: whether it was discarded during the upload.
     """
 
     file: "UploadedFile[bytes] | None" = None
@@ -134,10 +134,10 @@ class LaunchFormState:
     """A form of a launch.
 
     Attributes:
-        errors: by name of a form's field, or `recipe.` and the key of a recipe's.
-        problems: what is wrong with no single field.
-        missing: labels of what has not been filled in yet.
-        estimate: None as long as something of the recipe is wrong.
+        errors: by name of a form field, or `recipe.` and the key of a recipe field.
+        problems: errors that do not belong to a single field.
+        missing: labels of required fields that are empty.
+        estimate: None while the recipe has errors.
         model_check: what is known about the chosen model.
         engines: kinds of engines that running workers offer.
     """
@@ -157,12 +157,12 @@ class LaunchFormState:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the experiment can be asked for."""
+        """Whether the experiment can be requested."""
         return not (self.errors or self.problems or self.missing)
 
     @property
     def engine_note(self) -> str:
-        """Why an experiment that can be asked for would wait; empty if a worker can start it."""
+        """Why a requested experiment would wait; empty if a worker can start it."""
         recipe = self.draft.recipe
         return "" if recipe is None else self.engines.describe_wait(recipe.engine.kind)
 
@@ -170,7 +170,7 @@ class LaunchFormState:
 def find_base(
     user: AnyUser, *, name: str, text: str, origin: str, origin_uuid: str = ""
 ) -> FormBase:
-    """Find what a form begins with.
+    """Find the initial content of a form.
 
     Args:
         origin: name of the experiment that is duplicated; empty for none.
@@ -178,7 +178,7 @@ def find_base(
 
     Raises:
         RecipeError: the recipe is wrong.
-        Http404: this person cannot see the experiment that is to be duplicated.
+        Http404: this user cannot see the experiment to duplicate.
     """
     if not origin:
         warnings: list[str] = []
@@ -194,10 +194,10 @@ def find_base(
 def make_initial_state(
     user: AnyUser, base: FormBase, *, kept: Mapping[str, Any] | None = None
 ) -> LaunchFormState:
-    """The form before anybody filled it in.
+    """Build the form before the user fills it in.
 
     Args:
-        kept: what was typed beside the recipe before another recipe was chosen.
+        kept: fields outside the recipe, filled in before the user chose another recipe.
     """
     initial: dict[str, Any] = {"until": base.recipe.iterations, **(kept or {})}
     if base.origin is not None:
@@ -207,7 +207,7 @@ def make_initial_state(
 
 
 def read_kept_fields(sent: QueryDict) -> dict[str, Any]:
-    """What stays in a form when another recipe is chosen: all that does not depend on it."""
+    """Read the fields to keep when another recipe is chosen: those independent of it."""
     kept = {name: sent[name] for name in _KEPT if sent.get(name)}
     for name, own in (("model_from", _OWN_MODELS), ("prompts_from", _OWN_PROMPTS)):
         if sent.get(name) in own:
@@ -218,7 +218,7 @@ def read_kept_fields(sent: QueryDict) -> dict[str, Any]:
 def make_refilled_state(
     user: AnyUser, base: FormBase, launch_request: LaunchRequest, *, prompts_called: str
 ) -> LaunchFormState:
-    """Fill the form as it was when a job was requested from it."""
+    """Fill the form with the values of an earlier request."""
     recipe = build_requested_recipe(launch_request)
     initial = {
         "name": launch_request.experiment,
@@ -237,11 +237,11 @@ def make_refilled_state(
 def make_submitted_state(
     request: HttpRequest, base: FormBase, *, is_final: bool
 ) -> LaunchFormState:
-    """The form as it was sent.
+    """Build the form from what was sent.
 
     Args:
-        is_final: whether it was sent for good. While it is being filled in, what is still empty
-            is no error, and pasted prompts are not kept.
+        is_final: whether the form was submitted. While it is being filled in, empty fields are not
+            errors, and pasted prompts are not kept.
     """
     form = _make_form(base, list_models(), data=request.POST, files=request.FILES)
     form.is_valid()
@@ -252,11 +252,11 @@ def make_submitted_state(
 def make_requested_state(
     user: AnyUser, base: FormBase, fields: Mapping[str, Any], values: Mapping[str, Any]
 ) -> LaunchFormState:
-    """The state of a request that came with typed values, checked like a form that was sent.
+    """Build the state of a request with typed values, checked like a submitted form.
 
     Args:
-        fields: of `LaunchForm`, over what the base gives.
-        values: of the recipe, by today's keys.
+        fields: of `LaunchForm`; they override the base.
+        values: of the recipe, by current keys.
     """
     first = make_initial_state(user, base).form.data
     form = _make_form(base, list_models(), data={**first, **fields})
@@ -271,7 +271,7 @@ def _get_sent_file(request: HttpRequest) -> SentFile:
 
 
 def _read_texts(sent: QueryDict) -> dict[str, str]:
-    """What stands in the fields of the recipe; a page opened before an upgrade sends old keys."""
+    """Read the fields of the recipe; a page opened before an upgrade sends old keys."""
     texts = {name.removeprefix(PREFIX): str(sent[name]) for name in sent if name.startswith(PREFIX)}
     old = {key: text for key, text in texts.items() if is_renamed(key)}
     renamed = translate_flat_keys(old, warn=ignore_renamed)
@@ -297,7 +297,7 @@ def _make_model_initial(base: FormBase, recipe: Recipe) -> dict[str, str]:
 def _make_unsubmitted_state(
     user: AnyUser, base: FormBase, texts: Mapping[str, str], initial: Mapping[str, Any]
 ) -> LaunchFormState:
-    """A form is checked even before it is sent, as if what it shows had been filled in."""
+    """Build the state of an unsent form, checked as if its initial values were submitted."""
     models = list_models()
     shown = _make_form(base, models, initial=dict(initial))
     data = {name: shown.get_initial_for_field(field, name) for name, field in shown.fields.items()}
@@ -320,7 +320,7 @@ def _make_form(base: FormBase, models: ModelChoices, **kwargs: Any) -> LaunchFor
 
 
 def _find_installed_task(recipe: Recipe) -> Task | None:
-    """The task of a recipe; None also if it is not installed, which the field of its name says."""
+    """Return the task of a recipe; None if it has none or it is not installed (a field error)."""
     try:
         return find_task(recipe.task)
     except TaskError:
@@ -370,7 +370,7 @@ def _make_state(
 
 
 def _find_model_errors(form: LaunchForm, checked: ModelCheckState) -> dict[str, str]:
-    """What keeps the chosen model from being used, by the field that chose it."""
+    """Find errors of the chosen model, by the field that chose it."""
     chosen = form.data.get("model_folder", "")
     reason = explain_unusable(chosen, form.models)
     is_folder = form.data.get("model_from") == forms.MODEL_FOLDER
@@ -388,7 +388,7 @@ def get_stored_name(form: LaunchForm, prompts: PromptsState) -> str:
 
 
 def _collect_errors(form: LaunchForm, *, is_final: bool) -> tuple[dict[str, str], list[str]]:
-    """What is wrong by field, and the labels of what is empty still."""
+    """Collect the errors by field, and the labels of empty required fields."""
     errors: dict[str, str] = {}
     missing: list[str] = []
     for name, found in form.errors.get_json_data().items():
@@ -442,7 +442,7 @@ def _make_task_prompts(recipe: Recipe) -> PromptsState:
 
 
 def _read_origin_prompts(origin: Experiment) -> PromptsState:
-    """The pool of the experiment that is duplicated."""
+    """Return the prompt pool of the duplicated experiment."""
     texts = open_experiment_files(origin).pool.read("prompts").column("text")
     if not len(texts):
         return PromptsState(
@@ -462,7 +462,7 @@ def _read_pasted_prompts(text: str, *, is_final: bool) -> PromptsState:
 
 
 def _read_sent_prompts(sent: SentFile, form: LaunchForm) -> PromptsState:
-    """Prompts of the file that comes with this request, or of one that came before.
+    """Read the prompts of the file sent with this request, or of one sent earlier.
 
     Raises:
         PromptFileError: it cannot be used.
@@ -481,7 +481,7 @@ def _read_sent_prompts(sent: SentFile, form: LaunchForm) -> PromptsState:
 
 
 def _find_pool_error(form: LaunchForm, recipe: Recipe, prompts: PromptsState) -> str:
-    """Why there are too few prompts; empty if there are enough."""
+    """Return why there are too few prompts; empty if there are enough."""
     if prompts.count is None:
         return ""
     target_iteration = form.cleaned_data.get("until") or 1
@@ -489,7 +489,7 @@ def _find_pool_error(form: LaunchForm, recipe: Recipe, prompts: PromptsState) ->
 
 
 def _list_setting_differences(base: FormBase, form: LaunchForm) -> list[ValueDifference]:
-    """What beside the recipe is not as in the experiment that is duplicated."""
+    """List the settings outside the recipe that differ from the duplicated experiment."""
     if base.origin is None:
         return []
     given = form.cleaned_data
@@ -518,7 +518,7 @@ def _estimate_cost(user: AnyUser, form: LaunchForm, draft: RecipeDraft) -> CostE
 
 
 def write_launch_payload(state: LaunchFormState) -> dict[str, Any]:
-    """The request of a state that is ready, as the payload of a job."""
+    """Write the request of a state that is ready as the payload of a job."""
     given, base = state.form.cleaned_data, state.base
     recipe = state.draft.recipe
     if recipe is None:

@@ -1,4 +1,4 @@
-"""What a launch asks for beside the recipe: name, seed, iterations, model, prompts."""
+"""Form fields of a new experiment outside the recipe: name, seed, iterations, model, prompts."""
 
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ PROMPTS_TEXT: Final = "text"
 _TAKEN_UNASKED: Final = frozenset(
     {MODEL_OF_RECIPE, PROMPTS_OF_TASK, PROMPTS_OF_ORIGIN, PROMPTS_FILE}
 )
-"""Nobody's model is chosen for a person who did not ask for it."""
+"""Choices that may be preselected; another user's model never is."""
 
 _PASTED_CHARS: Final = 1_000_000
 _SEED_LIMIT: Final = 2**53
@@ -31,7 +31,7 @@ _ITERATIONS_LIMIT: Final = 100
 
 
 class LaunchForm(forms.Form):
-    """Name, seed, iterations, who may see it, M0 and the prompts."""
+    """Name, seed, iterations, visibility, M0 and prompts."""
 
     name = forms.CharField(
         max_length=64,
@@ -116,7 +116,7 @@ class LaunchForm(forms.Form):
         return check_new_name(self.cleaned_data["name"])
 
     def clean(self) -> dict[str, Any]:
-        """Ask for what the choices need."""
+        """Require the fields that the choices need."""
         found = super().clean() or {}
         if found.get("model_from") == MODEL_HUB and not parse_hub_name(found.get("model_hub", "")):
             self.add_error("model_hub", "Enter an id such as org/name, or org/name@revision.")
@@ -126,7 +126,7 @@ class LaunchForm(forms.Form):
 
 
 class ForkForm(forms.Form):
-    """What a fork asks for beside the recipe."""
+    """Form fields of a fork outside the recipe."""
 
     name = forms.CharField(
         max_length=64, validators=[valid_name], help_text="Cannot be changed later."
@@ -135,7 +135,7 @@ class ForkForm(forms.Form):
         label="Iterations to run",
         min_value=1,
         max_value=_ITERATIONS_LIMIT,
-        help_text="Counted with those that are kept.",
+        help_text="Total, including those that are kept.",
     )
     is_private = forms.BooleanField(
         label="Private",

@@ -32,7 +32,7 @@ from webapp.experiment_form.recipe_fields import write_change
 _CALLED: Final = "prompts_called"
 _ORIGIN_UUID: Final = "origin_uuid"
 _BESIDE: Final = (_CALLED, _ORIGIN_UUID)
-"""What a payload holds beside the request."""
+"""Keys of a payload that are not part of the request."""
 
 
 def write_payload(
@@ -52,7 +52,7 @@ def read_payload(payload: Mapping[str, Any]) -> LaunchRequest:
     """Read the request of a job, including those of earlier versions.
 
     Raises:
-        InputError: the payload holds something else.
+        InputError: the payload is invalid.
     """
     values = {name: value for name, value in payload.items() if name not in _BESIDE}
     if "until" in values:
@@ -121,10 +121,10 @@ def _read_earlier(values: Mapping[str, Any]) -> LaunchRequest:
 
 
 def load_base_recipe(name: str, text: str, *, warn: Warn) -> Recipe:
-    """Load a recipe by its shipped name, or from the text of a user.
+    """Load a built-in recipe by name, or a recipe from a user's text.
 
     Args:
-        warn: told about each deprecated key of the text.
+        warn: called for each deprecated key of the text.
 
     Raises:
         RecipeError: it is missing or wrong.
@@ -139,7 +139,7 @@ def load_base_recipe(name: str, text: str, *, warn: Warn) -> Recipe:
 
 @cache
 def load_shipped_recipe(name: str) -> Recipe:
-    """Load a shipped recipe, once per process."""
+    """Load a built-in recipe, once per process."""
     return load_recipe(name)
 
 

@@ -1,7 +1,7 @@
 """The model check on pages and in the API: files immediately, the rest by a job.
 
-The site has no model library. What files alone tell is checked while a form is filled in; the
-whole check is a job that a machine with these libraries carries out.
+The web server has no model libraries. Checks that need only files run while a form is filled in;
+the complete check is a job that runs on a machine with these libraries.
 """
 
 from dataclasses import asdict, dataclass
@@ -63,11 +63,11 @@ class CheckRequest:
 
     @property
     def key(self) -> str:
-        """Hash of everything that the results depend on."""
+        """Hash of all inputs of the results."""
         return hash_json(asdict(self))
 
     def build_recipe(self) -> Recipe:
-        """The recipe whose limits apply.
+        """Build the recipe whose limits apply.
 
         Raises:
             RecipeError: this version cannot read it, or it names a file of this machine.

@@ -25,7 +25,7 @@ class ModelChoice:
 
 @dataclass(frozen=True, slots=True)
 class UnusableModel:
-    """A folder that looks like a model and cannot be loaded."""
+    """A folder that looks like a model but cannot be loaded."""
 
     name: str
     reason: str

@@ -2,9 +2,9 @@
 
 python -m webapp.experiment_form.parquet_check FILE MAX_ROWS MAX_BYTES
 
-A file of 400 bytes may hold one row with a list of a million long texts, and what its metadata
-says of its size may be wrong. So all of it is unpacked here first, under limits of the operating
-system, and nothing of the site is loaded.
+A file of 400 bytes can contain one row with a list of a million long texts, and its metadata may
+state a wrong size. So the complete file is first unpacked here, under operating-system limits and
+without loading any code of the site.
 """
 
 import resource
@@ -44,7 +44,7 @@ def main(path: Path, *, max_rows: int, max_bytes: int) -> int:
         return TOO_LARGE
     except (pa.ArrowException, OSError) as error:
         sys.stderr.write(str(error))
-        # A failed allocation inside a decoder is told as an error of reading.
+        # A failed allocation inside a decoder is reported as a read error.
         return TOO_LARGE if "alloc" in str(error) else UNREADABLE
     return 0
 

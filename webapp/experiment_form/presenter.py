@@ -1,4 +1,4 @@
-"""The sheet of a launch as its template needs it."""
+"""Data of the launch form for its template."""
 
 import shlex
 from collections.abc import Collection, Mapping, Sequence
@@ -24,7 +24,7 @@ _NOTED: Final = (
     "prompts_from",
     "prompts_text",
 )
-"""Settings with a place for what is wrong; of a file that stands beside what was read of it."""
+"""Fields that show their own errors; errors of a prompt file appear with its summary instead."""
 
 _ENGINE: Final = "engine.kind"
 
@@ -35,12 +35,12 @@ class FieldView:
 
     Attributes:
         field: its declaration.
-        name, identity: of the control.
-        text: what stands in it.
-        before: what stands in the base, if that differs.
-        error: what is wrong, if something is.
-        choices: what may be chosen here.
-        suggestions: what this installation knows by name.
+        name, identity: name and id of the control.
+        text: current content.
+        before: content in the base, if that differs.
+        error: error message, if there is one.
+        choices: allowed values.
+        suggestions: names that this installation knows.
     """
 
     field: RecipeField
@@ -54,7 +54,7 @@ class FieldView:
 
     @property
     def is_touched(self) -> bool:
-        """Whether a person should see it at once."""
+        """Whether it is shown expanded."""
         return bool(self.before or self.error)
 
 
@@ -74,13 +74,13 @@ class SectionView:
 
     @property
     def is_open(self) -> bool:
-        """Whether a person should see its fields at once."""
+        """Whether its fields are shown expanded."""
         return any(shown.is_touched for shown in self.fields)
 
 
 @dataclass(frozen=True, slots=True)
 class FieldNote:
-    """What stands below a field: what is wrong, or what it was before."""
+    """The note below a field: its error, or its previous value."""
 
     identity: str
     error: str = ""
@@ -89,7 +89,7 @@ class FieldNote:
 
 @dataclass(frozen=True, slots=True)
 class FormProblem:
-    """Something that is wrong: what it is about, where that stands, and why."""
+    """A problem: its subject, the position of the subject on the page, and the reason."""
 
     label: str
     anchor: str
@@ -97,7 +97,7 @@ class FormProblem:
 
 
 def build_sections(state: LaunchFormState) -> list[SectionView]:
-    """The recipe's fields, section by section."""
+    """Build the recipe's fields, section by section."""
     return build_draft_sections(state.draft, state.errors, engines=state.engines)
 
 
@@ -108,11 +108,11 @@ def build_draft_sections(
     engines: EngineOffer,
     left_out: Collection[str] = (),
 ) -> list[SectionView]:
-    """The fields of a recipe that is edited, section by section.
+    """Build the fields of an edited recipe, section by section.
 
     Args:
         errors: by the name of the control.
-        left_out: keys that are not shown; a section without a field is not, either.
+        left_out: keys that are not shown; sections without fields are not shown either.
     """
     built = _build_fields(draft, errors, engines)
     shown = {key: view for key, view in built.items() if key not in left_out}
@@ -129,7 +129,7 @@ def build_draft_sections(
 
 
 def list_notes(state: LaunchFormState) -> list[FieldNote]:
-    """What stands below every field, of the settings and of the recipe."""
+    """Build the notes below all fields of the settings and the recipe."""
     of_settings = [FieldNote(name, _get_error(state, name)) for name in _NOTED]
     of_recipe = [
         FieldNote(shown.identity, shown.error, shown.before)
@@ -139,7 +139,7 @@ def list_notes(state: LaunchFormState) -> list[FieldNote]:
 
 
 def list_problems(state: LaunchFormState) -> list[FormProblem]:
-    """All that is wrong, with the place of each on the page."""
+    """List all problems with their positions on the page."""
     return [FormProblem("", "", text) for text in state.problems] + [
         FormProblem(_get_label(state, name), f"note-{name.replace('.', '-')}", text)
         for name, text in state.errors.items()
@@ -147,7 +147,7 @@ def list_problems(state: LaunchFormState) -> list[FormProblem]:
 
 
 def _get_error(state: LaunchFormState, name: str) -> str:
-    """What is wrong with the prompts themselves stands beside what was read of them."""
+    """Return the error of a field; errors of the prompts themselves appear with their summary."""
     error = state.errors.get(name, "")
     return "" if name == "prompts_from" and error == state.prompts.error else error
 
@@ -181,7 +181,7 @@ def _build_fields(
 
 
 def _list_known_endpoints() -> Sequence[str]:
-    """Names of servers; workers elsewhere may know others, so any name can be typed."""
+    """List known server names; remote workers may know others, so any name can be typed."""
     try:
         return sorted(read_endpoints())
     except EndpointError:
@@ -189,9 +189,9 @@ def _list_known_endpoints() -> Sequence[str]:
 
 
 def build_cli_command(state: LaunchFormState) -> str:
-    """Write the form as a command; empty as long as it is not ready, or where it is a duplicate.
+    """Write the form as a command; empty while it is not ready, or if it is a duplicate.
 
-    A recipe that was sent as a text, and prompts, are named as files that the person has.
+    A recipe that was sent as text, and prompts, are named as files that the user has.
     """
     if not state.is_ready or state.base.origin is not None:
         return ""

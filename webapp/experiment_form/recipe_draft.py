@@ -36,12 +36,12 @@ class RecipeDraft:
     """A recipe that is being edited.
 
     Attributes:
-        texts: what stands in each field, by key.
-        recipe: None as long as something is wrong.
+        texts: content of each field, by key.
+        recipe: None while there are errors or problems.
         errors: by key.
-        problems: what is wrong with no single value.
-        values: that differ from the base's, by key; empty as long as something is wrong.
-        differences: what they change, for people.
+        problems: errors that do not belong to a single value.
+        values: values that differ from the base's, by key; empty while there are errors.
+        differences: the changes, as shown to users.
     """
 
     base: Recipe
@@ -70,8 +70,8 @@ def draft_recipe(
     """Read the fields as changes of a base.
 
     Args:
-        texts: by key; what is missing stays as it is.
-        model: the seed model; None for the base's.
+        texts: by key; missing ones keep the base's value.
+        model: the base model (M0); None for that of the base recipe.
         is_new: for an experiment to be created, which may name no file of this machine.
     """
     typed = to_texts(base) | {
@@ -113,7 +113,7 @@ def _make_draft(
 
 
 def list_differences(before: Recipe, after: Recipe) -> list[ValueDifference]:
-    """List what differs between two recipes, in the order of the recipe."""
+    """List the differences of two recipes, in the order of the recipe."""
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     return [
         ValueDifference(key, _format_value(key, old), _format_value(key, new))
@@ -126,7 +126,7 @@ def find_web_errors(recipe: Recipe) -> dict[str, str]:
     """Find values that a remotely sent recipe must not contain, by key.
 
     It may not make this machine read files of the sender's choice: templates must come with the
-    package or an installed task, and evaluation data must lie in META_REWARD_EVALUATION_ROOT.
+    package or an installed task, and evaluation data must be in META_REWARD_EVALUATION_ROOT.
     """
     errors: dict[str, str] = {}
     if error := find_task_error(recipe):
@@ -181,7 +181,7 @@ def _is_listed_whole(key: str, *versions: Mapping[str, Any]) -> bool:
 def _read_all(base: Recipe, texts: Mapping[str, str]) -> dict[str, Any]:
     """Read the values that differ from the base, by key.
 
-    What cannot be read as its kind stays the text that it is: the recipe says what is wrong.
+    A value that cannot be parsed stays text; validating the recipe then reports the error.
     """
     same = to_texts(base)
     values: dict[str, Any] = {}

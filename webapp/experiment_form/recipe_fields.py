@@ -1,7 +1,7 @@
 """Recipe values as form fields: meaning, formatting and parsing.
 
-All of it is taken from the recipe's own declaration, so that a new value is a new field. A field
-is named by its key, such as `actor.samples`.
+Fields are derived from the recipe's schema, so a new value becomes a new field. A field is named
+by its key, such as `actor.samples`.
 """
 
 import json
@@ -55,7 +55,7 @@ _COMMON: Final = frozenset(
 _LONG: Final = frozenset({"actor.system_prompt", "description"})
 _ELSEWHERE: Final = frozenset({"model", "sample.held_out", *REMOVED_KEYS})
 _BENCHMARKS: Final = "evaluation.tasks"
-"""The page asks for these in another way, or not at all where they name files of the workers."""
+"""Keys with controls of their own, and keys of workers' files, which the page does not offer."""
 _TITLES: Final = {
     "": ("The schedule", "What the iterations have in common."),
     "sample": ("Instructions", ""),
@@ -77,11 +77,11 @@ class RecipeField:
 
     Attributes:
         section: key of the section that it belongs to; empty for the recipe itself.
-        unit, bounds: in words; empty where there are none.
+        unit, bounds: as text; empty if there are none.
         from_paper: whether its default is the paper's.
-        default: as it is written in the form.
-        depth: of nested lists in a schedule.
-        choices: what may be chosen, as it is written.
+        default: in the format of the form.
+        depth: nesting depth of lists in a schedule.
+        choices: allowed values, in the format of the form.
     """
 
     key: str
@@ -148,7 +148,7 @@ def read_value(field: RecipeField, text: str) -> Any:
     """Parse a typed value; the recipe checks the bounds.
 
     Raises:
-        ValueError: it is not of this field's kind, in words.
+        ValueError: it is not of this field's kind; the message is shown to users.
     """
     text = text.replace("\r\n", "\n")
     if field.kind in {"text", "long_text"}:
@@ -297,7 +297,7 @@ TASK_KEY: Final = "task"
 
 @cache
 def list_installed_templates(key: str) -> tuple[str, ...]:
-    """List the shipped templates of a role, then those of installed tasks.
+    """List the built-in templates of a role, then those of installed tasks.
 
     A file of this machine is not for a form.
     """

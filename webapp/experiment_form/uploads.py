@@ -1,7 +1,7 @@
 """Uploaded prompts, stored under the hash of their content.
 
-A file is read by the code that the command line uses, and stored only after all of it could be
-read; the same file uploaded twice is one file.
+A file is read by the same code as on the command line, and stored only after it was read
+completely; a file that is uploaded twice is stored once.
 """
 
 import contextlib
@@ -52,11 +52,11 @@ class StoredPrompts:
 
     Attributes:
         name: of the file that is kept, from its hash.
-        kind: what it was read as.
+        kind: format it was read as.
         first: the beginnings of its first prompts.
-        rejected: (line or row, why) of the first rows that cannot be used.
-        row_noun: what these numbers count, line or row.
-        other_turns: later and assistant turns of conversations, which are no prompts.
+        rejected: (line or row, reason) of the first rows that cannot be used.
+        row_noun: unit of these numbers, line or row.
+        other_turns: later and assistant turns of conversations, which are not prompts.
     """
 
     name: str
@@ -150,14 +150,14 @@ def get_stored_path(name: str) -> Path:
     """
     path = _get_root() / name
     if _STORED.fullmatch(name) is None or not path.is_file():
-        raise PromptFileError("The file of prompts is no longer here: send it again.")
+        raise PromptFileError("The prompt file no longer exists; upload it again.")
     with contextlib.suppress(PermissionError):  # whose it is remembers when it was used
         os.utime(path)
     return path
 
 
 def _remove_old(root: Path) -> None:
-    """Delete files that were not used for a long time; experiments have their own copies."""
+    """Delete files that have not been used for a long time; experiments have their own copies."""
     oldest = time.time() - settings.META_REWARD_UPLOAD_DAYS * 86_400
     for path in root.iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -215,7 +215,7 @@ def _read_file(path: Path, *, called: str) -> PromptFile:
 
 
 def _require_small(path: Path, *, called: str) -> None:
-    """Refuse a file that is small on disk and huge in memory before reading it.
+    """Refuse a file that is small on disk but huge in memory, before reading it.
 
     Raises:
         PromptFileError: it is too large, or is not readable.

@@ -80,7 +80,7 @@ class RecipeGroup:
 @require_http_methods(["GET", "HEAD", "POST"])
 @require_run
 def create_experiment(request: HttpRequest) -> HttpResponse:
-    """Choose a recipe, fill in the form, check it, and ask for the experiment."""
+    """Choose a recipe, fill in the form, check it, and request the experiment."""
     try:
         if request.method != "POST":
             return _render_first_form(request)
@@ -106,7 +106,7 @@ def create_experiment(request: HttpRequest) -> HttpResponse:
 @require_safe
 @require_run
 def duplicate_experiment(request: HttpRequest, name: str) -> HttpResponse:
-    """Fill in the form with what another experiment began with."""
+    """Fill in the form with the initial settings of another experiment."""
     try:
         base = find_base(request.user, name="", text="", origin=name)
     except RecipeError as error:
@@ -117,7 +117,7 @@ def duplicate_experiment(request: HttpRequest, name: str) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @require_run
 def edit_settings(request: HttpRequest, name: str) -> HttpResponse:
-    """Change the settings of an experiment, once what the change does has been shown."""
+    """Change the settings of an experiment after a preview of the effects."""
     row = get_controllable_experiment(request.user, name)
     state = read_form(row, request.POST if request.method == "POST" else {})
     latest = get_latest_iteration(row)
@@ -144,7 +144,7 @@ def edit_settings(request: HttpRequest, name: str) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @require_run
 def fork_experiment(request: HttpRequest, name: str) -> HttpResponse:
-    """Choose what a fork of an experiment keeps, change values, and ask for it."""
+    """Choose what a fork of an experiment keeps, change values, and request it."""
     row = get_viewable_experiment(request.user, name)
     is_sent = request.method == "POST"
     state = read_fork_form(row, request.POST if is_sent else request.GET, is_sent=is_sent)
@@ -164,7 +164,7 @@ def fork_experiment(request: HttpRequest, name: str) -> HttpResponse:
 @require_POST
 @require_run
 def preview_prompts(request: HttpRequest) -> HttpResponse:
-    """Take prompts that are sent, and show what they are."""
+    """Accept uploaded prompts and show a summary of them."""
     try:
         base = find_base(
             request.user,
@@ -185,7 +185,7 @@ def preview_prompts(request: HttpRequest) -> HttpResponse:
 @require_safe
 @require_view
 def show_launch(request: HttpRequest, pk: int) -> HttpResponse:
-    """Show what became of a launch; once it is done, the experiment."""
+    """Show the status of a launch; once it is done, the experiment."""
     row = get_requested_job(request.user, pk, JobKind.LAUNCH, JobKind.FORK)
     if row.status == JobStatus.DONE and row.experiment is not None:
         page = reverse("experiment", args=[row.experiment.name])
@@ -222,7 +222,7 @@ def _read_fork_request(job: Job) -> ForkRequest | None:
 
 
 def _read_request(job: Job) -> LaunchRequest | None:
-    """The request of a launch; None if an earlier version wrote what cannot be read any more."""
+    """Read the request of a launch; None if it is in an old format that is no longer supported."""
     if job.kind != JobKind.LAUNCH:
         return None
     try:
@@ -234,7 +234,7 @@ def _read_request(job: Job) -> LaunchRequest | None:
 @require_safe
 @require_run
 def show_model_check(request: HttpRequest, pk: int) -> HttpResponse:
-    """Show the results of a model check; asks for itself until it is done."""
+    """Show the results of a model check; the page polls until it is done."""
     job = get_requested_job(request.user, pk, JobKind.CHECK_MODEL)
     checked = ModelCheckState.from_job(job)
     response = render_page_or_partial(
@@ -263,7 +263,7 @@ def _render_first_form(request: HttpRequest) -> HttpResponse:
 
 
 def _make_state_from_job(request: HttpRequest, pk: str) -> LaunchFormState:
-    """Fill the form as it was when this user submitted it."""
+    """Fill the form with what this user submitted."""
     if not pk.isdecimal():
         raise Http404
     row = get_object_or_404(Job, pk=int(pk), kind=JobKind.LAUNCH, created_by=request.user)
@@ -284,10 +284,10 @@ def _make_state_from_job(request: HttpRequest, pk: str) -> LaunchFormState:
 
 
 def _read_sent_text(request: HttpRequest) -> str:
-    """YAML of a recipe: from a file, or as it stands in the form.
+    """Read the YAML of a recipe from a file or from the form.
 
     Raises:
-        RecipeError: the file is no text, or larger than a recipe can be.
+        RecipeError: the file is not text, or is larger than the limit.
     """
     file = request.FILES.get("recipe_file")
     text = request.POST.get("base_text", "")
@@ -321,7 +321,7 @@ def _check_or_submit(request: HttpRequest, base: FormBase) -> HttpResponse:
 
 
 def _request_model_check(request: HttpRequest, state: LaunchFormState) -> None:
-    """Ask for the whole check of the chosen model, unless its files are already refused."""
+    """Request the complete check of the chosen model, unless its files already fail."""
     recipe = state.draft.recipe
     if recipe is None or recipe.model is None or state.model_check.problems:
         return
@@ -345,7 +345,7 @@ def _choose_recipe(request: HttpRequest, *, problem: str = "") -> HttpResponse:
 
 
 def list_recipe_groups() -> list[RecipeGroup]:
-    """Group the shipped recipes by their use, the quickest first."""
+    """Group the built-in recipes by use, the quickest first."""
     shipped = sorted(
         map(load_shipped_recipe, list_shipped_recipes()), key=lambda one: one.sample.prompts
     )

@@ -7,6 +7,7 @@ from typing import Final
 
 from django.conf import settings
 
+from meta_reward_core.storage.layout import get_iteration_name
 from webapp.experiments.models import Attempt, Experiment
 
 _TAIL_BYTES: Final = 65_536
@@ -37,7 +38,7 @@ def get_log_path(attempt: Attempt) -> Path:
     shard = attempt.shard
     iteration = shard.stage.iteration
     name = f"{shard.stage.name}-{shard.index:05d}-{attempt.number}.log"
-    return get_log_folder(iteration.experiment) / f"iteration-{iteration.number}" / name
+    return get_log_folder(iteration.experiment) / get_iteration_name(iteration.number) / name
 
 
 def read_log_tail(path: Path) -> LogTail | None:

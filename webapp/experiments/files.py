@@ -19,7 +19,7 @@ from meta_reward_core.storage.shards import IterationFiles
 from webapp.experiments.models import Experiment
 
 _REMOTE_SECONDS: Final = 30.0
-"""For so long a process trusts what it read of the description in a remote store."""
+"""How long a process caches the description that it read from a remote store."""
 _MAX_KNOWN: Final = 1000
 
 _Known = tuple[object, UUID | None]
@@ -30,13 +30,13 @@ _known: dict[tuple[str, str], _Known] = {}
 def open_experiment_files(experiment: Experiment) -> ExperimentFiles:
     """Open the files of an experiment; nothing is read until it is needed.
 
-    Where the files in its folder belong to another experiment, which had its name before or has it
-    now, the answer is that of files that are gone.
+    If the files in its folder belong to another experiment that had or has the same name, they are
+    treated as missing.
     """
     store = ArtifactStore(experiment.artifact_root)
     files = ExperimentFiles(store, experiment.name, uuid=experiment.uuid)
     if _read_uuid(files) not in {None, experiment.uuid}:
-        # No name of an experiment begins so: nothing is ever there.
+        # No experiment name has this prefix: the folder never exists.
         files.layout = ExperimentLayout(f".{experiment.uuid.hex}", experiment.uuid)
     return files
 

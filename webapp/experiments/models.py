@@ -1,8 +1,7 @@
 """Database models: Experiment -> Iteration -> Stage -> Shard -> Attempt.
 
-Files hold the work; no large text stands here. A row changes its status in one place alone,
-`workers.pipeline.transitions`. History is never deleted: each attempt at a shard is a row of its
-own.
+Results are stored in files; no large texts are stored here. Only `workers.pipeline.transitions`
+changes the status of a row. History is never deleted: each attempt at a shard has its own row.
 """
 
 from collections.abc import Iterable
@@ -89,9 +88,9 @@ class Experiment(models.Model):
         uuid: which experiment it is: never used again, unlike the name and the primary key of a
             restored database.
         name: a label, free again once the experiment is deleted; also the folder under the
-            artifact root, whose description says the UUID.
-        is_private: seen by its owner and by admins alone, instead of by everybody with an account.
-        recipe: all its values as they were when the experiment began.
+            artifact root, whose description contains the UUID.
+        is_private: visible to its owner and admins only, instead of to all users.
+        recipe: all its values at the start of the experiment.
         target_iteration: the workers start iterations until this one is completed.
         description: one line about its purpose.
         notes: observations of users, in plain text.
@@ -229,15 +228,15 @@ class Shard(models.Model):
 
     Attributes:
         attempt_count: how often it was claimed; the latest attempt has this number.
-        token: of the attempt that holds it; whoever writes must show it.
-        counts: what its manifest counts, once it is finished.
+        token: token of the attempt that holds it; every write must present it.
+        counts: counts from its manifest, once it is finished.
         done: completions of the running attempt so far.
         tokens: tokens of the running attempt so far.
         training_metrics: rows of the running attempt's training log so far, thinned out.
-        failures: attempts that failed or were lost since a person last asked for a retry.
+        failures: attempts that failed or were lost since a user last requested a retry.
         lease_until: when a worker's claim ends unless it is extended, in the database's time;
             a command that runs all shards itself holds the experiment's lock instead.
-        sent: when a message about it was last given to the broker.
+        sent: when a message about it was last sent to the broker.
     """
 
     stage = models.ForeignKey(Stage, on_delete=models.CASCADE, related_name="shards")
@@ -258,7 +257,7 @@ class Shard(models.Model):
 
         ordering: ClassVar = ["stage", "index"]
         indexes: ClassVar = [
-            # A stage may have tens of thousands; which of them wait, or gave up, is asked often.
+            # A stage may have tens of thousands; pending and failed ones are queried often.
             models.Index(fields=["stage", "status", "failures"], name="shard_by_status"),
         ]
         constraints: ClassVar = [
@@ -284,7 +283,7 @@ class Attempt(models.Model):
 
     Attributes:
         token: fences the shard's row: an attempt that lost its claim can change nothing.
-        error: what went wrong, for people.
+        error: what went wrong, for users.
         worker: host name of the machine.
     """
 
@@ -322,16 +321,16 @@ class Worker(models.Model):
     """A worker as of its last heartbeat; silent rows are removed.
 
     Attributes:
-        name: Celery's name of it.
+        name: its Celery name.
         host, pid: its machine, and its main process there.
-        slot: number of its pool process, where it has several; each has a row.
+        slot: number of its pool process, if it has several; each has a row.
         queues: names of the queues it takes work from, separated by commas.
-        device: where its engine computes, once it has said so.
-        device_bytes: memory in use on its GPU when the engine last said so; none on a CPU.
+        device: device of its engine, once reported.
+        device_bytes: GPU memory in use as last reported by the engine; none on a CPU.
         engines: kinds of engines that are installed there, separated by commas; empty for a worker
             of an earlier version.
         shard: what it works on.
-        since: since when it does that, or nothing.
+        since: start of its current task or idle time.
     """
 
     name = models.CharField(max_length=255)

@@ -1,7 +1,7 @@
 """M0 and the latest model side by side: actor, judge, meta-judge, length, biases.
 
 A change has an interval where both models answered the same items and each item's value is stored
-(`evaluation.tasks`). Everywhere else the summary says why there is none.
+(`evaluation.tasks`). Otherwise the summary gives the reason why it has no interval.
 """
 
 import logging
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
-from meta_reward_core.errors import ArtifactError
+from meta_reward_core.errors import ArtifactError, RecipeError
 from meta_reward_core.evaluation.scorecard import Metric
 from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.reporting.scorecard_schema import ScorecardDict
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Something that is measured of models.
+    """A metric of models.
 
     Attributes:
         good: 1 if higher is better, -1 if lower is better, 0 if neither is.
@@ -93,7 +93,7 @@ class OutcomeRow:
 
     @property
     def verdict(self) -> str:
-        """What the interval says of the change."""
+        """The verdict of the interval on the change."""
         if self.low is None or self.high is None:
             return "unknown"
         if self.low <= 0 <= self.high:
@@ -125,7 +125,7 @@ class OutcomeRow:
 
     @property
     def sentence(self) -> str:
-        """The change in words."""
+        """The change as a sentence."""
         start = f"{self.measure.group}: {self.measure.title} {self.change_text}"
         if self.interval_text:
             return f"{start} (95% CI {self.interval_text}, n = {self.count}): {self.verdict}"
@@ -137,7 +137,7 @@ class OutcomeSummary:
     """What changed from M0 to the latest model.
 
     Attributes:
-        answer: one sentence that says whether it got better.
+        answer: one sentence: whether the model improved.
     """
 
     latest: int
@@ -250,7 +250,10 @@ def _find_changes(
     """Changes by single held-out items, where the task's ground truth stored them."""
     if not last.metrics.get("truth"):
         return {}
-    task = parse_stored_recipe(experiment.recipe, origin=experiment.name).task
+    try:
+        task = parse_stored_recipe(experiment.recipe, origin=experiment.name).task
+    except RecipeError:
+        return {}
     if task is None:
         return {}
     return _read_changes(

@@ -25,7 +25,7 @@ from webapp.experiments.stage_progress import (
 )
 
 SILENT_SECONDS: Final = 30.0
-"""A worker shows itself every few seconds; after this long it is said to be silent."""
+"""A worker sends a heartbeat every few seconds; after this time it is reported as silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ class ExperimentSummary:
         latest: the iteration that runs or ran last, if there is one.
         stage: the one that runs, waits or failed in an iteration that is not finished.
         stages: how many the iteration has.
-        metric: a metric of the last finished iteration, in words.
+        metric: a metric of the last finished iteration, as text.
         all_stages: of an iteration that is not finished.
-        unasked: the next iteration, if it waits for somebody to ask for it.
+        unasked: the next iteration, if it has not been requested yet.
         seconds_left: until the last requested iteration is completed, estimated from the last
             completed iteration; None without one, or if nothing runs.
     """
@@ -177,7 +177,7 @@ def estimate_seconds_left(
 
     Args:
         stages: of the iteration that runs.
-        before: of the completed iteration before it, whose times stand for what is to come.
+        before: stages of the previous completed iteration, whose times predict the remaining ones.
     """
     current = find_current_stage(stages)
     if experiment.status != RunStatus.RUNNING or current is None or not before:
@@ -218,7 +218,7 @@ def list_worker_states(visible: QuerySet[Experiment]) -> list[WorkerState]:
     """List the state of every worker.
 
     Args:
-        visible: experiments that may be named to whoever asks.
+        visible: experiments that the requester may see.
     """
     now = timezone.now()
     workers = list(Worker.objects.select_related("shard__stage__iteration__experiment"))

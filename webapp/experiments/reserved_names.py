@@ -1,6 +1,6 @@
 """Names that experiments cannot have because other URLs use them.
 
-They are read from the URL map, so that a new address reserves its name by itself.
+They are read from the URL map, so a new address reserves its name automatically.
 """
 
 import re

@@ -22,7 +22,7 @@ from webapp.experiments.models import (
 
 _TRAIN: Final = "train"
 _MIN_STEPS: Final = 3
-"""Fewer steps of a training say little of its speed: the first one pays for the start."""
+"""Minimum number of steps to estimate a training's speed: the first one includes the startup."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,12 @@ class StageProgress:
     """Progress of a stage.
 
     Attributes:
-        place: its number among the stages that the iteration has, from 1.
-        shard_count: None as long as nobody knows.
-        tokens_per_second: of all shards that run now, together; None if nothing runs.
-        step: of the training that runs now; `steps` is how many it has at most.
+        place: its number among the iteration's stages, from 1.
+        shard_count: None until it is known.
+        tokens_per_second: total of all running shards; None if none are running.
+        step: current step of the running training; `steps` is the maximum number of steps.
         seconds: from the first attempt's start to the last one's end, or until now.
-        seconds_left: None where nothing allows an honest guess.
+        seconds_left: None if no reliable estimate is possible.
     """
 
     name: str
@@ -124,7 +124,7 @@ class _StageTimes:
 def list_stage_progress(iterations: Iterable[Iteration]) -> dict[int, list[StageProgress]]:
     """Return the stages of iterations by iteration key, in the order of the paper.
 
-    Asks the database three times; the iterations' experiments should have been fetched.
+    Runs three queries; the iterations' experiments should have been fetched.
     """
     known = {iteration.pk: iteration for iteration in iterations}
     running, times = _read_running_attempts(list(known)), _read_times(list(known))
@@ -228,8 +228,8 @@ def _measure_speed(
 ) -> float:
     """Compute the tokens per second of all running shards.
 
-    Completed shards count, as in an iteration's summary: an attempt that has just started, or that
-    loads its model, says little by itself.
+    Completed shards count, as in an iteration's summary: an attempt that has just started or is
+    loading its model has no meaningful speed yet.
     """
     if times is None or not times.total:
         return sum(one.tokens / one.seconds for one in running)

@@ -35,7 +35,7 @@ RUN_STATUSES: Final = _list_choices(RunStatus)
 
 
 HELD_AT_GATE: Final = "waits before training: "
-"""How the message of an iteration begins that the audit gate keeps from training."""
+"""Prefix of the message of an iteration that the audit gate blocks before training."""
 
 
 def is_held_at_gate(iteration: Iteration) -> bool:

@@ -76,7 +76,7 @@ def _iter_rates(attempts: Sequence[Attempt]) -> Iterator[tuple[str, StageRate]]:
 def _compute_seconds_per_row(attempts: Sequence[Attempt]) -> float | None:
     """Compute the seconds of a training per row and epoch.
 
-    A training that went on after a stop took longer than its last attempt says: it is left out.
+    A training resumed after a stop took longer than its last attempt, so it is excluded.
     """
     seconds = passes = 0.0
     for attempt in attempts:
@@ -93,10 +93,11 @@ def find_similar_throughput(
 ) -> MeasuredThroughput:
     """Return the throughput of the latest iteration with the same model and engine.
 
-    The speed of training is from the latest one that was also trained alike; it may be another.
+    The training speed comes from the latest iteration with the same training settings, which may be
+    another iteration.
 
     Args:
-        experiments: those that may be looked at.
+        experiments: the experiments to search.
     """
     alike = Iteration.objects.filter(
         experiment__in=experiments,

@@ -56,4 +56,4 @@ TRAINING_CHARTS: Final = (
 CHARTED_METRICS: Final = frozenset(
     metric for chart in TRAINING_CHARTS for metric in chart.metrics.values()
 )
-"""Figures of a training's log that a chart shows."""
+"""Training metrics that a chart shows."""

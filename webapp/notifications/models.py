@@ -47,8 +47,8 @@ class Recipient(models.Model):
     """Where a user receives notifications, and about which experiments.
 
     Attributes:
-        webhook_url: empty: none.
-        secret: signs what is sent to the webhook. It has to be kept as it is to sign with it.
+        webhook_url: URL of the webhook; empty for none.
+        secret: signs the webhook payloads. It is stored in plain text because signing needs it.
         only_own: about the user's own experiments only; otherwise about all they may see.
     """
 
@@ -114,7 +114,7 @@ class Notification(models.Model):
 
     Attributes:
         notification_event: None for a test.
-        experiment: None for a test, and once the experiment is gone.
+        experiment: None for a test, or if the experiment was deleted.
         subject, text: what it says.
         details: the same as plain values, for a webhook.
         attempts: number of delivery attempts so far.

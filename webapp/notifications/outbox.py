@@ -111,7 +111,7 @@ def write_test(recipient: Recipient, channel: Channel) -> Notification:
 
 
 def _needs_user_action(iteration: Iteration) -> bool:
-    """Whether an iteration is completed and nobody has requested the next one."""
+    """Whether an iteration is completed and the next one has not been requested."""
     experiment = iteration.experiment
     is_last = iteration.number >= experiment.recipe.get("iterations", 0)
     by_workers = iteration.driver == Driver.WORKERS

@@ -1,11 +1,11 @@
 """Webhooks: which addresses are allowed, and one signed POST to such an address.
 
-An address is allowed by its host, which the settings list. It is https, unless it is this very
-machine's. No redirect is followed: it would lead to a host that nobody has allowed. Where a name
-leads is looked up once, checked, and connected to: whoever runs the name's server cannot point it
-at this machine between a check and its use. One deadline holds for the whole exchange, from the
-look-up to the answer's headers, so that a server that sends a byte now and then holds nobody. The
-client refuses headers above 100 kB, and the answer's body is not read.
+An address is allowed by its host, which the settings list. It must use HTTPS, except on this
+machine. Redirects are not followed: they could lead to a host that is not allowed. A host name is
+resolved once, checked, and that result is connected to: the owner of the domain cannot point it
+at this machine between check and use. One deadline covers the whole exchange, from the lookup to
+the response headers, so that a server that sends bytes slowly does not block other deliveries. The
+client rejects headers above 100 kB, and the response body is not read.
 """
 
 import asyncio
@@ -26,17 +26,17 @@ import httpx2
 from django.conf import settings
 
 DEADLINE_SECONDS: Final = 10.0
-"""From the look-up of the name to the status of the answer; the answer's body is not read."""
+"""From the name lookup to the response status; the response body is not read."""
 
 _RESOLVER: Final = ThreadPoolExecutor(max_workers=8, thread_name_prefix="resolve")
-"""Of its own, because nobody waits for a look-up that takes longer than the deadline."""
+"""A separate pool: a lookup that exceeds the deadline is abandoned."""
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _PORTS: Final = {"https": 443, "http": 80}
 
 
 class WebhookError(Exception):
-    """An address is not allowed, or did not take what was sent."""
+    """An address is not allowed, or delivery to it failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def parse_address(url: str) -> Address:
     """Read the address of a webhook.
 
     Raises:
-        WebhookError: it is malformed or not allowed; the message says why.
+        WebhookError: it is malformed or not allowed; the message gives the reason.
     """
     try:
         parts = urlsplit(url)
@@ -95,7 +95,7 @@ async def post_signed(url: str, values: dict[str, Any], *, secret: str) -> None:
     the secret, of SECONDS, a full stop, and the body.
 
     Raises:
-        WebhookError: the address is not allowed, or did not answer with success in time.
+        WebhookError: the address is not allowed, or did not respond with success in time.
     """
     address = parse_address(url)
     body = json.dumps(values, ensure_ascii=False).encode()
@@ -125,7 +125,7 @@ async def post_signed(url: str, values: dict[str, Any], *, secret: str) -> None:
 async def _post(address: Address, body: bytes, headers: dict[str, str]) -> int:
     """Send a body to the checked IP address; return the status, and do not read the body.
 
-    The certificate is checked against the name, which is also what the server is asked for.
+    The certificate is checked against the host name, which is also sent to the server.
     """
     place = _bracket(await _resolve(address))
     # The client closes a connection whose handshake it gave up itself, not one that was cancelled.
@@ -146,7 +146,7 @@ async def _post(address: Address, body: bytes, headers: dict[str, str]) -> int:
 
 
 def _find_first_cause(error: BaseException) -> BaseException:
-    """The error that the layers of the client have wrapped, which says the most."""
+    """Return the innermost error that the client's layers wrapped: it is the most specific."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return error
@@ -158,11 +158,11 @@ def _bracket(host: str) -> str:
 
 
 async def _resolve(address: Address) -> str:
-    """Look an address up: the first IP address that may be connected to.
+    """Resolve an address to the first IP address that is allowed.
 
     Raises:
-        WebhookError: there is none.
-        OSError: the name is not known.
+        WebhookError: no IP address is allowed.
+        OSError: the host name is unknown.
     """
     if _parse_ip(address.host) is not None:
         return address.host
@@ -183,7 +183,7 @@ def _list_ips(host: str, port: int) -> list[str]:
 
 
 def _may_connect(host: str, ip: str) -> bool:
-    """Whether a name may lead to an IP address; private networks have servers of their own."""
+    """Whether a name may resolve to an IP address; private networks contain internal servers."""
     place = _parse_ip(ip)
     if place is None:
         return False

@@ -1,7 +1,7 @@
 """Playground conversations: a turn may follow another turn.
 
-Each turn is a job of its own, so it has its own status and can fail, be cancelled and be retried
-without the others. A turn that is followed twice starts two conversations.
+Each turn is a separate job, so it has its own status and can fail, be cancelled and be retried
+independently. A turn with two follow-ups starts two conversations.
 """
 
 from collections.abc import Sequence

@@ -25,7 +25,7 @@ _FOLLOWERS_SHOWN: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class JudgmentView:
-    """A judgment. `score` is None if none could be parsed; `reason` says why."""
+    """A judgment. `score` is None if none could be parsed; `reason` gives the cause."""
 
     text: str
     score: str
@@ -38,7 +38,7 @@ class Verdict:
     """One judge's opinion on one response.
 
     Attributes:
-        mean: of its points; empty if none could be read.
+        mean: mean of its scores; empty if none could be parsed.
     """
 
     judge: str
@@ -65,8 +65,8 @@ class PlaygroundTurn:
     """A turn of a conversation.
 
     Attributes:
-        number: its place in its conversation, from 1.
-        doing: what a worker does for it now.
+        number: its position in its conversation, from 1.
+        doing: what a worker is doing for it now.
     """
 
     row: Job
@@ -88,7 +88,7 @@ class ConversationLine:
     Attributes:
         row: its last turn.
         title: first line of its first prompt, shortened.
-        turns: how many there are.
+        turns: number of turns.
     """
 
     row: Job

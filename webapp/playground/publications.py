@@ -17,11 +17,11 @@ class Publication:
     """A job that publishes a model, and its result.
 
     Attributes:
-        folder: relative to the root of publications; empty until it is there.
+        folder: path relative to the publications root; empty until it exists.
         files: names of the files in it.
-        repository: address on the hub; empty if it did not go there.
-        commit: that holds it there.
-        doing: what is done for it now.
+        repository: address on the Hugging Face Hub; empty if it was not uploaded.
+        commit: its commit on the Hub.
+        doing: the current activity.
     """
 
     row: Job
@@ -59,8 +59,8 @@ def read_publications(experiment: Experiment, number: int) -> list[Publication]:
 def find_archive(experiment: Experiment, number: int) -> Archive | None:
     """Find the archive of M_number, if it was published on this machine.
 
-    The jobs of the experiment say where it is. Its name says nothing: an experiment of the same
-    name may have published before and been deleted.
+    Its location comes from the experiment's jobs, not from its name: a deleted experiment of the
+    same name may have published before.
     """
     root = Path(settings.META_REWARD_PUBLISH_ROOT).resolve()
     jobs = Job.objects.filter(experiment=experiment, kind=JobKind.PUBLISH, payload__number=number)

@@ -91,7 +91,7 @@ def _render_chart(block: Block) -> Chart:
             return _render_lines(block)
         case HeatPlot():
             return _render_heat_map(block)
-    raise TypeError(f"{type(block).__name__} cannot be drawn")
+    raise TypeError(f"{type(block).__name__} cannot be rendered")
 
 
 def _render_block(block: Block) -> RenderedBlock:
@@ -167,7 +167,7 @@ def write_report(document: Document, stem: Path) -> list[Path]:
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"cannot make the folder {stem.parent}: {error}") from error
+        raise ArtifactError(f"cannot create the folder {stem.parent}: {error}") from error
     texts = {".html": write_html(document), ".md": write_markdown(document)}
     paths = [stem.with_name(stem.name + suffix) for suffix in texts]
     for path, text in zip(paths, texts.values(), strict=True):

@@ -19,8 +19,8 @@ def load_run(
     """Load an experiment's files with the summaries of its rows.
 
     Args:
-        seed_model: which M0, in words; by default its hash.
-        look: read all answers and look for such as play the judge.
+        seed_model: description of M0; by default its hash.
+        look: read all responses and look for those that imitate the judge.
 
     Raises:
         ArtifactError: its files are gone or damaged.
@@ -47,7 +47,7 @@ def format_report_title(names: Sequence[str]) -> str:
 
 _DECIMALS: Final = 3
 _AGAIN: Final = ("win_rate_repeat_deviation", "deviation_when_asked_again")
-"""Figures of how far repeats of an evaluation lie apart."""
+"""Metrics that show how far repeats of an evaluation differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,8 @@ class StoredEvaluation:
 
     Attributes:
         path: of its file, below the experiment's folder.
-        facts: what it is about, by their headings.
-        issues: sentences on what limits its worth.
+        facts: details of the evaluation, by heading.
+        issues: sentences about its limitations.
         not_evaluated: why it has no metrics, or empty.
     """
 

@@ -1,7 +1,7 @@
 """Downloadable files of an experiment: stored ones, and some generated on request.
 
-What a path may be is listed here, name by name; every other path is no file. So nothing outside
-of the experiment's folder can be asked for, nor the lock or half-written files in it.
+Allowed paths are listed here by name; every other path is rejected. So requests cannot reach files
+outside the experiment's folder, nor its lock or partially written files.
 """
 
 import re
@@ -30,7 +30,7 @@ _TABLES: Final = "|".join(SCHEMAS)
 _FORMATS: Final = "|".join(map(re.escape, EXPORTS))
 
 INSIDE: Final = ExperimentLayout("")
-"""Names of files relative to the experiment's folder, as addresses of the site have them."""
+"""File names relative to the experiment's folder, as used in URLs."""
 
 _STORED: Final = compile_stored_pattern(SCHEMAS)
 _WRITTEN: Final = re.compile(
@@ -107,7 +107,7 @@ def list_evaluations(files: ExperimentFiles, *, models: int) -> list[EvaluationR
     """List the stored scorecards of M0, M1, ...; models without scorecards are skipped.
 
     Args:
-        models: how many models there are.
+        models: number of models.
     """
     found = [EvaluationRow(number, _list_scorecards(files, number)) for number in range(models)]
     return [row for row in found if row.cards]
@@ -151,7 +151,7 @@ def list_iterations(opened: Sequence[OpenIteration], *, whole: str) -> list[Iter
     """List the files of iterations by their manifests; number 0 is the pool.
 
     Args:
-        whole: of which long list all is wanted, such as `1-judgments` or `1-manifests`.
+        whole: the long list to show completely, such as `1-judgments` or `1-manifests`.
     """
     return [_make_iteration_row(one.files, one.number, whole) for one in opened]
 

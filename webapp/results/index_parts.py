@@ -1,7 +1,7 @@
 """A part of an index: one partition of an iteration, reduced to one row per prompt.
 
-A piece is a function of the part's files, so it is kept under their hashes: it is made once, by
-whoever looks first, and made again only where a shard is.
+An index part depends only on the partition's files, so it is cached under their hashes: it is built
+once, on the first request, and rebuilt only if a shard changes.
 """
 
 import contextlib
@@ -90,8 +90,8 @@ class IndexPartInputs:
     """Inputs of an index part besides the files of its partition.
 
     Attributes:
-        ratings: the iteration's, as far as there are any.
-        ratings_key: hash of where they come from.
+        ratings: Elo ratings of the iteration, as far as available.
+        ratings_key: hash of their sources.
     """
 
     recipe: Recipe
@@ -135,7 +135,7 @@ def read_index_part(path: Path) -> pa.Table | None:
 def save_index_part(path: Path, piece: pa.Table) -> None:
     """Cache an index part atomically, and delete older ones of the same partition.
 
-    A piece that cannot be kept is no loss but time.
+    If caching fails, the only cost is building the part again.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     with contextlib.suppress(OSError):

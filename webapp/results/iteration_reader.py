@@ -22,7 +22,7 @@ from webapp.experiments.models import Experiment
 _MAX_OPEN: Final = 32
 _REMOTE_SECONDS: Final = 10.0
 _SETTLED_SECONDS: Final = 2.0
-"""A folder whose time is younger may change again without showing another time."""
+"""A folder changed more recently than this may change again with the same timestamp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class OpenIteration:
 
     Attributes:
         number: t, from 1.
-        state: hash of all that the manifests promise.
+        state: hash of the contents of the manifests.
     """
 
     experiment: Experiment

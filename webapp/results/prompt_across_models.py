@@ -1,6 +1,6 @@
 """The same prompt across models, side by side.
 
-Mostly only one iteration has drawn a prompt; what the other models say to it can be asked later.
+Usually only one iteration sampled a prompt; responses of the other models can be requested later.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from webapp.results.prompt_index import IterationIndex
 from webapp.text_diff import Span, compare_texts
 
 LONGEST: Final = 20_000
-"""Characters of an answer that are compared and shown."""
+"""Maximum characters of a response that are compared and shown."""
 
 PICKS: Final = {
     "chosen": "the chosen response, otherwise the best scored",
@@ -30,7 +30,7 @@ class ShownResponse:
     """The response of M_{number-1} in iteration `number`.
 
     Attributes:
-        spans: the answer before (first) against this one (second).
+        spans: differences between the previous response (first) and this one (second).
         left_out: characters at its end that are neither compared nor shown.
     """
 
@@ -68,7 +68,7 @@ def list_responses_across(
     """List one response of each iteration that has the prompt, in order.
 
     Args:
-        pick: which answer, one of `PICKS`.
+        pick: which response, one of `PICKS`.
 
     Raises:
         ArtifactError: a file is gone or differs from its manifest.

@@ -1,7 +1,7 @@
 """The index of an iteration: every prompt with its metrics as columns, in memory.
 
-It is put together from pieces, one for each part of the iteration. Pieces that do not exist yet
-are made within a budget of time, so that a page comes at once and says how far it is.
+It is assembled from index parts, one for each partition of the iteration. Missing parts are built
+within a time budget, so that a page loads quickly and shows the progress.
 """
 
 import threading
@@ -56,9 +56,9 @@ class StoredPairs:
 
     Attributes:
         scheduled: whether the iteration trains on it at all.
-        made: whether its pairs have been chosen.
+        made: whether its pairs have been selected.
         paired: [prompts] whether there is a pair.
-        reason: [prompts] index into `REASONS` of why there is none, where there is none.
+        reason: [prompts] index into `REASONS`, for prompts without a pair.
         pairs: by prompt id, the ids that were chosen and rejected, and their scores.
     """
 
@@ -78,9 +78,9 @@ class IterationIndex:
     """The prompts of an iteration with all columns for lists and what-if.
 
     Attributes:
-        rows: the pieces, one row for each prompt.
-        kinds: what is on disk, by kind of pair.
-        min_valid_judgments: how many readable judgments make a score, by the recipe.
+        rows: the index parts, one row for each prompt.
+        kinds: the stored pairs, by kind.
+        min_valid_judgments: readable judgments that a score needs, by the recipe.
     """
 
     rows: pa.Table
@@ -187,8 +187,8 @@ class ReadProgress:
     """How much of an iteration has been read.
 
     Attributes:
-        parts: of the iteration that there are so far.
-        read: of these.
+        parts: number of parts of the iteration so far.
+        read: number of these that were read.
     """
 
     read: int

@@ -19,7 +19,7 @@ from webapp.results.prompt_index import IterationIndex
 from webapp.results.prompt_list import PairOutcome, describe_outcome
 
 MAX_SHOWN_CHARS: Final = 20_000
-"""A page shows so many characters of a text and says how many there are."""
+"""Maximum characters of a text on a page; the page also shows the total."""
 
 _WINS: Final = {"A": 1.0, "B": -1.0, "tie": 0.0}
 _LABELS: Final = {"A": "row", "B": "col", "tie": "tie", None: "?"}
@@ -60,9 +60,9 @@ class ResponseView:
 
     Attributes:
         scores: of each judgment, in order, as short text.
-        mean, variance: absent where it is not scored.
-        role: what it became in the pair.
-        notes: in words, what else the rules saw in it.
+        mean, variance: None if it is not scored.
+        role: its role in the preference pair.
+        notes: other findings of the pairing rules, as text.
     """
 
     name: str
@@ -92,10 +92,10 @@ class PromptPage:
     """Contents of the page of a prompt.
 
     Attributes:
-        battles: both orders of every pair of judgments; None where nothing battled.
-        compared: samples of the judgments that battled.
-        refusals: which engines refused the prompt, and why, in sentences.
-        weights: position weights, in words; empty without battles.
+        battles: both orders of every pair of judgments; None if there were no battles.
+        compared: samples of the judgments in battles.
+        refusals: sentences with the engines that refused the prompt, and why.
+        weights: text about the position weights; empty without battles.
     """
 
     prompt_id: str

@@ -246,7 +246,7 @@ def ask_all_models(request: HttpRequest, name: str, prompt_id: str) -> HttpRespo
 def _find_indexes(
     experiment: Experiment,
 ) -> tuple[list[tuple[OpenIteration, IterationIndex]], bool]:
-    """Return the index of every iteration as far as it is read, and whether all are complete."""
+    """Return the index of each iteration, as far as loaded, and whether all are complete."""
     numbers = experiment.iterations.order_by("number").values_list("number", flat=True)
     opened = [open_iteration(experiment, number) for number in numbers]
     read = [(one, *find_index(one)) for one in opened]

@@ -181,7 +181,7 @@ def _compute_mean(values: IntArray) -> float | None:
 def _is_changed(kind: PairKind, pairs: PairSelection, index: IterationIndex) -> Mask:
     """Whether a prompt's pair changed, disappeared, appeared, or is no longer known.
 
-    Judge pairs of a response that has battled can only come and go.
+    Judge pairs of a response with battles can only appear or disappear.
     """
     before = index.kinds[kind].paired
     changed: Mask = (before != pairs.paired) | (pairs.unknown & before)

@@ -1,8 +1,8 @@
 """A worker's client of its engine process: start it, send requests, read messages, kill it.
 
-The child stays loaded between shards of one model, and between those and completions that somebody
-asked for. Killing it frees its device, is how a shard is cancelled, and keeps whatever goes wrong
-in it (out of memory, a fault in CUDA) away from here.
+The child keeps a model loaded between shards, and between shards and completions that users
+request. Killing it frees its device and cancels its shard. Its failures (out of memory, a CUDA
+error) do not affect the worker.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ class ShardFailedError(Exception):
 
     Attributes:
         kind: class of the error, by name.
-        retryable: whether another attempt may end otherwise.
+        retryable: whether another attempt may succeed.
     """
 
     def __init__(self, message: str, *, kind: str, retryable: bool) -> None:
@@ -131,7 +131,7 @@ class EngineHost:
         """Run a shard in the engine process.
 
         Args:
-            model: whatever tells one loaded engine from another.
+            model: a key that identifies a loaded engine.
             groups: devices that it may use, and from which the engines of other pool processes are
                 stopped; none leaves a running child those it has.
             on_message: called with the child's messages about its progress.
@@ -258,7 +258,7 @@ class EngineHost:
     def _prepare(self, resource: Resource, model: str, groups: Sequence[DeviceGroup]) -> None:
         """Ensure a process on these devices with this model, or none, loaded."""
         if self._child is not None and self._child.poll() is not None:
-            self.kill()  # it had nothing to do for long, or somebody killed it
+            self.kill()  # it was idle for too long, or was killed
         if resource == "trainer" or (
             resource == "engine" and self._model is not None and self._model != model
         ):
@@ -366,13 +366,13 @@ def _make_preexec(cores: frozenset[int]) -> Callable[[], None]:
 
 
 HOST: Final = EngineHost()
-"""Of this pool process, which runs one task at a time: one child for whatever comes."""
+"""The child of this pool process, which runs one task at a time."""
 
 
 def _describe_end(code: int) -> str:
     if code == -signal.SIGKILL:
         return (
-            "the engine's process was killed (SIGKILL): by a person, or by the system because "
+            "the engine's process was killed (SIGKILL): by a user, or by the system because "
             "memory ran out"
         )
     if code < 0:

@@ -4,7 +4,7 @@ It knows files and the method alone: no rows, no queue. Requests come as lines o
 standard input, one at a time; what happens goes out as lines of JSON on what was the standard
 output. All that libraries print goes to the standard error, of which the worker keeps the end.
 
-A shard writes its files; completions that somebody asked for come back in the answer.
+A shard writes its files; requested completions are returned in the answer.
 
     in   {"artifact_root", "scratch", "experiment", "uuid", "iteration", "stage", "shard"}
          {"artifact_root", "experiment", "number", "conversations", "samples", "sampling", "seed"}
@@ -141,7 +141,7 @@ def _complete_sampling(experiment: Experiment, asked: dict[str, Any]) -> Samplin
 
 
 def _to_message(completion: Completion) -> dict[str, Any]:
-    """Convert a completion to a message, without token ids: nobody trains on it."""
+    """Convert a completion to a message, without token ids, which only training needs."""
     return asdict(replace(completion, token_ids=None))
 
 
@@ -178,7 +178,7 @@ def _load_experiment(artifact_root: str, name: str, stamp: str) -> Experiment:  
     """Load with a cache by settings and model, because hashing the base model is slow."""
     experiment = open_experiment(ArtifactStore(artifact_root), name)
     if experiment is None:
-        raise ArtifactError(f"the files of experiment {name!r} have gone from {artifact_root}")
+        raise ArtifactError(f"the files of experiment {name!r} are missing in {artifact_root}")
     return experiment
 
 

@@ -1,7 +1,7 @@
 """Build the indexes of result pages in advance.
 
 At the paper's scale the first look at an iteration costs many seconds of reading. Its pieces are
-functions of files, so whoever makes them makes the same: a page makes what is missing here.
+functions of files, so every process builds the same ones: a page builds those that are missing.
 """
 
 import logging
@@ -39,7 +39,7 @@ def index_forever() -> None:
             index_new(seen)
         except DatabaseError as error:
             _log.warning("the database does not answer: %s", error)
-        except Exception:  # noqa: BLE001 pages make for themselves what is missing here
+        except Exception:  # noqa: BLE001 pages build what is missing here
             _log.exception("results could not be prepared; the pages will do it")
         time.sleep(EVERY_SECONDS)
 

@@ -25,9 +25,9 @@ def run_settings_change(job: Job) -> dict[str, Any]:
     """Run a job that changes settings; a retry finds them changed.
 
     Raises:
-        InputError: the experiment is gone, the change is refused by now, or the model cannot be
+        InputError: the experiment is gone, the change is no longer allowed, or the model cannot be
             used with it.
-        ExperimentBusyError: what would change is being made.
+        ExperimentBusyError: an affected stage is running.
     """
     row = job.experiment
     if row is None:

@@ -2,7 +2,7 @@
 
 The process may die anywhere. So the job's outcome says `opening` from the moment
 that this job alone may create the files of its name; a process that retries it then continues
-files that are there, instead of refusing them as somebody else's.
+existing files, instead of refusing them as another user's.
 """
 
 import json
@@ -51,11 +51,11 @@ def launch_experiment(job: Job) -> dict[str, Any]:
     """Create the experiment of a job and its rows, and start it on the workers.
 
     Returns:
-        The experiment's name, and what was said while it began.
+        The experiment's name, and the messages of its start.
 
     Raises:
-        InputError: the name is taken, or something that was asked for is wrong.
-        StorageFullError: there is visibly too little room.
+        InputError: the name is taken, or the request is not valid.
+        StorageFullError: there is not enough disk space.
     """
     launch_request = read_payload(job.payload)
     stored = launch_request.prompts.stored_name if launch_request.prompts else "\0"
@@ -87,11 +87,11 @@ def launch_experiment(job: Job) -> dict[str, Any]:
 
 
 def fork_experiment(job: Job) -> dict[str, Any]:
-    """Create the fork that a job asks for and its rows, and let the workers run it.
+    """Create the fork of a job and its rows, and start it on the workers.
 
     Raises:
-        InputError: the name is taken, the origin is gone or has not made what is to be kept.
-        StorageFullError: there is visibly too little room.
+        InputError: the name is taken, or the origin is gone or lacks the files to keep.
+        StorageFullError: there is not enough disk space.
     """
     request = ForkRequest.read(job.payload)
     check_name(request.experiment)
@@ -182,10 +182,10 @@ def _get_prompts_path(job: Job, launch_request: LaunchRequest) -> Path | None:
 def _find_origin(job: Job, name: str) -> models.Experiment:
     """Find the duplicated experiment if its requester can still see it.
 
-    A job of an earlier version names it; one that has taken the name since is another.
+    A job of an earlier version has only its name; a later experiment of that name does not count.
 
     Raises:
-        InputError: it is gone, or the requester may not see it any more.
+        InputError: it is gone, or the requester may no longer see it.
     """
     rows = models.Experiment.objects.all()
     if job.created_by is not None:
@@ -225,7 +225,7 @@ def _record_experiment(job: Job, experiment: Experiment, *, is_private: bool) ->
     """Create the row with its owner at once, so that a private one is never visible.
 
     Raises:
-        InputError: another order was quicker.
+        InputError: another job was faster.
     """
     row = record_experiment(experiment, artifact_root=settings.META_REWARD_ARTIFACT_ROOT)
     makers = row.jobs.filter(kind__in=[JobKind.LAUNCH, JobKind.FORK])

@@ -14,7 +14,7 @@ def create_audit_batch(job: Job) -> dict[str, Any]:
     """Run a job that creates an audit batch; a retry finds the batch of the first run.
 
     Raises:
-        InputError: the experiment is gone, or the batch cannot be drawn.
+        InputError: the experiment is gone, or no batch can be sampled.
         ArtifactError: files are gone or damaged.
     """
     if job.experiment is None:

@@ -3,10 +3,9 @@
 Job handler. It samples through the same engine process as shards do, and asks the
 judge in the very words, and reads the scores by the very parser, of the experiment's own steps.
 
-In a conversation each model goes on from its own earlier answers. Judged is the last answer alone;
-the instruction that the judge is shown with it is the conversation up to there, as the model that
-answered has had it. So the judge needs no words that it was not trained on, and each turn has
-scores of its own.
+In a conversation each model continues from its own earlier responses. The judge scores only the
+last response; its prompt is the conversation so far, as that model has seen it. So the judge needs
+no template that it was not trained on, and each turn has its own scores.
 """
 
 import logging
@@ -48,10 +47,10 @@ class ChatRequest:
     """The request of a playground turn.
 
     Attributes:
-        earlier: the turns before it, oldest first: what was said, and what each model replied.
-        models: numbers of those that answer, M0 is 0.
-        judges: numbers of those that judge all answers.
-        judgments: of each answer, by each judge.
+        earlier: previous turns, oldest first: the prompt, and each model's response.
+        models: numbers of the models that respond, M0 is 0.
+        judges: numbers of the models that judge all responses.
+        judgments: number per response and judge.
     """
 
     earlier: Sequence[tuple[str, Mapping[int, str]]]
@@ -82,7 +81,7 @@ class JobLease:
     """Renews the lease of a job while an engine works, and reports progress.
 
     Attributes:
-        outcome: what is there to be seen by now.
+        outcome: the partial result so far.
     """
 
     def __init__(self, job: Job) -> None:
@@ -182,11 +181,11 @@ def run_chat(job: Job) -> Outcome:
     """Run a playground turn.
 
     Returns:
-        Answers and judgments, as plain values.
+        Responses and judgments, as plain values.
 
     Raises:
         InputError: the experiment is gone.
-        ArtifactError: one of the models is not there.
+        ArtifactError: a model is missing.
         EngineError: the engine failed, or was stopped.
     """
     if job.experiment is None:

@@ -1,7 +1,7 @@
 """Publish a model: a folder with a model card, an archive, and optionally on the Hub.
 
-Job handler. A publication appears as a whole, and one that is made again takes the place
-of the one before. No place of this machine stands in what is published: that is checked.
+Job handler. A publication appears as a whole; publishing again replaces the previous one.
+Published files must not contain paths of this machine: that is checked.
 """
 
 import contextlib
@@ -80,9 +80,9 @@ def publish_model(job: Job) -> Outcome:
     """Run a job that publishes a model.
 
     Raises:
-        InputError: the experiment is gone, or it has not made this model.
-        ArtifactError: the model's files are not as they should be.
-        HubError: the hub refused; what lies on this machine stays.
+        InputError: the experiment is gone, or has no such model.
+        ArtifactError: the model's files are missing or damaged.
+        HubError: the Hub refused; the local copy is kept.
     """
     if job.experiment is None:
         raise InputError(f"experiment {job.experiment_name!r} is gone")
@@ -190,7 +190,7 @@ def _copy_model(experiment: Experiment, number: int, folder: Path) -> None:
     """Copy the files of a model, and check their hashes.
 
     Raises:
-        DamagedArtifactError: its files have changed since.
+        DamagedArtifactError: its files have changed.
     """
     model = experiment.get_model(number)
     for file in sorted(model.folder.iterdir()):
@@ -261,10 +261,10 @@ def _upload_to_hub(folder: Path, repository: str, *, message: str, is_public: bo
         The repository's address, and the commit that holds the folder.
 
     Raises:
-        HubError: without a token, or refused.
+        HubError: no token is configured, or the Hub refused.
     """
     if not settings.META_REWARD_HF_TOKEN:
-        raise HubError(f"no token of the hub is configured: set HF_TOKEN. {_LOCAL_COPY_NOTE}")
+        raise HubError(f"no Hub token is configured: set HF_TOKEN. {_LOCAL_COPY_NOTE}")
     hub = make_hub_client(settings.META_REWARD_HF_TOKEN)
     try:
         with hide_progress_bars():
@@ -279,7 +279,7 @@ def _upload_to_hub(folder: Path, repository: str, *, message: str, is_public: bo
     except get_client_errors() as error:
         reason = explain_error(error, HubName(repository))
         raise HubError(
-            f"the hub did not take {repository}: {reason}. {_LOCAL_COPY_NOTE}"
+            f"could not upload {repository} to the Hub: {reason}. {_LOCAL_COPY_NOTE}"
         ) from error
     return {"repository": str(made), "commit": commit.oid}
 
@@ -288,10 +288,10 @@ def _check_hidden(hub: "HfApi", repository: str, *, is_public: bool) -> None:
     """Refuse to publish a private model in a repository that is already public.
 
     Raises:
-        HubError: saying what to do.
+        HubError: the repository is public; the message lists the options.
     """
     if not is_public and not hub.model_info(repository).private:
         raise HubError(
-            f"everybody may see {repository} on the hub already, and that was not asked for: allow "
-            f"it, make the repository private there, or name another. {_LOCAL_COPY_NOTE}"
+            f"repository {repository} is already public on the Hub, and this was not requested: "
+            f"allow it, make the repository private, or use another one. {_LOCAL_COPY_NOTE}"
         )

@@ -4,7 +4,7 @@ A kind is quick, slow, or needs a worker. Quick and slow ones are taken from the
 threads of the reconciler (`run_jobs_forever`), so that they wait neither for a busy worker nor
 for each other, and need no broker; what needs an engine or model libraries is taken by a worker
 (`run_job`). A reconciler that has these libraries checks models, too.
-Each is claimed by one conditional UPDATE, and claimed again if whoever took it fell silent.
+Each is claimed by one conditional UPDATE, and claimed again if its process goes silent.
 """
 
 import logging
@@ -114,7 +114,7 @@ def run_job(job: Job, handlers: Mapping[str, JobHandler]) -> bool:
             outcome = handlers[job.kind](job)
     except MetaRewardError as error:
         _finish_job(held, JobStatus.REFUSED, message=str(error))
-    except Exception as error:  # noqa: BLE001 whoever asked shall read it
+    except Exception as error:  # noqa: BLE001 the requester must see it
         _log.exception("%s failed", job)
         _finish_job(held, JobStatus.REFUSED, message=f"{type(error).__name__}: {error}")
     else:

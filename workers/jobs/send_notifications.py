@@ -1,8 +1,8 @@
 """Send notifications from the outbox, once each, with retries at increasing intervals.
 
 A notification is claimed by one conditional UPDATE. If its sender dies between sending and
-recording it, it is sent again when the claim expires: nobody can know whether it arrived. It then
-has the same id in the webhook's body, and the same Message-ID, so that receivers can recognise it.
+recording it, it is sent again when the claim expires: whether it arrived is unknown. It then has
+the same id in the webhook's body, and the same Message-ID, so that receivers can recognize it.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ def send_due() -> int:
     """Send due notifications, one per user and round; return the number sent.
 
     The notifications of a round are sent at the same time, and each has a deadline. So a server
-    that does not answer delays the notifications of the user who named it, and nobody else's.
+    that does not answer delays only the notifications of the user who named it.
     """
     sent, begun = 0, time.monotonic()
     while claims := _claim_round():

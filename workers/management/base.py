@@ -59,7 +59,7 @@ def handle_errors(*, go_on: str = "") -> Iterator[None]:
     """Turn our errors into one message and their exit code.
 
     Args:
-        go_on: told after an interruption: how to go on.
+        go_on: how to resume; printed after an interruption.
     """
     with interrupt_on_signal(signal.SIGTERM):
         try:

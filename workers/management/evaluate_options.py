@@ -93,7 +93,7 @@ def declare_runs(parser: argparse.ArgumentParser) -> None:
     _declare_sides(checks, "outputs", baseline=False)
     _declare_greedy_answers(checks)
     labelled = add_kind(
-        benchmarks, "labelled-pairs", "pairs labelled by people (LLMBar): the judge against labels"
+        benchmarks, "labelled-pairs", "human-labelled pairs (LLMBar): the judge against labels"
     )
     add = labelled.add_argument
     add("--data", type=Path, required=True, metavar="PATH",
@@ -248,14 +248,14 @@ def run_benchmark(options: Options, roots: StorageRoots, console: Console) -> li
     """Run the requested benchmark, and write its metrics next to its files.
 
     Raises:
-        InputError: something that was asked for is wrong.
-        EngineError: an engine failed; the same command goes on where it was.
+        InputError: an option is not valid.
+        EngineError: an engine failed; the same command resumes.
     """
     out: Path = options["output"]
     with create_output_folder(out):
         cards = _RUNNERS[options["benchmark"]](options, _EngineFactory(options, roots, console))
     write_json(out / "scores.json", [serialize_scorecard(card) for card in cards])
-    console.print(f"files lie in {escape(str(out))}", soft_wrap=True)
+    console.print(f"the files are in {escape(str(out))}", soft_wrap=True)
     return cards
 
 

@@ -38,7 +38,7 @@ class _LimitedFileHandler(logging.FileHandler):
 
 @contextlib.contextmanager
 def log_attempt(attempt: Attempt) -> Iterator[None]:
-    """Write what is logged in this process while the block runs to the attempt's own file, too.
+    """Also write log records of this process to the attempt's own file while the block runs.
 
     A worker process runs one shard at a time. Without the file, the attempt runs all the same.
     """

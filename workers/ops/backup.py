@@ -1,12 +1,12 @@
 """Back up and restore all rows in one file, for SQLite and PostgreSQL alike.
 
-A backup holds rows, and the hashes of the files that those rows speak of. The files themselves are
-copied by whatever copies files, before or after: they are written once and never changed, so any
-order does. A restore writes all rows or none, and then says which files are not as they were.
+A backup holds rows, and the hashes of the files that they refer to. Back up the files themselves
+with any tool, before or after: they are written once and never changed, so the order does not
+matter. A restore writes all rows or none, and then lists the files that differ.
 
-The file is gzip over lines of JSON: a heading, one row a line, the files of each experiment, and
-an end that names how many lines there were and their hash. Sessions and workers are left out:
-neither lives on elsewhere.
+The file is gzipped JSON lines: a header, one line per row, the files of each experiment, and a
+footer with the number of lines and their hash. Sessions and workers are left out: neither is valid
+on another machine.
 """
 
 import gzip
@@ -232,7 +232,7 @@ def read_lines(path: Path) -> Iterator[Line]:
             for line in file:
                 yield parse_json(line, leave_scalars=True)
     except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path} is no backup, or damaged: {error}") from error
+        raise InputError(f"{path} is not a backup, or is damaged: {error}") from error
 
 
 def _check(path: Path) -> None:
@@ -249,12 +249,12 @@ def _check(path: Path) -> None:
                 digest.update(line)
                 count += 1
     except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path} is no backup, or damaged: {error}") from error
+        raise InputError(f"{path} is not a backup, or is damaged: {error}") from error
     if end != {"lines": count, "sha256": digest.hexdigest()}:
         raise InputError(f"{path} is damaged or not whole: take another backup")
     heading = next(read_lines(path))
     if heading.get("format") != FORMAT:
-        raise InputError(f"{path} is no backup of this program")
+        raise InputError(f"{path} is not a backup of this program")
     _check_version(path, set(heading["migrations"]))
 
 
@@ -275,7 +275,7 @@ def list_differing_files(path: Path, *, deep: bool) -> list[str]:
         deep: read and hash every file, instead of the manifests alone.
 
     Returns:
-        What differs, in words.
+        A description of each difference.
     """
     found: list[str] = []
     for line in read_lines(path):

@@ -1,8 +1,8 @@
 """Detect that this worker no longer receives messages, and exit for its supervisor to restart it.
 
-A connection that a router has forgotten stays open on this side, and nothing ever comes of it.
-Celery then waits for ever, and shows itself as if all were well. So a worker that has nothing to
-do looks now and then, over a fresh connection, whether messages wait for it.
+A connection that a router has dropped stays open on this side and never delivers anything. Celery
+then waits forever, and still sends its heartbeat. So an idle worker regularly checks over a fresh
+connection whether messages are waiting for it.
 """
 
 import logging
@@ -59,9 +59,9 @@ class BrokerWatchdog:
         if received or all_busy or not self._has_waiting_messages():
             self._received_at = time.monotonic()
         elif now - self._received_at > BROKER_LOST_SECONDS:
-            _log.error("messages wait and do not arrive here: this worker ends, to be started anew")
+            _log.error("messages are waiting but do not arrive: this worker exits for a restart")
             logging.shutdown()
-            os._exit(EXIT_BROKER_LOST)  # an orderly end would wait for the connection that is dead
+            os._exit(EXIT_BROKER_LOST)  # an orderly exit would wait for the dead connection
 
     def _has_waiting_messages(self) -> bool:
         lengths = read_queue_lengths() or {}

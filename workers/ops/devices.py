@@ -3,8 +3,8 @@
 A worker divides its devices into groups and runs one pool process, with at most one engine process,
 for each. A shard that draws needs as many groups as its engine spreads a model over; a training
 needs all of them. Files with locks in a folder of the worker say who uses a group: a lock ends
-with its process, whatever ends it. Beside each lock stands the process id of the engine that is
-loaded there, idle or not, so that whoever takes the group can stop it first.
+with its process, whatever ends it. Next to each lock is the process id of the engine that is
+loaded there, idle or not, so that the next user of the group can stop it first.
 
 No process that looks for devices here initializes CUDA.
 """
@@ -160,7 +160,7 @@ class DevicePool:
     def try_acquire(self, count: int, *, seconds: float = 0.0) -> DeviceLease | None:
         """Acquire `count` adjacent free groups; None after the timeout.
 
-        A process that waits for many groups goes first, or it would wait for ever.
+        A process that waits for many groups goes first; otherwise it could wait forever.
         """
         give_up_at = time.monotonic() + seconds
         while True:

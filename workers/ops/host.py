@@ -32,5 +32,5 @@ def _get_pid_namespace() -> str:
     """Return a short name of the PID namespace; empty without one (not Linux)."""
     if not _BOOT_ID.exists():
         return ""
-    namespace = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 a link whose target is no path
+    namespace = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 the link's target is not a path
     return hashlib.sha256(f"{_BOOT_ID.read_text()} {namespace}".encode()).hexdigest()[:8]

@@ -37,7 +37,7 @@ def start_child(
         death_signal: what the kernel sends it when this process dies.
         keep_open: file descriptors that it inherits.
         stdout: where its standard output and its standard error go.
-        user: whose rights it gets, if this process may give them.
+        user: user to run as, if this process is allowed to switch.
     """
     return subprocess.Popen(  # noqa: S603 ours, written here
         command,
@@ -79,7 +79,7 @@ def kill_orphans(*, keep: Collection[int]) -> None:
     """Kill and reap all descendants of this process, except those to keep.
 
     Args:
-        keep: process ids of children that shall go on, with all their descendants.
+        keep: process ids of children that keep running, with all their descendants.
     """
     for _ in range(_SWEEPS):  # a dying process may leave others to us
         orphans = [child for child in psutil.Process().children() if child.pid not in keep]

@@ -3,8 +3,8 @@
 Only what nothing that runs can need: scratch folders of finished experiments, uploaded prompts
 that no pending job names, old console output of attempts, copies of models that a store holds,
 half downloads of models, checkpoints that a later one has followed, old events of accounts.
-Tables of an experiment are never among them: they are what it was run for. They go only with the
-whole experiment, which somebody has to name.
+Tables of an experiment are never among them: they are its results. They are deleted only with the
+whole experiment, which the user must name.
 """
 
 import json
@@ -42,7 +42,7 @@ from webapp.experiments.stage_progress import format_duration
 
 KINDS: Final = ("scratch", "uploads", "logs", "events", "cache", "checkpoints")
 BY_DEFAULT: Final = ("scratch", "uploads", "logs", "events", "cache")
-"""Checkpoints are models: they are only deleted by who says so."""
+"""Checkpoints are models: they are deleted only on request."""
 
 _UPLOAD: Final = re.compile(rf"[0-9a-f]{{64}}\.({'|'.join(FORMATS)})")
 _AT_REST: Final = (RunStatus.FINISHED, RunStatus.CANCELLED, RunStatus.NO_PAIRS)
@@ -54,7 +54,7 @@ class Deletable:
 
     Attributes:
         size: in bytes, of the files; 0 for rows.
-        cost: what is lost, in words.
+        cost: description of what is lost.
     """
 
     kind: str
@@ -69,7 +69,7 @@ def find_deletables(kinds: tuple[str, ...], *, days: float) -> Iterator[Deletabl
 
     Args:
         kinds: of `KINDS`.
-        days: what was touched since then stays; checkpoints and scratch know no age.
+        days: newer data is kept; checkpoints and scratch are selected regardless of age.
     """
     finders: dict[str, Callable[[float], Iterator[Deletable]]] = {
         "scratch": _find_scratch,
@@ -100,7 +100,7 @@ def _find_uploads(days: float) -> Iterator[Deletable]:
     for file in sorted(root.iterdir()) if root.is_dir() else []:
         is_ours = _UPLOAD.fullmatch(file.name) is not None and file.is_file()
         if is_ours and file.stat().st_mtime < before and file.stem not in wanted:
-            cost = "the file must be sent again to begin another experiment with it"
+            cost = "the file must be uploaded again to start another experiment with it"
             yield Deletable("uploads", str(file), file.stat().st_size, cost, file.unlink)
 
 
@@ -120,7 +120,7 @@ def _find_events(days: float) -> Iterator[Deletable]:
     if old.exists():
         carry_out = partial(prune_account_activity, since)
         what = f"{old.count():,} events of accounts, older than {days:g} days"
-        yield Deletable("events", what, 0, "nobody can look them up any more", carry_out)
+        yield Deletable("events", what, 0, "they can no longer be looked up", carry_out)
     ended = Session.objects.filter(expire_date__lt=timezone.now())
     if ended.exists():
         what = f"{ended.count():,} sessions that have ended"
@@ -152,20 +152,20 @@ def _find_cache(days: float) -> Iterator[Deletable]:
             )
     for folder in list_partial_downloads(Path(settings.META_REWARD_MODEL_ROOT)):
         if folder.stat().st_mtime < before:
-            yield _make_folder_deletable("cache", folder, "a download of it begins anew")
+            yield _make_folder_deletable("cache", folder, "its download starts from zero")
 
 
 def plan_experiment_deletion(name: str, *, uuid: UUID | None = None) -> Deletable:
     """Find everything of one experiment: its rows, artifacts, scratch files and logs.
 
-    Carried out once more it removes what a first try, stopped half-way, has left.
+    Running it again removes what an interrupted first deletion has left.
 
     Args:
         uuid: which experiment is meant; None for the one that has the name now.
 
     Raises:
-        InputError: there is none, or another experiment began with a model of it.
-        ExperimentBusyError: it runs, or has been handed to the workers.
+        InputError: there is none, or another experiment starts from a model of it.
+        ExperimentBusyError: it is running, or was submitted to the workers.
     """
     check_name(name)
     rows = (
@@ -200,7 +200,7 @@ def _find_files(name: str, uuid: UUID | None) -> ExperimentFiles:
     """Find the files of an experiment without a row.
 
     Raises:
-        InputError: they are gone: what is in the folder is another experiment's.
+        InputError: they are gone: the folder belongs to another experiment.
     """
     store = ArtifactStore(settings.META_REWARD_ARTIFACT_ROOT)
     found = ExperimentFiles(store, name).read_uuid()
@@ -240,7 +240,7 @@ def _delete_rows(row: Experiment) -> None:
 
 def _describe_experiment_cost(row: Experiment | None) -> str:
     if row is None:
-        return "what is left of its files: its rows have gone before"
+        return "its remaining files: its rows are already deleted"
     made = row.iterations.filter(status=RunStatus.FINISHED).count()
     audits = row.audits.count()
     kept = f"; the answers of its {audits} audits stay, without it" if audits else ""

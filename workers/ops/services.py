@@ -29,7 +29,7 @@ def make_web_service(host: str, port: int) -> Service:
         *("--bind", format_address(host, port), "--threads", "4"),
         *("--workers", str(settings.META_REWARD_WEB_CONCURRENCY)),
         *("--graceful-timeout", str(_WEB_GRACE_SECONDS), "--no-control-socket"),
-        # Longer than a page waits between two questions, or a connection closes as it is asked.
+        # Longer than a page's polling interval; otherwise connections close during requests.
         *("--keep-alive", "15"),
         *("--name", "meta-reward-web"),
     ]

@@ -21,7 +21,7 @@ Write = Callable[[str], None]
 _POLL_SECONDS = 0.1
 _FIRST_DELAY_SECONDS = 0.5
 _MAX_DELAY_SECONDS = 30.0
-_HEALTHY_SECONDS = 30.0  # who ran for so long begins with the first delay again
+_HEALTHY_SECONDS = 30.0  # a service that ran this long restarts with the first delay
 _MAX_LINE_BYTES = 64 * 1024
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -174,7 +174,7 @@ class Supervisor:
     def _try_to_write(self, line: str) -> None:
         try:
             self._write(line)
-        except OSError:  # nobody reads any more, as after `make serve | head`
+        except OSError:  # the reader is gone, as after `make serve | head`
             self._stop_requests += 1
             self._write = lambda line: None  # noqa: ARG005
 

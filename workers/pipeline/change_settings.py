@@ -30,7 +30,7 @@ def make_changer(artifact_root: str, *, who: str) -> "partial[None]":
 
     Args:
         artifact_root: rows of experiments under another root are other experiments'.
-        who: runs the command.
+        who: user who runs the command.
     """
     return partial(_change, artifact_root, who)
 
@@ -71,10 +71,10 @@ def change_settings(
 ) -> None:
     """Apply a planned settings change to an experiment's files and rows.
 
-    While the workers run an iteration, what they have not begun may change.
+    While the workers run an iteration, only stages that have not started may change.
 
     Args:
-        row: None for an experiment that no row knows yet.
+        row: None for an experiment without a row.
 
     Raises:
         ExperimentBusyError: another process runs it, or the workers run what would change.

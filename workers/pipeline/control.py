@@ -24,11 +24,11 @@ def submit_to_workers(
 ) -> Iteration:
     """Let workers run an experiment until an iteration is finished, or the next one.
 
-    One that they run already gets the further goal. Iterations that are finished are checked, and
-    what is damaged is made again, where `target_iteration` is given.
+    An experiment that they already run gets the later target. With `target_iteration`, finished
+    iterations are checked and damaged files are rebuilt.
 
     Returns:
-        The iteration that they begin with, or run.
+        The iteration that they start with, or run.
 
     Raises:
         ExperimentBusyError: another process runs it.

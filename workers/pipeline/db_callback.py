@@ -28,7 +28,7 @@ class _Claim:
 class DatabaseCallback:
     """Records the events of an iteration in its rows.
 
-    Every method raises ExperimentBusyError when the rows say that another process took over.
+    Every method raises ExperimentBusyError when, by the rows, another process took over.
     """
 
     def __init__(self, iteration: models.Iteration) -> None:

@@ -57,7 +57,7 @@ def _send_shard(shard: Shard, queue: str, again_after_seconds: float) -> None:
         app.send_task("workers.run_shard", args=[shard.pk], queue=queue)
     except _BROKER_ERRORS as error:
         shard_claims.mark_unsent(shard)
-        _log.warning("the broker did not take %s, it will be sent later: %s", shard, error)
+        _log.warning("could not send %s to the broker, will retry later: %s", shard, error)
 
 
 def list_empty_queues() -> frozenset[str]:

@@ -24,7 +24,7 @@ from workers.pipeline.db_callback import DatabaseCallback
 from workers.pipeline.parallel_run import ParallelRun
 from workers.pipeline.sync_rows import compute_stage_timings, record_iteration
 
-LOST = "the process that ran it went away without a word"
+LOST = "the process that ran it ended unexpectedly"
 STOPPED = "stopped by a person"
 
 
@@ -57,11 +57,11 @@ def run_and_record(
         The iteration's summary, and whether anything was left to run.
 
     Raises:
-        AuditWaitsError: it may not train yet; the rows say so, and a later call goes on.
-        NeedsAttentionError: the judge probe stopped it; the rows say so.
-        NoPairsError: it ended without a pair; the rows say so.
-        MetaRewardError: a shard failed; the rows say so.
-        ExperimentBusyError: the rows say that another process runs it.
+        AuditWaitsError: it may not train yet, which is recorded; a later call resumes it.
+        NeedsAttentionError: the judge probe stopped it, which is recorded.
+        NoPairsError: it ended without a pair, which is recorded.
+        MetaRewardError: a shard failed, which is recorded.
+        ExperimentBusyError: another process runs it.
     """
     context = experiment.build_context(number)
     iteration = record_iteration(row, number, model_in=context.model.sha256)

@@ -46,7 +46,7 @@ def _open_cached(
     """Open with a cache by state, because hashing the base model is slow."""
     experiment = open_experiment(ArtifactStore(artifact_root), name)
     if experiment is None:
-        raise ArtifactError(f"the files of experiment {name!r} have gone from {artifact_root}")
+        raise ArtifactError(f"the files of experiment {name!r} are missing in {artifact_root}")
     found = (experiment.recipe_sha256, experiment.seed_model.sha256)
     if found != (recipe_sha256, base_model_sha256):
         raise ArtifactError(

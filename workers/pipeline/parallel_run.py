@@ -28,7 +28,7 @@ def count_engine_processes(wanted: int, *, engine: str, gpus_per_model: int) -> 
     """Return the number of concurrent engine processes on this machine.
 
     Args:
-        wanted: by a person; 0 for one on each share of the GPUs that holds a model, or one.
+        wanted: requested number; 0 for one on each share of the GPUs that fits a model, or one.
         engine: its kind.
         gpus_per_model: over how many GPUs it splits a model.
     """
@@ -129,7 +129,7 @@ class ParallelRun:
                 request,
                 resource=stage.resource,
                 model=self._model,
-                # A training reads what all other stages made, so nothing else runs beside it.
+                # Training reads the output of all other stages, so it runs alone.
                 groups=groups if stage.resource == "trainer" else groups[number : number + 1],
             )
         except ShardFailedError as error:

@@ -39,11 +39,11 @@ def open_iteration_files(store: ArtifactStore, name: str, number: int) -> Iterat
     """Open the files of an iteration.
 
     Raises:
-        InputError: it has not been begun.
+        InputError: it has not been started.
     """
     files = ExperimentFiles(store, name).get_iteration(number)
     if number < 1 or not files.has_manifests():
-        raise InputError(f"iteration {number} of experiment {name!r} has not been begun")
+        raise InputError(f"iteration {number} of experiment {name!r} has not been started")
     return files
 
 
@@ -55,5 +55,5 @@ def find_latest_iteration(store: ArtifactStore, name: str) -> int:
     """
     number = ExperimentFiles(store, name).count_started_iterations()
     if number == 0:
-        raise InputError(f"no iteration of experiment {name!r} has been begun")
+        raise InputError(f"no iteration of experiment {name!r} has been started")
     return number

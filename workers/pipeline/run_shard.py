@@ -33,7 +33,7 @@ from workers.pipeline.training_progress import TrainingProgress
 
 _RESOURCES: Final = {stage.name: stage.resource for stage in STAGES}
 _DEVICE_SECONDS: Final = 10.0
-"""A message waits for so long for a device; meanwhile the process takes no other."""
+"""How long a message waits for a device; meanwhile the process handles no other message."""
 _DATABASE_ERRORS: Final = (OperationalError, InterfaceError)
 
 _log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def _acquire_devices(shard: Shard) -> DeviceLease | None:
     lease = get_pool().try_acquire_groups(_host.groups)
     if lease is not None:
         return lease
-    _host.kill()  # somebody else is about to use the devices of the idle engine
+    _host.kill()  # another process is about to use the devices of the idle engine
     return DeviceLease(())
 
 
@@ -162,7 +162,7 @@ def _widen(devices: DeviceLease, count: int, lease: "ShardLease") -> None:
     """
     if len(devices.groups) >= count:
         return
-    devices.release()  # or two that wait for each other's groups would wait for ever
+    devices.release()  # otherwise two could wait for each other's groups forever
     wider = get_pool().acquire(count, can_continue=lease.can_continue)
     if wider is None:
         raise ShardStoppedError

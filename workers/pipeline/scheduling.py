@@ -1,8 +1,8 @@
 """Advance the stages of an iteration in the core's order, by conditional UPDATEs.
 
-`advance_iteration` may be called at any time, by any number of processes at once: whoever is first
-takes a step, the others find it taken. Which step comes next is read from the rows, what is
-finished from the files.
+`advance_iteration` may be called at any time, by any number of processes at once: the first one
+takes a step, the others find it taken. The rows define which step is next, the files what is
+finished.
 """
 
 import logging
@@ -53,9 +53,9 @@ def advance_iteration(iteration: Iteration) -> None:
         while _take_step(iteration.pk):
             pass
     except StorageUnreachableError as error:
-        _log.warning("%s waits for its files: %s", iteration, error)  # the reconciler comes again
+        _log.warning("%s waits for its files: %s", iteration, error)  # the reconciler retries
     except MetaRewardError as error:
-        _log.warning("%s cannot go on: %s", iteration, error)
+        _log.warning("%s cannot continue: %s", iteration, error)
         transitions.stop_iteration(iteration, status=RunStatus.FAILED, message=str(error))
 
 
@@ -173,7 +173,7 @@ def _start_stage(step: Step, row: Stage, context: IterationContext) -> bool:
     return True
 
 
-# After every shard of every worker: so nothing here loads the rows of a stage that goes on.
+# Runs after every shard of every worker, so it must not load the rows of a running stage.
 def _fail_if_exhausted(iteration: Iteration, row: Stage) -> bool:
     unfinished = shard_claims.get_unfinished_shards(row)
     exhausted = shard_claims.select_exhausted_shards(unfinished).order_by("index").first()
@@ -226,7 +226,7 @@ def _complete_iteration(iteration: Iteration, rows: dict[str, Stage]) -> bool:
 def reopen_damaged(iteration: Iteration, context: IterationContext, rows: dict[str, Stage]) -> bool:
     """Reopen finished shards with missing or damaged files; False if all are intact."""
     repair_audit_files(iteration, context)
-    context.files.gather()  # so that the threads below read what is known, and remember nothing
+    context.files.gather()  # so that the threads below only read the cache and never write it
     for step in STAGES:
         row = rows[step.name]
         if row.status != StageStatus.FINISHED:
@@ -236,7 +236,9 @@ def reopen_damaged(iteration: Iteration, context: IterationContext, rows: dict[s
         found = context.files.store.read_each(check, [shard.index for shard in shards])
         damaged = [shard for shard, whole in zip(shards, found, strict=True) if whole is None]
         if damaged:
-            _log.warning("%s: %s shards of %s are made again", iteration, len(damaged), step.name)
+            _log.warning(
+                "%s: %s damaged shards of %s are rerun", iteration, len(damaged), step.name
+            )
             _reopen_shards(row, damaged)
             return True
     return False

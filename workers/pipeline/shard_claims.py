@@ -1,11 +1,11 @@
 """Claims of shards: which attempt holds a shard, until when, and how attempts end.
 
 Each change is ONE conditional UPDATE that must change one row. The loser of a race changes nothing
-and is told: a claim returns None, the others return False. A retry deletes no history: attempts
-are rows of their own. An attempt holds a token that fences whatever it writes to its shard, so an
-attempt that lost its claim can change nothing.
+and learns it from the result: a claim returns None, other calls return False. A retry deletes no
+history: attempts are rows of their own. An attempt holds a token that fences whatever it writes to
+its shard, so an attempt that lost its claim can change nothing.
 
-This module knows rows alone: no files, no method.
+This module depends on rows only, not on files or the method.
 """
 
 import os
@@ -45,7 +45,7 @@ def claim_shard(shard: Shard) -> Attempt | None:
     """Claim a pending or failed shard for a process that holds the experiment's lock.
 
     Returns:
-        The attempt that now holds it; None if somebody else was faster or it is finished.
+        The attempt that now holds it; None if another process was faster or it is finished.
     """
     return _claim(shard, Shard.objects.filter(status__in=CLAIMABLE), lease=None)
 
@@ -57,15 +57,15 @@ def claim_shard_for(shard: Shard, *, seconds: float) -> Attempt | None:
         seconds: length of the lease.
 
     Returns:
-        The attempt that now holds it; None if somebody else was faster, or nobody may have it.
+        The attempt that now holds it; None if another was faster, or it is not claimable.
     """
     return _claim(shard, get_claimable_shards(), lease=from_now(seconds))
 
 
 def get_claimable_shards() -> QuerySet[Shard]:
     """Return the shards that wait for a worker and whose inputs are finished."""
-    # Conditions on the shard itself stand in the UPDATE, not in a subquery over shards: PostgreSQL
-    # checks only the former again after it has waited for another claim.
+    # Conditions on the shard itself are part of the UPDATE, not of a subquery over shards:
+    # PostgreSQL rechecks only the former after it has waited for another claim.
     return _select_ready(
         Shard.objects.filter(
             status=ShardStatus.WAITING,
@@ -78,10 +78,10 @@ def get_claimable_shards() -> QuerySet[Shard]:
 def _select_ready(shards: QuerySet[Shard]) -> QuerySet[Shard]:
     """Exclude shard k of a streaming stage until shard k of its inputs is finished.
 
-    An input that is made again meanwhile does no harm: the shard's key holds the hash of its input.
+    Rerunning an input meanwhile is harmless: the shard's key holds the hash of its input.
     """
     for name, inputs in STREAMED_INPUTS.items():
-        if inputs:  # without a join: the conditions of a claim must stand in its UPDATE
+        if inputs:  # without a join: a claim's conditions must be part of its UPDATE
             unfinished = Shard.objects.filter(
                 index=OuterRef("index"),
                 status__in=_UNFINISHED,
@@ -189,7 +189,7 @@ def get_unsent_shards(*, again_after_seconds: float) -> QuerySet[Shard]:
     """Return waiting shards with finished inputs and without a message on its way.
 
     Args:
-        again_after_seconds: a message of this age no longer counts.
+        again_after_seconds: age from which a message no longer counts.
     """
     overdue = Q(sent__isnull=True) | Q(sent__lt=from_now(-again_after_seconds))
     return _select_ready(Shard.objects.filter(overdue, status=ShardStatus.WAITING))
@@ -241,7 +241,7 @@ def fail_attempt(attempt: Attempt, *, status: Unfinished, error: str, again: boo
 
     Args:
         status: failed leaves the shard failed; interrupted and lost let it wait again.
-        error: what went wrong, for people.
+        error: what went wrong, for users.
         again: a failed shard, too, waits again.
     """
     return _end_attempt(attempt, _get_held_shard(attempt), status=status, error=error, again=again)

@@ -16,21 +16,20 @@ def check_rows_have_files(name: str, *, artifact_root: str, files_exist: bool) -
     """Refuse a name in the database without files in this artifact root, or of a page.
 
     Raises:
-        InputError: a page has the name, the experiment's files are gone, or lie under another root.
+        InputError: the name is reserved, or the experiment's files are gone or under another root.
     """
     row = models.Experiment.objects.filter(name=name).first()
     if row is None and name in list_reserved_names():
         raise InputError(
-            f"a page of the site has the name {name!r}, so that the experiment would have none: "
-            "choose another name"
+            f"the name {name!r} is reserved for a page of the site: choose another name"
         )
     if row is None or (files_exist and row.artifact_root == artifact_root):
         return
     raise InputError(
-        f"the database knows an experiment {name!r} whose files should lie under "
-        f"{row.artifact_root}, but {artifact_root} is looked at"
-        + ("" if files_exist else " and holds none")
-        + ": set META_REWARD_ARTIFACT_ROOT as it was, put the files back, or choose another name"
+        f"the files of experiment {name!r} are expected under "
+        f"{row.artifact_root}, but {artifact_root} is configured"
+        + ("" if files_exist else " and has none")
+        + ": restore META_REWARD_ARTIFACT_ROOT, put the files back, or choose another name"
     )
 
 
@@ -38,7 +37,7 @@ def record_experiment(experiment: Experiment, *, artifact_root: str) -> models.E
     """Find or create the row of an experiment on disk.
 
     Raises:
-        InputError: the row of this name is that of another experiment.
+        InputError: the row of this name belongs to another experiment.
     """
     row, is_new = models.Experiment.objects.get_or_create(
         name=experiment.name,

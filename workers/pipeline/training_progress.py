@@ -13,7 +13,7 @@ MetricRows = list[dict[str, float]]
 class TrainingProgress:
     """Keeps the charted metrics of every `n`-th row, doubling `n` when there are too many.
 
-    The artifacts hold every row once the training is finished; this is for who watches meanwhile.
+    The artifacts hold every row once the training is finished; this is for live display.
     """
 
     def __init__(self) -> None:

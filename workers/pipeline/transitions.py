@@ -1,7 +1,7 @@
 """Status changes of iterations and stages, each as ONE conditional UPDATE of one row.
 
-The loser of a race changes nothing and is told: every function returns whether its change won.
-Shards and attempts are in `shard_claims`. This module knows rows alone: no files, no method.
+The loser of a race changes nothing: every function returns whether its change won. Shards and
+attempts are in `shard_claims`. This module depends on rows only, not on files or the method.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -29,7 +29,7 @@ from webapp.experiments.statuses import HELD_AT_GATE
 from workers.pipeline.shard_claims import Unfinished, fail_attempt, get_unfinished_shards
 
 CANCELLABLE: Final = (RunStatus.PAUSED, RunStatus.INTERRUPTED, RunStatus.NEEDS_ATTENTION)
-"""Statuses of an iteration at rest that can be cancelled; a running one is asked to stop first."""
+"""Inactive statuses in which an iteration can be cancelled; a running one must stop first."""
 
 _AT_REST = [status for status in RunStatus if status != RunStatus.RUNNING]
 Stopped = Literal[
@@ -54,12 +54,12 @@ def start_iteration(
 ) -> bool:
     """Start an iteration and its experiment; False if it already runs.
 
-    It keeps the time of its first start. One that is finished is only looked at again, as far as
-    anybody knows: it keeps the time of its end, too.
+    It keeps the time of its first start. A finished iteration is presumably only checked again, so
+    it also keeps the time of its end.
 
     Args:
-        model_in: hash of the model that it begins with.
-        driver: who takes its steps.
+        model_in: hash of the model that it starts from.
+        driver: what runs its steps.
     """
     with transaction.atomic():
         won = (
@@ -114,11 +114,11 @@ def finish_iteration(
 ) -> bool:
     """Complete a running iteration; False if it does not run.
 
-    One that was finished before, and of which nothing was made again since, ended when it did.
+    An iteration that was finished before keeps its end time if nothing was rerun since.
 
     Args:
         model_out: hash of the model that it made.
-        goal: the last iteration that was requested; None if the experiment's row says which. The
+        goal: the last iteration that was requested; None to use that of the experiment's row. The
             experiment is completed with it, and pending before.
     """
     last = F("target_iteration") if goal is None else Value(goal)
@@ -184,7 +184,7 @@ def _end_iteration(
 def plan_stage(stage: Stage, *, shards: int) -> bool:
     """Start a stage with its shards; False if this iteration does not have it.
 
-    Shards that exist are left as they are.
+    Existing shards are left unchanged.
     """
     with transaction.atomic():
         won = (
@@ -298,8 +298,8 @@ def drop_interrupted_transaction() -> None:
 def release_claims(experiment: Experiment, *, status: Unfinished, error: str) -> int:
     """End every running attempt of an experiment.
 
-    Only who holds the experiment's lock may call this: then nobody but workers, whose claims are
-    leased and left alone, runs anything, whatever rows say.
+    Callers must hold the experiment's lock. Then only workers can be running anything, whatever the
+    rows contain; their claims are leased and left alone.
 
     Args:
         status: interrupted, if this process stops on purpose; lost, if another one vanished.

@@ -35,7 +35,7 @@ class MatrixSpec:
         jobs: runs at a time.
         threads: of each run's libraries.
         logs: folder of what the runs print.
-        completion_cache: folder of completions that runs which begin alike share.
+        completion_cache: folder of completions shared by runs of the same group.
     """
 
     name: str
@@ -56,7 +56,7 @@ class PlannedRun:
     """A planned experiment.
 
     Attributes:
-        group: names the M0 and the loop seed; runs that have both in common begin alike.
+        group: the M0 and the loop seed; runs that share both start identically.
         recipe: name or file.
         arm: the recipe's own name.
         model: which seed model of the miniature, or None for the recipe's model.
@@ -72,11 +72,11 @@ class PlannedRun:
 
 
 def plan_runs(spec: MatrixSpec, gates: Sequence[GateResult]) -> list[PlannedRun]:
-    """List all runs, seed by seed, so that arms have equally many whenever it is stopped.
+    """List all runs, seed by seed, so that arms stay balanced if it is stopped.
 
     Raises:
         RecipeError: a recipe is missing or wrong.
-        InputError: a run cannot be named so, or two recipes have one name.
+        InputError: a run's name is not valid, or two recipes have the same name.
     """
     recipes = {path: load_recipe(path, changes=spec.changes) for path in spec.recipes}
     if len({recipe.name for recipe in recipes.values()}) < len(spec.recipes):
@@ -116,10 +116,10 @@ def compute_fingerprint(
     """Compute the fingerprint of a run if it were started today.
 
     Args:
-        variant: sha256 of its seed model, where it is one of the miniature's and known.
+        variant: sha256 of its seed model, if it is a known one of the miniature.
 
     Raises:
-        InputError: its recipe, words or instructions cannot be read.
+        InputError: its recipe, templates or prompts cannot be read.
     """
     changes = [*spec.changes, *([] if run.model is None else [f"model={run.model.name}"])]
     recipe = load_recipe(run.recipe, changes=changes)

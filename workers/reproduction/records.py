@@ -1,10 +1,10 @@
 """A portable folder of records: results of runs, and gate results of seed models.
 
-    <folder>/<run>.json                 a finished run, for as long as it is what a run of today
-                                        would be (`meta_reward_core.reporting.run_record`)
+    <folder>/<run>.json                 a finished run, while a new run would have the same
+                                        fingerprint (`meta_reward_core.reporting.run_record`)
     <folder>/seed_models/<name>.json    a seed model's gate, and the hash of what was trained
 
-Whoever has the folder has the report: no experiment and no model are needed for it.
+The folder is enough to build the report: it needs no experiment and no model.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ class SeedCandidate:
     """A trained and measured seed model.
 
     Attributes:
-        model: sha256 of its folder; None where it failed the gate and was not kept.
+        model: sha256 of its folder; None if it failed the gate and was not kept.
     """
 
     gate: GateResult
@@ -52,7 +52,7 @@ class SeedModelRecords:
     """Seed models in the folder of records, or else on this machine.
 
     Attributes:
-        models: folder below which trained ones lie.
+        models: parent folder of trained seed models.
         folder: of the records.
     """
 
@@ -82,7 +82,7 @@ class SeedModelRecords:
         return SeedCandidate(gate, None if folder is None else hash_model_folder(folder))
 
     def get_path(self, variant: SeedModelVariant) -> Path:
-        """Where its record lies."""
+        """Return the path of its record."""
         return self.folder / _SEED_MODELS / f"{variant.name}.json"
 
     def _read_recorded(self, variant: SeedModelVariant) -> SeedCandidate | None:
@@ -95,10 +95,10 @@ class SeedModelRecords:
                 return SeedCandidate(GateResult(**found["gate"]), found["model"])
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
-                f"{path} is no record of a seed model ({error}): put back the one that was "
-                "written, or remove it and the seed model is trained again"
+                f"{path} is not a record of a seed model ({error}): restore the original "
+                "file, or remove it to train the seed model again"
             ) from error
-        self.say(f"{path.name} does not count: it was trained in another way than today's is")
+        self.say(f"{path.name} does not count: its training settings differ from the current ones")
         return None
 
     def _record(self, variant: SeedModelVariant, tried: SeedCandidate) -> None:
@@ -112,9 +112,9 @@ class RunRecords:
 
     Args:
         folder: of the records.
-        store: where experiments of this machine lie; their files come before their records.
-        basis_of: what a run would be a function of, were it made today.
-        say: told why a record or a finished run does not count.
+        store: experiments of this machine; their files take precedence over their records.
+        basis_of: computes the fingerprint that a new run would have.
+        say: receives the reason why a record or a finished run does not count.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class RunRecords:
         self._found: dict[str, ExperimentRun] = {}
 
     def find(self, run: PlannedRun) -> ExperimentRun | None:
-        """A finished run, or None; one that was made on this machine is recorded by the way.
+        """Return a finished run, or None; also record it if it was made on this machine.
 
         Raises:
             ArtifactError: a record cannot be written.
@@ -145,7 +145,7 @@ class RunRecords:
         return self._found.get(run.name)
 
     def count_iterations(self, run: PlannedRun) -> int:
-        """How many iterations of a run are finished, by its files or by its record."""
+        """Count the finished iterations of a run, by its files or its record."""
         found = self._found.get(run.name)
         return self._count_finished(run) if found is None else found.iterations
 
@@ -196,14 +196,14 @@ class RunRecords:
         return not why
 
     def _report_invalid(self, what: str, why: Sequence[str]) -> None:
-        """Say it, but once: a run is looked for again and again while others are made."""
+        """Say it only once: runs are looked up repeatedly while others are running."""
         text = f"{what} does not count: {'; '.join(why)}"
         if text not in self._said:
             self._said.add(text)
             self._print_line(text)
 
     def _count_finished(self, run: PlannedRun) -> int:
-        """How many iterations of a run are finished, by its files."""
+        """Count the finished iterations of a run, by its files."""
         return ExperimentFiles(self._store, run.name).count_finished_iterations()
 
     def _get_path(self, run: PlannedRun) -> Path:

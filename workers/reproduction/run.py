@@ -1,9 +1,8 @@
-"""Run arms times seeds, several at a time, and go on wherever a kill has left them.
+"""Run arms times seeds, several at a time, and resume after a kill.
 
-Each run is an ordinary experiment whose name says what it is, made by `run_iteration` in a process
-of its own; whether it is finished its files say, or its record (`workers.reproduction.records`). So
-the same command goes on after any kill, here or elsewhere, and more seeds later are more runs of
-the same names.
+Each run is an ordinary experiment with a descriptive name that `run_iteration` runs in its own
+process. Its files, or its record (`workers.reproduction.records`), show whether it is finished. So
+the same command resumes after any kill, here or elsewhere, and adding seeds later only adds runs.
 """
 
 import os
@@ -34,7 +33,7 @@ def choose_seed_models(
     """Try SFT seeds in order until enough have passed the gate.
 
     Args:
-        train: whether to train those that nobody has tried; without, they end the list.
+        train: whether to train untried seed models; if not, the list ends before them.
 
     Raises:
         InputError: too few of the seeds that may be tried passed.
@@ -45,7 +44,7 @@ def choose_seed_models(
         if len(tried) >= MAX_SFT_SEEDS * wanted:
             raise InputError(
                 f"only {sum(gate.passed for gate in tried)} of {len(tried)} SFT seeds passed the "
-                f"gate: ask for fewer than {wanted}"
+                f"gate: request fewer than {wanted}"
             )
         variant = SeedModelVariant(len(tried) + 1)
         known = seed_models.find_or_record(variant)
@@ -56,7 +55,7 @@ def choose_seed_models(
 
 
 def list_noisy_gates(runs: Sequence[PlannedRun], seed_models: SeedModelRecords) -> list[GateResult]:
-    """How the noisy M0s of the runs did, as far as they were tried, by SFT seed."""
+    """List the gate results of the runs' noisy M0s that were tried, by SFT seed."""
     wanted = sorted({run.model.sft_seed for run in runs if run.model and run.model.noisy})
     known = (
         seed_models.find_or_record(SeedModelVariant(sft_seed, noisy=True)) for sft_seed in wanted
@@ -67,20 +66,20 @@ def list_noisy_gates(runs: Sequence[PlannedRun], seed_models: SeedModelRecords) 
 def prepare_seed_models(
     spec: MatrixSpec, waiting: Sequence[PlannedRun], seed_models: SeedModelRecords
 ) -> None:
-    """Have the seed models here that runs will begin from, one after the other.
+    """Provide the seed models that runs will start from, one after the other.
 
     Raises:
-        InputError: one that is trained here has other weights than the one that records name.
+        InputError: a seed model trained here has other weights than the recorded one.
     """
     for variant in dict.fromkeys(run.model for run in waiting if run.model):
         here = seed_models.find_local(variant) or _train_seed_model(variant, spec, seed_models)
         recorded = seed_models.find_or_record(variant)
         if recorded is not None and recorded.model != here.model:
             raise InputError(
-                f"{variant.name} as it was trained here is not the seed model that "
-                f"{seed_models.get_path(variant)} names: another kind of processor rounds "
-                f"otherwise. Put that model's folder below {seed_models.models} in its place, or "
-                "give another --records folder and begin anew"
+                f"{variant.name} as trained on this machine differs from the seed model in "
+                f"{seed_models.get_path(variant)}: processors of another kind round "
+                f"differently. Copy that model's folder to {seed_models.models}, or "
+                "start over with another --records folder"
             )
 
 
@@ -107,9 +106,9 @@ def _train_seed_model(
 def run_all(
     spec: MatrixSpec, runs: Sequence[PlannedRun], records: RunRecords, *, say: StatusCallback
 ) -> dict[str, str]:
-    """Run what is not finished, and record each run as it ends.
+    """Run all unfinished runs, and record each one when it ends.
 
-    A run that fails keeps no other from going on.
+    A failed run does not stop the others.
 
     Returns:
         Run -> why it failed.
@@ -135,7 +134,7 @@ def run_all(
 
 
 class _Queue:
-    """Runs that wait for their turn, and the children that are making some of them."""
+    """Pending runs, and the child processes of running ones."""
 
     def __init__(self, spec: MatrixSpec, todo: Sequence[PlannedRun]) -> None:
         self._spec = spec
@@ -143,14 +142,14 @@ class _Queue:
         self._children: dict[PlannedRun, subprocess.Popen[bytes]] = {}
 
     def start_next(self) -> bool:
-        """Start as many as may run at a time; whether any is going on."""
+        """Start as many runs as may run at a time; return whether any is running."""
         while self._todo and len(self._children) < self._spec.jobs:
             run = take_next_run(self._todo, busy={run.group for run in self._children})
             self._children[run] = _start_run(self._spec, run)
         return bool(self._children)
 
     def iter_ended(self) -> Iterator[tuple[PlannedRun, int]]:
-        """The runs that have ended since, with their exit codes."""
+        """Yield the runs that have ended since, with their exit codes."""
         for run, child in list(self._children.items()):
             code = child.poll()
             if code is not None:
@@ -160,21 +159,21 @@ class _Queue:
                 yield run, code
 
     def _remove_completions(self, group: str) -> None:
-        """Remove what a group has drawn once none of its runs is left that could use it."""
+        """Delete the cached completions of a group when none of its runs is left."""
         if all(run.group != group for run in [*self._todo, *self._children]):
             shutil.rmtree(self._spec.completion_cache / group, ignore_errors=True)
 
     def stop(self) -> None:
-        """Stop what is going on; the same command goes on with it."""
+        """Stop all runs; the same command resumes them."""
         for child in self._children.values():
             stop_child(child, number=signal.SIGTERM, grace_seconds=_GRACE_SECONDS)
 
 
 def take_next_run(todo: list[PlannedRun], *, busy: Collection[str]) -> PlannedRun:
-    """Take a run out of those to do; first one that begins unlike those that are going on.
+    """Remove and return the next run, preferring one of a group that is not running.
 
-    Runs of one group one after the other find what the first of them drew; side by side, each
-    would draw it.
+    Runs of one group that follow each other reuse what the first of them sampled; in parallel, each
+    would sample it.
     """
     run = next((run for run in todo if run.group not in busy), todo[0])
     todo.remove(run)
@@ -212,7 +211,7 @@ def _read_last_lines(spec: MatrixSpec, run: PlannedRun, code: int) -> str:
 
 
 class _Progress:
-    """How far all runs are, and how long the rest will take at the pace seen here."""
+    """Progress of all runs, and the remaining time at the pace of this machine."""
 
     def __init__(self, records: RunRecords, runs: Sequence[PlannedRun], *, jobs: int) -> None:
         self._records = records
@@ -223,7 +222,7 @@ class _Progress:
         self._ended = 0
 
     def describe_end(self, run: PlannedRun, failure: str | None) -> str:
-        """Say how a run ended, and when the rest may be done."""
+        """Describe how a run ended, and estimate when the rest will be done."""
         self._ended += 1
         how = f"failed ({failure})" if failure else "finished"
         return f"{self._ended} of {len(self._runs)}: {run.name} {how}; {self._estimate_rest()}"

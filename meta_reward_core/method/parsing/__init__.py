@@ -14,7 +14,7 @@ What counts:
 - A reply that the token limit cut off counts like any other if its last statement is complete: a
   line break or a word follows the value. "Score: 4" at the very limit could have become 4.5,
   "Winner: Judgement A" could have become "A and B are equal": both are `judgment_cut_off`.
-- Lines that quote (`> ...`), and labels that somebody else is told to have written, do not count.
+- Lines that quote (`> ...`), and labels attributed to another author, do not count.
 
 Source: arXiv 2407.19594, section 2.1 and the prompts of its appendix; arXiv 2401.10020, figure 2.
 """
@@ -86,7 +86,7 @@ def parse_verdict(text: str, *, is_cut_off: bool = False) -> ParsedVerdict:
     """Parse the last verdict stated in a comparison, A, B or a tie; see `verdicts`.
 
     An unreadable reply has no verdict. It is stored apart from a tie, though the battle matrix
-    treats both as "nobody won".
+    treats both as a battle without a winner.
 
     Args:
         text: a meta-judgment, or an annotator's reply, as the engine returned it.

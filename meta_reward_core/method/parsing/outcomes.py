@@ -31,9 +31,9 @@ WINNER_NOT_READABLE: Final = "winner_not_readable"
 
 UNSCORED_TEXT: Final[dict[UnscoredReason, str]] = {
     NO_SCORE_LINE: "The judgment has no line that states a score, such as 'Score: 4'.",
-    SCORE_NOT_A_NUMBER: "What follows 'Score:' is not one number that stands.",
-    SCORE_OUT_OF_RANGE: "The points lie outside the rubric's scale.",
-    SCORE_ON_ANOTHER_SCALE: "The points are given out of something else than the scale's top.",
+    SCORE_NOT_A_NUMBER: "The text after 'Score:' is not a single valid number.",
+    SCORE_OUT_OF_RANGE: "The score is outside the rubric's scale.",
+    SCORE_ON_ANOTHER_SCALE: "The score is given on a scale with a different maximum.",
     JUDGMENT_CUT_OFF: "The judgment ends before its score is complete: the token limit cut it "
     "off, or its reasoning block is not closed.",
     PROMPT_REFUSED: "The engine refused the prompt: with the reply it is longer than it takes.",

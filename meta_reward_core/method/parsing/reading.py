@@ -243,7 +243,7 @@ def find_closing_statement(text: str, grammar: Grammar[V]) -> int:
 
     Returns:
         An offset in the text; the length of the text without blanks at its end if that line states
-        nothing, or stands in a reasoning block that is not closed.
+        nothing, or is inside a reasoning block that is not closed.
     """
     nowhere = len(text.rstrip())
     reply = extract_finished_part(text)

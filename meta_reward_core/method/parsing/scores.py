@@ -4,7 +4,7 @@
     value   = (number | sum "=" number | stars | "four") [scale]
     scale   = "/" top | ["points"] "out of" top | "on a scale of" low "to" top | "(max" top ")"
     note    = "(" scale ")"
-    tail    = nothing, or a reason that names no other score (see `statements.stands`)
+    tail    = nothing, or a reason without another score (see `statements.stands`)
 
 On the last line a score may also be a sentence ("I would give this response a score of 4."), a box
 (`[[4]]`, a box of LaTeX) or a value with its scale and nothing else (`4/5`).
@@ -467,7 +467,7 @@ def _read_closing(
 
 
 def _read_boxes(tokens: Tokens, max_score: float) -> list[Reading[float]]:
-    """Read the scores in boxes, unless the text attributes them to somebody else."""
+    """Read the scores in boxes, unless the text attributes them to another author."""
     boxes = [place for place, token in enumerate(tokens) if token.text == "[["]
     if not boxes or is_reported(tokens[: boxes[0]]):
         return []

@@ -1,9 +1,9 @@
 """Find where a line states its score or verdict, and whether later words retract it.
 
 A statement is a label ("Final score"), a separator (":") and a value. This module knows labels,
-separators, what may stand before a label, and what may stand behind a value; what a value is,
-`scores` and `verdicts` know. Every rule is a list of words that are allowed or refused, and a line
-that fits none is no statement, or an unreadable one: a reading is never a guess.
+separators, what may precede a label, and what may follow a value; `scores` and `verdicts` define
+what a value is. Every rule is a list of words that are allowed or refused, and a line that fits no
+rule is not a statement, or is an unreadable one: a reading is never a guess.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ _REPORTING: Final = make_word_set(
     "form template prompt instruction instructions demand demands contain contains "
     "include includes mention mentions print prints output outputs"
 )
-"""Words before a label by which it is somebody else's, or a supposition."""
+"""Words before a label that attribute it to another author or make it hypothetical."""
 
 _STATES: Final = make_word_set(
     "is are was has gets earns receives deserves answers lacks misses names"
@@ -101,7 +101,7 @@ class LabelWords:
     Attributes:
         strong: words that name nothing else.
         weak: words that may name something else as well ("result", "total"): where their value
-            cannot be read, they are no label.
+            cannot be read, they are not a label.
         after: further words that may follow ("winning judgement").
         units: labels that are units where they follow a number ("4 points").
     """
@@ -130,7 +130,7 @@ class Label:
         start: index of its first token.
         note: tokens between label and separator, as in "Score (out of 5):".
         end: index of the first token behind its separator.
-        is_firm: whether the line is unreadable if the value is; else it is no statement then.
+        is_firm: whether a line with an unreadable value is unreadable; else it is not a statement.
         is_weak: whether its words may name something else as well.
         is_strict: whether nothing may follow the value, because a quotation mark opens right before
             the label.
@@ -233,7 +233,7 @@ def _is_key(tokens: Tokens, start: int, end: int) -> bool:
 def _may_follow(lead: Tokens, head: Token, *, is_quoted: bool) -> bool:
     """Whether a label after other words on its line introduces the overall value.
 
-    Refused are labels that somebody else is told to have written, and labels of a part:
+    Labels that the text attributes to another author are refused, and so are labels of a part:
     "Relevance: Score: 1", "relevance score: 1".
     """
     clause = get_last_sentence(lead)
@@ -251,7 +251,7 @@ def _may_follow(lead: Tokens, head: Token, *, is_quoted: bool) -> bool:
 
 
 def is_reported(clause: Tokens) -> bool:
-    """Whether words report what somebody else wrote, or state a hypothesis."""
+    """Whether words report what another author wrote, or state a hypothesis."""
     return any(token.text in _REPORTING for token in clause)
 
 
@@ -293,7 +293,7 @@ def _read_note(tokens: Tokens, place: int) -> tuple[Tokens, int]:
 def _read_separator(tokens: Tokens, place: int, *, may_lack: bool) -> tuple[int, bool] | None:
     """Return where the value starts, and whether the separator allows only a value.
 
-    With `may_lack` a number may follow at once ("Score 4"), or the value stand on the next line.
+    With `may_lack` a number may follow at once ("Score 4"), or the value may be on the next line.
     """
     place = skip(tokens, place, '"', ")")
     if place == len(tokens):

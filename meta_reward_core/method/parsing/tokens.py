@@ -51,7 +51,7 @@ _UNSPACED_WORDS: Final = (
     "引き分け", "무승부", "裁决", "结论", "因为", "理由", "但", "或", "和", "与",
     "零", "一", "二", "三", "四", "五",
 )  # fmt: skip
-"""Words of scripts that do not part them by spaces; whatever else stands there is one by one."""
+"""Words of scripts without spaces between words; all other characters there are single tokens."""
 
 _UNSPACED: Final = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _LETTER: Final = (

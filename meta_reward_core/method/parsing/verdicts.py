@@ -310,7 +310,7 @@ _UNREADABLE: Final[Reading[Verdict]] = Reading(None, WINNER_NOT_READABLE)
 
 
 def _read_boxes(tokens: Tokens) -> Iterator[Reading[Verdict]]:
-    """Read the verdicts in boxes, unless the text attributes them to somebody else."""
+    """Read the verdicts in boxes, unless the text attributes them to another author."""
     for place, token in enumerate(tokens):
         if token.text == "[[" and not is_reported(tokens[:place]):
             end = next((n for n in range(place, len(tokens)) if tokens[n].text == ")"), place)
@@ -381,8 +381,8 @@ def read_mark(text: str) -> str | None:
     block counts.
 
     Returns:
-        None without a mark, and where the last double one is no comparison (`[[A]]`) or stands
-        beside another as an alternative ("[[A>B]] or [[A=B]]").
+        None without a mark, and where the last double one is not a comparison (`[[A]]`) or is
+        next to another as an alternative ("[[A>B]] or [[A=B]]").
     """
     reply = extract_finished_part(text)
     if reply is None:

@@ -1,7 +1,7 @@
 """Check the chat template: what it adds around a text, and whether it keeps the text.
 
-A chat template is a program that nobody reviews. Everything here is found by rendering small
-conversations, as engines and training render theirs.
+A chat template is a program that is rarely reviewed. Every check here renders small conversations,
+the same way that engines and training render theirs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,7 +49,7 @@ _ROUND_TRIPS: Final = {
     "other scripts": "\u00dcn\u00ef \u6c34 \U0001f30a \u0635",
     "template syntax": "{{ x }} {% if y %}",
 }
-"""Texts that a template should write as they are, by what they stand for in a message."""
+"""Texts that a template should render unchanged, by the kind of text that they represent."""
 _LONG_TEXT: Final = " ".join(f"word{number}" for number in range(4000))
 _TEMPLATE_READ_FIRST: Final = "chat_template.jinja"
 _REASONING_TRIPS: Final = {
@@ -352,7 +352,7 @@ def _check_end_token(chat: _Chat) -> Check:
             title,
             Level.RED,
             f"the chat template ends a turn with {chat.name(written)}, which does not stop "
-            f"generation (end tokens: {known}), so that models go on with invented turns",
+            f"generation (end tokens: {known}), so models continue with invented turns",
             f'add its id {written} to "eos_token_id"',
             _GENERATION_CONFIG,
         )
@@ -361,7 +361,7 @@ def _check_end_token(chat: _Chat) -> Check:
     )
     level = Level.AMBER if chat.needs.stores_tokens else Level.RED
     consequence = (
-        "; training keeps the end token that was drawn"
+        "; training keeps the sampled end token"
         if chat.needs.stores_tokens
         else ", so that training would not teach the model to stop"
     )
@@ -482,11 +482,11 @@ def _check_round_trip(chat: _Chat) -> Check:
     added = _find_added_words(chat) or _find_next_turn(chat)
     changed = [what for what, text in texts.items() if added or not _keeps(chat, text)]
     if not changed:
-        message = f"{len(texts)} kinds of text are rendered as they were drawn"
+        message = f"{len(texts)} kinds of text are rendered exactly as sampled"
         return chat.check("round_trip", title, Level.GREEN, message)
     changes = _describe_changes(chat, changed)
     if chat.needs.stores_tokens:
-        message = f"{changes}; training uses the token ids that were drawn, not the rendered turn"
+        message = f"{changes}; training uses the sampled token ids, not the rendered turn"
         remedy = "correct the template if it should not do this"
         return chat.check("round_trip", title, Level.AMBER, message, remedy)
     message = f"{changes}, and training uses the rendered turn, because no token ids are stored"

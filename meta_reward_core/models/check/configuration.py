@@ -262,7 +262,9 @@ def check_positions(limit: int | None, needs: ModelNeeds, *, is_learned: bool) -
     """
     title = "Positions"
     if limit is None:
-        return [Check("positions", title, Level.GREEN, "the model names no longest row")]
+        return [
+            Check("positions", title, Level.GREEN, "the model does not declare a maximum length")
+        ]
     longest, most = needs.max_length or 0, needs.max_new_tokens
     if limit < 1:
         message = f"the model has {limit:,} positions, so that no prompt fits"

@@ -33,7 +33,7 @@ def load_config(folder: Path) -> PretrainedConfig:
     """Load config.json with transformers, without code from the folder.
 
     Raises:
-        UnusableConfigError: transformers cannot read it, or it is no language model's.
+        UnusableConfigError: transformers cannot read it, or it does not describe a language model.
     """
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(
@@ -167,7 +167,7 @@ def check_generation_config(folder: Path, *, vocabulary: int | None) -> list[Che
     """Load the generation config and save it again, as training does.
 
     Args:
-        vocabulary: rows of the input embedding; ids of special tokens lie below.
+        vocabulary: rows of the input embedding; ids of special tokens must be smaller.
     """
     if not (folder / GENERATION_CONFIG_NAME).is_file():
         message = "none: end tokens are those of config.json and the tokenizer"

@@ -170,7 +170,7 @@ def compare_checkpoint(
 
     Args:
         config: of both.
-        base: tensors of the model that training began from.
+        base: tensors of the model that training started from.
         made: tensors of the checkpoint.
         folder: of the checkpoint.
     """

@@ -60,7 +60,7 @@ class TensorInfo:
 
 
 class UnreadableWeightsError(Exception):
-    """A safetensors file cannot be read; says why and what to do."""
+    """A safetensors file cannot be read; the message gives the cause and the remedy."""
 
     def __init__(self, file: str, message: str, remedy: str = _DOWNLOAD) -> None:
         super().__init__(f"{file}: {message}; {remedy}")
@@ -212,7 +212,7 @@ def _list_weights_files(folder: Path) -> tuple[list[str], dict[str, str] | None]
     if outside or not names:
         raise UnreadableWeightsError(
             WEIGHTS_INDEX, f"names {outside[0]!r}, not a file of this folder" if outside
-            else "names no files",
+            else "does not name any files",
         )  # fmt: skip
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:

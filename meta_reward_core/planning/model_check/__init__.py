@@ -1,1 +1,1 @@
-"""The model check of an experiment: its model, recipe and prompts, before anything is drawn."""
+"""The model check of an experiment: its model, recipe and prompts, before any generation."""

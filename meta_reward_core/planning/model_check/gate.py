@@ -1,7 +1,7 @@
-"""Keep an iteration from drawing and training with a model that nobody has checked.
+"""Keep an iteration from generating and training with an unchecked model.
 
-Whoever creates an experiment, or changes its settings, may have no model libraries, as the site
-has not. Then the first stage of a worker that has them checks, before anything is drawn.
+The process that creates an experiment or changes its settings may lack the model libraries, as the
+site does. Then the first stage on a worker that has them runs the check, before any generation.
 """
 
 from pathlib import Path
@@ -24,14 +24,14 @@ from meta_reward_core.storage.layout import ExperimentLayout, get_experiment_fol
 
 
 def require_model_checked(context: IterationContext) -> None:
-    """See that the model was checked under the settings of the iteration, or check it now.
+    """Require a passed model check under the settings of the iteration; run the check if needed.
 
-    An iteration that drew before there was a model check goes on under the settings that its
-    experiment began with.
+    An iteration that generated before the model check existed continues under the settings from
+    its experiment's creation.
 
     Raises:
         NeedsAttentionError: the model cannot be used, with one sentence for each problem; or this
-            machine has no libraries to check it with.
+            machine lacks the libraries for the check.
     """
     if context.recipe.engine.kind == "scripted":
         return
@@ -60,10 +60,10 @@ def require_model_checked(context: IterationContext) -> None:
 
 
 def require_savable(context: IterationContext) -> None:
-    """See that a training can save the small files of the model as they are now.
+    """Check that a training can save the current small files of the model.
 
-    They may have changed since the model check, and nothing that was drawn depends on them: a
-    training would only meet them at the end of its first epoch.
+    They may have changed since the model check, and no completion depends on them: without this
+    check, a training would fail only at the end of its first epoch.
 
     Raises:
         NeedsAttentionError: they cannot be saved, with one sentence for each problem.
@@ -90,7 +90,7 @@ def _build_request(context: IterationContext) -> ModelCheckRequest:
     return ModelCheckRequest(
         name=folder.name if context.number == 1 else context.model.name,
         folder=folder,
-        allowed_roots=(Path(folder.anchor or "/"),),  # whoever created it has seen to its links
+        allowed_roots=(Path(folder.anchor or "/"),),  # links were checked at creation
         recipe=context.recipe,
         templates=context.templates,
         prompts=tuple(context.pool.read("prompts")["text"].to_pylist()),

@@ -1,4 +1,4 @@
-"""What a recipe needs of its model; loads no model library, so that the site can use it."""
+"""A recipe's requirements for its model; loads no model library, so that the site can use it."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.artifact_store import hash_json
 
 _TOKEN_ENGINES: Final = frozenset({"transformers", "vllm"})
-"""Engines that return the token ids which they drew."""
+"""Engines that return the sampled token ids."""
 
 
 def derive_needs(recipe: Recipe) -> ModelNeeds:
@@ -35,7 +35,7 @@ def derive_needs(recipe: Recipe) -> ModelNeeds:
 def hash_checked_settings(recipe: Recipe) -> str:
     """Hash the values of a recipe that the model check compares with a model.
 
-    Templates of prompts are not among them: they cannot change in an experiment.
+    Prompt templates are not included, because they cannot change in an experiment.
     """
     actor, judge, training, engine = recipe.actor, recipe.judge, recipe.training, recipe.engine
     return hash_json(

@@ -1,6 +1,6 @@
-"""A recipe's limits against the prompts of each role and the rows of training, in tokens.
+"""Check a recipe's token limits against the prompts of each role and the training rows.
 
-Nothing is generated yet, so a completion counts with its smallest and its greatest length.
+Nothing is generated yet, so a completion counts with its minimum and its maximum length.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MAX_PROMPTS: Final = 2000
-"""Prompts that are tokenised at most for the actor, evenly spaced over the pool."""
+"""Maximum number of tokenised prompts for the actor, evenly spaced over the pool."""
 _MAX_JUDGED_PROMPTS: Final = 200
 _TITLES: Final = {"actor": "Actor", "judge": "Judge", "meta_judge": "Meta-judge"}
 

@@ -1,4 +1,4 @@
-"""Run the model check, in this process or in one of its own.
+"""Run the model check, in this process or in a separate one.
 
 `models.check.files` checks what needs only the files; the rest loads transformers, so it runs in a
 separate process wherever the caller must not load it:
@@ -42,13 +42,13 @@ _CHECKS_OF_END_TOKENS: Final = frozenset({"generation_config", "config.tokens"})
 
 @dataclass(frozen=True, slots=True)
 class ModelCheckRequest:
-    """What is to be checked.
+    """The inputs of a model check.
 
     Attributes:
-        name: under which the user knows the model.
-        folder: of the model.
-        allowed_roots: folders in which it and all that it links to must lie.
-        recipe: of the experiment.
+        name: the user's name for the model.
+        folder: the model's folder.
+        allowed_roots: folders that must contain the model and all targets of its links.
+        recipe: the experiment's recipe.
         templates: the texts of judge and meta-judge prompts.
         prompts: texts of the pool; with none, an empty prompt stands for them.
     """
@@ -91,7 +91,7 @@ class ModelCheckRequest:
 
 
 def can_check_here() -> bool:
-    """Whether this environment has the libraries of the whole check; the site's has not."""
+    """Return whether this environment has the libraries for the whole check; the site does not."""
     try:
         return importlib.util.find_spec("torch") is not None
     except ImportError:  # an import hook that refuses it
@@ -130,7 +130,7 @@ def run_check(
     except subprocess.TimeoutExpired as error:
         raise EngineError(
             f"the check of model {request.name} took longer than {timeout:.0f} s: "
-            "look at the load and the disk of this machine, and try again"
+            "check the load and the disk of this machine, and try again"
         ) from error
     if done.returncode != 0:
         raise EngineError(
@@ -169,7 +169,7 @@ def check_model(request: ModelCheckRequest) -> CheckReport:
 
 
 def _explain_unexpected(error: Exception, folder: Path) -> Check:
-    """A red result: whatever a library raises here, a stage or a training would meet later."""
+    """Return a failed result: a library error here would also occur in a stage or training."""
     text = explain_library_error(error) or (
         f"the check met {type(error).__name__} ({' '.join(str(error).split())[:300]})"
     )
@@ -287,11 +287,11 @@ def write_changed_report(
 
 
 def is_checked(store: ArtifactStore, layout: ExperimentLayout, *, key: str, first_key: str) -> bool:
-    """Say whether a model passed the check under some settings.
+    """Return whether a model passed the check under the given settings.
 
     Args:
         key: hash of the settings.
-        first_key: hash of the settings that the experiment began with.
+        first_key: hash of the settings from the experiment's creation.
     """
     if key == first_key and store.exists(layout.model_check):
         return True

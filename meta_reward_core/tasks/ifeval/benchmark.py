@@ -1,6 +1,6 @@
 """IFEval: whether a response follows every verifiable instruction of its prompt.
 
-Strict checks the response as it is. Loose also accepts it without its first line, its last line or
+Strict checks the unchanged response. Loose also accepts it without its first line, its last line or
 both, each also without asterisks. The prompt level counts prompts whose instructions are all
 followed, the instruction level counts instructions; intervals are clustered by prompt.
 

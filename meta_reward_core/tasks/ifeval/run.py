@@ -47,7 +47,7 @@ def run_ifeval(run: IfEvalRun, *, data: Path, side: OutputSource) -> Scorecard:
 
     Raises:
         EvaluationFileError: data or outputs are malformed, or a package is not installed.
-        EngineError: the engine failed; the same run goes on where it was.
+        EngineError: the engine failed; running the same command again resumes the run.
     """
     items = read_ifeval_items(data)
     if isinstance(side, Path):

@@ -62,7 +62,7 @@ _TITLED: Final = (
     CONSISTENT,
     FIRST,
 )
-"""Figures of all items in reading order."""
+"""Metrics over all items, in reading order."""
 
 
 class LabelledPairs:

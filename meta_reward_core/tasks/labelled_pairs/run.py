@@ -48,7 +48,7 @@ def run_labelled_pairs(
 
     Raises:
         EvaluationFileError: the data is malformed.
-        EngineError: the engine failed; the same run goes on where it was.
+        EngineError: the engine failed; running the same command again resumes the run.
     """
     items = read_labelled_pairs(data)
     request = BenchmarkRequest(

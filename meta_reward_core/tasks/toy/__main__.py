@@ -40,7 +40,7 @@ def main() -> int:
             return 0
         models = StorageRoots.from_settings().models
         try:
-            say(f"lies in {ensure_variant(variant, models, scratch=Path(scratch), say=say)}")
+            say(f"saved in {ensure_variant(variant, models, scratch=Path(scratch), say=say)}")
         except TrainingError as error:
             say(str(error))
             return 1

@@ -1,9 +1,9 @@
 """The toy task's M0: a tiny Llama trained from scratch on all three roles, with a quality gate.
 
-Whether a model of this size learns to compare judgments depends on the seed of its training.
-So seeds are tried in order and the first whose meta-judge passes the gate on held-out comparisons
-is kept; which ones failed is written beside the model. After this, nothing that trains or selects
-sees the world's truth again.
+Whether a model of this size learns to compare judgments depends on its training seed. So seeds are
+tried in order and the first whose meta-judge passes the gate on held-out comparisons is kept; the
+seeds that failed are recorded with the model. After this, nothing that trains or selects sees the
+toy task's ground truth again.
 """
 
 import json
@@ -51,8 +51,8 @@ _HASHED_SETTINGS = {
     *("max_grad_norm", "max_length", "max_refused_share", "max_steps", "row_order"),
     *("save_every_epochs", "scheduler", "validation_share", "warmup_ratio", "weight_decay"),
 }
-"""Settings that existed when the shipped seed model was made. A later one that `SFT_SETTINGS` does
-not set leaves the training and the seed model as they were."""
+"""Settings that existed when the shipped seed model was trained. A later one that `SFT_SETTINGS`
+does not set leaves the training and the seed model unchanged."""
 THREADS = 2
 """Weights depend on the order of sums, so on the number of threads."""
 
@@ -121,7 +121,7 @@ def ensure_seed_model(models: Path, *, scratch: Path, say: Callable[[str], None]
     Args:
         models: where a trained one is kept.
         scratch: where the trainer keeps its state.
-        say: told what takes long, and how the gate went.
+        say: called with progress messages and the results of the gate.
 
     Raises:
         TrainingError: no seed passed the gate.

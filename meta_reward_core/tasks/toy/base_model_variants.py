@@ -109,7 +109,9 @@ def check_variant(variant: SeedModelVariant, models: Path) -> Path | None:
 
 def _require_passed(variant: SeedModelVariant, gate: GateResult, models: Path) -> Path:
     if not variant.noisy and not gate.passed:
-        raise TrainingError(f"{base_model.describe_gate_result(gate)}: it is no seed model")
+        raise TrainingError(
+            f"{base_model.describe_gate_result(gate)}: it cannot be used as a seed model"
+        )
     folder = find_cached_variant(variant, models)
     if folder is None:
         raise TrainingError(

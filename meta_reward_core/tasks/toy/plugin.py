@@ -102,7 +102,7 @@ class ToyEvaluator:
 
 TASK = TaskDefinition(
     name=TASK_NAME,
-    title="the miniature world",
+    title="the toy task",
     version=WORLD_VERSION,
     prompts=ToyPrompts(),
     base_model=ToyModels(),

@@ -5,7 +5,7 @@ a sibling language's word, and then polite phrases, which cost length and add no
 checks slot by slot and keeps a tally; a meta-judgment rechecks the slots of two judgments and
 keeps the lead of the better one.
 
-This module writes data and knows nothing of sampling, pairing, training or evaluation.
+This module writes data and is independent of sampling, pairing, training and evaluation.
 """
 
 import hashlib

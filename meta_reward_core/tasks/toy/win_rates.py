@@ -1,9 +1,9 @@
 """The toy task's Table 1: win rates against fixed responses, by ground truth and by itself.
 
-The baseline's answers are drawn once from what the seed's actor was taught: the same texts for
-every model, experiment and seed, as AlpacaEval has its baseline's. The rate by the truth is what
-the loop is worth; the rate by the model's own judge is what a loop without an outside judge would
-report. Both are shown, so that a judge that flatters itself is seen.
+The baseline's responses are sampled once from the distribution that the seed model's actor was
+taught: the same texts for every model, experiment and seed, like AlpacaEval's baseline. The rate by
+the ground truth measures what the loop gains; the rate by the model's own judge is what a loop
+without an external judge would report. Both are shown, so that a self-flattering judge is visible.
 """
 
 import random

@@ -65,7 +65,7 @@ def test_a_plan_says_that_a_seed_model_has_yet_to_be_trained(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--experiment", "demo", "--model", "miniature-sft999-noisy", "--dry-run"]) == 0
-    assert "it is trained when the experiment begins" in capsys.readouterr().out
+    assert "it will be trained when the experiment starts" in capsys.readouterr().out
     assert not list(root.iterdir())
 
 
@@ -77,7 +77,7 @@ def test_a_misspelt_name_begins_no_other_experiment(
     experiment.mkdir(parents=True)
     (experiment / "experiment.json").write_text("{}")
     assert main(["--experiment", "dmeo", *way]) == 2
-    assert "did you mean 'demo'? To begin a new one" in capsys.readouterr().err
+    assert "did you mean 'demo'? To create a new one" in capsys.readouterr().err
     assert list(experiment.parent.iterdir()) == [experiment]
 
 
@@ -108,5 +108,5 @@ def test_an_experiment_goes_on_with_the_recipe_that_it_began_with(tmp_path: Path
     check_can_resume(ExperimentRequest("mine"), begun)
     with pytest.raises(InputError) as error:
         check_can_resume(ExperimentRequest("mine", "paper-llama3-8b", engine="scripted"), begun)
-    assert "without --recipe it goes on with the recipe that it began with" in str(error.value)
-    assert "training.checkpoint_selection: it began with 'last'" in str(error.value)
+    assert "without --recipe it keeps the recipe that it was created with" in str(error.value)
+    assert "training.checkpoint_selection: created with 'last'" in str(error.value)

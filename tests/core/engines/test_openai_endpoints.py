@@ -108,7 +108,7 @@ def test_the_model_in_training_is_only_answered_for_by_its_own_weights(tmp_path:
 @pytest.mark.usefixtures("known")
 def test_an_outside_judge_has_a_model_of_its_own() -> None:
     assert load_endpoint_engine("outside", None)
-    with pytest.raises(EndpointError, match="no outside judge"):
+    with pytest.raises(EndpointError, match="cannot be an external judge"):
         load_endpoint_engine("local", None)
 
 

@@ -110,7 +110,7 @@ def test_values_are_read_after_each_reply_and_the_server_is_tried_once(
     [
         ("continues", "does not continue the assistant's turn"),
         ("constrains", "does not constrain a reply"),
-        ("tells", "does not tell how probable tokens are"),
+        ("tells", "does not return token probabilities"),
         ("knows", "extra fields are not permitted"),
     ],
 )

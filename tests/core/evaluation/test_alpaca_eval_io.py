@@ -59,7 +59,7 @@ def test_zero_is_the_older_sign_of_a_draw(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "rows, message",
     [
-        ([annotation_row(preference=2.5)], r"row 1: the preference 2.5 lies outside \[1, 2\]"),
+        ([annotation_row(preference=2.5)], r"row 1: the preference 2.5 is outside \[1, 2\]"),
         ([annotation_row(preference="2")], "row 1: preference must be a number"),
         ([annotation_row(0), annotation_row(0)], "row 2: the instruction .* was there before .*1"),
         ([annotation_row(instruction=" ")], "the instruction is empty"),

@@ -160,8 +160,8 @@ def test_questions_and_answers_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "score, reason",
     [
-        (0, "the score 0 lies outside 1 to 10"),
-        (12, "the score 12 lies outside 1 to 10"),
+        (0, "the score 0 is outside 1 to 10"),
+        (12, "the score 12 is outside 1 to 10"),
         (-1, "the score is -1"),
         (None, "the score is null"),
         ("8", "the score '8' is not a number"),
@@ -177,7 +177,7 @@ def test_one_score_that_cannot_be_used_does_not_refuse_its_file(
     (card,) = score_mt_bench(found)
     assert card.get_metric("all").value == 7
     sentences = [issue.sentence for issue in card.issues]
-    assert f"Judgments without points from 1 to 10: 1 ({reason}: 1)." in sentences
+    assert f"Judgments without a score from 1 to 10: 1 ({reason}: 1)." in sentences
 
 
 def test_points_are_found_where_fastchat_finds_them() -> None:

@@ -36,7 +36,7 @@ def test_a_judge_that_cannot_judge_stops_the_first_stage(tmp_path: Path) -> None
             experiment.build_context(1), make_scripted_resources(tmp_path, unreadable_judge)
         )
     assert "the model does not know the reply format" in str(stopped.value)
-    assert "continue as it is with --accept-probe" in str(stopped.value)
+    assert "continue unchanged with --accept-probe" in str(stopped.value)
     files = experiment.get_files(1)
     assert [made.stage for made in files.list_manifests()] == ["sample"]
     found = read_probe(files)

@@ -368,7 +368,7 @@ def test_repeated_ids_are_joined_by_place_and_only_in_the_same_order(tmp_path: P
             [{"id": 1, "subset": "s", "scores": [1, 2], "chosen": ["a"], "rejected": ["b", "c"]}],
             "has 2 scores for 3 answers",
         ),
-        ([{"id": 1, "subset": "s", "results": 1.5, "num_correct": 1}], "lies outside"),
+        ([{"id": 1, "subset": "s", "results": 1.5, "num_correct": 1}], "is outside"),
         (
             [{"id": n, "subset": "s", "results": 1, "model": f"rm-{n}"} for n in (1, 2)],
             r"model has 2 values \(rm-1, rm-2\)",

@@ -123,7 +123,7 @@ def test_judgments_of_a_stranger_are_refused() -> None:
 
 @pytest.mark.parametrize("points", [float("nan"), float("inf")])
 def test_what_is_no_number_is_refused_and_not_averaged(points: float) -> None:
-    with pytest.raises(ArtifactError, match="points that are no number"):
+    with pytest.raises(ArtifactError, match="a score that is not a number"):
         score_response(response(0), [4.0, points])
 
 

@@ -86,7 +86,7 @@ def test_the_same_commit_is_not_fetched_again_and_another_one_lies_beside_it(
     fetched, said = hub.fetched(), list[str]()
     assert fetch("org/tiny", root, said=said) == root / "org" / f"tiny@{first}"
     assert hub.fetched() == fetched
-    assert said == [f"org/tiny is org/tiny@{first}, which lies here already"]
+    assert said == [f"org/tiny is org/tiny@{first}, which is already on this machine"]
     changed = WHOLE | {"model.safetensors": b"other"}
     second = hub.repositories["org/tiny"].commit(changed, message="trained on")
     assert fetch("org/tiny", root).name == f"tiny@{second}"
@@ -211,11 +211,11 @@ def test_without_an_answer_it_is_said_what_lies_here(hub: Hub, root: Path) -> No
     hub.shut()
     with pytest.raises(HubError, match="does not answer") as caught:
         fetch("org/tiny", root)
-    for words in (hub.address, "HF_ENDPOINT", f"Without the hub there are: org/tiny@{commit}"):
+    for words in (hub.address, "HF_ENDPOINT", f"Available offline: org/tiny@{commit}"):
         assert words in str(caught.value)
     with pytest.raises(HubError, match="does not answer") as caught:
         fetch("org/other", root)
-    assert "Without the hub" not in str(caught.value)
+    assert "Available offline" not in str(caught.value)
 
 
 def test_offline_the_hub_is_not_asked(
@@ -241,7 +241,7 @@ def test_what_is_no_commit_names_no_folder(hub: Hub, root: Path) -> None:
     repository = hub.repositories["org/tiny"]
     repository.commits["../../elsewhere"] = repository.files()
     repository.names["main"] = "../../elsewhere"
-    with pytest.raises(HubError, match="is it a hub"):
+    with pytest.raises(HubError, match="is it a Hub"):
         fetch("org/tiny", root)
     assert not root.exists()
 

@@ -103,9 +103,9 @@ def test_an_absent_folder_and_a_file_are_told_apart(model: Path) -> None:
 
 
 def test_a_folder_outside_every_root_is_refused(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelFolderError, match="lies outside the allowed model folders"):
+    with pytest.raises(ModelFolderError, match="is outside the allowed model folders"):
         check_model_folder(model, allowed_roots=[tmp_path / "models" / "other", tmp_path / "else"])
-    with pytest.raises(ModelFolderError, match=r"lies outside the allowed model folders \(none\)"):
+    with pytest.raises(ModelFolderError, match=r"is outside the allowed model folders \(none\)"):
         check_model_folder(model, allowed_roots=[])
 
 
@@ -122,7 +122,7 @@ def test_what_lies_outside_is_refused_in_the_same_words_whatever_it_is(
         with pytest.raises(ModelFolderError) as caught:
             check_model_folder(path, allowed_roots=[model.parent])
         said = str(caught.value).replace(str(path), "IT")
-        assert said.startswith(f"IT lies outside the allowed model folders ({model.parent}): move")
+        assert said.startswith(f"IT is outside the allowed model folders ({model.parent}): move")
 
 
 def test_a_circle_of_links_in_a_folder_is_refused(model: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_circle_of_links_in_a_folder_is_refused(model: Path) -> None:
 def test_an_index_names_no_files_elsewhere(model: Path, weights: str) -> None:
     (model / "model.safetensors").unlink()
     (model / "model.safetensors.index.json").write_text(f'{{"weight_map": {weights}}}')
-    with pytest.raises(ModelFolderError, match="should name files beside it"):
+    with pytest.raises(ModelFolderError, match="should name files in its own folder"):
         check_model_folder(model, allowed_roots=[model.parent])
 
 
@@ -150,14 +150,14 @@ def test_a_link_inside_a_root_to_a_folder_outside_is_refused(model: Path, tmp_pa
     root = tmp_path / "root"
     root.mkdir()
     (root / "m").symlink_to(model)
-    with pytest.raises(ModelFolderError, match="lies outside"):
+    with pytest.raises(ModelFolderError, match="is outside the allowed"):
         check_model_folder(root / "m", allowed_roots=[root])
 
 
 def test_dots_do_not_lead_out_of_a_root(model: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
-    with pytest.raises(ModelFolderError, match="lies outside"):
+    with pytest.raises(ModelFolderError, match="is outside the allowed"):
         check_model_folder(root / ".." / "models" / "m", allowed_roots=[root])
 
 

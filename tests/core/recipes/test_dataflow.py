@@ -281,7 +281,7 @@ def _read_without_effect(stage: Stage) -> set[str]:
     # The first stage checks the model unless a script answers: a check refuses, and makes no row.
     return {
         "sample": {"engine.kind"},
-        **dict.fromkeys(("generate", "judge", "meta_judge"), {"probe.prompts"}),
+        **{name: {"probe.prompts"} for name in ("generate", "judge", "meta_judge")},
         "train": {"name"},
         "evaluate": {"training.lora"},
     }.get(stage.name, set())

@@ -59,13 +59,13 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
     "words",
     [
         "# mine M1",
-        f"| M0 | seed model: the miniature world's seed model | `{'a' * 64}` |",
+        f"| M0 | seed model: the toy task's seed model | `{'a' * 64}` |",
         "| M1 | M0 trained on what it made in iteration 1; M0 is the reference |",
         "35,000 answers drawn",
         "2 prompts refused by the engine",
         "9 pairs of kind judge; 4 prompts without one (no_winner 3, too_long 1)",
         "judgments with a readable score: 98.7%",
-        "mean of the points: 3.25",
+        "mean score: 3.25",
         "won by the judgment shown first: 53.0%",
         "margin: 0.000 at the first, 1.250 at the last step",
         "weights kept: of step 1,200",
@@ -125,7 +125,7 @@ def test_places_are_told_from_names(given: Any, kept: Any) -> None:
 @pytest.mark.parametrize(
     "name, said",
     [
-        (None, "the miniature world's seed model"),
+        (None, "the toy task's seed model"),
         ("org/name", "org/name"),
         ("/srv/models/llama", "llama"),
         ("./models/llama", "llama"),

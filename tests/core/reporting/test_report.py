@@ -199,14 +199,14 @@ def test_answers_of_the_loop_that_play_the_judge_are_flagged() -> None:
     text = write_markdown(report([make_run("a", gaming=gaming)]))
     assert "a, iteration 1: verdict\\_marks. Answers with marks: 4. Read them." in text
     unread = report([make_run("a")])
-    assert "Answers that play the judge" in absent(unread, "What limits these figures")
+    assert "Answers that play the judge" in absent(unread, "Limitations")
 
 
 def test_alarms_of_many_runs_are_counted() -> None:
     alarm = {"name": "judge_collapse", "sentence": "It collapsed.", "advice": "Stop."}
     rang = [make_summary(1, alarms=[alarm])]
     runs = [make_run("a", iterations=1, summaries=rang), make_run("b", seed=2, iterations=1)]
-    notes = [one for one in section(report(runs), "What limits these figures")
+    notes = [one for one in section(report(runs), "Limitations")
              if isinstance(one, Notes)]  # fmt: skip
     assert notes[0].items == ["miniature: judge_collapse in iteration 1 of 1 of 2 runs"]
 

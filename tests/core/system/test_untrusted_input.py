@@ -272,7 +272,7 @@ OWN_PIPES: Final = {
     "meta_reward_core/training/launcher.py": "a private folder of the training process",
     "meta_reward_core/training/preprocessing.py": "a private folder of the training process",
     "meta_reward_core/training/process_main.py": "a private folder of the training process",
-    "meta_reward_core/training/row_types.py": "a private folder of the training process",
+    "meta_reward_core/training/model_sharding.py": "a file of the package",
     "workers/engine/client.py": "a pipe to our own process",
     "workers/engine/process.py": "a pipe to our own process",
     "workers/jobs/create_experiment.py": "a column that prompt_files wrote",

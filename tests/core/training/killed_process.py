@@ -40,6 +40,6 @@ def die_first(moment: str, function: Any) -> Any:
 if __name__ == "__main__":
     patched: Any = trainer
     patched.TrainingMonitor = Monitor
-    patched.load_trained_model = die_first("loading", trainer.load_trained_model)
-    patched.publish_weights = die_first("publishing", trainer.publish_weights)
+    patched.load_trained_model = die_first("loading", patched.load_trained_model)
+    patched.publish_weights = die_first("publishing", patched.publish_weights)
     process_main.main(Path(sys.argv[1]))

@@ -36,7 +36,7 @@ def tied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = llama_config(tokenizer)
     config.tie_word_embeddings = True
     torch.manual_seed(1)
-    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model = LlamaForCausalLM(config).bfloat16()
     return save_model(model, tokenizer, tmp_path_factory.mktemp("models") / "tied")
 
 
@@ -60,13 +60,13 @@ def test_sharded_training_gives_the_weights_of_one_process(
     assert sharded.log[-1]["step"] == 12
     for one, other in zip(sharded.log, alone.log, strict=True):
         assert one == pytest.approx(other, abs=1e-3)
-    one, both = tmp_path / "alone" / "m1", tmp_path / "sharded" / "m1"
-    change = largest_difference(start, one)
+    single, both = tmp_path / "alone" / "m1", tmp_path / "sharded" / "m1"
+    change = largest_difference(start, single)
     assert change > 1e-3
-    assert largest_difference(one, both) <= 0.01 * change
-    assert describe_tensors(both) == describe_tensors(one)
+    assert largest_difference(single, both) <= 0.01 * change
+    assert describe_tensors(both) == describe_tensors(single)
     assert sorted(file.name for file in both.iterdir()) == sorted(
-        file.name for file in one.iterdir()
+        file.name for file in single.iterdir()
     )
 
 
@@ -116,7 +116,9 @@ def test_training_resumes_after_the_kill_of_any_process(
     assert largest_difference(undisturbed, tmp_path / "m1") <= 0.01 * change
 
 
-def test_sharding_is_checked_on_the_model_and_its_optimizer(first_model: Path) -> None:
+def test_sharding_is_checked_on_the_model_and_its_optimizer(
+    first_model: Path, tmp_path: Path
+) -> None:
     """One process, so that its share of a sharded model is the whole of it."""
     model = AutoModelForCausalLM.from_pretrained(first_model)
     optimizer = torch.optim.AdamW(model.parameters())
@@ -124,7 +126,7 @@ def test_sharding_is_checked_on_the_model_and_its_optimizer(first_model: Path) -
         check_sharding(model, optimizer, sharding="fsdp", processes=1)
     check_sharding(model, optimizer, sharding="none", processes=1)
     torch.distributed.init_process_group(
-        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
     )
     try:
         fully_shard(model, mesh=init_device_mesh("cpu", (1,)))

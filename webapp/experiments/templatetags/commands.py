@@ -1,4 +1,4 @@
-"""Commands that a page tells somebody to type, and code in sentences."""
+"""Commands that a page shows for the user to run, and code in sentences."""
 
 from django import template
 from django.utils.html import format_html, format_html_join
@@ -13,7 +13,7 @@ register.simple_tag(format_command, name="command")
 
 @register.filter
 def mark_code(text: str) -> SafeString:
-    """Escape a sentence, and show what stands between backquotes as code."""
+    """Escape a sentence, and show text between backquotes as code."""
     return format_html_join(
         "",
         "{}",

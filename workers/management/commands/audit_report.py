@@ -68,7 +68,7 @@ def _print_batch(console: Console, number: int) -> None:
     report = make_report(batch)
     console.print(f"{batch}: {report.answered} of {report.items} items answered")
     if report.is_stale:
-        console.print("the items were made again since, or the experiment is gone")
+        console.print("the items were replaced since, or the experiment is gone")
     _print_report(console, report)
 
 
@@ -123,7 +123,7 @@ def _make_table(title: str, lines: Sequence[MetricLine]) -> Table:
 
 
 def _make_confusion_table(rows: Sequence[ConfusionRow]) -> Table:
-    table = Table("people say", *(f"meta-judge {name}" for name in OUTCOMES))
+    table = Table("human verdict", *(f"meta-judge {name}" for name in OUTCOMES))
     for row in rows:
         table.add_row(row.name, *map(_format_cell, row.cells))
     return table

@@ -48,7 +48,7 @@ class Command(ExemplifiedCommand):
     examples = _EXAMPLE
     help = (
         "Score responses ranked by people several times with a judge, and keep the judgments that "
-        "order the responses as the people do. The same command resumes an interrupted run."
+        "rank the responses as humans do. The same command resumes an interrupted run."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -83,7 +83,7 @@ class Command(ExemplifiedCommand):
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Check everything, judge, and write the data."""
         console = open_console(self.stdout, no_color=options["no_color"])
-        with handle_errors(go_on="The same command goes on where it was."):
+        with handle_errors(go_on="Run the same command again to resume."):
             _build(options, console)
 
 
@@ -126,7 +126,7 @@ def _build(options: dict[str, Any], console: Console) -> None:
     named.engine.close()
     _show(console, data)
     if not data.rows:
-        raise InputError("no judgment orders the answers as people do: no file was written")
+        raise InputError("no judgment ranks the responses as humans do: no file was written")
     write_json_lines(output, map(asdict, data.rows))
     typed = format_command("train_seed", "--data", str(output), "...")
     console.print(f"next: {escape(typed)}", soft_wrap=True)

@@ -30,7 +30,7 @@ class Command(BaseCommand):
             help="Experiment to audit.")  # fmt: skip
         add("--iteration", type=int, required=True, metavar="N", help="Iteration to sample from.")
         add("--kind", choices=ItemKind.values, default=ItemKind.JUDGMENTS,
-            help="What people compare or score: two judgments, or a response. "
+            help="What auditors compare or score: two judgments, or a response. "
                  "Default: judgments.")  # fmt: skip
         add("--strategy", choices=list(STRATEGIES), default="certainty",
             help="Stratification of the sample (docs/audit.md). Default: certainty.")  # fmt: skip
@@ -54,7 +54,7 @@ class Command(BaseCommand):
             help="CSV, JSON or JSON lines file of items with known answers that each auditor "
                  "answers first (docs/audit.md).")  # fmt: skip
         add("--min-accuracy", type=float, default=MIN_ACCURACY, metavar="SHARE",
-            help="Flag auditors whose 95% interval of accuracy lies below this. "
+            help="Flag auditors whose 95% interval of accuracy is below this. "
                  f"Default: {MIN_ACCURACY:g}.".replace("%", "%%"))  # fmt: skip
         add("--show-quality", action="store_true", help="Show auditors their own accuracy.")
         add("--auditor", action="append", default=[], metavar="USER",
@@ -129,5 +129,5 @@ def _find_auditors(names: list[str]) -> list[User]:
     found = {person.username: person for person in get_possible_auditors()}
     unknown = sorted(set(names) - found.keys())
     if unknown:
-        raise InputError(f"{unknown[0]!r} is no active account with the role auditor")
+        raise InputError(f"{unknown[0]!r} is not an active account with the role auditor")
     return [found[name] for name in names]

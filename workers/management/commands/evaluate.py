@@ -113,7 +113,7 @@ class Command(ExemplifiedCommand):
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Score, print, and write if requested."""
         console = open_console(self.stdout, no_color=options["no_color"])
-        with handle_errors(go_on="The same command goes on where it was."):
+        with handle_errors(go_on="Run the same command again to resume."):
             metrics_file = _get_metrics_file(options)
             require_writable(metrics_file)
             saved = options["save_to"]
@@ -218,7 +218,7 @@ def _declare_judge(parser: argparse.ArgumentParser) -> None:
     add("file", type=Path, nargs="?", metavar="FILE",
         help="Scores or verdicts of the judge on a fixed set.")  # fmt: skip
     add("--reference", type=Path, metavar="FILE",
-        help="Reference for FILE, by people or a stronger model, or an export of an "
+        help="Reference for FILE, from humans or a stronger model, or an export of an "
              "audit.")  # fmt: skip
     add("--experiment", metavar="NAME",
         help="Experiment whose own judgments are compared, reported separately from the fixed "
@@ -272,8 +272,8 @@ def _report_replaced_row(changes: Sequence[str]) -> list[DataIssue]:
     return make_issue_if_any(
         changes,
         "leaderboard_row_replaced",
-        "Figures of the leaderboard's row that were replaced: {rows} (" + ", ".join(changes) + ").",
-        "They were made elsewhere or from other annotations.",
+        "Values of the leaderboard row that were replaced: {rows} (" + ", ".join(changes) + ").",
+        "They came from another machine or from other annotations.",
     )
 
 

@@ -59,7 +59,7 @@ class Command(ExemplifiedCommand):
         """Declare the options."""
         add = parser.add_argument
         seed_prompts = add("--seed-prompts", type=Path, required=True, metavar="FILE",
-            help=f"File of prompts written by people: {', '.join(FORMATS)}.")  # fmt: skip
+            help=f"File of human-written prompts: {', '.join(FORMATS)}.")  # fmt: skip
         add("--engine", required=True, metavar="ENGINE",
             help="Model that writes the prompts: a model folder, a Hugging Face id, endpoint:NAME "
                  "or scripted.")  # fmt: skip
@@ -113,7 +113,7 @@ class Command(ExemplifiedCommand):
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Check everything, generate, write."""
         console = open_console(self.stdout, no_color=options["no_color"])
-        with handle_errors(go_on="The same command goes on where it was."):
+        with handle_errors(go_on="Run the same command again to resume."):
             _generate(options, console)
 
 

@@ -72,4 +72,4 @@ def _require_site(url: str) -> None:
     except httpx2.HTTPError as error:
         raise CommandError(f"the site does not answer: {error}") from error
     if answer.status_code != _OK:
-        raise CommandError(f"the site says {answer.status_code}: {answer.text[:200]}")
+        raise CommandError(f"the site returned {answer.status_code}: {answer.text[:200]}")

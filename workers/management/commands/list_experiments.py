@@ -32,7 +32,7 @@ class Command(BaseCommand):
             if not experiments:
                 words = ("--experiment", "demo", "--recipe", "smoke")
                 console.print(
-                    f"no experiment yet; begin one: "
+                    f"no experiments yet; start one: "
                     f"{escape(format_command('run_iteration', *words))}",
                     soft_wrap=True,
                 )

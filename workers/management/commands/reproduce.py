@@ -49,8 +49,8 @@ _PAPER_SFT_SEEDS: Final = 3
 
 _EXAMPLES: Final = """\
 examples:
-  the miniature paper: six arms, five loop seeds of each of three M0s; hours, and it goes on
-  where it was whenever the same command is given
+  the miniature paper: six arms, five loop seeds of each of three M0s; takes hours, and the same
+  command resumes it
     python manage.py reproduce --jobs 2
 
   two recipes over three seeds
@@ -112,7 +112,7 @@ class Command(ExemplifiedCommand):
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Run, and report."""
         console = open_console(self.stdout, no_color=options["no_color"])
-        with handle_errors(go_on="The same command goes on."):
+        with handle_errors(go_on="Run the same command again to resume."):
             require_tables()
             failed = _run_matrix(options, console)
         if failed:
@@ -134,7 +134,7 @@ def _run_matrix(options: dict[str, Any], console: Console) -> dict[str, str]:
         tried = None if run.model is None else seed_models.find_or_record(run.model)
         return compute_fingerprint(spec, run, roots, variant=None if tried is None else tried.model)
 
-    plan_runs(spec, [])  # refuses what is wrong with names and recipes before the first training
+    plan_runs(spec, [])  # rejects wrong names and recipes before the first training
     gates = choose_seed_models(spec, seed_models, train=not options["report_only"])
     runs = plan_runs(spec, gates)
     _check_baseline(options["baseline"], runs)
@@ -196,7 +196,7 @@ def _build_arms(
 
 def _describe_progress(done: int, wanted: int) -> str:
     if done >= wanted:
-        return "what is there does not count; the command says why"
+        return "the existing record does not count; the command prints the reason"
     return f"{done} of {wanted} iterations are finished"
 
 
@@ -207,15 +207,14 @@ def _build_foreword(
         Text(
             f"Planned: {len(spec.recipes)} arms, loop seeds 1 to {spec.seeds}"
             + (f", {spec.sft_seeds} seed models" if spec.sft_seeds else "")
-            + ". Only finished runs are in the tables; every figure says how many stand behind it."
+            + ". The tables contain only completed runs; every value has its number of runs."
         ),
         Text(
-            "Each of them is a record with the hashes of its recipe, words, instructions, seed "
-            f"model and of every model that came of it, made in version {WORLD_VERSION} of the "
-            f"miniature world and version {MEANING_VERSION} of the tables; a record of anything "
-            "else does not count. Seconds, and the versions of packages, are of whatever machine "
-            "made a run; every other figure follows from those hashes alone, as far as processors "
-            "round alike."
+            "Each run is a record with the hashes of its recipe, templates, prompts, seed model "
+            f"and every model trained in it, made with version {WORLD_VERSION} of the toy task "
+            f"and version {MEANING_VERSION} of the tables; other records do not count. Durations "
+            "and package versions are those of the machine that made the run. All other values "
+            "follow from those hashes alone, as far as processors round alike."
         ),
     ]
     if gates:

@@ -51,4 +51,4 @@ class Command(BaseCommand):
                 f"{len(differences)} file(s) are gone or differ: put them back from their own "
                 "backup, or run the iterations again, which remakes what is missing"
             )
-        self.stdout.write("the files are as they were")
+        self.stdout.write("all files are unchanged")

@@ -67,7 +67,7 @@ examples:
     python manage.py run_iteration --experiment mine --recipe paper-llama3-8b \\
         --model my-model --prompts prompts.jsonl --set actor.samples=5 --dry-run
 
-  training refused too many pairs as too long: another limit, and nothing is drawn again
+  training refused too many pairs as too long: change the limit; nothing is sampled again
     python manage.py run_iteration --experiment mine --set training.max_length=4096
 
   on every GPU of this machine at once; on a CPU, two engine processes with half of the cores each
@@ -119,7 +119,7 @@ class Command(ExemplifiedCommand):
         console = open_console(self.stdout, no_color=options["no_color"])
         console.quiet = options["verbosity"] == 0
         request = build_request(options)
-        go_on = f"To go on: {_format_resume_command(request, options)}"
+        go_on = f"To resume: {_format_resume_command(request, options)}"
         with handle_errors(go_on=go_on):
             require_tables()
             require_writable(options["output"])
@@ -231,7 +231,7 @@ def _run(
     with run_exclusively(experiment, row):
         lost = close_stale_attempts(row)
         if lost:
-            console.print(f"an earlier run was killed: {lost} unfinished shard begins anew")
+            console.print(f"an earlier run was killed: restarting {lost} unfinished shard(s)")
         if request.accept_probe:
             _accept_findings(experiment)
         numbers = list(list_next_iterations(experiment, target_iteration=target_iteration))
@@ -275,7 +275,7 @@ def _run_by_workers(
             summaries.append(_follow_one(experiment, iteration, console))
     except KeyboardInterrupt as error:
         raise CommandError(
-            "no longer following; the workers go on. To follow again: "
+            "no longer following; the workers continue. To follow again: "
             f"{_format_command(experiment.name, '--queue')}; to stop them: "
             f"{format_command('control_iteration', 'cancel', '--experiment', experiment.name)}",
             returncode=EXIT_INTERRUPTED,
@@ -368,7 +368,7 @@ def _run_next(
 def _print_next_step(experiment: Experiment, console: Console) -> None:
     done = experiment.count_finished_iterations()
     model = experiment.get_model(done)
-    console.print(f"M{done} lies in {escape(str(model.source))}", soft_wrap=True)
+    console.print(f"M{done} is in {escape(str(model.source))}", soft_wrap=True)
     if done < experiment.recipe.iterations:
         console.print(
             f"next, M{done} to M{done + 1}: "

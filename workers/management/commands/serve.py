@@ -83,7 +83,7 @@ class Command(BaseCommand):
                 "the names that others call this machine by"
             )
         if settings.META_REWARD_BROKER_EMBEDDED and is_broker_ready(get_configured_broker()):
-            self._write("the embedded broker runs already and is used as it is")
+            self._write("the embedded broker is already running and is reused")
 
     def _write(self, line: str) -> None:
         self.stdout.write(line)

@@ -74,7 +74,9 @@ class Command(ExemplifiedCommand):
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Check everything, train, and print where the model is."""
         console = open_console(self.stdout, no_color=options["no_color"])
-        with handle_errors(go_on="The same command goes on from the last whole epoch."):
+        with handle_errors(
+            go_on="Run the same command again to resume from the last complete epoch."
+        ):
             _train(options, get_storage_roots(), console)
 
 
@@ -103,7 +105,7 @@ def _train(options: dict[str, Any], roots: StorageRoots, console: Console) -> No
     )
     for refused in outcome.refused[:10]:
         console.print(f"  refused {refused.prompt_id[:16]} ({refused.kind}): {refused.reason}")
-    console.print(f"the model lies in {target}", soft_wrap=True)
+    console.print(f"the model is in {target}", soft_wrap=True)
     words = ["--experiment", "NAME", "--recipe", "paper-llama3-8b"]
     words += ["--model", str(options["output"]), "--prompts", "FILE"]
     console.print(f"next: {escape(format_command('run_iteration', *words))}", soft_wrap=True)

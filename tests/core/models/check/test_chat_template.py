@@ -105,7 +105,7 @@ def test_a_rewritten_completion_is_told_with_what_training_uses(
     stored = folder.check()["round_trip"]
     assert stored.level is AMBER
     assert changed in stored.message
-    assert "training uses the token ids that were drawn" in stored.message
+    assert "training uses the sampled token ids" in stored.message
     assert stored.file == "chat_template.jinja"
     rendered = folder.check(stores_tokens=False)["round_trip"]
     assert rendered.level is unstored

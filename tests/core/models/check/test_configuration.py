@@ -155,7 +155,7 @@ NEEDS = ModelNeeds(max_new_tokens=48, max_length=512)
 @pytest.mark.parametrize(
     ("limit", "is_learned", "level", "message"),
     [
-        (None, False, Level.GREEN, "no longest row"),
+        (None, False, Level.GREEN, "does not declare a maximum length"),
         (1024, True, Level.GREEN, "1,024 positions, rows of up to 512 tokens"),
         (512, True, Level.GREEN, "512 positions"),
         (511, True, Level.RED, "511 learned positions and a row of training may have 512 tokens"),

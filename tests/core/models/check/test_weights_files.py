@@ -152,7 +152,7 @@ def test_shards_and_their_index_are_read(sharded: Path) -> None:
             lambda folder: write_index(folder, {"a": "../else.safetensors"}),
             INDEX, "not a file of this folder",
         ),
-        (lambda folder: write_index(folder, {}), INDEX, "names no files"),
+        (lambda folder: write_index(folder, {}), INDEX, "does not name any files"),
         (lambda folder: (folder / INDEX).write_text("[]"), INDEX, "not an index"),
         (lambda folder: (folder / INDEX).unlink(), "model.safetensors", "there is no such file"),
         (

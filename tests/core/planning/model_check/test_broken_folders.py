@@ -172,7 +172,7 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
                                    INDEX, "lm_head.bias is not in the file"),
     "index leaves one out": (shard(lambda m: m.pop(UP)), RED, INDEX, f"does not name {UP}"),
     "index leads outside": (shard(lambda m: m.update({UP: "../other.safetensors"})), RED, INDEX,
-                            "should name files beside it"),
+                            "should name files in its own folder"),
     "no index": (one_after_another(shard(), remove(INDEX)), RED, INDEX, "download that file"),
     # Configuration.
     "no model type": (set_values(CONFIG, model_type=None), RED, CONFIG, "Unrecognized model"),
@@ -239,11 +239,11 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
         "writes no generation prompt"),
     "always a generation prompt": (
         replace_in_template("{% if add_generation_prompt %}", "{% if true %}"), AMBER, TEMPLATE,
-        "writes '<|assistant|>' behind a finished turn; training uses the token ids"),
+        "writes '<|assistant|>' behind a finished turn; training uses the sampled token ids"),
     "rewrites completions": (
         replace_in_template("<|assistant|>\n{{ message['content'] }}",
                             "<|assistant|>\n{{ message['content']|replace('  ', ' ') }}"),
-        AMBER, TEMPLATE, "training uses the token ids that were drawn"),
+        AMBER, TEMPLATE, "training uses the sampled token ids"),
     "another template beside it": (
         set_values(TOKENIZER_CONFIG, chat_template="{{ messages }}"), AMBER, TOKENIZER_CONFIG,
         "holds another chat template"),

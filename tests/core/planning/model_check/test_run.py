@@ -175,7 +175,7 @@ def test_a_folder_outside_the_root_is_not_looked_into(roots: StorageRoots, tmp_p
     shutil.copytree(get_shipped_seed_model(), tmp_path / "elsewhere")
     report = check_model(request_for(tmp_path / "elsewhere", roots))
     assert [check.level for check in report.checks] == [Level.RED]
-    assert "lies outside the allowed model folders" in report.checks[0].message
+    assert "is outside the allowed model folders" in report.checks[0].message
 
 
 def test_a_request_is_the_same_in_another_process(model: Path, roots: StorageRoots) -> None:
