@@ -68,6 +68,7 @@ def test_it_leaves_every_table_a_checkpoint_and_a_summary(quiet_site: Site) -> N
         "refused",
         "training_log",
         "evaluation",
+        "task_items",
     }
     summary = json.loads((quiet_site.root / "summary.json").read_text())["iterations"][0]
     assert summary["finished"]
