@@ -39,9 +39,9 @@ def show_metrics(request: HttpRequest) -> HttpResponse:
     refusal = authorize_probe(request)
     if refusal is not None:
         return refusal
-    registry = CollectorRegistry()
-    registry.register(_RowCollector())
-    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+    collectors = CollectorRegistry()
+    collectors.register(_RowCollector())
+    return HttpResponse(generate_latest(collectors), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 class _RowCollector(Collector):
