@@ -79,20 +79,20 @@ class ModelFolderError(InputError):
 
     Attributes:
         file: path of the faulty file; empty if unknown.
-        finding: what is wrong with it, as a clause.
+        problem: what is wrong with it, as a clause.
         remedy: what to do, as a clause.
     """
 
     def __init__(
-        self, message: str, *, file: str = "", finding: str = "", remedy: str = ""
+        self, message: str, *, file: str = "", problem: str = "", remedy: str = ""
     ) -> None:
         super().__init__(message)
-        self.file, self.finding, self.remedy = file, finding or message.rstrip("."), remedy
+        self.file, self.problem, self.remedy = file, problem or message.rstrip("."), remedy
 
     @classmethod
-    def from_parts(cls, file: object, finding: str, remedy: str) -> Self:
-        """Write the message as one sentence: file, finding and remedy."""
-        return cls(f"{file} {finding}: {remedy}.", file=str(file), finding=finding, remedy=remedy)
+    def from_parts(cls, file: object, problem: str, remedy: str) -> Self:
+        """Write the message as one sentence: file, problem and remedy."""
+        return cls(f"{file} {problem}: {remedy}.", file=str(file), problem=problem, remedy=remedy)
 
 
 class EndpointError(InputError):

@@ -85,7 +85,7 @@ def check_model_folder(path: Path, *, allowed_roots: Sequence[Path]) -> Path:
         raise ModelFolderError(
             f"There is no model folder at {path}.",
             file=str(path),
-            finding="there is no such folder",
+            problem="there is no such folder",
             remedy="correct the name, or download the model",
         )
     if not folder.is_dir():
@@ -230,7 +230,7 @@ def _check_config(folder: Path) -> None:
         raise ModelFolderError(
             f"{folder} has no config.json: download the model again.",
             file=str(folder / "config.json"),
-            finding="is missing",
+            problem="is missing",
             remedy="download the model again",
         )
     for name in _JSON_OBJECTS:
@@ -250,7 +250,7 @@ def _check_weights(folder: Path) -> None:
         raise ModelFolderError(
             f"{folder} has no safetensors weights ({WEIGHTS_FILE}): {remedy}.",
             file=str(folder / WEIGHTS_FILE),
-            finding="is missing",
+            problem="is missing",
             remedy=remedy,
         )
     shards = read_weights_index(folder)
@@ -260,7 +260,7 @@ def _check_weights(folder: Path) -> None:
         raise ModelFolderError(
             f"{folder} misses weights: {names} (download them again).",
             file=str(folder / WEIGHTS_INDEX),
-            finding=f"names weights that are missing: {names}",
+            problem=f"names weights that are missing: {names}",
             remedy="download them again",
         )
 
@@ -292,7 +292,7 @@ def _check_chat_template(folder: Path) -> None:
     raise ModelFolderError(
         f"{folder} has no chat template: {remedy}.",
         file=str(template),
-        finding="is missing, and so is any other chat template",
+        problem="is missing, and so is any other chat template",
         remedy=remedy,
     )
 

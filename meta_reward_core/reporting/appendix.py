@@ -132,7 +132,7 @@ def build_limitations_section(arms: Sequence[Arm]) -> list[Block]:
     return [
         Text("Alarms of the iterations:"),
         Notes(_list_alarms(arms) or ["none rang"]),
-        Text("Findings of the kept evaluations (null models, copies of the baseline, marks of a "
+        Text("Warnings of the kept evaluations (null models, copies of the baseline, marks of a "
              "judge, instructions to it, and what else limits a metric):"),
         _make_issues_block(arms),
         Text("The same search in the loop's own answers, which its judge has scored:"),
@@ -169,7 +169,7 @@ def _make_issues_block(arms: Sequence[Arm]) -> Block:
         for card in cards
     ]
     if not kept:
-        return Absent("Findings of the evaluations", "no evaluation is kept for these experiments")
+        return Absent("Warnings of the evaluations", "no evaluation is kept for these experiments")
     lines = [
         f"{run.name} M{t}, {card['benchmark']}: {one['name']}. {one['sentence']} {one['advice']}"
         for run, t, card in kept

@@ -59,7 +59,7 @@ class InputLimits:
 
 REQUEST_LIMITS: Final = InputLimits(max_chars=8_000_000, max_depth=32, max_nodes=200_000)
 """For the body of a request."""
-YAML_LIMITS: Final = InputLimits(max_chars=500_000, max_depth=32, max_nodes=50_000)
+YAML_LIMITS: Final = InputLimits(max_chars=500_000, max_depth=32, max_nodes=5_000)
 """For a recipe or settings: what a person writes by hand."""
 FILE_LIMITS: Final = InputLimits(max_chars=2**31, max_depth=64, max_nodes=50_000_000)
 """For files whose size is limited elsewhere, or which this installation wrote."""

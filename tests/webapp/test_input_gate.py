@@ -17,7 +17,8 @@ from webapp.experiments.models import Experiment, Iteration, Job
 from webapp.experiments.reserved_names import list_reserved_names
 from workers.pipeline.sync_rows import check_rows_have_files
 
-SECONDS: Final = 2.0
+SECONDS: Final = 5.0
+"""CPU time that no request may take, on machines several times slower than usual too."""
 
 HOSTILE_RECIPES: Final = {
     "brackets": "[" * 20_000,

@@ -80,7 +80,7 @@ def _explain_folder_error(error: ModelFolderError, folder: Path) -> Check:
         "folder",
         "Folder",
         Level.RED,
-        shorten(error.finding),
+        shorten(error.problem),
         shorten(error.remedy),
         shorten(error.file),
     )

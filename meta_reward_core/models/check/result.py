@@ -46,7 +46,7 @@ class Check:
     file: str = ""
 
     def describe(self) -> str:
-        """One sentence: file, finding and remedy."""
+        """One sentence: file, problem and remedy."""
         place = f"{self.file}: " if self.file else ""
         remedy = f"; {self.remedy}" if self.remedy else ""
         return f"{place}{self.message}{remedy}."

@@ -113,7 +113,7 @@ def test_hostile_json_is_refused_in_little_time(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["9" * 400_000, "1:" * 200_000 + "1", "1_" * 200_000, "#\n" * 200_000, "- 1\n" * 20_000],
+    ["9" * 400_000, "1:" * 200_000 + "1", "1_" * 200_000, "#\n" * 200_000, "- 1\n" * 4_000],
     ids=lambda text: text[:4],
 )
 def test_long_harmless_yaml_is_read_in_little_time(text: str) -> None:
@@ -220,11 +220,11 @@ def test_hostile_recipes_and_settings_are_refused_by_name(
         read_endpoints(f"{text}\n")
 
 
-def test_a_recipe_with_thousands_of_unknown_keys_is_answered_in_a_few_lines() -> None:
-    text = "\n".join(f"key{n}: {'x' * 100}" for n in range(3000))
+def test_a_recipe_with_many_unknown_keys_is_answered_in_a_few_lines() -> None:
+    text = "\n".join(f"key{n}: {'x' * 100}" for n in range(2000))
     with pytest.raises(RecipeError) as caught:
         read_recipe_text(text)
-    assert "and 2,9" in str(caught.value)
+    assert "and 1,9" in str(caught.value)
     assert len(str(caught.value)) < 10_000
 
 
