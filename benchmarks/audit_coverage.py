@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=200)
     parser.add_argument("--accuracy", type=float, nargs="*", default=(0.5, 0.7, 0.9))
     parser.add_argument("--noise", type=float, nargs="*", default=(0.4, 0.8, 1.6),
-                        help="by which people differ, points")  # fmt: skip
+                        help="Standard deviation between auditors, in points.")  # fmt: skip
     options = parser.parse_args()
     shares = [
         share

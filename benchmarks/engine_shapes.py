@@ -336,21 +336,29 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["5M", "30M"])
     parser.add_argument("--shapes", nargs="+", choices=BATCHES, default=list(BATCHES))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default=None, help="float32 on a CPU, bfloat16 elsewhere")
+    parser.add_argument(
+        "--dtype", default=None, help="Data type. Default: float32 on a CPU, otherwise bfloat16."
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--prompts", type=int, default=4, help="judge prompts")
-    parser.add_argument("--responses", type=int, default=1, help="responses that are meta-judged")
-    parser.add_argument("--judgments", type=int, default=11, help="of each of these responses")
+    parser.add_argument(
+        "--responses", type=int, default=1, help="Number of responses whose judgments are compared."
+    )
+    parser.add_argument(
+        "--judgments", type=int, default=11, help="Distinct judgments per compared response."
+    )
     parser.add_argument("--new-tokens", type=int, default=100)
     words = Lengths()
     parser.add_argument("--response-words", type=int, nargs=2, default=words.response)
     parser.add_argument("--judgment-words", type=int, nargs=2, default=words.judgment)
-    parser.add_argument("--vllm-dtypes", nargs="+", help="that vLLM may choose from")
+    parser.add_argument("--vllm-dtypes", nargs="+", help="Batch sizes to try with vLLM.")
     parser.add_argument("--max-batch-tokens", type=int, default=65_536)
-    parser.add_argument("--batches", type=int, nargs="+", help="that `generate` may choose from")
     parser.add_argument(
-        "--generate-part", type=int, default=22, help="meta-judge prompts that `generate` gets"
+        "--batches", type=int, nargs="+", help="Batch sizes to try with `generate`."
+    )
+    parser.add_argument(
+        "--generate-part", type=int, default=22, help="Number of meta-judge prompts for `generate`."
     )
     parser.add_argument("--skip-generate", action="store_true")
     parser.add_argument("--skip-vllm", action="store_true")

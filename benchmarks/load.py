@@ -277,7 +277,12 @@ def main() -> None:
     parser.add_argument("--experiments", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each level")
-    parser.add_argument("--goal", type=float, default=1.0, help="seconds: fail above this 95 %%")
+    parser.add_argument(
+        "--goal",
+        type=float,
+        default=1.0,
+        help="Maximum 95th percentile of response times in seconds; fail above it.",
+    )
     options = parser.parse_args()
     levels = [max(1, round(options.watching * share)) for share in LEVELS]
     gave_way = ""

@@ -51,7 +51,7 @@ SHARES: Final = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=int, nargs="*", default=[], metavar="SFT_SEED")
-    parser.add_argument("--folder", type=Path, help="where seed models are kept")
+    parser.add_argument("--folder", type=Path, help="Folder of base models.")
     parser.add_argument("--scripted-only", action="store_true")
     options = parser.parse_args()
     stopped = 0 if options.scripted_only else print_good_runs(options.models, options.folder)

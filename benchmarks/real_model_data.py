@@ -32,7 +32,9 @@ def main() -> None:
     parser.add_argument("--train-prompts", type=int, default=48)
     parser.add_argument("--held-out-prompts", type=int, default=40)
     parser.add_argument("--max-chars", type=int, default=400, help="of an answer")
-    parser.add_argument("--min-gap", type=float, default=0.3, help="between best and worst")
+    parser.add_argument(
+        "--min-gap", type=float, default=0.3, help="Minimum distance between best and worst rank."
+    )
     options = parser.parse_args()
     prompts = _read_prompts(options.ranked, options.max_chars)
     clear = [p for p in prompts if _compute_gap(prompts[p]) >= options.min_gap]

@@ -136,7 +136,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=100)
     parser.add_argument("--databases", nargs="+", default=["sqlite", "postgres"])
     parser.add_argument(
-        "--idle", action="store_true", help="idle share of 8 engines instead of the costs"
+        "--idle",
+        action="store_true",
+        help="Report the idle share of 8 engines instead of the costs.",
     )
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()

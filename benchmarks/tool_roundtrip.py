@@ -182,11 +182,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--environments", type=Path, help="folder of the tools' environments")
-    parser.add_argument("--sources", type=Path, help="folder of checkouts, see above")
+    parser.add_argument("--environments", type=Path, help="Folder of the tools' environments.")
+    parser.add_argument("--sources", type=Path, help="Folder of source checkouts (see above).")
     parser.add_argument(
         "--tools", nargs="+", choices=[*TOOLS, *BENCHMARKS], default=list(TOOLS), metavar="TOOL",
-        help=f"tools to run: {', '.join([*TOOLS, *BENCHMARKS])}; by default the first three",
+        help=f"Tools to run: {', '.join([*TOOLS, *BENCHMARKS])}. Default: the first three.",
     )  # fmt: skip
     parser.add_argument("--inside", nargs=3, metavar=("TOOL", "FROM", "TO"), help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -67,11 +67,17 @@ def judge_seconds(
 def main() -> None:
     """Compare, and fail below the goal."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=int, default=64, help="judgments of one response")
-    parser.add_argument("--pairs", type=int, default=5, help="runs by one worker and by two")
-    parser.add_argument("--goal", type=float, default=1.7, help="fail below this median ratio")
+    parser.add_argument("--samples", type=int, default=64, help="Judgments per response.")
     parser.add_argument(
-        "--one-worker", action="store_true", help="one of two engine processes, against two workers"
+        "--pairs", type=int, default=5, help="Number of runs with one worker and with two."
+    )
+    parser.add_argument(
+        "--goal", type=float, default=1.7, help="Minimum median ratio; fail below it."
+    )
+    parser.add_argument(
+        "--one-worker",
+        action="store_true",
+        help="Compare one worker of two engine processes with two workers.",
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

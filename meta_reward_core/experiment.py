@@ -126,8 +126,8 @@ class Experiment:
         sha256 = files.get_checkpoint_sha256()
         if sha256 is None:
             raise ArtifactError(
-                f"M{number} of experiment {self.name!r} has not been made: "
-                f"run iteration {number} first"
+                f"M{number} of experiment {self.name!r} does not exist yet: run iteration "
+                f"{number} first"
             )
         return ModelRef(f"M{number}", files.checkpoint, sha256, self._get_base_model(number))
 
@@ -213,7 +213,7 @@ def create_experiment(
     store.require_first_writer_wins(files.layout.folder)
     with files.lock():
         if files.exists():
-            raise InputError(f"an experiment {name!r} exists already: choose another name")
+            raise InputError(f"experiment {name!r} already exists: choose another name")
         files.delete_leftovers()  # of an experiment of this name whose deletion was stopped
         with _remove_on_failure(files, documents or {}):
             _write_pool(files.pool, prompts)

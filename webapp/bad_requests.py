@@ -34,7 +34,7 @@ def refuse_malformed_addresses(get_response: Answer) -> Answer:
             return _refuse_address(request)
         charset = (request.content_params or {}).get("charset", "utf-8")
         if charset.strip("\"' ").lower() not in _UTF_8:
-            return _refuse(request, "the request must be UTF-8: leave out the charset", 415)
+            return _refuse(request, "the request must be UTF-8: remove the charset", 415)
         return get_response(request)
 
     return answer
@@ -52,7 +52,7 @@ def refuse_malformed_fields(get_response: Answer) -> Answer:
                 for text in _iter_texts(request):
                     check_text(text)
             except MalformedInputError as error:
-                return _refuse(request, f"a field of the form {error}: leave it out", 400)
+                return _refuse(request, f"a field of the form {error}: remove it", 400)
         return get_response(request)
 
     return answer
@@ -70,7 +70,7 @@ def _iter_texts(request: HttpRequest) -> Iterator[str]:
 def _refuse_address(request: HttpRequest) -> HttpResponse:
     if request.path_info.startswith(_API):
         return JsonResponse({"detail": "there is no such address"}, status=404)
-    return HttpResponseNotFound("there is no such address", content_type="text/plain")
+    return HttpResponseNotFound("page not found", content_type="text/plain")
 
 
 def _refuse(request: HttpRequest, reason: str, status: int) -> HttpResponse:
@@ -85,7 +85,7 @@ def handle_bad_request(request: HttpRequest, exception: Exception) -> HttpRespon
     if isinstance(exception, RequestDataTooBig):
         most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE / 1e6
         reason = (
-            f"What you sent is longer than {most:g} MB. Send a long list of prompts as a file; "
+            f"The request is larger than {most:g} MB. Send a long list of prompts as a file; "
             "your browser's Back button returns to the form as you filled it in."
         )
     return render(request, "400.html", {"exception": reason}, status=400)

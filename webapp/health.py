@@ -129,14 +129,14 @@ def read_queue_lengths() -> dict[str, int] | None:
             server = broker.default_channel.client
             return {name: int(server.llen(name)) for name in QUEUES}
     except _NO_BROKER as error:
-        _log.warning("the broker does not answer: %s", error)
+        _log.warning("the broker does not respond: %s", error)
         return None
 
 
 def _explain_broker_start() -> str:
     if settings.META_REWARD_BROKER_EMBEDDED:
-        return f"`{format_command('serve')}` brings it up"
-    return "start the Redis server that CELERY_BROKER_URL names"
+        return f"`{format_command('serve')}` starts it"
+    return "start the Redis server at CELERY_BROKER_URL"
 
 
 def check_health() -> HealthReport:
@@ -145,7 +145,7 @@ def check_health() -> HealthReport:
     queues = read_queue_lengths()
     problems = [problem] if problem else []
     if queues is None:
-        problems.append(f"the broker does not answer: {_explain_broker_start()}")
+        problems.append(f"the broker does not respond: {_explain_broker_start()}")
     if problem:
         broker = queues is not None
         return HealthReport(database=False, broker=broker, queues=queues, problems=problems)

@@ -55,12 +55,12 @@ def close_to_others(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise ForeignFolderError(f"{path} cannot be looked at: {error}") from error
+        raise ForeignFolderError(f"{path} cannot be inspected: {error}") from error
     if found.st_uid != os.geteuid():
         raise ForeignFolderError(
             f"{path} belongs to another user (uid {found.st_uid}, and this is uid {os.geteuid()}), "
-            "who could read the secrets in it: run this as that user, change the owner (chown), "
-            "or name another folder (META_REWARD_VAR)"
+            "who could read the secrets in it: run this as that user, change the owner "
+            "(chown), or choose another folder (META_REWARD_VAR)"
         )
     mode = stat.S_IMODE(found.st_mode)
     if not mode & _OTHERS:
@@ -84,8 +84,9 @@ def _require_fixed_place(folder: Path) -> None:
     mode = stat.S_IMODE(parent.stat().st_mode)
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         raise ForeignFolderError(
-            f"all users may write to {parent} (mode {mode:04o}) and so replace {folder}: remove "
-            "that permission (chmod o-w), or use another folder (META_REWARD_VAR)"
+            f"{parent} is writable for all users (mode {mode:04o}), who could replace "
+            f"{folder}: remove that permission (chmod o-w), or use another folder "
+            f"(META_REWARD_VAR)"
         )
 
 

@@ -66,7 +66,7 @@ def iter_metrics() -> Iterator[Metric]:
     """Count everything."""
     queues = read_queue_lengths()
     yield _build_metric(
-        "broker_up", "gauge", "Whether the broker answers.", [({}, queues is not None)]
+        "broker_up", "gauge", "Whether the broker responds.", [({}, queues is not None)]
     )
     yield _build_metric(
         "queue_messages",
@@ -100,7 +100,7 @@ def _iter_work_metrics() -> Iterator[Metric]:
     yield _build_metric(
         "stage_shards",
         "gauge",
-        "Shards of the stages of running iterations, by status: how far each stage is.",
+        "Shards of the stages of running iterations, by status.",
         _to_samples(
             running.order_by()
             .values(
@@ -116,7 +116,7 @@ def _iter_work_metrics() -> Iterator[Metric]:
     yield _build_metric(
         "attempts_total",
         "counter",
-        "Attempts at shards by how they ended; lost ones are leases that ran out.",
+        "Attempts at shards by outcome; lost means that the lease expired.",
         _to_samples(
             ended.values("status", stage_name=F("shard__stage__name")).annotate(count=Count("pk"))
         ),
@@ -124,7 +124,7 @@ def _iter_work_metrics() -> Iterator[Metric]:
     yield _build_metric(
         "attempt_seconds_total",
         "counter",
-        "Seconds that finished attempts took.",
+        "Duration of finished attempts in seconds.",
         [
             ({"stage": row["stage_name"]}, row["seconds"] or 0.0)
             for row in ended.filter(status=AttemptStatus.FINISHED)
@@ -148,13 +148,13 @@ def _iter_speed_metrics() -> Iterator[Metric]:
     yield _build_metric(
         "tokens_per_second",
         "gauge",
-        "Tokens a second of the attempts that run, each since it began.",
+        "Tokens per second of the running attempts, each since its start.",
         [({"stage": stage}, speed) for stage, (_, speed) in sorted(by_stage.items())],
     )
     yield _build_metric(
         "running_tokens",
         "gauge",
-        "Tokens that the attempts that run have made so far.",
+        "Tokens generated so far by the running attempts.",
         [({"stage": stage}, made) for stage, (made, _) in sorted(by_stage.items())],
     )
 
@@ -166,7 +166,7 @@ def _iter_worker_metrics() -> Iterator[Metric]:
     yield _build_metric(
         "worker_silent_seconds",
         "gauge",
-        "Seconds since a worker last showed itself.",
+        "Seconds since the last heartbeat of a worker.",
         [(about, (now - row[2]).total_seconds()) for about, row in zip(labels, rows, strict=True)],
     )
     yield _build_metric(
@@ -178,7 +178,7 @@ def _iter_worker_metrics() -> Iterator[Metric]:
     yield _build_metric(
         "worker_device_memory_bytes",
         "gauge",
-        "Memory in use on a worker's GPU, as its engine last said.",
+        "Memory in use on a worker's GPU, as last reported by its engine.",
         [(about, row[4]) for about, row in zip(labels, rows, strict=True) if row[4] is not None],
     )
 

@@ -65,7 +65,7 @@ def reconcile_forever(*, every_seconds: float = EVERY_SECONDS) -> None:
         except DatabaseError as error:
             _log.warning("the database does not answer: %s", error)
         except Exception:  # noqa: BLE001 other iterations need their watchman
-            _log.exception("reconciling failed; it is tried again")
+            _log.exception("reconciling failed; will retry")
         time.sleep(every_seconds)
 
 
@@ -79,13 +79,13 @@ def expire_leases() -> int:
     ]
     return sum(
         shard_claims.fail_attempt(
-            attempt, status=AttemptStatus.LOST, error="the worker's process is gone"
+            attempt, status=AttemptStatus.LOST, error="the worker's process no longer exists"
         )
         for attempt in gone
     ) + sum(
         shard_claims.expire_attempt(
             attempt,
-            error=f"the worker on {attempt.worker} was silent for more than {seconds:g} seconds",
+            error=f"the worker on {attempt.worker} sent no heartbeat for more than {seconds:g} s",
         )
         for attempt in shard_claims.get_expired_attempts()
     )

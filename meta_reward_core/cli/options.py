@@ -163,7 +163,7 @@ def show_plan(
     if len(plans) > 1:
         print_total(console, list(plans.values()))
     if not plans:
-        console.print(f"nothing is left to run: {done} iterations are finished")
+        console.print(f"nothing to run: {done} iterations are already finished")
     console.print(_describe_estimate_basis(speeds))
     if unknown is not None:
         console.print(escape(unknown), soft_wrap=True)

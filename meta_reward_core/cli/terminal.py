@@ -117,9 +117,8 @@ class ConsoleCallback:
         number, planned = self._context.number, self._context.recipe.iterations
         if number > planned:
             self._print_line(
-                f"[dim]the recipe plans {_format_count(planned, 'iteration')}: in iteration "
-                f"{number} "
-                "its schedules keep their last value[/dim]"
+                f"[dim]the recipe plans {_format_count(planned, 'iteration')}: iteration "
+                f"{number} uses the last value of each schedule[/dim]"
             )
         with self._progress or contextlib.nullcontext():
             yield
@@ -322,8 +321,8 @@ def _format_total(plan: Sequence[StagePlan]) -> str:
 
 def _format_training_note(plan: Sequence[StagePlan]) -> str:
     if any(stage.seconds is None for stage in plan):
-        unknown = "no training of such a model has been measured"
-        return f"; how long training takes is not known yet: {unknown}"
+        unknown = "training of this model has not been measured"
+        return f"; the duration of training is not known yet: {unknown}"
     return ", training included"
 
 
@@ -358,7 +357,7 @@ def print_outside_judge(console: Console, endpoint: str | None) -> None:
     """Print a note if an external model judges."""
     if endpoint is not None:
         console.print(
-            f"[bold]external judge[/bold]: the endpoint {escape(endpoint)} gives the scores"
+            f"[bold]external judge[/bold]: scores are from the endpoint {escape(endpoint)}"
         )
 
 
@@ -431,13 +430,13 @@ def _make_judging_table(summary: Summary) -> Table:
         ("mean score", judge.get("mean"), ".2f"),
         ("entropy of the scores (bits, at most 3.46)", judge.get("entropy_bits"), ".2f"),
         ("share of scores of 5", judge.get("share_at_max"), ".1%"),
-        ("score against length (Spearman)", summary["score_length_correlation"], "+.2f"),
-        ("mean characters of a response", summary["response_chars"], ",.0f"),
+        ("correlation of score and length (Spearman)", summary["score_length_correlation"], "+.2f"),
+        ("mean response length in characters", summary["response_chars"], ",.0f"),
         ("battles with a readable verdict", meta_judge.get("parse_rate"), ".1%"),
         ("won by the judgment shown first", meta_judge.get("won_by_first"), ".1%"),
         ("won by the higher score", meta_judge.get("won_by_higher_score"), ".1%"),
         ("won by the longer judgment", meta_judge.get("won_by_longer"), ".1%"),
-        ("verdict changed with the order", meta_judge.get("inconsistency"), ".1%"),
+        ("verdicts that change with the order", meta_judge.get("inconsistency"), ".1%"),
     ]
     for name, value, form in metrics:
         if value is not None:

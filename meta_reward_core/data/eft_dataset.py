@@ -93,7 +93,7 @@ def read_ranked(path: str | Path) -> list[RankedPrompt]:
         prompt = row.read_text("prompt_text" if "prompt_text" in row.values else "instruction")
         answer = row.read_text("response_text" if "response_text" in row.values else "response")
         if answer in (known for known, _ in found[prompt]):
-            row.refuse("this answer was there before; keep one row of it.")
+            row.refuse("this answer occurs twice; keep one row.")
         found[prompt].append((answer, _read_rank(row)))
     return [
         RankedPrompt(compute_prompt_id(prompt), prompt, *zip(*answers, strict=True))
@@ -107,7 +107,7 @@ def _read_rank(row: NumberedRow) -> float:
         return rank
     score = row.read_number("score")
     if score is None:
-        row.refuse("has neither rank (1 is the best) nor score; give every answer one.")
+        row.refuse("has neither rank (1 is the best) nor score; add one to every answer.")
     return -score
 
 
@@ -122,7 +122,7 @@ def _read_prompt(row: NumberedRow) -> RankedPrompt:
     if not isinstance(ranks, list) or len(ranks) != len(answers):
         row.refuse("ranks must be a list with one rank for each response.")
     if len(set(answers)) < len(answers):
-        row.refuse("a response is there twice; keep one.")
+        row.refuse("a response occurs twice; keep one.")
     numbers = [NumberedRow(row.place, {"rank": rank}) for rank in ranks]
     return RankedPrompt(
         compute_prompt_id(prompt), prompt, tuple(answers), tuple(map(_read_rank, numbers))

@@ -54,9 +54,7 @@ def require_writable(path: Path | None) -> None:
     if path is None:
         return
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(
-            f"{path} cannot be written: name a file in a folder that exists and may be written to"
-        )
+        raise InputError(f"{path} cannot be written: choose a file in an existing, writable folder")
 
 
 @contextlib.contextmanager
@@ -70,7 +68,9 @@ def create_output_folder(path: Path) -> Iterator[None]:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{path} cannot be made: {error.strerror}; name another folder") from error
+        raise InputError(
+            f"{path} could not be created: {error.strerror}; choose another folder"
+        ) from error
     try:
         yield
     except InputError:

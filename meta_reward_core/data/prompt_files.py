@@ -38,7 +38,7 @@ REJECT_TEXT: Final[dict[RejectReason, str]] = {
     "not_json": "The line is not valid JSON; write one JSON object on each line.",
     "not_an_object": 'The row is not a JSON object; write it as {"prompt": "..."}.',
     "no_prompt_column": "The row has no prompt column.",
-    "bad_value": "Another column contains a value that cannot be stored; leave it out.",
+    "bad_value": "Another column contains a value that cannot be stored; remove it.",
     "cells": (
         "The row does not have as many cells as the header; put cells that contain separators, "
         "quotes or line breaks in double quotes."

@@ -168,7 +168,7 @@ def remove_held_out(pool: PromptFile, held_out: HeldOutPrompts) -> PromptFile:
     """
     kept = [prompt for prompt in pool.prompts if prompt.text not in held_out]
     if pool.prompts and not kept:
-        raise InputError("every prompt of the pool is held out for evaluation: give other prompts")
+        raise InputError("every prompt of the pool is held out for evaluation: use other prompts")
     return replace(pool, prompts=kept, held_out=len(pool.prompts) - len(kept))
 
 
@@ -204,7 +204,7 @@ def remove_contaminated(
             left_out[found] += 1
     if pool.prompts and not kept:
         raise InputError(
-            "every prompt of the pool equals or nearly equals a prompt of evaluation.tasks: give "
-            "other prompts"
+            "every prompt of the pool equals or nearly equals a prompt of evaluation.tasks: "
+            "use other prompts"
         )
     return replace(pool, prompts=kept, contaminated=len(pool.prompts) - len(kept)), left_out

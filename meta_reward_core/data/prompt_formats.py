@@ -272,8 +272,8 @@ def _describe_json_error(text: str, problem: MalformedInputError) -> str:
         return f"{problem}; write an array of objects, or one object on each line."
     if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
         return (
-            f"the JSON ends too early, at line {text.count(chr(10), 0, len(text.rstrip())) + 1}; "
-            "the file seems to be cut off: download or export it again."
+            f"the JSON is incomplete: it ends at line "
+            f"{text.count(chr(10), 0, len(text.rstrip())) + 1}. Download or export the file again."
         )
     return (
         f"line {error.lineno}: is not valid JSON ({error.msg}); write an array of objects, or one "

@@ -71,7 +71,7 @@ def read_sft_rows(path: str | Path, *, held_out: HeldOutPrompts | None = None) -
             found.rows.append(outcome)
     if not found.rows:
         raise PromptFileError(
-            f"{path.name}: holds no row to train on ({len(found.rejected)} were rejected); "
+            f"{path.name}: contains no row to train on ({len(found.rejected)} were rejected); "
             "add at least one."
         )
     return found

@@ -106,7 +106,9 @@ def read_rows(path: str | Path) -> list[NumberedRow]:
     path = Path(path)
     rows = list(_read_parquet(path) if path.suffix == ".parquet" else _read_json(path))
     if not rows:
-        raise EvaluationFileError(f"{path.name}: holds no row; there is nothing to evaluate.")
+        raise EvaluationFileError(
+            f"{path.name}: contains no rows, so there is nothing to evaluate."
+        )
     return rows
 
 
@@ -125,7 +127,7 @@ def read_csv(path: str | Path) -> list[NumberedRow]:
     except csv.Error as error:
         raise EvaluationFileError(f"{path.name}: is not valid CSV ({error}).") from error
     if not rows:
-        raise EvaluationFileError(f"{path.name}: holds no row below its header.")
+        raise EvaluationFileError(f"{path.name}: contains no row below its header.")
     return rows
 
 

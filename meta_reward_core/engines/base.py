@@ -228,7 +228,7 @@ def require_forced_lines(engine: Engine) -> ForcedLineReader:
     """
     if not isinstance(engine, ForcedLineReader):
         raise EngineError(
-            "This engine cannot begin a line for the model: use engine.kind: transformers, or a "
+            "This engine does not support forced lines: use engine.kind: transformers, or a "
             "free readout."
         )
     return engine

@@ -84,7 +84,7 @@ class CachingEngine:
         size.
         """
         if self._closed:
-            raise EngineError("This engine is closed: make a new one.")
+            raise EngineError("This engine is closed: create a new one.")
         sampling = replace(sampling, chat_date=sampling.chat_date or self._chat_date)
         drawn: list[list[Completion]] = []
         tokens = 0
@@ -105,7 +105,7 @@ class CachingEngine:
             EngineError: that engine cannot do it.
         """
         if self._closed:
-            raise EngineError("This engine is closed: make a new one.")
+            raise EngineError("This engine is closed: create a new one.")
         options = replace(options, date=options.date or self._chat_date)
         size = _READINGS_PER_SHARD if self._shard_conversations else max(1, len(requests))
         readings: list[ForcedLineReading | None] = []

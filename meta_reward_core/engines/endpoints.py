@@ -61,9 +61,9 @@ class Endpoint(BaseModel):
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ValueError("base_url must be an http or https address")
         if address.username or address.password or address.query or address.fragment:
-            raise ValueError("base_url may hold no user, password, query or fragment")
+            raise ValueError("base_url must not contain a user, password, query or fragment")
         if self.key_env is not None and self.key_file is not None:
-            raise ValueError("give key_env or key_file, not both")
+            raise ValueError("set key_env or key_file, not both")
         return self
 
     def resolve_model_name(self, weights_sha256: str) -> str:
@@ -88,9 +88,11 @@ class Endpoint(BaseModel):
         else:
             return None
         if not key.strip():
-            raise EndpointError(f"the endpoint's key is not there: {place} is missing or empty")
+            raise EndpointError(f"the endpoint's key was not found: {place} is missing or empty")
         if not key.strip().isascii():
-            raise EndpointError(f"the endpoint's key is not usable: {place} holds more than ASCII")
+            raise EndpointError(
+                f"the endpoint's key is invalid: {place} contains characters that are not ASCII"
+            )
         return SecretStr(key.strip())
 
 
@@ -104,8 +106,7 @@ def find_endpoint(name: str) -> Endpoint:
     if name not in known:
         named = ", ".join(sorted(known)) or "none"
         raise EndpointError(
-            f"there is no endpoint {name!r} here: {ENDPOINTS_VARIABLE} names {named}. "
-            "See docs/engines.md"
+            f"unknown endpoint {name!r}: {ENDPOINTS_VARIABLE} defines {named}. See docs/engines.md"
         )
     return known[name]
 

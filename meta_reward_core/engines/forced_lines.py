@@ -72,7 +72,8 @@ def encode_line(tokenizer: PreTrainedTokenizerBase, line: ForcedLine) -> LineTok
         or any(token == unknown for whole in wholes for token in whole if unknown is not None)
     ):
         raise EngineError(
-            f"The model's tokenizer cannot tell the values {', '.join(line.values)} apart after "
+            f"The model's tokenizer does not distinguish the values {', '.join(line.values)} "
+            f"after "
             f"{line.beginning.strip()!r}: use a free readout with this model."
         )
     ends = any(one != other and other[: len(one)] == one for one in values for other in values)

@@ -96,7 +96,7 @@ def load_endpoint_engine(
         return OpenAiEngine(name, endpoint, model=endpoint.model)
     if not endpoint.follows_weights:
         raise EndpointError(
-            f"endpoint {name!r} always answers by the model {endpoint.model!r}, which is not the "
+            f"endpoint {name!r} always uses the model {endpoint.model!r}, which is not the "
             f"one that is trained: name its model such as policy-{WEIGHTS_PLACEHOLDER}, or give "
             "the endpoint as judge.endpoint"
         )
@@ -178,8 +178,8 @@ class OpenAiEngine:
             raise EngineError("This engine is closed: make a new one.")
         if self._load_tokenizer is None:
             raise EngineError(
-                f"endpoint {self._name!r} serves another model than the one that is trained: a "
-                "forced readout needs that model's tokens; use a free readout"
+                f"endpoint {self._name!r} does not serve the model that is trained, and a "
+                f"forced readout needs that model's tokens: use a free readout"
             )
         check_line(line)
         tokenizer = self._load_tokenizer()
@@ -235,8 +235,8 @@ class OpenAiEngine:
             obstacle = str(error)
         if obstacle is not None:
             raise EndpointError(
-                f"it cannot force a line: {obstacle}; use a free readout, engine.kind: "
-                "transformers, or a server that can, such as vLLM"
+                f"it does not support forced lines: {obstacle}; use a free readout, engine.kind: "
+                "transformers, or a server that supports them, such as vLLM"
             )
         self._can_force_lines = True
 
@@ -448,9 +448,9 @@ class _RequestSender:
             except RetryableResponseError as error:
                 if attempt + 1 == self._endpoint.attempts:
                     kind = UnusablePromptError if error.may_be_prompt else EngineError
-                    raise kind(f"{error}; that was attempt {attempt + 1}") from None
+                    raise kind(f"{error} (attempt {attempt + 1})") from None
                 await self._wait(attempt, error)
-        raise AssertionError("an endpoint has at least one attempt")
+        raise AssertionError("an endpoint needs at least one attempt")
 
     async def _send_once(self, body: dict[str, Any]) -> ParsedResponse:
         """Make one attempt."""
@@ -459,7 +459,7 @@ class _RequestSender:
             async with asyncio.timeout(seconds):
                 return await self._exchange(body)
         except (TimeoutError, httpx2.TimeoutException):
-            raise RetryableResponseError(f"it did not answer within {seconds:g} seconds") from None
+            raise RetryableResponseError(f"it did not respond within {seconds:g} seconds") from None
         except httpx2.InvalidURL as error:
             raise EndpointError(f"its base_url is not a valid URL: {error}") from None
         except httpx2.RequestError as error:
@@ -474,7 +474,7 @@ class _RequestSender:
                 received += chunk
                 if len(received) > MAX_RESPONSE_BYTES:
                     raise RetryableResponseError(
-                        f"its answer is larger than {MAX_RESPONSE_BYTES} bytes"
+                        f"its response is larger than {MAX_RESPONSE_BYTES} bytes"
                     )
         return parse_response(
             response.status_code,

@@ -73,8 +73,9 @@ def check_line(line: ForcedLine) -> None:
     """
     if any(one != other and other.startswith(one) for one in line.values for other in line.values):
         raise EngineError(
-            f"The allowed values {', '.join(line.values)} begin one another, which a server "
-            "cannot score: use engine.kind: transformers, a free readout, or a scale up to 9."
+            f"The allowed values {', '.join(line.values)} are prefixes of one another, which "
+            f"a server cannot score: use engine.kind: transformers, a free readout, or a "
+            f"scale up to 9."
         )
 
 
@@ -117,7 +118,7 @@ def build_continuation_body(
 def find_obstacle(continued: ParsedResponse, another_turn: ParsedResponse) -> str | None:
     """Name the feature a server lacks, from its two answers to the probe; None if it has all."""
     if continued.refusal or another_turn.refusal:
-        return f"it refuses the request: {continued.refusal or another_turn.refusal}"
+        return f"it rejected the request: {continued.refusal or another_turn.refusal}"
     reply = continued.completions[0]
     if reply.text.strip() not in {value.strip() for value in PROBE_LINE.values}:
         return "it does not constrain a reply to given texts (structured_outputs.choice)"

@@ -150,9 +150,9 @@ def parse_response(
         return _parse_chat_completion(body, max_new_tokens)
     words = extract_error_text(body)
     if status in REDIRECTS:
-        raise EndpointError(f"it answers with a redirect ({status}), and none is followed")
+        raise EndpointError(f"it responded with a redirect ({status}), which is not followed")
     if status in _AUTH_ERROR_STATUSES:
-        raise EndpointError(f"it refuses the key, or there is none ({status}): {words}")
+        raise EndpointError(f"the API key is missing or was rejected ({status}): {words}")
     refusal = _find_refusal(status, body, words)
     if refusal is not None:
         return ParsedResponse((), refusal)
@@ -163,7 +163,7 @@ def parse_response(
             may_be_prompt=status == _SERVER_ERROR,
         )
     kind = RejectedRequestError if status in _PROMPT_ERROR_STATUSES else EndpointError
-    raise kind(f"it refuses the request ({status}): {words}")
+    raise kind(f"it rejected the request ({status}): {words}")
 
 
 def _find_refusal(status: int, body: bytes, words: str) -> str | None:
@@ -189,14 +189,14 @@ def _parse_chat_completion(body: bytes, max_new_tokens: int) -> ParsedResponse:
     said = _parse(body)
     choices = said.get("choices") if isinstance(said, dict) else None
     if not isinstance(choices, list):
-        raise RetryableResponseError("its answer is not a chat completion: it has no choices")
+        raise RetryableResponseError("its response is not a chat completion: it has no choices")
     if not choices:
         raise RetryableResponseError("its list of choices is empty")
     tokens = _count_tokens(said, choices, max_new_tokens)
     read = [_parse_choice(*item) for item in zip(choices, tokens, strict=True)]
     usable = tuple(item for item in read if isinstance(item, Completion))
     if not usable:
-        raise RetryableResponseError(f"its answer cannot be used: {read[0]}", may_be_prompt=True)
+        raise RetryableResponseError(f"its response cannot be used: {read[0]}", may_be_prompt=True)
     return ParsedResponse(usable, prompt_tokens=_read_usage(said, "prompt_tokens"))
 
 
@@ -208,7 +208,7 @@ def _parse_choice(choice: Any, tokens: int) -> Completion | str:
     reason = _parse_finish_reason(choice)
     text, refused = message.get("content"), message.get("refusal")
     if reason is None:
-        return f"a reply that ended by {choice.get('finish_reason')!r:.40}"
+        return f"a reply that ended with {choice.get('finish_reason')!r:.40}"
     if reason == "refused" or (isinstance(refused, str) and text is None):
         words = format_single_line(refused) if isinstance(refused, str) else "its content filter"
         return Completion("", 0, "refused", refusal=f"the server withheld the reply: {words}")
@@ -282,7 +282,7 @@ def _count_tokens(said: dict[str, Any], choices: Sequence[Any], max_new_tokens: 
         return [len(ids) for ids in listed if isinstance(ids, list)]
     total = _read_usage(said, "completion_tokens")
     if total is None:
-        raise RetryableResponseError("its answer does not say how many tokens were generated")
+        raise RetryableResponseError("its response does not state how many tokens were generated")
     cut_off = [_parse_finish_reason(choice) == "length" for choice in known]
     rest = total - max_new_tokens * sum(cut_off)
     if rest < 0 or all(cut_off):
@@ -390,7 +390,7 @@ def _parse(body: bytes) -> Any:
     try:
         return parse_json(body, ANSWER_LIMITS, leave_scalars=True)
     except MalformedInputError:
-        raise RetryableResponseError("its answer is not JSON") from None
+        raise RetryableResponseError("its response is not JSON") from None
 
 
 def _replace_surrogates(text: str) -> str:

@@ -86,7 +86,7 @@ class ScriptedEngine:
             EngineError: there is no such script.
         """
         if self._values is None:
-            raise EngineError("This script says nothing of forced lines: give it one that does.")
+            raise EngineError("This script does not support forced lines: use one that does.")
         readings: list[ForcedLineReading | None] = []
         for request in requests:
             text = request.completion.text[: request.kept_chars]

@@ -193,7 +193,7 @@ def attend_shared(
         EnoughReadError: this is the layer at which the reading is to end.
     """
     if shared_reading is None:
-        raise PrefixSharingUnsupportedError("the model does not hand arguments on to its attention")
+        raise PrefixSharingUnsupportedError("the model does not pass arguments to its attention")
     if attention_mask is not None or position_bias is not None:
         raise PrefixSharingUnsupportedError(
             "the model adds a mask or a bias of its own to the scores"

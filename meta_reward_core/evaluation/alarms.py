@@ -121,10 +121,10 @@ def _find_judge_alarms(
         alarms.append(
             Alarm(
                 "judge_drift",
-                f"The judge's mean points moved by {drift:+.2f} to {now.mean:.2f} "
+                f"The judge's mean score changed by {drift:+.2f} to {now.mean:.2f} "
                 "in one iteration.",
-                "Compare with human verdicts in the audit before trusting the scores; lower the "
-                "learning rate or leave judge pairs out of the next iteration.",
+                "Compare with human verdicts in an audit before relying on the scores; lower "
+                "the learning rate or exclude judge pairs from the next iteration.",
             )
         )
     return alarms
@@ -143,10 +143,10 @@ def _make_collapse_alarm(now: JudgeMetrics) -> Alarm:
     where = f"at {start:g}" if start == MAX_SCORE else f"from {start:g} to {start + BIN_WIDTH:g}"
     return Alarm(
         "judge_collapse",
-        f"{crowd / now.scored:.0%} of the points lie {where} "
-        f"(entropy {now.entropy_bits:.2f} bits): the judge hardly tells responses apart.",
-        "Hide the score line from the meta-judge, pair only judgments of close points, or cap "
-        "the share of judge pairs; begin again from the last checkpoint whose points spread.",
+        f"{crowd / now.scored:.0%} of the scores are {where} "
+        f"(entropy {now.entropy_bits:.2f} bits): the judge barely distinguishes responses.",
+        "Hide the score line from the meta-judge, pair only judgments with close scores, or "
+        "cap the share of judge pairs; restart from the last checkpoint whose scores vary.",
     )
 
 
@@ -170,9 +170,10 @@ def _find_meta_judge_alarms(
         alarms.append(
             Alarm(
                 "meta_judge_follows_score",
-                f"The judgment with the higher points won {now.won_by_higher_score:.0%} of the "
-                "battles: the meta-judge follows points, not reasons.",
-                "Hide the score line from the meta-judge, or pair only judgments of close points.",
+                f"The judgment with the higher score won {now.won_by_higher_score:.0%} of the "
+                "battles: the meta-judge follows scores, not reasons.",
+                "Hide the score line from the meta-judge, or pair only judgments with close "
+                "scores.",
             )
         )
     if _is_above(now.inconsistency, limits.inconsistency, now.both_orders, limits):
@@ -180,8 +181,8 @@ def _find_meta_judge_alarms(
             Alarm(
                 "meta_judge_inconsistent",
                 f"In {now.inconsistency:.0%} of the pairs the verdict changed with the order.",
-                "Train judge pairs of this iteration with care: look at them first, or use a "
-                "stronger seed model.",
+                "Inspect the judge pairs of this iteration before training on them, or use a "
+                "stronger base model.",
             )
         )
     return alarms
@@ -193,8 +194,8 @@ def _make_one_position_alarm(now: MetaJudgeMetrics) -> Alarm:
         "one_position_won_everything",
         f"The judgment shown {position} won all {now.decided} decided battles, so no judge pair "
         "can be made.",
-        "Read some verdicts: the meta-judge ignores the judgments. Use a stronger seed model or "
-        "another meta-judge template.",
+        "Read some verdicts: the meta-judge ignores the judgments. Use a stronger base model "
+        "or another meta-judge template.",
     )
 
 
@@ -209,8 +210,8 @@ def _find_pair_alarms(pairs: PairMetrics, limits: AlarmLimits) -> list[Alarm]:
         Alarm(
             "too_few_pairs",
             f"Only {pairs.yield_rate:.0%} of the prompts gave a pair of kind {pairs.kind}.{why}",
-            "See the drop reasons: raise the number of responses or judgments, the temperature, "
-            "or the length limits that drop pairs.",
+            "See the drop reasons, and raise the number of responses or judgments, the "
+            "temperature, or the length limits accordingly.",
         ),
     ]
 
@@ -220,7 +221,7 @@ def _make_few_verdicts_alarm(pairs: PairMetrics) -> Alarm:
         "pairs_of_few_verdicts",
         f"In {pairs.few_readable:,} of {pairs.pairs:,} judge pairs, one of the two judgments has "
         "no readable verdict in both orders against most of its opponents.",
-        "Set meta_judge.min_readable_share=0.5 to leave such pairs out; battles are not run again.",
+        "Set meta_judge.min_readable_share=0.5 to exclude such pairs; battles are not rerun.",
     )
 
 
@@ -239,8 +240,8 @@ def _find_length_alarms(
 
 
 _READ_SOME: Final = (
-    "Read some of them: raise the token limit if they are cut off, or train the seed model on the "
-    "reply format."
+    "Read some of them: raise the token limit if they are cut off, or train the base model on "
+    "the reply format."
 )
 
 

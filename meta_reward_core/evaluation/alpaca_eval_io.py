@@ -127,12 +127,16 @@ def read_annotations(
     ]
     if not rows:
         raise EvaluationFileError(
-            f"{Path(path).name}: holds no annotation of model {model!r} by annotator "
-            f"{annotator!r}; look at generator_2 and annotator in the file."
+            f"{Path(path).name}: contains no annotation of model {model!r} by annotator "
+            f"{annotator!r}; check generator_2 and annotator in the file."
         )
     found = [_parse_annotation(row, baseline_outputs or {}, outputs or {}) for row in rows]
-    _require_one_name(path, {a.generator_2 for a in found}, "generator_2", "name one by --model")
-    _require_one_name(path, {a.annotator for a in found}, "annotator", "name one by --annotator")
+    _require_one_name(
+        path, {a.generator_2 for a in found}, "generator_2", "choose one with --model"
+    )
+    _require_one_name(
+        path, {a.annotator for a in found}, "annotator", "choose one with --annotator"
+    )
     _require_one_name(path, {a.generator_1 for a in found}, "generator_1")
     _require_once(rows, [annotation.instruction for annotation in found], "the instruction")
     for given in (outputs, baseline_outputs):
@@ -175,8 +179,8 @@ def _resolve_output(row: NumberedRow, side: Literal[1, 2], given: ModelOutput | 
         row.refuse(f"has no {column}; add it to the row, or give the file of outputs by {option}.")
     if written is not None and given is not None and written != given.output:
         row.refuse(
-            f"{column} is not what the file of outputs holds for this instruction; "
-            "annotations and outputs are of different runs."
+            f"{column} differs from the file of outputs for this instruction; the annotations "
+            f"and outputs are from different runs."
         )
     return given.output if written is None and given is not None else written or ""
 
@@ -199,7 +203,8 @@ def _require_once(rows: Sequence[NumberedRow], keys: Sequence[str], what: str) -
     for row, key in zip(rows, keys, strict=True):
         if key in seen:
             row.refuse(
-                f"{what} {format_for_message(key)} was there before ({seen[key].place}); keep one "
+                f"{what} {format_for_message(key)} occurs twice (first at {seen[key].place}); "
+                f"keep one "
                 f"row of it."
             )
         seen[key] = row
@@ -223,10 +228,10 @@ def _require_same_instructions(
     left, unknown = outputs.keys() - annotated, annotated - outputs.keys()
     if outputs and (left or unknown):
         raise EvaluationFileError(
-            f"{Path(path).name}: {len(left)} of {len(outputs)} outputs have no annotation and "
+            f"{Path(path).name}: {len(left)} of {len(outputs)} outputs have no annotation, and "
             f"{len(unknown)} annotations no output, first "
-            f"{format_for_message(min(left or unknown))}; take "
-            "annotations and outputs of the same instructions."
+            f"{format_for_message(min(left or unknown))}; use annotations and outputs for the "
+            f"same instructions."
         )
 
 
@@ -331,7 +336,9 @@ def read_leaderboard(path: str | Path) -> dict[str, dict[str, str]]:
     for row in read_csv(path):
         model = unguard_cell(row.values.get("") or row.values.get("model") or "")
         if model in found:
-            row.refuse(f"the model {format_for_message(model)} has a row above; keep one of them.")
+            row.refuse(
+                f"the model {format_for_message(model)} has an earlier row; keep one of them."
+            )
         cells = {name: value or "" for name, value in row.values.items() if name}
         found[model] = {name: unguard_cell(cell) for name, cell in cells.items()}
     return found

@@ -429,8 +429,8 @@ def _get_style(answers: Mapping[tuple[str, str], ArenaAnswer], model: str, uid: 
     answer = answers.get((model, uid))
     if answer is None or answer.style is None:
         raise EvaluationFileError(
-            f"style control needs metadata of every answer, and {model}'s to question {uid} has "
-            "none; give the files of answers of the model and of the baseline by --answers."
+            f"style control needs metadata for every answer, but {model}'s to question {uid} "
+            f"has none; pass the answer files of the model and of the baseline with --answers."
         )
     return answer.style
 
@@ -502,19 +502,19 @@ def _find_issues(
             unread,
             "games_without_verdict",
             f"Games without a verdict: {{rows}}{count_reasons(unread)}.",
-            "Version 0.1 leaves the game out, version 2.0 the whole question. Judge them again.",
+            "Version 0.1 excludes the game, version 2.0 the whole question. Judge them again.",
         ),
         *make_issue_if_any(
             own if len(own) < FEW_QUESTIONS else [],
             "few_questions",
-            "There are few questions: {rows}.",
-            "Read the interval, not the score; compare models on more questions.",
+            "Small sample: {rows}.",
+            "Rely on the interval, not the score, or evaluate more questions.",
         ),
         *make_issue_if_any(
             [j for j in own if (j.model, j.uid) not in answers] if answers else [],
             "answers_missing",
-            "Judged questions whose answer is in no file: {rows}.",
-            "Answers and judgments may be of different runs.",
+            "Judged questions without an answer in the files: {rows}.",
+            "Answers and judgments may be from different runs.",
         ),
         *find_judge_hacking(given),
     ]

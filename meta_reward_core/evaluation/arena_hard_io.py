@@ -172,15 +172,15 @@ def read_judgments(
             group,
             "baseline",
             {judgment.baseline for judgment in group},
-            advice="evaluate one baseline at a time; version 2.0 allows one for each category.",
+            advice="evaluate one baseline at a time; version 2.0 allows one per category.",
         )
     seen: dict[tuple[str, str], NumberedRow] = {}
     for row, judgment in zip(rows, found, strict=True):
         key = (judgment.model, judgment.uid)
         if key in seen:
             row.refuse(
-                f"question {judgment.uid} of {judgment.model} was there before "
-                f"({seen[key].place}); keep one row of it."
+                f"question {judgment.uid} of {judgment.model} occurs twice (first "
+                f"at {seen[key].place}); keep one row."
             )
         if judgment.model == judgment.baseline:
             row.refuse(f"{judgment.model} plays against itself; remove these rows.")
@@ -194,7 +194,7 @@ def _choose_categories(
     known = {str(row.values.get("category")) for row in rows}
     if unknown := set(categories) - known:
         raise EvaluationFileError(
-            f"no judgment is of the category {min(unknown)}; choose among "
+            f"no judgment has the category {min(unknown)}; choose one of "
             f"{', '.join(sorted(known))}."
         )
     return [row for row in rows if not categories or row.values.get("category") in categories]
@@ -213,7 +213,7 @@ def group_by_category(
 def _parse_judgment(row: NumberedRow, version: Version, baseline: str | None) -> ArenaJudgment:
     known = row.read_optional_text("baseline") or baseline
     if known is None:
-        row.refuse("has no baseline; name it by --baseline (gpt-4-0314 in version 0.1).")
+        row.refuse("has no baseline; specify it with --baseline (gpt-4-0314 in version 0.1).")
     games = row.values.get("games")
     if not isinstance(games, list) or len(games) != 2:
         row.refuse("needs two games, the second with the answers in the other order.")
@@ -385,7 +385,7 @@ def read_questions(path: str | Path) -> dict[str, ArenaQuestion]:
     for row in read_rows(path):
         uid = _read_uid(row)
         if uid in found:
-            row.refuse(f"question {uid} was there before; keep one row of it.")
+            row.refuse(f"question {uid} occurs twice; keep one row.")
         text = row.read_text("prompt") if "prompt" in row.values else _read_first_turn(row)
         found[uid] = ArenaQuestion(text, row.read_optional_text("category"))
     return found

@@ -59,4 +59,4 @@ def _read_score(row: NumberedRow) -> float | None:
     try:
         return float(str(decided))
     except ValueError:
-        row.refuse("adjudicated must be a number of points.")
+        row.refuse("adjudicated must be a score.")

@@ -305,7 +305,7 @@ def _get_decoding(role: Role, recipe: Recipe) -> DecodingRecipe:
 def _describe(note: BreakerNote, findings: Sequence[Finding]) -> str:
     return "\n".join(
         [
-            f"Shard {note.shard} of stage {note.stage} stopped the run; what is finished is kept "
+            f"Shard {note.shard} of stage {note.stage} stopped the run; finished work is kept "
             f"({note.prompts:,} prompts measured):",
             *(f"- {one.sentence} {one.remedy}" for one in findings),
             f"Change the settings and run again, or continue unchanged with {ACCEPT_OPTION}.",

@@ -64,14 +64,14 @@ class ModelResponses:
             *make_issue_if_any(
                 range(self.refused),
                 "answers_refused",
-                "Prompts that are too long for the model, answered by nothing: {rows}.",
-                "An empty answer loses. Give the model a longer context, or leave them out.",
+                "Prompts that are too long for the model, with an empty answer: {rows}.",
+                "An empty answer loses. Use a longer context, or exclude these prompts.",
             ),
             *make_issue_if_any(
                 range(self.cut_off),
                 "answers_cut_off",
                 "Answers that end at the token limit: {rows}.",
-                "A judge sees half an answer. Raise --max-new-tokens.",
+                "The judge sees incomplete answers. Raise --max-new-tokens.",
             ),
         ]
 

@@ -158,7 +158,7 @@ def _make_kappa_metric(preferences: Sequence[tuple[int, int]]) -> Metric:
 def compute_label_kappa(pairs: Sequence[tuple[Any, Any]]) -> float | None:
     """Compute (observed - expected) / (1 - expected) agreement of two raters.
 
-    None without pairs, and where both always say the same one thing (0 / 0).
+    None without pairs, and if both are constant (0 / 0).
     """
     names = {name: index for index, name in enumerate(dict.fromkeys(itertools.chain(*pairs)))}
     table = np.zeros((len(names), len(names)))
@@ -170,7 +170,7 @@ def compute_label_kappa(pairs: Sequence[tuple[Any, Any]]) -> float | None:
 def _explain_missing_kappa(pairs: Sequence[tuple[Any, Any]]) -> str | None:
     if compute_label_kappa(pairs) is not None:
         return None
-    return "both always say the same" if pairs else "no pair to take it from"
+    return "both are constant" if pairs else "no pair to take it from"
 
 
 def _compute_common_scores(
@@ -484,30 +484,31 @@ def _find_issues(
             range(judge.missing),
             "judgments_unreadable",
             "Judgments without a score or verdict: {rows}.",
-            "They are in no metric. A judge that fails on hard cases looks better than it is.",
+            "They are excluded from all metrics, so a judge that fails on hard cases looks "
+            "better than it is.",
         ),
         *make_issue_if_any(
             theirs.keys() - mine.keys(),
             "pairs_not_judged",
-            "Pairs of the reference that the judge says nothing of: {rows}.",
-            "The metrics hold for the others alone.",
+            "Pairs of the reference without a verdict of the judge: {rows}.",
+            "The metrics describe only the other pairs.",
         ),
         *make_issue_if_any(
             [pair for pair in common if theirs[pair] == 0],
             "pairs_without_reference_order",
-            "Common pairs that the reference does not order: {rows}.",
-            "They are in no agreement; only kappa counts them, as ties.",
+            "Common pairs that are ties in the reference: {rows}.",
+            "They are excluded from agreement; only kappa counts them, as ties.",
         ),
         *make_issue_if_any(
             ties if len(ties) > MANY_TIES * len(ordered) else [],
             "judge_ties_often",
-            "Pairs that the judge scores alike: {rows}.",
-            "Its points are too coarse or pile up in one place; look at the score histogram.",
+            "Pairs that the judge gives equal scores: {rows}.",
+            "Its scores are too coarse or nearly all the same; check the score histogram.",
         ),
         *make_issue_if_any(
             prompts if len(prompts) < FEW_PROMPTS else [],
             "few_prompts",
-            "There are few prompts: {rows}.",
-            "Read the intervals, not the metrics.",
+            "Small sample: {rows}.",
+            "Rely on the intervals, not the point estimates.",
         ),
     ]

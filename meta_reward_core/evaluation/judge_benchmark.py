@@ -50,10 +50,10 @@ def read_judge_items(path: str | Path) -> JudgeItems:
             row.read_name("prompt_id") if "prompt_id" in row.values else compute_prompt_id(text)
         )
         if instructions.setdefault(prompt, text) != text:
-            row.refuse(f"prompt_id {prompt} stood for another instruction before.")
+            row.refuse(f"prompt_id {prompt} has a different instruction in an earlier row.")
         name = row.read_name("response_id")
         if (prompt, name) in responses:
-            row.refuse(f"response {name} was there before; keep one row of it.")
+            row.refuse(f"response {name} occurs twice; keep one row.")
         responses[prompt, name] = Response(prompt, name, 0, row.read_text("response"), 0, "stop")
     return JudgeItems(instructions, tuple(responses.values()))
 

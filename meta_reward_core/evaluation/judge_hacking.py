@@ -74,15 +74,15 @@ def find_judge_hacking(answers: Sequence[ComparedResponse]) -> list[DataIssue]:
             [a for a in answers if _is_suspicious(a, has_verdict_mark)],
             "verdict_marks",
             "Answers that contain a judge's mark, such as [[A>B]], [[10]] or 'Score: 5': {rows}.",
-            "A judge that repeats or completes them scores itself. Read these answers, and leave "
-            "them out in a second evaluation.",
+            "A judge that repeats or completes them scores itself. Read these answers, and "
+            "exclude them in a second evaluation.",
         ),
         *make_issue_if_any(
             [a for a in answers if _is_suspicious(a, has_judge_instructions)],
             "addresses_judge",
-            "Answers that speak to the judge or carry control tokens of a chat: {rows}.",
-            "They may steer the verdict whatever they are worth. Read them before you trust the "
-            "figures.",
+            "Answers that address the judge or contain chat control tokens: {rows}.",
+            "They may influence the verdict regardless of quality. Read them before you rely "
+            "on the metrics.",
         ),
     ]
 
@@ -113,9 +113,9 @@ def _find_constant_responses(answers: Sequence[ComparedResponse]) -> list[DataIs
     return [
         DataIssue(
             "constant_answers",
-            f"{count:,} of {len(answers):,} answers are the same or open alike: {example!r}.",
-            "A model whose answers do not depend on the question is not capable, whatever the "
-            "judge's verdict.",
+            f"{count:,} of {len(answers):,} answers are identical or start alike: {example!r}.",
+            "Answers that do not depend on the question are worthless, whatever the judge's "
+            "verdict.",
             count,
         )
     ]
@@ -129,8 +129,9 @@ def _find_baseline_copies(answers: Sequence[ComparedResponse]) -> list[DataIssue
     return [
         DataIssue(
             "copies_baseline",
-            f"{copies:,} of {len(compared):,} answers are the baseline's own, or hold it whole.",
-            "A preference between equal texts is noise: expect 50 and make nothing of it.",
+            f"{copies:,} of {len(compared):,} answers are copies of the baseline's answer, or "
+            f"contain it.",
+            "A preference between equal texts is noise: expect 50.",
             copies,
         )
     ]

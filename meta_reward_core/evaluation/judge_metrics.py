@@ -136,7 +136,7 @@ def compute_score_histogram(scores: Iterable[float]) -> tuple[int, ...]:
     counts = [0] * len(HISTOGRAM_BINS)
     for score in scores:
         if not 0 <= score <= MAX_SCORE:
-            raise ValueError(f"Points must lie between 0 and {MAX_SCORE:g}, not {score}.")
+            raise ValueError(f"Scores must be between 0 and {MAX_SCORE:g}, not {score}.")
         counts[int(score / BIN_WIDTH)] += 1
     return tuple(counts)
 

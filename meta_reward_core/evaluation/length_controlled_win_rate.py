@@ -168,12 +168,13 @@ def _explain_collinearity(gap: Array) -> str:
     lowest, highest = np.abs(gap).min(), np.abs(gap).max()
     if np.ptp(gap) == 0:
         return (
-            f"every answer differs by the same {highest:.0f} characters from the baseline's, so "
-            "length and quality cannot be told apart"
+            f"every answer differs by the same {highest:.0f} characters from the baseline's, "
+            f"so the effects of length and quality cannot be separated"
         )
     return (
-        f"the answers differ from the baseline's by {lowest:.0f} to {highest:.0f} characters, so "
-        "much alike that length cannot be told apart from quality or difficulty"
+        f"the answers differ from the baseline's by {lowest:.0f} to {highest:.0f} characters; "
+        f"these differences are so similar that the effect of length cannot be separated from "
+        f"quality or difficulty"
     )
 
 
@@ -214,8 +215,8 @@ def _fit(data: _Data, *, rounds: int, seed: int) -> LengthControlledRate:
 def _explain_removal(count: int, unpenalised: float) -> str:
     return (
         f"on {count} prompts cross-validation chooses a penalty that removes every difference "
-        "between model and baseline, so that the regression reads 50 whatever the answers are; "
-        f"without it, it reads {unpenalised:.1f}: compare on more prompts"
+        "between model and baseline, so that the regression gives 50 for any answers; without "
+        f"the penalty it gives {unpenalised:.1f}: compare on more prompts"
     )
 
 

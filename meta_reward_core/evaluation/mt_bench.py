@@ -105,8 +105,8 @@ def read_turn_judgments(paths: Sequence[str | Path]) -> list[TurnJudgment]:
         key = (judgment.model, judgment.question_id, judgment.turn)
         if key in seen:
             row.refuse(
-                f"turn {judgment.turn} of question {judgment.question_id} by {judgment.model} was "
-                f"there before ({seen[key].place}); keep one judgment of it."
+                f"turn {judgment.turn} of question {judgment.question_id} by {judgment.model} "
+                f"occurs twice (first at {seen[key].place}); keep one judgment."
             )
         seen[key] = row
     judges = sorted({judgment.judge for judgment in found})
@@ -202,7 +202,7 @@ def read_questions(path: str | Path) -> dict[str, Question]:
         if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
             row.refuse("turns must be a list of texts.")
         if name in found:
-            row.refuse(f"question {name} was there before; keep one row of it.")
+            row.refuse(f"question {name} occurs twice; keep one row.")
         found[name] = Question(name, row.read_text("category"), tuple(turns), _read_reference(row))
     return found
 
@@ -311,7 +311,7 @@ def _make_metric(name: str, group: Sequence[TurnJudgment]) -> Metric:
             scores_by_question[judgment.question_id].append(judgment.score)
     scores = [score for one in scores_by_question.values() for score in one]
     if not scores:
-        return Metric(name, None, 0, absent="no judgment has points")
+        return Metric(name, None, 0, absent="no judgment has a score")
     mean = math.fsum(scores) / len(scores)
     of_questions = compute_graded_mean_interval(
         [math.fsum(one) / len(one) for one in scores_by_question.values()],
@@ -353,13 +353,13 @@ def _find_issues(
             expected - judged,
             "turns_not_judged",
             "Turns that were not judged: {rows}.",
-            "The mean is over other turns than a complete one would be. Judge them, too.",
+            "The mean is over an incomplete set of turns. Judge these turns, too.",
         ),
         *make_issue_if_any(
             names if len(names) < FEW_QUESTIONS else [],
             "few_questions",
             "There are few questions: {rows}.",
-            "Read the interval, not the score.",
+            "Rely on the interval, not the score.",
         ),
         *find_judge_hacking(given),
     ]

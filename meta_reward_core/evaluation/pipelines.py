@@ -361,8 +361,8 @@ def run_reward_bench(run: BenchmarkRun, *, items: Path, words: JudgePrompt) -> S
 def _require_one_model(path: Path, names: set[str]) -> str:
     if len(names) > 1:
         raise EvaluationFileError(
-            f"{path.name}: holds answers of {len(names)} models ({', '.join(sorted(names)[:5])}); "
-            "give one model's."
+            f"{path.name}: contains answers of {len(names)} models "
+            f"({', '.join(sorted(names)[:5])}); use a file with the answers of one model."
         )
     return names.pop()
 
@@ -381,8 +381,8 @@ def find_training_overlap(side: OutputSource, texts: Collection[str]) -> list[Da
     return make_issue_if_any(
         [text for text in texts if compute_prompt_id(text) in known],
         "prompts_of_training",
-        "Instructions that are in the experiment's own pool for training: {rows}.",
-        "Evaluate on prompts that were held out: name their file in sample.held_out.",
+        "Instructions that are also in the experiment's training pool: {rows}.",
+        "Evaluate on held-out prompts: set sample.held_out to their file.",
     )
 
 

@@ -89,7 +89,7 @@ def parse_ratings(name: str, rows: Sequence[NumberedRow]) -> Ratings:
     form = forms.pop()
     found = _parse_verdicts(name, rows) if form == "verdict" else _parse_scores(name, rows, form)
     if not found.scores and not found.verdicts:
-        raise EvaluationFileError(f"{name}: no row has a {form} that can be read.")
+        raise EvaluationFileError(f"{name}: no row has a readable {form}.")
     return found
 
 
@@ -109,7 +109,7 @@ def _parse_scores(file: str, rows: Sequence[NumberedRow], form: str) -> Ratings:
         key = (row.read_name("prompt_id"), row.read_name("response_id"))
         name = row.values.get("judgment_id")
         if name is not None and (key, name) in seen:
-            row.refuse(f"judgment {name} was there before; keep one row of it.")
+            row.refuse(f"judgment {name} occurs twice; keep one row.")
         seen.add((key, str(name)))
         value = row.read_number(form)
         if value is None:
@@ -153,7 +153,7 @@ def _parse_verdicts(file: str, rows: Sequence[NumberedRow]) -> Ratings:
         if key[1] == key[2]:
             row.refuse(f"{key[1]} is compared with itself; remove the row.")
         if verdict not in (None, "A", "B", "tie"):
-            row.refuse("the verdict must be A, B or tie, or null where there is none.")
+            row.refuse("the verdict must be A, B or tie, or null if there is none.")
         if verdict is None:
             missing += 1
         else:

@@ -157,7 +157,7 @@ def _judge_of(path: str | Path, rows: Sequence[NumberedRow]) -> str:
     if len(names) > 1:
         raise EvaluationFileError(
             f"{Path(path).name}: model has {len(names)} values ({', '.join(names[:5])}); split the "
-            "file, or name the judge by --judge if they are one."
+            "file, or name the judge with --judge if all rows are by the same one."
         )
     return names[0] if names else "unnamed"
 
@@ -196,7 +196,8 @@ def _require_once(rows: Sequence[NumberedRow], keys: Sequence[tuple[str, ...]]) 
     for row, key in zip(rows, keys, strict=True):
         if key in seen:
             row.refuse(
-                f"item {format_for_message(' '.join(key))} was there before ({seen[key].place}), "
+                f"item {format_for_message(' '.join(key))} occurs twice (first at "
+                f"{seen[key].place}), "
                 f"so its scores "
                 "cannot be told apart; put the scores into the rows of the items."
             )
@@ -213,7 +214,7 @@ def _parse_pair(row: NumberedRow) -> ScoredItem:
     item = ScoredItem(row.read_name("id"), row.read_text("subset"), (chosen,), (rejected,))
     result = _read_first_number(row, "results", "result")
     if result not in (None, 0, 0.5, 1):
-        row.refuse(f"the result {result:g} is none of 1, 0.5 and 0.")
+        row.refuse(f"the result {result:g} is not 1, 0.5 or 0.")
     return _set_result(item, result)
 
 
@@ -253,7 +254,10 @@ def _parse_best_of_n(row: NumberedRow) -> ScoredItem:
     scores = _read_scores(row, result)
     correct = int(row.read_number("num_correct") or _read_count(row, "chosen") or 1)
     if not 1 <= correct < len(scores):
-        row.refuse(f"{correct} of {len(scores)} scores are of correct answers; one of each needed.")
+        row.refuse(
+            f"{correct} of {len(scores)} scores are of correct answers; there must be "
+            f"correct and incorrect ones."
+        )
     answers = (_read_count(row, "chosen") or 0) + (_read_count(row, "rejected") or 0)
     if answers and answers != len(scores):
         row.refuse(f"has {len(scores)} scores for {answers} answers; give one score each.")
@@ -531,16 +535,16 @@ def _find_issues(
         *make_issue_if_any(
             scored.items if len(scored.items) < FEW_ITEMS else [],
             "few_items",
-            "There are few items: {rows}.",
-            "Read the intervals, not the accuracy.",
+            "Small sample: {rows}.",
+            "Rely on the intervals, not the accuracy.",
         ),
         *_find_subset_issues(scored.version, set(by_subset)),
         *make_issue_if_any(
             _count_repeated(scored.items),
             "repeated_ids",
-            "Rows whose subset and id were there before: {rows}.",
+            "Rows that repeat the subset and id of an earlier row: {rows}.",
             "Each counts as an item of its own, as in the public tool (in Ties, rows of one id are "
-            "one item). Look whether the same items are in the file twice.",
+            "one item). Check whether the file contains the same items twice.",
         ),
     ]
 
@@ -553,7 +557,8 @@ def _find_score_issues(items: Sequence[ScoredItem]) -> list[DataIssue]:
             [item for item in items if not item.is_counted],
             "items_without_scores",
             "Items without all their scores: {rows}.",
-            "They are in no accuracy; the subsets' intervals allow for either outcome.",
+            "They are excluded from all accuracies; the subsets' intervals allow for either "
+            "outcome.",
         ),
         *make_issue_if_any(
             [item for item in equal if item.result is None],
@@ -565,7 +570,7 @@ def _find_score_issues(items: Sequence[ScoredItem]) -> list[DataIssue]:
         *make_issue_if_any(
             [item for item in scored if item.result is not None],
             "results_not_of_scores",
-            "Items whose result in the file is not what their scores give: {rows}.",
+            "Items whose result in the file contradicts their scores: {rows}.",
             "The file's results count. The public tool counts equal scores of a classifier as "
             "wrong; without the results they count as chance.",
         ),
@@ -580,14 +585,14 @@ def _find_subset_issues(version: RewardBenchVersion, found: set[str]) -> list[Da
         *make_issue_if_any(
             found - sections if version == "1" else [],
             "subsets_of_no_section",
-            "Subsets that belong to no published section: {rows}.",
-            "They have metrics of their own and are in no section's.",
+            "Subsets outside the published sections: {rows}.",
+            "They get their own metrics and are excluded from the sections.",
         ),
         *make_issue_if_any(
             missing if version == "2" else [],
             "subsets_missing",
             "Published subsets that are not in the file: {rows} (" + ", ".join(missing) + ").",
-            "The score is the mean of those that are there; the leaderboard's is of all six.",
+            "The score is the mean of the subsets in the file; the leaderboard's is of all six.",
         ),
     ]
 

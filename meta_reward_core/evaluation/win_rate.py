@@ -193,14 +193,14 @@ def _find_data_issues(annotations: Sequence[Annotation]) -> list[DataIssue]:
             [a for a in annotations if a.preference is None],
             "missing_preferences",
             "Rows without a preference: {rows}.",
-            "They are in no win rate (in the average length they are), and the intervals allow for "
-            "every one being lost or won. Annotate them again.",
+            "They are excluded from the win rates (but not from the average length), and the "
+            "intervals allow for each of them being lost or won. Annotate them again.",
         ),
         *make_issue_if_any(
             few,
             "few_prompts",
             "There are few prompts: {rows}.",
-            "Read the interval, not the rate; compare models on more prompts.",
+            "Rely on the interval, not the rate; compare models on more prompts.",
         ),
         *make_issue_if_any(
             itself,
@@ -211,14 +211,14 @@ def _find_data_issues(annotations: Sequence[Annotation]) -> list[DataIssue]:
         *make_issue_if_any(
             [a for a in annotations if a.generator_1 == a.generator_2 and a.output_1 != a.output_2],
             "one_name_two_answers",
-            "Rows whose model has the baseline's name and another answer: {rows}.",
+            "Rows whose model has the baseline's name but a different answer: {rows}.",
             "Either two samples of one model were compared, or the outputs were mixed up.",
         ),
         *make_issue_if_any(
             unknown if len(unknown) < len(annotations) else [],
             "difficulty_incomplete",
-            "Rows without an instruction difficulty, where others have one: {rows}.",
-            "Difficulty was left out of the regression. Give it for every row or for none.",
+            "Rows without an instruction difficulty, while others have one: {rows}.",
+            "Difficulty was excluded from the regression. Provide it for all rows or for none.",
         ),
     ]
 
@@ -236,14 +236,14 @@ def _find_length_issues(
             range(rows if moved else 0),
             "length_control_moves_much",
             f"Length control moves the win rate from {plain:.1f} to {rate:.1f}.",
-            "Answers and baseline differ much in length, or the regression has failed. Look at "
-            "both metrics.",
+            "Answers and baseline differ much in length, or the regression has failed. "
+            "Compare both metrics.",
         ),
         *make_issue_if_any(
             range(rows if shrunk else 0),
             "length_control_penalised",
             f"The penalty moves the length-controlled rate from {free:.1f} to {rate:.1f}.",
-            "Cross-validation found little in these prompts, and draws the rate to 50, as in the "
-            "public tool. Compare on more prompts.",
+            "Cross-validation found little signal in these prompts and shrinks the rate "
+            "towards 50, as in the public tool. Compare on more prompts.",
         ),
     ]

@@ -132,5 +132,5 @@ def _check_battle_key(
     if key[0] == key[1]:
         raise ArtifactError(f"{where}: a judgment cannot battle itself.")
     if key in seen:
-        raise ArtifactError(f"{where} is there twice; each order is fought once.")
+        raise ArtifactError(f"{where} is listed twice; each order must occur once.")
     return key

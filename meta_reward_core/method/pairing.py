@@ -61,18 +61,21 @@ REASON_TEXT: Final[dict[DropReason, str]] = {
     DropReason.NO_SCORED_RESPONSE: "No response has enough readable judgments to be scored.",
     DropReason.ONE_SCORED_RESPONSE: "Only one response is scored, so there is nothing to compare.",
     DropReason.EQUAL_SCORES: "All scored responses have the same score.",
-    DropReason.TOP_TIER_CUT_OFF: "Every good enough response was cut off by the token limit.",
-    DropReason.TOP_TIER_EMPTY: "No good enough response holds any text that ended by itself.",
-    DropReason.SAME_RESPONSE: "The shortest good and the longest bad response are the same one.",
+    DropReason.TOP_TIER_CUT_OFF: "Every response with a high enough score was cut off by the "
+    "token limit.",
+    DropReason.TOP_TIER_EMPTY: "Every response with a high enough score is empty or unfinished.",
+    DropReason.SAME_RESPONSE: "The shortest top-scored and the longest bottom-scored response "
+    "are the same.",
     DropReason.TIERS_OVERLAP: "The chosen response does not score higher than the rejected one.",
     DropReason.CHOSEN_TOO_LONG: "The chosen response is longer than the recipe allows.",
-    DropReason.ZERO_VARIANCE: "The judgments of every response agree, so none can be better.",
-    DropReason.TOO_FEW_DISTINCT_JUDGMENTS: "Fewer than two different judgments are readable.",
+    DropReason.ZERO_VARIANCE: "The judgments of each response are identical in score, so none "
+    "can be preferred.",
+    DropReason.TOO_FEW_DISTINCT_JUDGMENTS: "Fewer than two distinct judgments are readable.",
     DropReason.ONE_POSITION_WON_EVERYTHING: (
-        "In the whole iteration only one position won battles, so wins say nothing."
+        "Only one position won battles in the whole iteration, so wins carry no information."
     ),
-    DropReason.EQUAL_RATINGS: "The battles rate all judgments alike.",
-    DropReason.BEST_JUDGMENT_CUT_OFF: "Every best judgment was cut off by the token limit.",
+    DropReason.EQUAL_RATINGS: "All judgments have the same rating.",
+    DropReason.BEST_JUDGMENT_CUT_OFF: "Every top-rated judgment was cut off by the token limit.",
     DropReason.EQUAL_TEXT: "The best and the worst judgment have the same text.",
     DropReason.TOO_FEW_READABLE_BATTLES: (
         "Too few battles of the best or of the worst judgment are readable in both orders."
@@ -340,7 +343,7 @@ def select_actor_pairs(
         ValueError: rho is outside [0, 1].
     """
     if not 0 <= rho <= 1:
-        raise ValueError(f"rho must lie between 0 and 1, not {rho}.")
+        raise ValueError(f"rho must be between 0 and 1, not {rho}.")
     if grid.scored.shape[1] == 0:
         nothing = np.zeros(len(grid.scored), dtype=np.intp)
         return ActorChoices(nothing.astype(bool), nothing, nothing, reason=nothing)

@@ -39,11 +39,11 @@ def sample_prompts(
 
 def _describe_shortage(pool: int, fresh: int, count: int, *, allow_reuse: bool) -> str:
     remedy = (
-        "give more prompts or lower sample.prompts"
+        "add prompts or lower sample.prompts"
         if allow_reuse
-        else "give more prompts, lower sample.prompts, or set sample.allow_reuse=true"
+        else "add prompts, lower sample.prompts, or set sample.allow_reuse=true"
     )
     return (
-        f"this iteration needs {count} prompts, but of the pool's {pool} only {fresh} "
-        f"were not used by an earlier iteration: {remedy}"
+        f"this iteration needs {count} prompts, but only {fresh} of the pool's {pool} have "
+        f"not been used by an earlier iteration: {remedy}"
     )

@@ -121,7 +121,7 @@ def _lock_download(folder: Path, say: StatusCallback) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        say(f"another process fetches {folder.parent.name}/{folder.name}: waiting for it")
+        say(f"another process is downloading {folder.parent.name}/{folder.name}: waiting for it")
         lock.acquire()
     try:
         yield
@@ -142,7 +142,8 @@ def _query_hub(name: HubName, root: Path, token: str | None) -> _RemoteModel:
     pinned = HubName(name.repository, found.sha)
     if not pinned.is_pinned:
         raise HubError(
-            f"{get_hub_address()} did not return a commit of {name}: is it a Hub? Check HF_ENDPOINT"
+            f"{get_hub_address()} did not return a commit of {name} and may not be a Hub: "
+            f"check HF_ENDPOINT"
         )
     listed = {file.rfilename: file for file in found.siblings or []}
     top = {file: entry for file, entry in listed.items() if "/" not in file and file[0] != "."}
@@ -154,7 +155,7 @@ def _check_listing(remote: _RemoteModel) -> None:
     name, files = remote.name, remote.files
     if "adapter_config.json" in files:
         raise ModelFolderError(
-            f"{name} is an adapter over another model: merge them and give the folder of the result"
+            f"{name} is an adapter: merge it into its base model and use the resulting folder"
         )
     if WEIGHTS_FILE not in files and WEIGHTS_INDEX not in files:
         raise ModelFolderError(_explain_no_weights(name, files))
@@ -165,10 +166,10 @@ def _check_listing(remote: _RemoteModel) -> None:
 def _explain_no_weights(name: HubName, files: Mapping[str, "RepoSibling"]) -> str:
     pickles = sorted(file for file in files if Path(file).suffix.lower() in PICKLE_SUFFIXES)
     if not pickles:
-        return f"{name} has no safetensors weights ({WEIGHTS_FILE}): choose a repository that has"
+        return f"{name} has no safetensors weights ({WEIGHTS_FILE}): use another repository"
     return (
-        f"{name} has its weights as pickles alone ({pickles[0]}), which may run code when they are "
-        "loaded, so they are not fetched: choose a repository or a revision with safetensors "
+        f"{name} only has weights as pickles ({pickles[0]}), which can run code when loaded "
+        f"and are never downloaded: choose a repository or a revision with safetensors "
         "(many have one as a pull request, refs/pr/NUMBER), or convert the model on a machine "
         "that you can spare and give its folder"
     )
@@ -209,9 +210,7 @@ def _list_weight_files(remote: _RemoteModel, partial: Path) -> list[str]:
         if shard not in remote.files or Path(shard).suffix != ".safetensors"
     ]
     if missing or not shards:
-        raise ModelFolderError(
-            f"{remote.name} misses weights: {', '.join(missing) or WEIGHTS_FILE}"
-        )
+        raise ModelFolderError(f"{remote.name} lacks weights: {', '.join(missing) or WEIGHTS_FILE}")
     return shards
 
 
@@ -243,9 +242,8 @@ def _check_bytes(remote: _RemoteModel, files: Sequence[str], partial: Path) -> N
         if not is_right:
             here.unlink()
             raise HubError(
-                f"{file} of {remote.name} differs from the copy of {get_hub_address()}: run the "
-                f"same "
-                "command again to download the file again"
+                f"{file} of {remote.name} differs from the copy of {get_hub_address()}: rerun "
+                f"the command to download the file again"
             )
 
 
@@ -320,13 +318,13 @@ def _translate_errors(name: HubName, root: Path) -> Iterator[None]:
     except get_client_errors() as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFullError(
-                f"no room left for {name} in {root}: free space, or move META_REWARD_MODEL_ROOT, "
-                "and run the same command again"
+                f"no room left for {name} in {root}: free space, or move "
+                f"META_REWARD_MODEL_ROOT, then rerun the command"
             ) from error
         if isinstance(error, OSError) and error.filename:
             raise ModelFolderError(
-                f"cannot write {error.filename} for {name} ({error.strerror}): let this user write "
-                "there, or move META_REWARD_MODEL_ROOT"
+                f"cannot write {error.filename} for {name} ({error.strerror}): make the "
+                f"folder writable for this user, or move META_REWARD_MODEL_ROOT"
             ) from error
         if not is_transient(error):
             raise ModelFolderError(f"cannot fetch {name}: {explain_error(error, name)}") from error

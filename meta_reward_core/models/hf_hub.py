@@ -24,7 +24,7 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _DENIED_STATUSES: Final = (401, 403)
 _TRANSIENT_STATUSES: Final = (408, 429)
 _SERVER_ERROR: Final = 500
-_XET_HINT: Final = ". A mirror that does not speak Xet needs HF_HUB_DISABLE_XET=1"
+_XET_HINT: Final = ". If it is a mirror without Xet support, set HF_HUB_DISABLE_XET=1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +129,8 @@ def explain_error(error: Exception, name: HubName) -> str:
         return _explain_http_error(found, name, address)
     if isinstance(found, httpx2.HTTPError):
         return (
-            f"{address} does not answer ({type(found).__name__}: {found}): look at the network, "
-            "at HTTPS_PROXY and at HF_ENDPOINT, and try again"
+            f"{address} does not respond ({type(found).__name__}: {found}): check the "
+            f"network, HTTPS_PROXY and HF_ENDPOINT, and try again"
         )
     return f"{address}: {found}{_XET_HINT if 'xet' in str(found) else ''}"
 
@@ -146,12 +146,13 @@ def _explain_http_error(error: Exception, name: HubName, address: str) -> str:
     page = f"{address}/{name.repository}"
     if isinstance(error, GatedRepoError):
         return (
-            f"{page} is gated: accept its conditions there, and set HF_TOKEN to a token of the "
-            "account that did"
+            f"{page} is gated: accept its conditions there, and set HF_TOKEN to a token of "
+            f"that account"
         )
     if isinstance(error, RepositoryNotFoundError):
         return (
-            f"{address} has no model {name.repository}, or hides it: check the spelling, or set "
+            f"{address} has no model {name.repository}, or it is private: check the spelling, "
+            f"or set "
             "HF_TOKEN to a token with read access to it"
         )
     if isinstance(error, RevisionNotFoundError):
@@ -162,8 +163,8 @@ def _explain_http_error(error: Exception, name: HubName, address: str) -> str:
     status = error.response.status_code
     if status in _DENIED_STATUSES:
         return (
-            f"{address} refuses the token that HF_TOKEN holds for {name.repository} ({status}): "
-            f"look at its rights, or make another, at {address}/settings/tokens"
+            f"{address} rejected HF_TOKEN for {name.repository} ({status}): check its "
+            f"permissions, or create another token, at {address}/settings/tokens"
         )
     return f"{address} answered {status} for {name.repository}: {_get_first_line(error)}"
 

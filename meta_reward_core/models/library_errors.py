@@ -59,7 +59,7 @@ _FAULTS: Final = (
     ),
     _Fault(
         ("ValueError",), r"chat_template is not set|chat template", "chat_template.jinja",
-        "there is no chat template to use", "add chat_template.jinja, or use an instruction model",
+        "there is no chat template", "add chat_template.jinja, or use an instruction model",
     ),
     _Fault(
         ("RuntimeError",), r"size mismatch|ignore_mismatched_sizes", "model.safetensors",
@@ -67,13 +67,13 @@ _FAULTS: Final = (
     ),
     _Fault(
         ("RuntimeError",), r"automatic conversion of the weights", "model.safetensors",
-        "the weights cannot be converted to this model's form",
+        "the weights cannot be converted to the format of this model",
         "use config.json and weights of the same model",
     ),
     _Fault(
         ("ValueError", "KeyError"), r"[Uu]nrecognized (model|configuration)|model type",
         "config.json", "transformers does not know this model",
-        "use a model that it knows, or a newer version",
+        "use a supported model, or a newer version",
     ),
     _Fault(
         ("Exception", "ValueError", "PanicException", "KeyError"),

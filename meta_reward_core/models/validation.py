@@ -85,19 +85,19 @@ def check_model_folder(path: Path, *, allowed_roots: Sequence[Path]) -> Path:
         raise ModelFolderError(
             f"There is no model folder at {path}.",
             file=str(path),
-            problem="there is no such folder",
-            remedy="correct the name, or download the model",
+            problem="the folder does not exist",
+            remedy="check the name, or download the model",
         )
     if not folder.is_dir():
         raise ModelFolderError.from_parts(
-            path, "is a file", "name the folder that holds config.json"
+            path, "is a file", "specify the folder that contains config.json"
         )
     for file in iter_visible_files(folder):
         _check_inside(_follow_links(file), roots, named=file, is_part=True)
         _check_harmless(file)
         if not file.is_file():
             raise ModelFolderError.from_parts(
-                file, "is a link to nothing, or no plain file", "remove it"
+                file, "is a broken link or not a regular file", "remove it"
             )
         _check_content(file)
     check_non_weight_files(folder)
@@ -171,7 +171,7 @@ def _check_inside(
     raise ModelFolderError.from_parts(
         named,
         f"leads to {target}, outside the allowed folders ({allowed})",
-        "replace the link by the file itself",
+        "replace the link with the file itself",
     )
 
 
@@ -184,7 +184,7 @@ def _check_harmless(file: Path) -> None:
         )
     if file.suffix.lower() in {".py", ".so", ".pyc"}:
         raise ModelFolderError.from_parts(
-            file, "is code of the model's own, which is never run", "remove it"
+            file, "is custom model code, which is never run", "remove it"
         )
 
 
@@ -201,7 +201,7 @@ def _check_content(file: Path) -> None:
             start = stream.read(len(_LFS_POINTER))
     except OSError as error:
         raise ModelFolderError.from_parts(
-            file, f"cannot be read ({error.strerror})", "let this user read it"
+            file, f"cannot be read ({error.strerror})", "make it readable for this user"
         ) from error
     if start == _LFS_POINTER:
         raise ModelFolderError.from_parts(
@@ -214,7 +214,7 @@ def _check_content(file: Path) -> None:
     if start.startswith(_BYTE_ORDER_MARK) and file.suffix.lower() in _TEXT_SUFFIXES:
         raise ModelFolderError.from_parts(
             file,
-            "begins with a byte order mark, which model libraries read as a character",
+            "starts with a byte order mark, which model libraries read as a character",
             "save it as UTF-8 without one",
         )
 
@@ -223,8 +223,8 @@ def _check_config(folder: Path) -> None:
     if (folder / "adapter_config.json").is_file():
         raise ModelFolderError.from_parts(
             folder / "adapter_config.json",
-            "belongs to an adapter over another model",
-            "merge both, save the result and use that folder",
+            "belongs to an adapter, not a complete model",
+            "merge it into its base model, save the result and use that folder",
         )
     if not (folder / "config.json").is_file():
         raise ModelFolderError(
@@ -237,7 +237,7 @@ def _check_config(folder: Path) -> None:
         if "auto_map" in _read_json(folder / name):
             raise ModelFolderError.from_parts(
                 folder / name,
-                "asks for code of its own (auto_map), which is never run",
+                "requires custom code (auto_map), which is never run",
                 "choose a model that transformers knows, or remove auto_map if it knows this one",
             )
 
@@ -258,7 +258,7 @@ def _check_weights(folder: Path) -> None:
     if missing or not shards:
         names = ", ".join(missing) or WEIGHTS_FILE
         raise ModelFolderError(
-            f"{folder} misses weights: {names} (download them again).",
+            f"{folder} lacks weights: {names} (download them again).",
             file=str(folder / WEIGHTS_INDEX),
             problem=f"names weights that are missing: {names}",
             remedy="download them again",
@@ -267,9 +267,9 @@ def _check_weights(folder: Path) -> None:
 
 def _suggest_weights(folder: Path) -> str:
     if any(folder.glob("*.gguf")):
-        return "a GGUF file cannot be trained, use the original model"
+        return "a GGUF file cannot be trained; use the original model"
     if any(folder.glob("model-*-of-*.safetensors")):
-        return f"its files of weights need {WEIGHTS_INDEX}, download that file"
+        return f"its weight files need {WEIGHTS_INDEX}; download that file"
     return "convert the model to safetensors, or download it again"
 
 
@@ -288,7 +288,7 @@ def _check_chat_template(folder: Path) -> None:
     for name in ("chat_template.json", "tokenizer_config.json"):
         if _read_json(folder / name).get("chat_template"):
             return
-    remedy = "take an instruction-tuned model, or add chat_template.jinja"
+    remedy = "use an instruction-tuned model, or add chat_template.jinja"
     raise ModelFolderError(
         f"{folder} has no chat template: {remedy}.",
         file=str(template),

@@ -135,7 +135,7 @@ class _TaskModel:
         return self.source.ensure(self.name, roots.models, scratch=roots.scratch, say=say)
 
     def explain_absence(self, roots: StorageRoots) -> str:  # noqa: ARG002
-        return "the seed model does not exist yet: it will be trained when the experiment starts"
+        return "the base model does not exist yet: it is trained when the experiment starts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +168,8 @@ class _NamedModel:
         kept = list_local_commits(name, roots.models)
         here = f", and whether it is one of the local versions ({', '.join(kept)})" if kept else ""
         return (
-            f"the model {name} has not been fetched yet: whether the Hub has it{here}, and whether "
-            "it may be loaded, is checked when the experiment starts"
+            f"the model {name} has not been downloaded yet: whether the Hub has it{here}, and "
+            f"whether it can be loaded, is checked when the experiment starts"
         )
 
     def _require_hub_name(self, roots: StorageRoots) -> HubName:
@@ -177,8 +177,9 @@ class _NamedModel:
         if on_hub is None:
             raise ModelFolderError(
                 f"there is no model folder {self.name!r} below {roots.models} "
-                "(META_REWARD_MODEL_ROOT), and folders outside of it are not loaded: give one that "
-                "is there, or a Hugging Face id such as org/name or org/name@revision"
+                "(META_REWARD_MODEL_ROOT), and folders outside it are not loaded: use a "
+                "folder that exists there, or a Hugging Face id such as org/name or "
+                "org/name@revision"
             )
         return on_hub
 

@@ -61,7 +61,7 @@ def check_new_experiment(
     if recipe.engine.kind == "scripted":
         return None
     if not has_own_prompts and is_verified_toy_model(recipe, model):
-        shipped = Check("shipped", "Model", Level.GREEN, "shipped and tested with this version")
+        shipped = Check("shipped", "Model", Level.GREEN, "built in, tested with this version")
         return CheckReport(str(model.folder), (shipped,))
     request = build_check_request(recipe, model.folder, roots, templates=templates, prompts=prompts)
     if not can_check_here():

@@ -79,7 +79,8 @@ def check_name(name: str) -> None:
     allowed = name.replace("-", "").replace("_", "").replace(".", "")
     if not allowed.isalnum() or not name[0].isalnum() or len(name) > 64 or not name.isascii():
         raise InputError(
-            f"{name!r} cannot name an experiment: use up to 64 letters, digits, '-', '_' and '.', "
+            f"{name!r} is not a valid experiment name: use up to 64 letters, digits, '-', '_' "
+            f"and '.', "
             "starting with a letter or digit"
         )
 
@@ -96,7 +97,7 @@ def compute_task_pool_size(recipe: Recipe) -> int:
     if available < needed:
         raise InputError(
             f"recipe {recipe.name!r} needs {needed:,} prompts, but its task {recipe.task!r} "
-            f"has {available:,}: lower sample.prompts or iterations, or give your own prompts"
+            f"has {available:,}: lower sample.prompts or iterations, or provide your own prompts"
         )
     return min(available, prompts * max(recipe.iterations, _TASK_POOL_ITERATIONS))
 
@@ -110,9 +111,9 @@ def get_task_prompts(recipe: Recipe) -> PromptSource:
     task = find_task(recipe.task)
     if task is not None and task.prompts is not None:
         return task.prompts
-    missing = "has no task" if task is None else f"has task {task.title}, which has no prompts"
+    missing = "has no task" if task is None else f"uses the task {task.title}, which has no prompts"
     raise InputError(
         f"recipe {recipe.name!r} {missing}: "
-        "give your prompts in a file (txt, json, jsonl, csv, tsv or parquet), on the command "
+        "provide your prompts in a file (txt, json, jsonl, csv, tsv or parquet), on the command "
         "line with --prompts FILE"
     )

@@ -204,8 +204,8 @@ def _check_not_misspelt(name: str, store: ArtifactStore) -> None:
     )
     if meant is not None:
         raise InputError(
-            f"there is no experiment {name!r}; did you mean {meant!r}? To create a new one, name "
-            f"its recipe: --recipe {DEFAULT_RECIPE}"
+            f"experiment {name!r} does not exist; did you mean {meant!r}? To create a new one, "
+            f"specify its recipe: --recipe {DEFAULT_RECIPE}"
         )
 
 
@@ -223,7 +223,7 @@ def check_can_resume(request: ExperimentRequest, existing: Experiment) -> Settin
     """
     if not request.resume:
         raise InputError(
-            f"experiment {existing.name!r} exists already and --no-resume was given: "
+            f"experiment {existing.name!r} already exists and --no-resume was given: "
             "choose another name"
         )
     wanted, differences = _sort_differences(request, existing)

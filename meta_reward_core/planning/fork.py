@@ -134,8 +134,8 @@ def check_fork(files: ExperimentFiles, point: ForkPoint, recipe: Recipe) -> Sett
     """
     if point not in list_fork_points(files):
         raise InputError(
-            f"experiment {files.name!r} has not completed the stages to keep of iteration "
-            f"{point.iteration}: fork it from an earlier stage"
+            f"experiment {files.name!r} has not completed the stages of iteration "
+            f"{point.iteration} that are to be kept: fork it from an earlier stage"
         )
     history = read_settings(files, files.require_description())
     held = tuple(one for one in history.changes if one.from_iteration <= point.iteration)
@@ -186,7 +186,7 @@ def fork_experiment(
     settings = check_fork(origin, point, recipe)
     with target.lock():
         if target.exists():
-            raise InputError(f"an experiment {target.name!r} exists already: choose another name")
+            raise InputError(f"an experiment {target.name!r} already exists: choose another name")
         target.delete_leftovers()
         try:
             for path in _list_kept_files(origin, point):

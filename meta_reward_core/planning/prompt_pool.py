@@ -87,7 +87,7 @@ def _build_task_pool(recipe: Recipe, texts: Sequence[str]) -> PromptFile:
         TaskError: a prompt comes twice, or cannot be stored.
     """
     if len(set(texts)) < len(texts):
-        raise TaskError(f"the task {recipe.task!r} supplies the same prompt twice: repair it")
+        raise TaskError(f"the task {recipe.task!r} supplies the same prompt twice: fix the task")
     for text in texts:
         if (reason := find_reject_reason(text)) is not None:
             raise TaskError(

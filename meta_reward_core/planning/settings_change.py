@@ -44,7 +44,7 @@ ApplyChanges = Literal["now", "next"]
 
 _BEGINNING: Final = "it was used when the experiment was created"
 FIXED_FIELDS: Final[Mapping[str, str]] = {
-    "name": "it names the recipe that the experiment was created from",
+    "name": "it is the name of the recipe that the experiment was created from",
     "description": "it describes the recipe that the experiment was created from",
     "model": "M0 is the base model of the experiment",
     "task": _BEGINNING,
@@ -54,11 +54,11 @@ FIXED_FIELDS: Final[Mapping[str, str]] = {
     "judge.template": "its text was stored when the experiment was created",
     "judge.rubric": "its text was stored when the experiment was created",
     "meta_judge.template": "its text was stored when the experiment was created",
-    "audit.required": "change it on the experiment's page of audits",
-    "audit.min_agreement": "change it on the experiment's page of audits",
-    "audit.confidence": "change it on the experiment's page of audits",
-    "audit.min_answers": "change it on the experiment's page of audits",
-    "audit.on_failure": "change it on the experiment's page of audits",
+    "audit.required": "change it on the audits page of the experiment",
+    "audit.min_agreement": "change it on the audits page of the experiment",
+    "audit.confidence": "change it on the audits page of the experiment",
+    "audit.min_answers": "change it on the audits page of the experiment",
+    "audit.on_failure": "change it on the audits page of the experiment",
 }
 """Values that cannot change in an experiment, with the reason or the alternative."""
 
@@ -132,7 +132,7 @@ class SettingsPlan:
             f"{get_current_key(key)}: {_format(self.before[key])} -> {_format(self.after[key])}"
             for key in self.after
         ]
-        start = f"from iteration {self.from_iteration} on"
+        start = f"from iteration {self.from_iteration}"
         lines.append(f"{start}: {self.why_later}" if self.why_later else start)
         if self.made_again:
             lines.append(f"rerun in iteration {self.from_iteration}: {self.list_made_again()}")
@@ -278,8 +278,8 @@ def apply_settings_change(files: ExperimentFiles, plan: SettingsPlan) -> None:
     """
     if plan_settings_change(files, plan.recipe, apply=plan.apply) != plan:
         raise InputError(
-            f"experiment {files.name!r} has progressed, or its settings were changed, meanwhile: "
-            "check what the change does now, and try again"
+            f"experiment {files.name!r} has progressed or its settings have changed in the "
+            f"meantime: review the effect of the change and try again"
         )
     iteration = files.get_iteration(plan.from_iteration)
     specs = {spec.name: spec for spec in STAGE_SPECS}

@@ -34,7 +34,7 @@ ADAPTERS: Final = "training.lora"
 """The section that may be absent; it changes as a whole."""
 
 TASKS: Final = "evaluation.tasks"
-_UNKNOWN_KEY: Final = "There is no recipe value of this name."
+_UNKNOWN_KEY: Final = "Unknown recipe value."
 _INTEGER_ERRORS: Final = frozenset({"int_type", "int_parsing", "int_from_float"})
 _NUMBER_ERRORS: Final = frozenset({"float_type", "float_parsing", "finite_number"})
 _INPUT_CHARS: Final = 40
@@ -246,7 +246,7 @@ def _explain(problem: ErrorDetails) -> str:
     if kind == "extra_forbidden":
         return _UNKNOWN_KEY
     if given is None and kind not in {"value_error"}:
-        return "A value is needed."
+        return "A value is required."
     if kind in _INTEGER_ERRORS:
         return f"{str(given)!r:.{_INPUT_CHARS}} is not a whole number."
     if kind in _NUMBER_ERRORS:

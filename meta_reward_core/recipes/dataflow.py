@@ -189,7 +189,7 @@ _ENGINE: Final = (
 
 SAMPLE: Final = StageSpec(
     name="sample",
-    title="Draw this iteration's instructions",
+    title="Sample the prompts of this iteration",
     reads=(),
     writes=("prompts",),
     part_by_part=False,
@@ -198,7 +198,7 @@ SAMPLE: Final = StageSpec(
 )
 GENERATE: Final = StageSpec(
     name="generate",
-    title="The actor answers each instruction K times",
+    title="The actor responds to each prompt K times",
     reads=("prompts",),
     writes=("responses", "refused_by_actor"),
     part_by_part=True,
@@ -223,7 +223,7 @@ JUDGE: Final = StageSpec(
 )
 PAIR_ACTOR: Final = StageSpec(
     name="pair_actor",
-    title="Best against worst response, length-controlled",
+    title="Best and worst response, length-controlled",
     reads=("prompts", "responses", "scores"),
     writes=("actor_pairs", "dropped"),
     part_by_part=False,
@@ -260,7 +260,7 @@ META_JUDGE: Final = StageSpec(
 )
 PAIR_JUDGE: Final = StageSpec(
     name="pair_judge",
-    title="Elo, then best against worst judgment",
+    title="Elo ratings, then best and worst judgment",
     reads=("prompts", "responses", "judgments", "scores", "battles", "actor_pairs"),
     writes=("ratings", "judge_pairs", "dropped"),
     part_by_part=False,
@@ -280,7 +280,7 @@ PAIR_JUDGE: Final = StageSpec(
 )
 TRAIN: Final = StageSpec(
     name="train",
-    title="DPO, from and against the model before",
+    title="DPO, starting from the previous model, which is also the reference",
     reads=(
         *("responses", "judgments"),  # the sampled tokens
         *("actor_pairs", "judge_pairs", *list_written_tables("audit")),
@@ -351,11 +351,11 @@ WHOLE_INPUTS: Final[Mapping[str, tuple[str, ...]]] = {
 """By stage, the stages of which every shard must be finished before any of this one may start."""
 
 NOT_IN_RESULTS: Final[Mapping[str, str]] = {
-    "name": "a name for people",
-    "description": "a sentence for people",
-    "model": "its files are hashed, wherever they are",
+    "name": "a name, for users only",
+    "description": "a description, for users only",
+    "model": "its files are hashed instead",
     "iterations": "it sets the number of iterations, and does not change any of them",
-    "sample.held_out": "it acts once, on the pool of prompts, which keys hash themselves",
+    "sample.held_out": "it is applied once, to the pool of prompts, which is hashed itself",
     "probe.prompts": "it decides whether an iteration continues; its rows never train",
     "probe.seconds": "it decides whether an iteration continues; its rows never train",
     "probe.min_readable_share": "it decides whether an iteration continues; its rows never train",
@@ -364,11 +364,11 @@ NOT_IN_RESULTS: Final[Mapping[str, str]] = {
     "probe.max_refused_share": "it decides whether an iteration continues; its rows never train",
     "probe.min_pair_share": "it decides whether an iteration continues; its rows never train",
     "probe.check_shards": "it decides whether an iteration continues",
-    "audit.required": "it decides whether an iteration trains; what is withheld is a table",
-    "audit.min_agreement": "it decides whether an iteration trains; what is withheld is a table",
-    "audit.confidence": "it decides whether an iteration trains; what is withheld is a table",
-    "audit.min_answers": "it decides whether an iteration trains; what is withheld is a table",
-    "audit.on_failure": "it decides whether an iteration trains; what is withheld is a table",
+    "audit.required": "it decides whether an iteration trains; withheld pairs are a table",
+    "audit.min_agreement": "it decides whether an iteration trains; withheld pairs are a table",
+    "audit.confidence": "it decides whether an iteration trains; withheld pairs are a table",
+    "audit.min_answers": "it decides whether an iteration trains; withheld pairs are a table",
+    "audit.on_failure": "it decides whether an iteration trains; withheld pairs are a table",
 }
 """Values that change no table and no checkpoint, and why."""
 

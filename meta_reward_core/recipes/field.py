@@ -5,8 +5,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 PAPER = "Wu et al. 2024, arXiv 2407.19594"
-SECONDARY = "secondary texts on Wu et al. 2024"
-OURS = "our choice; the paper is silent"
+SECONDARY = "secondary sources on Wu et al. 2024"
+OURS = "our choice; the paper gives no value"
 
 
 def declare_field(

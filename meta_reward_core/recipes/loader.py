@@ -68,7 +68,9 @@ def read_recipe_text(text: str, *, warn: Warn = warn_renamed) -> Recipe:
     parent = values.pop("extends", None)
     if parent is not None and parent not in list_shipped_recipes():
         known = ", ".join(list_shipped_recipes())
-        raise RecipeError(f"`extends` takes a shipped recipe here ({known}), not {parent!r:.80}")
+        raise RecipeError(
+            f"`extends` must name a built-in recipe here ({known}), not {parent!r:.80}"
+        )
     base = _read_extended(parent, chain=(), warn=warn) if parent else {}
     values = translate_renamed_keys(drop_removed_keys(values, warn=warn), base=base, warn=warn)
     return parse_recipe(_merge_values(base, values), origin=f"{values.get('name', 'sent')!s:.64}")
@@ -80,7 +82,7 @@ def _read_untrusted(text: str) -> Values:
     except MalformedInputError as error:
         raise RecipeError(f"the recipe {error}") from error
     if not isinstance(values, dict):
-        raise RecipeError("a recipe holds `key: value` lines")
+        raise RecipeError("a recipe must consist of `key: value` lines")
     return values
 
 
@@ -135,7 +137,7 @@ def _read_extended(name_or_path: str, *, chain: tuple[str, ...], warn: Warn) -> 
     values = _read_yaml(path)
     parent = values.pop("extends", None)
     if not isinstance(parent, str | None):
-        raise RecipeError(f"{path}: `extends` takes one recipe's name, not {parent!r}")
+        raise RecipeError(f"{path}: `extends` must be the name of one recipe, not {parent!r}")
     base = _read_extended(parent, chain=(*chain, path), warn=warn) if parent is not None else {}
 
     def warn_of_file(message: str) -> None:
@@ -159,7 +161,7 @@ def _find_recipe(name_or_path: str, *, relative_to: str | None) -> str:
     if path.is_file():
         return str(path.resolve())
     known = ", ".join(list_shipped_recipes())
-    raise RecipeError(f"no recipe {name_or_path!r}: give a YAML file, or one of: {known}")
+    raise RecipeError(f"recipe {name_or_path!r} not found: use a YAML file, or one of: {known}")
 
 
 def _read_yaml(path: str) -> Values:
@@ -168,7 +170,9 @@ def _read_yaml(path: str) -> Values:
     except MalformedInputError as error:
         raise RecipeError(f"{path} {error}") from error
     if not isinstance(values, dict):
-        raise RecipeError(f"{path} must hold `key: value` lines, but holds {type(values).__name__}")
+        raise RecipeError(
+            f"{path} must consist of `key: value` lines, but contains {type(values).__name__}"
+        )
     _resolve_template_paths(values, Path(path).parent)
     return values
 

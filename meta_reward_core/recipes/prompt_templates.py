@@ -124,8 +124,8 @@ def _read_template(name_or_path: str | Path, more: Mapping[str, str]) -> tuple[s
     except FileNotFoundError:
         known = ", ".join([*list_package_templates(), *sorted(more)])
         raise TemplateError(
-            f"{source if is_name else Path(source).absolute()}: there is no such template; "
-            f"give the path of a text file or one of: {known}."
+            f"{source if is_name else Path(source).absolute()}: template not found; use the "
+            f"path of a text file or one of: {known}."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise TemplateError(

@@ -386,7 +386,7 @@ class EvaluationRecipe(Section):
     def _check_tasks(self) -> Self:
         names = [task.name for task in self.tasks]
         if len(set(names)) < len(names):
-            raise ValueError("evaluation.tasks names a task twice: keep one entry of each")
+            raise ValueError("evaluation.tasks lists a task twice: keep one entry per task")
         return self
 
 
@@ -525,7 +525,7 @@ class Recipe(Section):
             )
         if self.pairing.length_unit == "tokens" and self.actor.reasoning != "keep":
             raise ValueError(
-                "pairing.length_unit: tokens counts the tokens of the reasoning, too, which "
+                "pairing.length_unit: tokens also counts the tokens of the reasoning, which "
                 f"actor.reasoning: {self.actor.reasoning} removes; use pairing.length_unit: "
                 "characters"
             )

@@ -121,8 +121,8 @@ def read_settings(files: ExperimentFiles, description: Mapping[str, Any]) -> Set
     numbers = list_settings_changes(files)
     if numbers != list(range(1, len(numbers) + 1)):
         raise ArtifactError(
-            f"{files.store.get_path(files.layout.settings)} holds the changes {numbers}: one is "
-            "missing. Put it back from a backup"
+            f"{files.store.get_path(files.layout.settings)} contains the changes {numbers}: "
+            f"one is missing. Restore it from a backup"
         )
     return SettingsHistory(
         files.layout.description,
@@ -148,8 +148,8 @@ def write_settings_change(files: ExperimentFiles, change: SettingsChange) -> Non
         files.layout.get_settings_change(change.number), change.to_json()
     ):
         raise InputError(
-            f"the settings of experiment {files.name!r} were changed meanwhile: look at them, and "
-            "try again"
+            f"the settings of experiment {files.name!r} have changed in the meantime: review "
+            f"them and try again"
         )
 
 

@@ -118,7 +118,9 @@ def sample_items(
         InputError: the population is empty, the size is below 2, or the strategy is unknown.
     """
     if not units:
-        raise InputError("there is nothing to audit: the iteration has no finished item of a kind")
+        raise InputError(
+            "there is nothing to audit: the iteration has no finished items of this kind"
+        )
     if size < _MIN_UNIFORM_ITEMS:
         raise InputError(f"a batch needs at least {_MIN_UNIFORM_ITEMS} items")
     groups = _group_into_strata(units, strategy, min(size, len(units)), rng)
@@ -144,7 +146,7 @@ def _group_into_strata(
     groups: defaultdict[str, list[SamplingUnit]] = defaultdict(list)
     for unit in ordered:
         if strategy not in unit.strata:
-            raise InputError(f"there is no strategy {strategy!r} for this kind of item")
+            raise InputError(f"strategy {strategy!r} does not apply to this kind of item")
         groups[unit.strata[strategy]].append(unit)
     return dict(groups)
 

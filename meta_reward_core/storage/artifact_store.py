@@ -176,7 +176,7 @@ class ArtifactStore:
             with self._explain_errors("look at", name):
                 return float(self._fs.modified(self.get_path(name)).timestamp())
         except FileNotFoundError as error:
-            raise ArtifactError(f"there is no {self.get_path(name)}") from error
+            raise ArtifactError(f"{self.get_path(name)} does not exist") from error
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         """Write an artifact atomically unless one of this name exists.
@@ -234,7 +234,7 @@ class ArtifactStore:
                     raise
                 shutil.copyfile(source, destination)
         except FileNotFoundError as error:
-            raise ArtifactError(f"there is no {source}") from error
+            raise ArtifactError(f"{source} does not exist") from error
         except OSError as error:
             raise _to_artifact_error(error, destination) from error
 
@@ -250,8 +250,8 @@ class ArtifactStore:
         try:
             if not self.put_if_absent(trial, b"first") or self.put_if_absent(trial, b"second"):
                 raise InputError(
-                    f"the store of {self.root} overwrites a file although it is asked not to "
-                    "(If-None-Match: *): take a newer server, or a shared file system"
+                    f"{self.root} does not support conditional writes (If-None-Match: *): use "
+                    f"a newer S3 server, or a shared file system"
                 )
         finally:
             self.delete(trial)
@@ -281,7 +281,7 @@ def _to_artifact_error(error: OSError, path: str) -> ArtifactError:
     if error.errno in _DISK_FULL_ERRNOS:
         return StorageFullError(
             f"no room left while writing {path}: free space, or move "
-            "META_REWARD_ARTIFACT_ROOT, and run the same command again"
+            "META_REWARD_ARTIFACT_ROOT, then rerun the command"
         )
     return ArtifactError(f"cannot write {path}: {error}")
 

@@ -123,16 +123,20 @@ class Checkpoint:
         if self.store.put_file_if_absent(name, file):
             return
         if hash_file(file) != _hash_chunks(self.store.iter_chunks(name)):
-            raise ArtifactError(f"another attempt has written other bytes to {name}")
+            raise ArtifactError(f"conflict: another attempt wrote different content to {name}")
 
     def _download(self, target: Path) -> None:
         found = self.list_files()
         if not found:
-            raise ArtifactError(f"there is no model at {self}: it was not made, or was deleted")
+            raise ArtifactError(
+                f"there is no model at {self}: it was never created, or was deleted"
+            )
         for file in found:
             path = target / file
             if not path.resolve().is_relative_to(target.resolve()):
-                raise DamagedArtifactError(f"{self} holds a name that leads out of it: {file!r}")
+                raise DamagedArtifactError(
+                    f"{self} contains a name that leads outside it: {file!r}"
+                )
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as copy:
                 copy.writelines(self.iter_chunks(file))
@@ -170,8 +174,7 @@ def _get_copies_root() -> Path:
 def _check_hash(folder: Path, sha256: str) -> None:
     if hash_model_folder(folder) != sha256:
         raise DamagedArtifactError(
-            f"the model {sha256[:12]} differs from what its manifest promises: run the same "
-            "command again, and it will be remade"
+            f"the model {sha256[:12]} does not match its manifest: rerun the command to rebuild it"
         )
     check_model_folder(folder, allowed_roots=[folder])
 

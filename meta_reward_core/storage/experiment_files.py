@@ -167,8 +167,8 @@ class ExperimentFiles:
 def make_missing_files_error(files: ExperimentFiles) -> ArtifactError:
     """Build the error for missing files; the artifact root can be unmounted at any time."""
     return ArtifactError(
-        f"the files of experiment {files.name!r} are gone from {files.store.root}: put them back, "
-        "or mount the folder that holds them, and try again"
+        f"the files of experiment {files.name!r} are missing in {files.store.root}: restore "
+        f"them, or mount the folder that contains them, and try again"
     )
 
 

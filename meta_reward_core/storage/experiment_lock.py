@@ -55,7 +55,7 @@ def _hold_file_lock(path: Path, experiment: str) -> Iterator[None]:
     except Timeout as error:
         raise ExperimentBusyError(
             f"another process is running experiment {experiment!r}: "
-            "wait for it, or stop it and run this command again"
+            "wait for it, or stop it and rerun this command"
         ) from error
     try:
         yield
@@ -89,8 +89,9 @@ class Lease:
         if owner is not None or not self._write_next(self._owner):
             raise ExperimentBusyError(
                 f"{owner or 'another process'} is running this experiment "
-                f"({self._store.get_path(self._folder)}): wait for it, or stop it and run this "
-                f"command again. One that was killed is forgotten after {LEASE_SECONDS:.0f} seconds"
+                f"({self._store.get_path(self._folder)}): wait for it, or stop it and rerun "
+                f"this command. The lock of a killed process expires after "
+                f"{LEASE_SECONDS:.0f} seconds"
             )
 
     def renew(self) -> None:
@@ -165,8 +166,9 @@ def _hold_lease(lease: Lease) -> Iterator[None]:
             if not lease.is_lost:
                 raise
             raise ExperimentBusyError(
-                "another process has taken this experiment over, because this one was silent for "
-                f"{LEASE_SECONDS:.0f} seconds: what is finished is kept"
+                "another process has taken this experiment over, because this one sent no "
+                "heartbeat for "
+                f"{LEASE_SECONDS:.0f} seconds; finished work is kept"
             ) from error
         finally:
             done.set()

@@ -35,15 +35,16 @@ def open_file_system(url: str) -> tuple[Any, str]:
     scheme, _, place = url.partition("://")
     if "@" in place.partition("/")[0]:
         raise InputError(
-            f"the address of the artifact root ({scheme}://...@...) holds a name or a secret: "
-            "leave it out, and give credentials by the environment or a file (docs/docker.md)"
+            f"the address of the artifact root ({scheme}://...@...) contains a user name or a "
+            f"secret: remove it, and provide credentials through the environment or a file "
+            f"(docs/docker.md)"
         )
     options = {"use_listings_cache": False, **(_get_s3_options() if scheme == "s3" else {})}
     try:
         return fsspec.core.url_to_fs(url, **options)  # type: ignore[no-any-return]
     except ImportError as error:
         raise InputError(
-            f"{url} needs a package that is not installed here: {error} "
+            f"{url} needs a package that is not installed: {error} "
             "(for s3://, pip install 'meta-reward[s3]')"
         ) from error
 
@@ -70,7 +71,7 @@ def translate_errors(doing: str) -> Iterator[None]:
         raise
     except PermissionError as error:
         raise ArtifactError(
-            f"may not {doing}: {error}. Check the credentials and what they are allowed to"
+            f"no permission to {doing}: {error}. Check the credentials and their permissions"
         ) from error
     except Exception as error:
         if isinstance(error, FileExistsError) or _get_error_code(error) in _PRECONDITION_CODES:
@@ -80,8 +81,8 @@ def translate_errors(doing: str) -> Iterator[None]:
                 f"cannot {doing}: there are no credentials in the environment or in a file"
             ) from error
         raise StorageUnreachableError(
-            f"cannot {doing}: {error or type(error).__name__}. "
-            "If the store is up and can be reached from here, run the same command again"
+            f"cannot {doing}: {error or type(error).__name__}. Once the store is up and "
+            f"reachable from here, rerun the command"
         ) from error
 
 

@@ -313,7 +313,7 @@ def from_parquet(
     except (pa.ArrowInvalid, OSError) as error:
         raise DamagedArtifactError(f"{origin} is not readable Parquet: {error}") from error
     if not any(found.equals(known) for known in _list_known_schemas(name)):
-        raise DamagedArtifactError(f"{origin} has other columns than the table {name!r}")
+        raise DamagedArtifactError(f"{origin} does not have the columns of the table {name!r}")
     arrays = [
         table[field.name] if field.name in found.names else pa.nulls(rows, field.type)
         for field in schema

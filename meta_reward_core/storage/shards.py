@@ -389,8 +389,8 @@ class IterationFiles:
         data = self._read_bytes(part)
         if hash_bytes(data) != part.sha256:
             raise DamagedArtifactError(
-                f"{self._get_path(part.path)} differs from its manifest; run the same command "
-                "again: the shard will be remade"
+                f"{self._get_path(part.path)} does not match its manifest; rerun the command "
+                f"to rebuild the shard"
             )
         return from_parquet(
             data, name=part.table, origin=self._get_path(part.path), columns=columns

@@ -26,7 +26,7 @@ def make_missing_experiment_error(name: str, *, root: str | None = None) -> Inpu
     """
     place = "" if root is None else f" under {root}"
     return InputError(
-        f"there is no experiment {name!r}{place}: see {format_command('list_experiments')}"
+        f"experiment {name!r}{place} does not exist: see {format_command('list_experiments')}"
     )
 
 

@@ -682,8 +682,8 @@ def _load_env_file() -> None:
         return
     if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
         raise SettingsError(
-            f"{path.absolute()} belongs to another user or may be changed by others, so its "
-            "settings are not used: check it, then run chown and chmod 600, or remove it"
+            f"{path.absolute()} belongs to another user or is writable by others, so its "
+            f"settings are not used: check it, then run chown and chmod 600, or remove it"
         )
     try:
         values = dotenv_values(path, interpolate=False)

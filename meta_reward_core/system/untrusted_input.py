@@ -88,11 +88,11 @@ def check_text(text: str) -> None:
         MalformedInputError: it holds NUL or half of a surrogate pair.
     """
     if _NUL in text:
-        raise MalformedInputError("holds the character NUL")
+        raise MalformedInputError("contains the character NUL")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise MalformedInputError("holds half of a surrogate pair") from None
+        raise MalformedInputError("contains half of a surrogate pair") from None
 
 
 def check_value(value: Any, limits: InputLimits) -> None:
@@ -182,7 +182,7 @@ def parse_yaml(
     if len(text) > limits.max_chars:
         raise _make_size_error(limits)
     if _YAML_DIRECTIVE.search(text):
-        raise MalformedInputError("uses a YAML directive (a line that begins with %)")
+        raise MalformedInputError("uses a YAML directive (a line that starts with %)")
     try:
         _check_yaml_events(text, limits, allow_aliases=allow_aliases)
         value = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 # nosec B506
@@ -213,7 +213,7 @@ def _check_json_size(text: str, limits: InputLimits) -> None:
 
 def _parse_integer(digits: str) -> int:
     if len(digits) > _MAX_DIGITS:
-        raise MalformedInputError(f"holds a whole number of {len(digits):,} characters")
+        raise MalformedInputError(f"contains an integer of {len(digits):,} characters")
     number = int(digits)
     _check_scalar(number)
     return number
@@ -226,12 +226,12 @@ def _parse_any_integer(digits: str) -> int | float:
 def _parse_float(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
-        raise MalformedInputError(f"holds the number {digits[:_MAX_DIGITS]}, which is too large")
+        raise MalformedInputError(f"contains the number {digits[:_MAX_DIGITS]}, which is too large")
     return number
 
 
 def _refuse_constant(name: str) -> float:
-    raise MalformedInputError(f"holds {name}, which is not a number of JSON")
+    raise MalformedInputError(f"contains {name}, which is not a JSON number")
 
 
 def _refuse_equal_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -239,7 +239,7 @@ def _refuse_equal_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for key, value in pairs:
         if key in found:
             raise MalformedInputError(
-                f"holds an object with the key {_shorten(key)} twice; keep one"
+                f"contains an object with the key {_shorten(key)} twice; keep one"
             )
         found[key] = value
     return found
@@ -331,18 +331,18 @@ def _iter_parts(value: dict[Any, Any] | list[Any]) -> Iterator[Any]:
 def _check_scalar(value: Any) -> None:
     check: Callable[[Any], None] | None = _SCALARS.get(type(value))
     if check is None:
-        raise MalformedInputError(f"holds a value of the type {type(value).__name__}")
+        raise MalformedInputError(f"contains a value of the type {type(value).__name__}")
     check(value)
 
 
 def _check_integer(value: int) -> None:
     if not -_INTEGER_LIMIT <= value < _INTEGER_LIMIT:
-        raise MalformedInputError("holds a whole number that does not fit into 64 bits")
+        raise MalformedInputError("contains an integer that does not fit into 64 bits")
 
 
 def _check_float(value: float) -> None:
     if not math.isfinite(value):
-        raise MalformedInputError("holds a number that is infinite or NaN")
+        raise MalformedInputError("contains a number that is infinite or NaN")
 
 
 def _accept(value: object) -> None:
@@ -371,4 +371,4 @@ def _make_depth_error(limits: InputLimits) -> MalformedInputError:
 
 
 def _make_node_error(limits: InputLimits) -> MalformedInputError:
-    return MalformedInputError(f"holds more than {limits.max_nodes:,} values")
+    return MalformedInputError(f"contains more than {limits.max_nodes:,} values")

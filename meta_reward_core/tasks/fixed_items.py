@@ -76,8 +76,8 @@ def get_benchmark(name: str) -> Benchmark:
     benchmark = get_task(name).benchmark
     if benchmark is None:
         raise TaskError(
-            f"the task {name!r} measures nothing on data: evaluation.tasks takes tasks with a "
-            "benchmark, such as ifeval and labelled-pairs"
+            f"the task {name!r} has no benchmark: evaluation.tasks accepts tasks with one, "
+            f"such as ifeval and labelled-pairs"
         )
     return benchmark
 
@@ -142,9 +142,9 @@ def load_fixed_items(store: ArtifactStore, experiment: ExperimentLayout, task: s
     name = experiment.get_evaluation_items(task)
     if not store.exists(name):
         raise ArtifactError(
-            f"{store.get_path(name)} is gone: put it back, or begin another experiment"
+            f"{store.get_path(name)} is missing: restore it, or create another experiment"
         )
     try:
         return FixedItems.from_json(store.read(name))
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{store.get_path(name)} is damaged ({error}): put it back") from error
+        raise ArtifactError(f"{store.get_path(name)} is damaged ({error}): restore it") from error

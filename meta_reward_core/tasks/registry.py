@@ -127,7 +127,7 @@ def _load_task(name: str, path: tuple[str, ...]) -> Task:
     entries = _list_entries(path).get(name, ())
     if not entries:
         raise TaskError(
-            f"there is no task {name!r} here: install the package that declares it (entry points "
+            f"task {name!r} not found: install the package that declares it (entry points "
             f"{ENTRY_POINT_GROUP}), or use one of: {', '.join(list_task_names())}"
         )
     if len(entries) > 1:
@@ -154,7 +154,7 @@ def _import_object(name: str, place: _Place) -> object:
     except Exception as error:
         raise TaskError(
             f"the task {name!r} of {place.package} cannot be imported from {place.value} "
-            f"({type(error).__name__}: {error}): repair or uninstall that package"
+            f"({type(error).__name__}: {error}): fix or uninstall that package"
         ) from error
     return found
 
@@ -163,13 +163,13 @@ def _check_task(name: str, task: Task, place: _Place) -> None:
     if task.name != name:
         raise TaskError(
             f"the entry point {name!r} of {place.package} holds a task that is named "
-            f"{task.name!r}: give both the same name"
+            f"{task.name!r}: use the same name for both"
         )
     taken = set(list_package_templates())
     for template in task.templates:
         if not is_shipped_name(template) or not template.endswith(_ROLES) or template in taken:
             raise TaskError(
                 f"the task {name!r} of {place.package} has a template {template!r}: use lower-case "
-                f"letters, digits and _, ending in {', '.join(_ROLES)}, and no name that this "
-                "package has"
+                f"letters, digits and _, ending in {', '.join(_ROLES)}, and not a name of a "
+                f"built-in template"
             )

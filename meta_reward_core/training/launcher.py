@@ -179,12 +179,12 @@ def _check_devices(settings: TrainingSettings) -> None:
     devices = torch.cuda.device_count()
     if 0 < devices < settings.processes:
         raise TrainingError(
-            f"training.processes is {settings.processes}, and there are {devices} devices here."
+            f"training.processes is {settings.processes}, but this machine has {devices} devices."
         )
     if not devices and settings.sharding not in CPU_SHARDING:
         raise TrainingError(
-            f"training.sharding: {settings.sharding} needs CUDA devices, and there is none here. "
-            "Use fsdp or none, or train elsewhere."
+            f"training.sharding: {settings.sharding} needs CUDA devices, and this machine has "
+            f"none. Use fsdp or none, or train on another machine."
         )
 
 

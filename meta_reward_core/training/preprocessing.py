@@ -94,7 +94,7 @@ def split_rows(
             else:
                 trained.write(encoded)
     if kinds.total() != len(rows):
-        raise TrainingError(f"{kinds.total()} rows could be read of {len(rows)}.")
+        raise TrainingError(f"{kinds.total()} rows of {len(rows)} could be read.")
     _check_enough(kinds, trained.count, refused, max_refused_share, longest=longest)
     found = RowSplit(trained.count, held_out.count, refused, TokenSources(**sources))
     sync_folder(folder)  # the note below is believed after a power cut
@@ -205,7 +205,7 @@ def _check_enough(
             f"{_describe_refusals(refused, kinds)}.{remedy}"
         )
     if not trained:
-        raise TrainingError(f"No row is left to train on, of {kinds.total()} given.{remedy}")
+        raise TrainingError(f"No row remains to train on, out of {kinds.total()} given.{remedy}")
 
 
 def _describe_refusals(refused: Sequence[RefusedRow], kinds: Counter[str]) -> str:

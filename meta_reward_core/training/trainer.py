@@ -228,12 +228,14 @@ def _check_world_size(asked: int) -> None:
     on_cpu = not torch.cuda.is_available()
     running = PartialState(cpu=on_cpu, timeout=MAX_WAIT).num_processes
     if running != asked:
-        raise TrainingError(f"{asked} training processes were asked for and {running} run.")
+        raise TrainingError(
+            f"{asked} training processes were requested, but {running} are running."
+        )
 
 
 def _check_validation(rows: RowSplit, rule: CheckpointRule) -> None:
     if rule != "last" and not rows.held_out:
-        raise TrainingError(f"No prompt fell into the validation share, which {rule} needs.")
+        raise TrainingError(f"The validation set, which {rule} needs, is empty.")
 
 
 def _check_rows_kept(trainer: Trainer, rows: RowSplit) -> None:

@@ -42,7 +42,7 @@ def test_tables_and_weights_have_the_bytes_of_a_local_run(
     shutil.rmtree(tmp_path / "cache")
     again = site.run_iteration("--iterations", "1")
     assert again.returncode == 0, again.stdout
-    assert "was finished before; all its files are whole" in again.stdout
+    assert "is already finished; all its files are intact" in again.stdout
     experiment = open_experiment(ArtifactStore(site.url), "tiny")
     assert experiment is not None
     for number in (0, 1):

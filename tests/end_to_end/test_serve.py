@@ -124,7 +124,7 @@ def test_a_container_asks_whether_its_site_is_well(up: Server) -> None:
 def test_a_second_one_on_the_same_port_says_what_to_do(up: Server) -> None:
     second = up.manage("serve", "--port", str(up.port), log="second")
     assert second.wait(60) == 2
-    assert f"127.0.0.1:{up.port} is taken: name another port" in up.said("second")
+    assert f"127.0.0.1:{up.port} is in use: choose another port" in up.said("second")
 
 
 @pytest.mark.slow

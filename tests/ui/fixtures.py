@@ -89,7 +89,7 @@ CHECKED: Final = CheckReport(
             Level.RED,
             "no tensor for 3 parameters of the model (model.layers.1.mlp.down_proj.weight, "
             "model.layers.1.mlp.gate_proj.weight, model.layers.1.mlp.up_proj.weight), which would "
-            "get random values",
+            "be initialized randomly",
             "download the weights again, or use config.json of the same model",
             "model.safetensors",
         ),

@@ -198,7 +198,7 @@ def test_a_picked_battle_goes_to_one_open_batch_that_is_no_sample(
     query = f"{address}?judgment={first}&other={second}"
     assert client.post(query, {"item": "other thing"}).status_code == 422
     sent = client.post(query, {"item": item.key}, follow=True)
-    assert "being added to the batch of hand-picked items" in sent.content.decode()
+    assert "will be added to the batch of hand-picked items" in sent.content.decode()
     picked = Batch.objects.get(pk=create_audit_batch(Job.objects.get())["batch"])
     assert (picked.is_hand_picked, picked.items.get().key) == (True, item.key)
     other = sampled.items.exclude(key=item.key).first()
@@ -219,7 +219,7 @@ def test_a_picked_battle_goes_to_one_open_batch_that_is_no_sample(
     Gate.objects.create(experiment=audited, min_answers=1)
     iteration = audited.iterations.get()
     assert (
-        f"audit {sampled.pk} is neither answered whole nor closed" in evaluate_gate(iteration).waits
+        f"audit {sampled.pk} is neither fully answered nor closed" in evaluate_gate(iteration).waits
     )
     with pytest.raises(InputError, match="has no item"):
         pick_items(audited, 1, "judgments", ["no such pair"])

@@ -71,11 +71,11 @@ ODD_ROWS: dict[str, tuple[dict[str, Any] | str, str]] = {
     "no number": ({"item": "one"}, "item is not a number"),
     "half an item": ({"item": 1.5}, "item is not a whole number"),
     "true as an item": ({"item": True}, "item is not a number"),
-    "not a number at all": ({"item": float("nan")}, "item is not a number of a possible size"),
-    "an endless number": ({"item": float("inf")}, "item is not a number of a possible size"),
-    "a huge integer": ({"item": HUGE}, "item is not a number of a possible size"),
-    "a huge integer as text": ({"item": str(HUGE)}, "item is not a number of a possible size"),
-    "huge points": ({"points": HUGE}, "points is not a number of a possible size"),
+    "not a number at all": ({"item": float("nan")}, "item is not a finite number"),
+    "an endless number": ({"item": float("inf")}, "item is not a finite number"),
+    "a huge integer": ({"item": HUGE}, "item is not a finite number"),
+    "a huge integer as text": ({"item": str(HUGE)}, "item is not a finite number"),
+    "huge points": ({"points": HUGE}, "points is not a finite number"),
     "a list as an item": ({"item": [1]}, "item is not a number"),
     "an object as a batch": ({"batch": {"id": 1}}, "batch is not a number"),
     "unknown answer": ({"answer": "A"}, "answer 'A' is unknown; use first, second, tie, neither"),
@@ -91,15 +91,15 @@ ODD_ROWS: dict[str, tuple[dict[str, Any] | str, str]] = {
     "a list as an auditor": ({"auditor": ["carol"]}, "auditor is not text"),
     "a number as an auditor": ({"auditor": 7}, "auditor is not text"),
     "a long name": ({"auditor": "c" * 151}, "auditor is longer than 150 characters"),
-    "a name of two lines": ({"auditor": "ca\nrol"}, "auditor holds characters that cannot be"),
+    "a name of two lines": ({"auditor": "ca\nrol"}, "auditor contains unprintable"),
     "an object as a comment": ({"comment": {"text": "x"}}, "comment is not text"),
     "a long comment": ({"comment": "x" * 4001}, "comment is longer than 4000 characters"),
-    "NUL in a comment": ({"comment": "a\0b"}, "comment holds the character NUL"),
-    "NUL in a name": ({"auditor": "a\0b"}, "auditor holds the character NUL"),
-    "half a surrogate pair": ({"comment": "\ud800"}, "comment holds half of a surrogate pair"),
-    "half a name": ({"auditor": "\udfff"}, "auditor holds half of a surrogate pair"),
-    "half an answer": ({"answer": "\ud800"}, "answer holds half of a surrogate pair"),
-    "half a tag": ({"tags": ["\ud800"]}, "tags holds half of a surrogate pair"),
+    "NUL in a comment": ({"comment": "a\0b"}, "comment contains the character NUL"),
+    "NUL in a name": ({"auditor": "a\0b"}, "auditor contains the character NUL"),
+    "half a surrogate pair": ({"comment": "\ud800"}, "comment contains half of a surrogate pair"),
+    "half a name": ({"auditor": "\udfff"}, "auditor contains half of a surrogate pair"),
+    "half an answer": ({"answer": "\ud800"}, "answer contains half of a surrogate pair"),
+    "half a tag": ({"tags": ["\ud800"]}, "tags contains half of a surrogate pair"),
     "a list as seconds": ({"seconds": []}, "seconds is not a number"),
     "a negative time": ({"seconds": -1}, "seconds is below 0"),
     "annotations that are none": (
@@ -268,8 +268,8 @@ def test_a_skipped_annotation_leaves_the_other_one_of_its_task(
 
 
 @pytest.mark.parametrize("names, count, said", [
-    ((7, 8, 9), 3, "has 3 answers, and its item is asked 2 times"),
-    ((7, 7), 2, "has several answers by one person"),
+    ((7, 8, 9), 3, "has 3 answers, but its item can have 2"),
+    ((7, 7), 2, "has several answers by one auditor"),
 ])  # fmt: skip
 def test_a_task_with_more_answers_than_its_item_is_asked_for_is_left_out_alone(
     names: tuple[int, ...], count: int, said: str, client: Client, repeated: Batch, alice: User
@@ -299,9 +299,9 @@ ODD_RECORDS: dict[str, tuple[Any, str]] = {
     "pending by question": ({}, "has no submitted answer"),
     "without responses": (None, "has no submitted answer"),
     "without answers": ({"answer": []}, "has no submitted answer"),
-    "a draft": (submitted(status="draft"), "is not submitted yet"),
+    "a draft": (submitted(status="draft"), "has not been submitted"),
     "a draft by question": ({"answer": [{"value": "A", "user_id": "u", "status": "draft"}]},
-                            "is not submitted yet"),
+                            "has not been submitted"),
     "discarded": (submitted(status="discarded", values=None), "was discarded"),
     "a list as values": (submitted(values=[1]), "values is not an object"),
     "a list as a value": (submitted(values={"answer": {"value": ["A"]}}), "shown is neither"),
@@ -309,7 +309,7 @@ ODD_RECORDS: dict[str, tuple[Any, str]] = {
     "an object as answers": ({"answer": {"value": "A"}}, "has answers that are not a list"),
     "a number as an answer": ({"answer": [5]}, "is not an object"),
     "an object as a person": (submitted(user_id={"name": "u"}), "neither email nor id"),
-    "half a person": (submitted(user_id="\ud800"), "user_id holds half of a surrogate pair"),
+    "half a person": (submitted(user_id="\ud800"), "user_id contains half of a surrogate pair"),
     "text as responses": ("tie", "has answers that are not a list"),
 }  # fmt: skip
 
@@ -408,14 +408,14 @@ def test_nothing_is_read_after_csv_that_is_not_well_formed(batch: Batch, alice: 
 
 def test_an_item_answered_twice_alike_counts_once(batch: Batch, alice: User) -> None:
     done = load(batch, alice, [row(batch), row(batch, seconds=5)])
-    assert (done.added, only(done).reason) == (1, "the same answer comes before it")
+    assert (done.added, only(done).reason) == (1, "it repeats an earlier answer")
 
 
 def test_of_answers_that_contradict_each_other_none_is_imported(batch: Batch, alice: User) -> None:
     rows = [row(batch, item=1), row(batch, item=2), row(batch, item=1, answer="first")]
     done = load(batch, alice, rows)
     assert done.added == 1
-    reason = "line 1 and line 3 answer this item differently: keep one"
+    reason = "line 1 and line 3 give different answers to this item: keep one"
     assert {one.reason for one in done.left_out} == {reason}
     assert Answer.objects.get().item.number == 2
 
@@ -429,7 +429,7 @@ def test_an_answer_that_is_there_is_kept_and_the_rest_of_the_file_imported(
     others = [one for one in batch.items.all() if one.pk != item.pk]
     done = load(batch, alice, [row(batch, item=one.number) for one in [item, *others]])
     assert (done.added, only(done).item) == (11, item.number)
-    assert only(done).reason == "its item has another answer already"
+    assert only(done).reason == "its item already has a different answer"
     assert Answer.objects.get(item=item).choice == kept.choice
     assert Activity.objects.filter(action="imported").count() == 11
 
@@ -449,13 +449,13 @@ def test_an_item_that_somebody_looks_at_is_left_to_them(
 
 @pytest.mark.parametrize("name, content, said", [
     ("a.csv", b"\xff\xfe", "is not UTF-8"),
-    ("a.csv", b"batch,item\n", "holds no answer"),
+    ("a.csv", b"batch,item\n", "contains no answers"),
     ("a.csv", b"title\nhello\n", "must have one column &#x27;batch&#x27;"),
     ("a.csv", b"batch,item,item\n1,2,3\n", "must have one column &#x27;item&#x27;"),
     ("a.csv", b"batch;item\n1;2\n", "separated by commas"),
-    ("a.csv", b"", "holds no answer"),
-    ("a.jsonl", b"\n", "holds no answer"),
-    ("a.json", b"[]", "holds no answer"),
+    ("a.csv", b"", "contains no answers"),
+    ("a.jsonl", b"\n", "contains no answers"),
+    ("a.json", b"[]", "contains no answers"),
     ("a.jsonl", b'{"batch": 0, "item": 1}\n{', "belongs to batch 0, and this is batch"),
 ])  # fmt: skip
 def test_a_file_of_another_kind_is_refused_whole(
@@ -505,8 +505,8 @@ def test_the_page_says_what_was_imported_and_what_was_left_out(
     rows = [row(batch, item=1), row(batch, item=99), row(batch, item=98)]
     rows += [row(batch, item=2, auditor={"name": "<b>carol</b>"})]
     page = send(client, batch, "a.jsonl", "\n".join(map(json.dumps, rows)).encode())
-    assert "Imported 1 answer, 0 were there already, left out 3." in page
-    assert "there is no such item in this batch</th><td>2</td>" in page
+    assert "Imported 1 answer, 0 had been imported before, left out 3." in page
+    assert "this batch has no such item</th><td>2</td>" in page
     assert "line 2 (item 99), line 3 (item 98)" in page
     assert "auditor is not text" in page
 
@@ -515,7 +515,7 @@ def test_a_file_of_which_nothing_can_be_imported_is_refused_with_the_reasons(
     client: Client, batch: Batch
 ) -> None:
     page = send(client, batch, "a.jsonl", b'{"batch": "\\ud800"}\n[')
-    assert "Imported 0 answers, 0 were there already, left out 2." in page
+    assert "Imported 0 answers, 0 had been imported before, left out 2." in page
     assert "batch is not a number" in page
     assert "is not valid JSON" in page
 

@@ -97,7 +97,7 @@ def test_endpoints_that_are_known_here_are_offered(
 
 def test_an_unknown_recipe_is_named(client: Client) -> None:
     page = text(client.get(f"{NEW}?recipe=../../etc/passwd"))
-    assert "no recipe &#x27;../../etc/passwd&#x27; comes with this installation" in page
+    assert "&#x27;../../etc/passwd&#x27; is not a built-in recipe" in page
 
 
 def test_a_launch_becomes_an_order(client: Client, alice: User) -> None:
@@ -385,10 +385,10 @@ def test_a_recipe_of_ones_own_extends_a_shipped_one(client: Client) -> None:
 @pytest.mark.parametrize(
     ("yaml", "problem"),
     [
-        ("extends: /etc/passwd", "takes a shipped recipe here"),
+        ("extends: /etc/passwd", "must name a built-in recipe here"),
         ("a: &a [1]\nb: *a", "uses YAML aliases"),
         ("name: [", "not readable YAML"),
-        ("just words", "holds `key: value` lines"),
+        ("just words", "must consist of `key: value` lines"),
         ("name: x\nactors: {}", "unknown key"),
         ("x" * 70_000, "at most 65,536 characters"),
     ],

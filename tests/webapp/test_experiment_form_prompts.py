@@ -106,7 +106,7 @@ def test_a_preview_shows_the_first_and_what_was_rejected(client: Client) -> None
     [
         (b"\x00\x01\x02", "prompts.txt: is neither text nor Parquet"),
         (b"\xff\xfe hello", "prompts.txt, line 1: is not UTF-8 text"),
-        (b'["one", "two"', "prompts.txt: the JSON ends too early, at line 1"),
+        (b'["one", "two"', "prompts.txt: the JSON is incomplete: it ends at line 1"),
         (b'{"prompt": ', "line 1: The line is not valid JSON"),
         (b"version https://git-lfs.github.com/spec/v1\noid x", "prompts.txt: is a Git LFS pointer"),
         (b'{"other": 1}', "has no prompt"),

@@ -104,7 +104,7 @@ def test_all_is_well_while_nothing_is_asked_for(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize(
-    "embedded, way", [(True, "manage.py serve`"), (False, "that CELERY_BROKER_URL names")]
+    "embedded, way", [(True, "manage.py serve`"), (False, "at CELERY_BROKER_URL")]
 )
 def test_a_broker_that_died_is_told(
     broker: Broker, settings: Settings, *, embedded: bool, way: str

@@ -53,7 +53,7 @@ def finish(job: Job, *checks: Check) -> None:
 def test_what_files_tell_is_shown_while_the_form_is_filled_in(client: Client, model: Path) -> None:
     region = text(client.post(NEW, filled(**MINE), headers=HTMX))
     assert '<li class="level-green"><b>Weights files</b>' in region
-    assert "Checked by its files alone" in region
+    assert "Only the files have been checked" in region
     assert not Job.objects.exists()
 
 
@@ -160,14 +160,14 @@ def test_a_program_names_recipe_values_and_prompts(alice: User, model: Path) -> 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model": {"source": "folder", "name": "../etc"}}, "there is no folder '../etc'"),
-        ({"model": {"source": "folder", "name": "/etc"}}, "there is no folder '/etc'"),
+        ({"model": {"source": "folder", "name": "../etc"}}, "folder '../etc' not found"),
+        ({"model": {"source": "folder", "name": "/etc"}}, "folder '/etc' not found"),
         ({"model": {"source": "hub", "name": "no id"}}, "use an id such as org/name"),
         ({"recipe": "nothing"}, "no recipe 'nothing' comes with"),
         ({"values": {"training.max_length": 1}}, "training.max_length: "),
         (
             {"values": {"training.longest": 1}},
-            "training.longest: There is no recipe value",
+            "training.longest: Unknown recipe value",
         ),
         ({"values": {"judge.template": "/etc/passwd"}}, "judge.template"),
         ({"unknown": 1}, "Extra inputs"),

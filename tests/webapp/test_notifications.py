@@ -89,7 +89,7 @@ def test_without_a_webhook_there_is_no_secret(client: Client) -> None:
         ({"email": "nonsense"}, "valid email"),
         ({"email": ""}, "Enter an address"),
         ({"webhook_url": ""}, "Enter an address"),
-        ({"webhook_url": "https://evil.example/"}, "not among the hosts"),
+        ({"webhook_url": "https://evil.example/"}, "not among the allowed hosts"),
         ({"webhook_url": "http://hooks.example.org/"}, "HTTPS is required"),
         ({"webhook_url": "x" * 600}, "at most 500"),
     ],

@@ -77,7 +77,7 @@ def test_without_values_per_prompt_there_is_no_interval_and_the_reason_is_given(
     rows = [complete(experiment, 1), complete(experiment, 2)]
     found = build_outcome_summary(experiment, rows)
     assert found is not None
-    assert "cannot be said with confidence" in found.answer
+    assert "is unknown" in found.answer
     quality = next(row for row in found.rows if "true quality" in row.measure.title)
     assert (quality.before, quality.after, quality.change) == (3.0, 5.0, 2.0)
     assert (quality.low, quality.interval_text) == (None, "")

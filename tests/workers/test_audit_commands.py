@@ -54,7 +54,7 @@ def test_a_batch_is_drawn_and_reported(audited: Experiment, carol: User) -> None
     (["--experiment", "scripted", "--iteration", "1", "--auditor", "bob"], "'bob' is not an"),
     (["--experiment", "scripted", "--iteration", "1", "--same-auditor-share", "2"],
      "between 0 and 1"),
-    (["--experiment", "scripted", "--iteration", "1", "--strategy", "score"], "is none for"),
+    (["--experiment", "scripted", "--iteration", "1", "--strategy", "score"], "does not apply to"),
 ])  # fmt: skip
 def test_what_cannot_be_drawn_is_said(arguments: list[str], said: str, audited: Experiment) -> None:
     with pytest.raises(CommandError, match=said):
@@ -63,8 +63,8 @@ def test_what_cannot_be_drawn_is_said(arguments: list[str], said: str, audited: 
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (["--batch", "99"], "there is no batch 99"),
-    (["--experiment", "none"], "there is no experiment 'none'"),
+    (["--batch", "99"], "batch 99 does not exist"),
+    (["--experiment", "none"], "experiment 'none' does not exist"),
     (["--experiment", "scripted"], "no audit of 'scripted' has an answer yet"),
     (["--experiment", "scripted", "--iteration", "1"], "there is no audit of iteration 1"),
 ])  # fmt: skip

@@ -150,7 +150,7 @@ def test_an_audit_that_is_still_being_answered_does_not_open_it(
         answer(item, item.hidden_verdict.facts["forward"] or "tie")
     reconcile()
     held.refresh_from_db()
-    assert "neither answered whole nor closed" in held.message
+    assert "neither fully answered nor closed" in held.message
     Batch.objects.update(status="closed")
     reconcile()
     assert stage_statuses(held)["train"] != "waiting"
@@ -363,7 +363,7 @@ def test_an_iteration_that_is_tried_again_keeps_its_open_batch_and_every_answer(
         answer(item, "first")
     folder = installation.artifacts / "mine/iteration-1"
     (folder / "battles/part-00000.parquet").unlink()
-    with pytest.raises(CommandError, match=f"audit {batch.pk} is neither answered whole nor"):
+    with pytest.raises(CommandError, match=f"audit {batch.pk} is neither fully answered nor"):
         installation.run_iteration(*GATED)
     assert not is_stale(batch), "the same battles were made again"
 

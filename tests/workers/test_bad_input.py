@@ -58,7 +58,7 @@ def test_words_that_are_missing_or_misspelt(
     installation: Installation, key: str, way: Sequence[str]
 ) -> None:
     change = ("--set", f"{key}={installation.root}/words.txt", *way)
-    assert_refused(installation, change, "words.txt: there is no such template")
+    assert_refused(installation, change, "words.txt: template not found")
     write(installation.root / "words.txt", TEMPLATES[key])
     assert_refused(installation, change, "{respons} is unknown here")
 
@@ -114,7 +114,8 @@ def test_a_misspelt_name_begins_no_other_experiment(
     with pytest.raises(CommandError) as caught:
         installation.run(*words, "dmeo")
     assert str(caught.value) == (
-        "there is no experiment 'dmeo'; did you mean 'demo'? To create a new one, name its recipe: "
+        "experiment 'dmeo' does not exist; did you mean 'demo'? To create a new one, "
+        "specify its recipe: "
         "--recipe smoke"
     )
     assert caught.value.returncode == 2
@@ -183,7 +184,7 @@ def test_fewer_prompts_than_an_iteration_draws_are_told_by_a_plan_too(
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "x" * 65])
 def test_a_name_that_is_no_folder(installation: Installation, name: str) -> None:
-    assert_refused(installation, (), "cannot name an experiment", name=name)
+    assert_refused(installation, (), "is not a valid experiment name", name=name)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -231,9 +232,9 @@ def refusal_to_go_on(installation: Installation, *arguments: object) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--set", "actor.sample=9"), "actor.sample: There is no recipe value of this name"),
+        (("--set", "actor.sample=9"), "actor.sample: Unknown recipe value"),
         (("--model", "another"), "model: M0 is the base model of the experiment"),
-        (("--set", "audit.required=true"), "audit.required: change it on the experiment's page"),
+        (("--set", "audit.required=true"), "audit.required: change it on the audits page"),
         (("--seed", "5"), "seed: created with 1, now 5"),
         (("--prompts", "/nowhere/prompts.txt"), "prompts.txt"),
     ],
@@ -317,6 +318,6 @@ def test_an_experiment_that_is_not_there_is_told_of_by_all_commands_alike(
     with pytest.raises(CommandError) as caught:
         installation.run(*command.split())
     said = str(caught.value).replace(f" under {installation.artifacts}", "")
-    assert said == f"there is no experiment 'nobody': see {format_command('list_experiments')}"
+    assert said == f"experiment 'nobody' does not exist: see {format_command('list_experiments')}"
     assert caught.value.returncode == 2
     assert set(installation.root.iterdir()) == before

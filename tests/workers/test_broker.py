@@ -87,7 +87,7 @@ def test_it_dies_with_its_parent_even_by_sigkill() -> None:
 
 
 def test_a_path_that_is_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BrokerError, match="set TMPDIR to a shorter folder"):
+    with pytest.raises(BrokerError, match="set TMPDIR to a shorter path"):
         start_broker(BrokerPaths(data=tmp_path / "data", socket=tmp_path / ("x" * 100) / "s"))
 
 

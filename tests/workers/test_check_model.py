@@ -36,7 +36,7 @@ def test_a_good_model_is_told_line_by_line(installation: Installation, toy: Path
     report = installation.root / "report.json"
     shown = installation.run("check_model", "toy", "--json", report)
     assert "toy for recipe smoke" in shown
-    assert "green  Parameters: each of 29 parameters has a tensor of its shape" in shown
+    assert "green  Parameters: the tensors match all 29 parameters exactly" in shown
     assert "0 problems, " in shown
     assert CheckReport.from_json(json.loads(report.read_text())).level is not Level.RED
 

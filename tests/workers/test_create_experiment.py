@@ -157,13 +157,16 @@ def test_a_race_is_won_by_one_alone(installation: Installation, alice: User) -> 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"name": "../mine"}, "cannot name an experiment"),
-        ({"prompts": ""}, "has no task: give your prompts"),
+        ({"name": "../mine"}, "is not a valid experiment name"),
+        ({"prompts": ""}, "has no task: provide your prompts"),
         ({"prompts": f"{'0' * 64}.txt"}, "no longer exists; upload it again"),
         ({"changes": ("sample.prompts=500",)}, "needs 500 prompts"),
         ({"changes": ('model="absent"',)}, "there is no model folder"),
         ({"changes": ('judge.template="/etc/passwd"',)}, "Choose one of: brief_judge, judge, "),
-        ({"prompts": "", "same_prompts": True, "origin": "gone"}, "was deleted or is not visible"),
+        (
+            {"prompts": "", "same_prompts": True, "origin": "gone"},
+            "was deleted or is no longer visible",
+        ),
     ],
 )
 def test_what_cannot_be_begun_is_refused_and_leaves_nothing(

@@ -109,7 +109,7 @@ def test_the_only_stage_that_is_given_the_whole_machine_is_the_training() -> Non
 
 def test_what_goes_wrong_in_it_has_a_kind_and_words(host: EngineHost, begun: Path) -> None:
     with pytest.raises(
-        ShardFailedError, match="files of experiment 'other' are gone from"
+        ShardFailedError, match="files of experiment 'other' are missing in"
     ) as caught:
         run(host, begun, experiment="other")
     assert (caught.value.kind, caught.value.retryable) == ("ArtifactError", False)

@@ -64,7 +64,7 @@ def test_a_leaderboard_with_two_rows_of_a_model_is_refused(
 ) -> None:
     board = tmp_path / "board.csv"
     board.write_text(",win_rate\nother,10.0\nother,20.0\n")
-    with pytest.raises(CommandError, match=r"line 3: the model 'other' has a row above"):
+    with pytest.raises(CommandError, match=r"line 3: the model 'other' has an earlier row"):
         evaluate("annotations", annotations, "--leaderboard", board, "--rounds", 2)
 
 
@@ -159,7 +159,7 @@ def output_rows(rows: list[dict[str, Any]], **changes: Any) -> list[dict[str, An
 def test_outputs_of_other_instructions_are_refused(annotations: Path, tmp_path: Path) -> None:
     rows = output_rows(json.loads(annotations.read_text()))
     others = write_array(tmp_path / "o.json", [*rows[1:], rows[0] | {"instruction": "other?"}])
-    with pytest.raises(CommandError, match="1 of 20 outputs have no annotation and 1 annotations"):
+    with pytest.raises(CommandError, match="1 of 20 outputs have no annotation, and 1 annotations"):
         evaluate("annotations", annotations, "--model-outputs", others)
 
 
@@ -171,7 +171,7 @@ def test_outputs_of_other_instructions_are_refused(annotations: Path, tmp_path: 
         ('[{"instruction": "q", "preference": 2, "preference": 1}]', "key 'preference' twice"),
         ('[{"instruction": "q", "output_1": "a", "output_2": "b", "generator_1": "b", '
          '"generator_2": "m", "preference": Infinity}]', "holds Infinity, which is not a number"),
-        ("[]", "holds no row"),
+        ("[]", "contains no row"),
     ],
 )  # fmt: skip
 def test_a_file_that_lacks_something_is_one_sentence(
@@ -249,5 +249,5 @@ def test_arena_judgments_of_one_model_are_scored_without_a_sure_rank(tmp_path: P
 
 def test_a_judge_and_its_reference_without_their_files_are_refused(tmp_path: Path) -> None:
     for given in ([], ["mine.jsonl"], ["--experiment", "mine"]):
-        with pytest.raises(CommandError, match="give a FILE"):
+        with pytest.raises(CommandError, match="specify a FILE"):
             evaluate("judge", *given)

@@ -347,20 +347,20 @@ def test_prompts_of_the_models_own_training_are_told(
         "evaluate", "run", "alpaca", "--prompts", seen, "--model", "experiment:mine/M1",
         "--baseline", "stub", "--judge", "scripted", "--output", tmp_path / "out",
     )  # fmt: skip
-    assert "in the experiment's own pool for training: 1" in shown
+    assert "in the experiment's training pool: 1" in shown
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["judge", "--judge", "scripted"], "either a file by --responses"),
-        (["judge", "--judge", "scripted", "--experiment", "no"], "there is no experiment 'no'"),
+        (["judge", "--judge", "scripted"], "pass either --responses"),
+        (["judge", "--judge", "scripted", "--experiment", "no"], "experiment 'no' does not exist"),
         (["alpaca", "--model", "scripted", "--baseline", "scripted", "--judge", "scripted"],
          "no instructions to answer"),
         (["alpaca", "--model", "experiment:no/M1", "--baseline", "scripted", "--judge", "scripted",
-          "--prompts", "PROMPTS"], "there is no experiment 'no'"),
+          "--prompts", "PROMPTS"], "experiment 'no' does not exist"),
         (["alpaca", "--model", "endpoint:no", "--baseline", "scripted", "--judge", "scripted",
-          "--prompts", "PROMPTS"], "there is no endpoint 'no'"),
+          "--prompts", "PROMPTS"], "unknown endpoint 'no'"),
         (["alpaca", "--model", "nothing", "--baseline", "scripted", "--judge", "scripted",
           "--prompts", "PROMPTS"], "no model folder 'nothing'"),
         (["alpaca", "--model", "stub", "--baseline", "scripted", "--judge", "scripted",

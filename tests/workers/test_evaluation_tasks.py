@@ -203,7 +203,7 @@ def test_the_same_command_goes_on_after_the_data_is_gone_and_measures_on_the_sam
 
 WRONG = {
     "no such task": ("[{name: nowhere, data: x}]", "no task 'nowhere' here"),
-    "a task without a benchmark": ("[{name: toy, data: x}]", "measures nothing on data"),
+    "a task without a benchmark": ("[{name: toy, data: x}]", "has no benchmark"),
     "the same task twice": ("[{name: ifeval, data: x}, {name: ifeval, data: y}]", "a task twice"),
     "no data": ("[{name: ifeval}]", "evaluation.tasks: 0.data"),
 }

@@ -95,9 +95,9 @@ def test_without_a_prompt_nothing_follows(
     [
         (["--num-held-out", "5"], "--num-held-out must be smaller"),
         (["--language", "xx"], "unknown language xx"),
-        (["--rouge-threshold", "0"], "is a share above 0"),
+        (["--rouge-threshold", "0"], "must be above 0"),
         (["--samples", "0"], "counts from 1"),
-        (["--temperature", "-1"], "lies between 0 and 5"),
+        (["--temperature", "-1"], "must be between 0 and 5"),
         (["--generated-shots", "-1"], "--generated-shots must be 0 or more"),
         (["--template", "judge"], "unknown here; use {examples}"),
         (["--shots", "20"], "only 9 seed prompts"),

@@ -164,7 +164,7 @@ def test_a_duplicate_finds_its_origin_by_its_uuid(
     assert SECRET in read_prompts(taken)
     for job in map(run, asked):
         assert job.status == "refused"
-        assert "was deleted or is not visible" in job.message
+        assert "was deleted or is no longer visible" in job.message
     assert not Experiment.objects.exclude(pk=taken.pk).exists()
 
 
@@ -227,7 +227,7 @@ def test_a_deletion_that_was_requested_for_one_experiment_spares_the_next_of_its
     jobs = [enqueue_job(JobKind.DELETE, by=alice, experiment=first) for _ in range(2)]
     second = replace_by(installation, bob)
     for job in map(run, jobs):
-        assert (job.status, "there is no experiment" in job.message) == ("refused", True)
+        assert (job.status, "does not exist" in job.message) == ("refused", True)
     assert Experiment.objects.get() == second
     assert "bob" in read_prompts(second)
 
@@ -307,10 +307,10 @@ def test_nothing_runs_on_the_files_of_another_experiment(
         open_row(row)
     asked = {"artifact_root": str(installation.artifacts), "experiment": "mine"}
     assert process._open_experiment(asked | {"uuid": ""}).name == "mine"
-    with pytest.raises(ArtifactError, match="another experiment of this name"):
+    with pytest.raises(ArtifactError, match="another experiment with this name"):
         process._open_experiment(asked | {"uuid": str(row.uuid)})
     found = process._open_experiment(asked)
-    with pytest.raises(InputError, match="another experiment of this name"):
+    with pytest.raises(InputError, match="another experiment with this name"):
         record_experiment(found, artifact_root=row.artifact_root)
 
 

@@ -112,7 +112,7 @@ def test_reconciling_takes_the_shard_of_a_silent_worker(shard: Shard) -> None:
     silent.refresh_from_db()
     shard.refresh_from_db()
     assert (silent.status, shard.status) == (AttemptStatus.LOST, ShardStatus.WAITING)
-    assert "was silent for more than" in silent.error
+    assert "sent no heartbeat for more than" in silent.error
 
 
 def test_a_heartbeat_in_time_keeps_the_shard(shard: Shard) -> None:

@@ -88,7 +88,7 @@ def test_a_folder_that_everybody_may_exchange_is_refused(tmp_path: Path) -> None
     tmp_path.chmod(0o777)
     done = run(tmp_path / "var", TMPDIR="/tmp")
     assert done.returncode == 1
-    assert "all users may write" in done.stderr
+    assert "is writable for all users" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")

@@ -24,7 +24,7 @@ def elsewhere(installation: Installation, use_script: UseScript) -> Path:
 def test_a_step_under_a_vanished_root_is_refused_and_goes_on_when_it_is_back(
     elsewhere: Path, installation: Installation
 ) -> None:
-    with pytest.raises(ArtifactError, match=r"are gone from .* mount"):
+    with pytest.raises(ArtifactError, match=r"are missing in .* mount"):
         open_experiment.build_context(Iteration.objects.get())
     elsewhere.rename(installation.artifacts)
     assert open_experiment.build_context(Iteration.objects.get()).number == 1
@@ -44,6 +44,6 @@ def test_a_shard_under_a_vanished_root_writes_nothing(
     resources = StageResources(
         load_engine=lambda model, recipe: pytest.fail("loaded"), scratch=Path()
     )
-    with pytest.raises(ArtifactError, match=r"are gone from"):
+    with pytest.raises(ArtifactError, match=r"are missing in"):
         process.run_shard(request, resources)
     assert not installation.artifacts.exists()

@@ -162,7 +162,7 @@ def test_a_worker_that_stops_gives_the_order_back(
 def test_a_model_that_was_not_made_is_refused_in_words(row: Experiment, host: EngineHost) -> None:
     job = carried_out(ask(row, models=[0, 2]))
     assert job.status == "refused"
-    assert "M2 of experiment 'mine' has not been made" in job.message
+    assert "M2 of experiment 'mine' does not exist" in job.message
 
 
 def test_an_engine_that_dies_is_refused_with_the_reason(

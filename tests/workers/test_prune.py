@@ -42,7 +42,7 @@ def test_nothing_is_deleted_unless_asked(finished: Installation) -> None:
     before = files(finished.root)
     said = finished.run("prune", "--only", "scratch", "uploads", "events", "checkpoints")
     assert "iteration-1/checkpoint" in said
-    assert "M1 of mine can no longer be tried" in said
+    assert "M1 of mine can no longer be used" in said
     assert "nothing was" in said
     assert files(finished.root) == before
 
@@ -90,7 +90,7 @@ def test_a_half_download_goes_when_nobody_went_on_with_it_for_long(
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{}")
     os.utime(old, (0, 0))
-    assert "starts from zero" in finished.run("prune", "--only", "cache", "--yes")
+    assert "starts again from the beginning" in finished.run("prune", "--only", "cache", "--yes")
     assert (old.exists(), young.exists()) == (False, True)
 
 
@@ -145,7 +145,7 @@ def test_a_whole_experiment_goes_by_its_name_alone(finished: Installation) -> No
     before = files(finished.root)
     Gate.objects.create(experiment=Experiment.objects.get(name="mine"))
     said = finished.run("prune", "--experiment", "mine")
-    assert "the models it made (2)" in said
+    assert "its models (2)" in said
     assert "nothing was" in said
     assert files(finished.root) == before
     finished.run("prune", "--experiment", "mine", "--yes")
@@ -153,7 +153,7 @@ def test_a_whole_experiment_goes_by_its_name_alone(finished: Installation) -> No
     assert not (finished.artifacts / "mine").exists()
     assert not list((finished.root / "scratch").glob("mine*"))
     assert files(finished.artifacts / "other") == other
-    with pytest.raises(CommandError, match="there is no experiment 'mine'"):
+    with pytest.raises(CommandError, match="experiment 'mine' does not exist"):
         finished.run("prune", "--experiment", "mine", "--yes")
 
 
@@ -177,7 +177,7 @@ def test_an_experiment_that_the_workers_have_is_not_removed(
 ) -> None:
     Iteration.objects.filter(number=2).update(status=status, driver=Driver.WORKERS)
     before = files(finished.root)
-    with pytest.raises(CommandError, match="has not ended: first run"):
+    with pytest.raises(CommandError, match="is still active: first run"):
         finished.run("prune", "--experiment", "mine", "--yes")
     assert files(finished.root) == before
 

@@ -179,7 +179,7 @@ def test_a_file_that_names_a_folder_of_this_machine_is_not_published(
     make_model(installation, {name: content[name]})
     job = published(row)
     assert job.status == "refused"
-    assert f"{name} names a folder of this machine" in job.message
+    assert f"{name} contains the path of a folder" in job.message
     assert not list((installation.root / "published").rglob("M1*"))
 
 
@@ -194,8 +194,8 @@ def test_a_model_whose_files_have_changed_is_not_published(
 
 
 def test_a_model_that_is_not_made_is_not_published(row: Experiment) -> None:
-    assert "M2 of experiment 'mine' has not been made" in published(row, number=2).message
-    assert "M0 of experiment 'mine' has not been made" in published(row, number=0).message
+    assert "M2 of experiment 'mine' does not exist" in published(row, number=2).message
+    assert "M0 of experiment 'mine' does not exist" in published(row, number=0).message
 
 
 def test_what_is_published_again_takes_the_place_of_what_was(
@@ -280,9 +280,9 @@ def test_nothing_is_hidden_in_a_repository_that_everybody_sees(
 @pytest.mark.parametrize(
     "repository, writers, message",
     [
-        ("org/name", {}, "refuses the token that HF_TOKEN holds for org/name (401)"),
-        ("others/name", {TOKEN: {"org"}}, "refuses the token that HF_TOKEN holds for others/name"),
-        ("org/theirs", {TOKEN: set[str]()}, "refuses the token that HF_TOKEN holds for org/theirs"),
+        ("org/name", {}, "rejected HF_TOKEN for org/name (401)"),
+        ("others/name", {TOKEN: {"org"}}, "rejected HF_TOKEN for others/name"),
+        ("org/theirs", {TOKEN: set[str]()}, "rejected HF_TOKEN for org/theirs"),
     ],
 )
 def test_whoever_may_not_write_is_told_so_and_what_was_published_here_stays(
@@ -300,7 +300,7 @@ def test_whoever_may_not_write_is_told_so_and_what_was_published_here_stays(
     job = published(row, repository=repository)
     assert job.status == "refused"
     assert message in job.message
-    assert "The folder and the archive are there." in job.message
+    assert "The folder and the archive were created." in job.message
     assert job.outcome["folder"] == f"{home(row)}/M1"
     assert token not in everything_told(job, caplog.text)
     assert not [name for name, one in hub.repositories.items() if "config.json" in one.files()]
@@ -363,7 +363,7 @@ def test_a_mirror_without_xet_says_what_to_set(
     row: Experiment, hub: Hub, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
-    assert "needs HF_HUB_DISABLE_XET=1" in published(row, repository="org/name").message
+    assert "set HF_HUB_DISABLE_XET=1" in published(row, repository="org/name").message
 
 
 def test_what_was_published_begins_another_experiment_with_the_same_weights(

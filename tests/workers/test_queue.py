@@ -447,7 +447,7 @@ def test_ctrl_c_stops_following_and_not_the_work(
     following.send_signal(signal.SIGINT)
     assert following.wait(20) == 130
     assert "the workers continue" in here.log()
-    assert "no worker is up" in here.log()
+    assert "no worker is running" in here.log()
     assert "Traceback" not in here.log()
     assert here.site.iteration() == "running"
 

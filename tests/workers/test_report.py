@@ -124,7 +124,7 @@ def test_each_category_of_one_model_is_kept_and_two_models_are_not(
 
 
 @pytest.mark.parametrize(
-    "place, why", [("nobody/M1", "there is no experiment 'nobody'"), ("run1", "EXPERIMENT/M0")]
+    "place, why", [("nobody/M1", "experiment 'nobody' does not exist"), ("run1", "EXPERIMENT/M0")]
 )
 def test_an_evaluation_of_no_model_is_not_kept(
     finished: Installation, tmp_path: Path, place: str, why: str
@@ -147,7 +147,7 @@ def test_files_without_rows_are_reported_without_seconds(
 
 
 def test_what_is_not_there_is_refused(finished: Installation, tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="--baseline takes one of scripted"):
+    with pytest.raises(CommandError, match="--baseline must be one of scripted"):
         finished.run(
             "report", "--experiment", "run1", "--baseline", "other", "--output", tmp_path / "x"
         )

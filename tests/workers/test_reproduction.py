@@ -139,8 +139,8 @@ def test_every_arm_of_the_miniature_paper_can_be_named(tmp_path: Path) -> None:
     "changes, why",
     [
         ({"recipes": ("miniature", "miniature")}, "the same name"),
-        ({"name": "x" * 60}, "cannot name an experiment"),
-        ({"name": "../x"}, "cannot name an experiment"),
+        ({"name": "x" * 60}, "is not a valid experiment name"),
+        ({"name": "../x"}, "is not a valid experiment name"),
     ],
 )
 def test_what_cannot_be_run_is_refused_at_once(
@@ -246,5 +246,5 @@ def test_a_report_of_nothing_finished_names_what_is_planned(
 def test_an_unknown_baseline_is_refused_before_the_work(
     installation: Installation, tmp_path: Path
 ) -> None:
-    with pytest.raises(CommandError, match="--baseline takes one of miniature"):
+    with pytest.raises(CommandError, match="--baseline must be one of miniature"):
         installation.run("reproduce", "--recipe", "miniature", "--baseline", "other")

@@ -278,7 +278,7 @@ def test_a_plan_says_that_a_model_of_the_hub_is_not_here_yet(
 ) -> None:
     words = ("--dry-run", "--output", tmp_path / "plan.json")
     shown = installation.run_iteration("--model", model, *words)
-    note = f"the model {model} has not been fetched yet"
+    note = f"the model {model} has not been downloaded yet"
     assert note in shown
     assert json.loads((tmp_path / "plan.json").read_text())["not_checked"].startswith(note)
     kept = installation.root / "models" / "org"

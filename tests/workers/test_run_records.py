@@ -83,7 +83,7 @@ def test_a_record_of_something_else_does_not_count_and_says_why(
     changed = finished.root / file
     changed.write_text(changed.read_text().replace(then, now))
     said, text = report(finished)
-    assert f"{RUN}.json does not count: {why} " in said
+    assert f"{RUN}.json is not used: {why} " in said
     assert "no run is finished" in text
 
 
@@ -93,14 +93,14 @@ def test_a_damaged_record_does_not_count_and_says_why(finished: Installation) ->
     path = record(finished)
     path.write_text(path.read_text().replace('"seed": 1', '"seed": 2'))
     said, text = report(finished)
-    assert f"{RUN}.json does not count: it is not a record of a run: it was changed" in said
+    assert f"{RUN}.json is not used: it is not a run record: it was modified" in said
     assert "no run is finished" in text
 
 
 def test_a_finished_experiment_of_other_settings_does_not_count(finished: Installation) -> None:
     said, text = report(finished, "--set", "pairing.rho=0.1")
-    assert f"the finished experiment {RUN} does not count: recipe" in said
-    assert f"{RUN} is not in the tables: the existing record does not count" in text
+    assert f"the finished experiment {RUN} is not used: recipe" in said
+    assert f"{RUN} is not in the tables: the existing record is not used" in text
     assert not record(finished).exists()
 
 
@@ -111,7 +111,7 @@ def test_a_finished_experiment_whose_files_are_damaged_does_not_count_until_it_i
     part.write_bytes(b"damaged")
     said, _ = report(finished)
     assert said.count(f"the finished experiment {RUN} does not count") == 1
-    assert "differs from its manifest; run the same command again" in said
+    assert "does not match its manifest; rerun the command" in said
     finished.run_iteration("--iterations", 2, "--seed", 1, name=RUN)
     assert "| scripted |  | 1 of 1 |" in report(finished)[1]
 

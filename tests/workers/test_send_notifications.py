@@ -268,7 +268,7 @@ def test_what_was_not_taken_is_tried_again_later(hook: Hook) -> None:
     assert (notification.status, notification.attempts, notification.error) == (
         "waiting",
         1,
-        "the server answered 500",
+        "the server responded with status 500",
     )
     assert notification.due > timezone.now() + timedelta(seconds=10)
     assert send_due() == 0
@@ -311,7 +311,7 @@ def test_a_host_that_is_no_longer_allowed_gets_nothing(hook: Hook, settings: Set
     waiting_webhook(hook)
     settings.META_REWARD_WEBHOOK_HOSTS = []
     send_due()
-    assert "not among the hosts" in Notification.objects.get().error
+    assert "not among the allowed hosts" in Notification.objects.get().error
     assert hook.bodies == []
 
 

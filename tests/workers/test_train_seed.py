@@ -67,7 +67,7 @@ def test_rows_and_settings_reach_the_training(
         (["--epochs", "0"], "--epochs"),
         (["--batch-size", "3"], "multiple of device_batch_size"),
         (["--lora-rank", "0"], "given: 0"),
-        (["--output", "../up"], "--output names a folder"),
+        (["--output", "../up"], "--output must name a folder"),
         (["--output", "stub"], "exists"),
         (["--model", "/nowhere"], "no model folder"),
         (["--data", "/nowhere/data.jsonl"], "data.jsonl"),

@@ -80,7 +80,7 @@ def test_a_recipe_that_was_edited_on_disk_is_still_refused(begun: Installation) 
     found["recipe"]["actor"]["temperature"] = 0.1
     path.write_text(json.dumps(found))
     opening._open_cached.cache_clear()
-    with pytest.raises(ArtifactError, match="another experiment's"):
+    with pytest.raises(ArtifactError, match="belong to another experiment"):
         opening.open_row(Experiment.objects.get())
 
 

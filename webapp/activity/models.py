@@ -140,7 +140,7 @@ class ActivityQuerySet(models.QuerySet["Activity"]):
 
     def update(self, **kwargs: Any) -> NoReturn:  # noqa: ARG002
         """Refuse: rows are never changed."""
-        raise AppendOnlyError("rows of the activity log are never changed")
+        raise AppendOnlyError("rows of the activity log cannot be changed")
 
     def bulk_update(self, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ARG002
         """Refuse: rows are never changed."""
@@ -148,7 +148,7 @@ class ActivityQuerySet(models.QuerySet["Activity"]):
 
     def delete(self) -> NoReturn:
         """Refuse: rows are never deleted one by one; see `prune_account_activity`."""
-        raise AppendOnlyError("rows of the activity log are never deleted")
+        raise AppendOnlyError("rows of the activity log cannot be deleted")
 
 
 class Activity(models.Model):

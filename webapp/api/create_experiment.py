@@ -80,7 +80,7 @@ def submit_model_check(given: ModelCheckIn, *, by: User | None) -> tuple[Job, li
     if given.model.source == "hub" and parse_hub_name(given.model.name) is None:
         raise InputError("model: use an id such as org/name or org/name@revision")
     if given.model.source == "folder" and not is_model_folder(given.model.name):
-        raise InputError(f"model: there is no folder {given.model.name!r} of this installation")
+        raise InputError(f"model: folder {given.model.name!r} not found on this site")
     stored = _store_prompt_fields(given.prompts).get("prompts_stored", "")
     request = CheckRequest.build(given.model.name, draft.recipe, prompts=stored)
     return request_check(request, by=by), warnings

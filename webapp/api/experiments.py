@@ -235,7 +235,7 @@ def change_settings(
 
 def _describe_plan(plan: SettingsPlan | None) -> SettingsPlanOut:
     if plan is None:
-        raise ConflictError("The experiment has these settings already: nothing changes.")
+        raise ConflictError("The experiment already has these settings.")
     return SettingsPlanOut(
         from_iteration=plan.from_iteration,
         values=[

@@ -122,7 +122,7 @@ def _get_item(person: User, pk: int, number: int) -> Item:
     """
     found = find_item(pk, number)
     if found is None:
-        raise Http404("There is no such item.")
+        raise Http404("Item not found.")
     items = annotate_disagreements(get_reviewable_items(person)).select_related(
         "batch__experiment", "answer", "hidden_verdict", "claimed_by"
     )
@@ -239,7 +239,9 @@ def undo_adjudication(request: HttpRequest, pk: int, number: int) -> HttpRespons
     try:
         if not adjudication.undo_adjudication(item, by=person):
             messages.warning(
-                request, f"Item {item.number} was not undone: its last decision is not yours."
+                request,
+                f"The decision on item {item.number} was not undone, because another "
+                f"review lead made it.",
             )
     except InputError as error:
         messages.error(request, str(error))

@@ -44,7 +44,7 @@ def _read_name(value: Any) -> str | None:
     if len(name) > _MAX_NAME:
         raise ValueError(f"is longer than {_MAX_NAME} characters")
     if not name.isprintable():
-        raise ValueError("holds characters that cannot be printed")
+        raise ValueError("contains unprintable characters")
     return name or None
 
 
@@ -67,7 +67,7 @@ def _read_number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("is not a number")
     if not -_MAX_NUMBER < value < _MAX_NUMBER:
-        raise ValueError("is not a number of a possible size")
+        raise ValueError("is not a finite number")
     return float(value)
 
 
@@ -333,7 +333,7 @@ def _convert_response(found: Any) -> Columns | str:
 
 def _convert_value(one: _Value, comment: Any) -> Columns | str:
     if one.status not in ("", "submitted"):
-        return "is not submitted yet" if one.status in ("draft", "pending") else "was discarded"
+        return "has not been submitted" if one.status in ("draft", "pending") else "was discarded"
     who = one.user_id
     return {
         "shown": one.value,

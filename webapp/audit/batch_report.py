@@ -336,7 +336,7 @@ def _iter_pair_estimates(found: MetaJudgeResults) -> Iterator[tuple[str, str, Es
     yield "meta-judge", "agreement without ties", found.agreement_decided
     yield "meta-judge", "agreement with ties", found.agreement
     yield "meta-judge", "Cohen's kappa", found.kappa
-    yield "Elo", "its order names the judgment that people prefer", found.elo
+    yield "Elo", "the Elo order agrees with human preference", found.elo
     for human, cells in zip(OUTCOMES, found.confusion, strict=True):
         for said, cell in zip(OUTCOMES, cells, strict=True):
             yield "people against meta-judge", f"people {human}, meta-judge {said}", cell
@@ -350,9 +350,9 @@ def _iter_pair_estimates(found: MetaJudgeResults) -> Iterator[tuple[str, str, Es
 def _iter_response_estimates(found: JudgeResults) -> Iterator[tuple[str, str, Estimate]]:
     yield "judge", "Spearman's correlation", found.spearman
     yield "judge", "Kendall's tau-b", found.kendall
-    yield "judge", "human score less the judge's score", found.difference
+    yield "judge", "human score minus the judge's score", found.difference
     for group in found.groups:
-        yield f"people less judge by {group.division}", group.name, group.difference
+        yield f"human minus judge score, by {group.division}", group.name, group.difference
 
 
 def is_stale(batch: Batch) -> bool:

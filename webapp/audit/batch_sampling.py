@@ -267,7 +267,7 @@ def _load_pair_population(
         battles += found
     chosen = files.read("judge_pairs", columns=["chosen_judgment_id", "rejected_judgment_id"])
     decided = [frozenset(row.values()) for row in chosen.to_pylist()]
-    say("sorting pairs into strata")
+    say("assigning pairs to strata")
     pairs = build_judged_pairs(battles, judgments, _read_records(files, Rating), decided)
     units = build_pair_units(pairs)
     known = {pair.key: (pair, unit.strata) for pair, unit in zip(pairs, units, strict=True)}

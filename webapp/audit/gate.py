@@ -99,7 +99,7 @@ def is_complete(batch: Batch) -> bool:
 def _explain_no_audit(batches: list[Batch]) -> str:
     if not batches:
         return "there is no audit of these battles yet"
-    return f"audit {batches[0].pk} is neither answered whole nor closed"
+    return f"audit {batches[0].pk} is neither fully answered nor closed"
 
 
 def has_pairs(iteration: Iteration, kind: str) -> bool:

@@ -77,7 +77,7 @@ class ImportResult:
 
     def __str__(self) -> str:
         answers = "answer" if self.added == 1 else "answers"
-        said = f"Imported {self.added:,} {answers}, {self.known:,} were there already"
+        said = f"Imported {self.added:,} {answers}, {self.known:,} had been imported before"
         return f"{said}, left out {len(self.left_out):,}."
 
 
@@ -116,7 +116,7 @@ def import_file(batch: Batch, name: str, content: bytes, *, by: User) -> ImportR
         raise InputError("the batch is closed and accepts no more answers")
     entries = list(read_entries(name, content))
     if not entries:
-        raise InputError(f"{name} holds no answer")
+        raise InputError(f"{name} contains no answers")
     _require_batch(batch, name, entries)
     target = _open_target(batch, by)
     found = list(_keep_one_each(one for entry in entries for one in _read_entry(target, entry)))
@@ -160,7 +160,7 @@ def _require_batch(batch: Batch, name: str, entries: Sequence[Entry | LeftOut]) 
     """
     named = {entry.place.batch for entry in entries if isinstance(entry, Entry)}
     if named and batch.pk not in named:
-        raise InputError(f"{name} belongs to batch {min(named)}, and this is batch {batch.pk}")
+        raise InputError(f"{name} belongs to batch {min(named)}, but this is batch {batch.pk}")
 
 
 def _open_target(batch: Batch, by: User) -> _Target:
@@ -191,7 +191,7 @@ def _find_item(target: _Target, entry: Entry) -> Item:
         raise InputError(f"belongs to batch {entry.place.batch}")
     item = target.items.get(entry.place.item)
     if item is None:
-        raise InputError("there is no such item in this batch")
+        raise InputError("this batch has no such item")
     return item
 
 
@@ -224,12 +224,12 @@ def _match_items(target: _Target, item: Item, names: Sequence[str]) -> list[Item
         InputError: it is ambiguous which of the answers count.
     """
     if len(set(names)) < len(names):
-        raise InputError("has several answers by one person; keep one per person")
+        raise InputError("has several answers by one auditor; keep one per auditor")
     free = [item, *target.repeats.get(item.pk, ())]
     if len(names) > len(free):
         raise InputError(
-            f"has {len(names)} answers, and its item is asked {len(free)} times: remove "
-            "answers, or create a batch with more repeats for another auditor"
+            f"has {len(names)} answers, but its item can have {len(free)}: remove answers, or "
+            f"create a batch with more repeats for another auditor"
         )
     taken = {one.answer.auditor_name: one for one in free if hasattr(one, "answer")}
     found = {name: taken[name] for name in names if name in taken}
@@ -295,10 +295,10 @@ def _keep_one_each(found: Iterable[Found]) -> Iterator[Found]:
         values = first.given.to_columns()
         if all(other.is_same(first.auditor, values) for other in others):
             yield first
-            yield from [one.leave_out("the same answer comes before it") for one in others]
+            yield from [one.leave_out("it repeats an earlier answer") for one in others]
         else:
             positions = " and ".join(one.where for one in (first, others[0]))
-            reason = f"{positions} answer this item differently: keep one"
+            reason = f"{positions} give different answers to this item: keep one"
             yield from [one.leave_out(reason) for one in (first, *others)]
 
 
@@ -309,7 +309,7 @@ def _write_answer(read: ParsedAnswer, name: str, by: User) -> bool | LeftOut:
     if known is not None:
         if read.is_same(known.auditor_name, get_answer_values(known)):
             return False
-        return read.leave_out("its item has another answer already")
+        return read.leave_out("its item already has a different answer")
     free = Item.objects.filter(Q(holder__isnull=True) | Q(lease_until__lt=Now()), pk=item.pk)
     if free.filter(is_answered=False).update(is_answered=True) != 1:
         return read.leave_out("the item is being answered now; import the file again later")

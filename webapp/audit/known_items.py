@@ -85,7 +85,7 @@ def _parse_known_row(row: dict[str, Any], kind: str) -> KnownAnswer:
     if kind == ItemKind.RESPONSES:
         return KnownAnswer(read.instruction, read.response, "", "", _parse_score(read))
     if not (read.first.strip() and read.second.strip()):
-        raise InputError("has no text in the columns first and second, the two judgments")
+        raise InputError("has no text in the columns first and second (the two judgments)")
     answer = read.adjudicated or read.answer
     answer = _LETTERS.get(answer, answer)
     if answer not in PreferenceLabel.values:

@@ -325,7 +325,7 @@ def _make_alpha_line(name: str, found: Estimate) -> MetricLine:
     line = _make_number_line(name, found)
     if found.value is not None:
         return line
-    none = "all answers are alike" if found.count else "no item with two auditors"
+    none = "all answers are identical" if found.count else "no item was answered by two auditors"
     return replace(line, value=none)
 
 

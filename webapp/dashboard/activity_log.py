@@ -245,7 +245,7 @@ def _describe_settings(row: Activity, job: Job | None) -> str:
     return "; ".join(
         [
             values,
-            *([f"from iteration {start} on"] if start else []),
+            *([f"from iteration {start}"] if start else []),
             *([f"rerun: {', '.join(again)}"] if again else []),
         ]
     )

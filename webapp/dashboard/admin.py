@@ -98,7 +98,7 @@ class ExperimentAdmin(ViewOnlyAdmin):
     def hide(self, request: HttpRequest, rows: QuerySet[Experiment]) -> None:
         """Make the selected experiments private; those without an owner are unchanged."""
         for row in rows.filter(owner=None):
-            self.message_user(request, f"{row} has no owner, give it one first.", messages.ERROR)
+            self.message_user(request, f"{row} has no owner; choose one first.", messages.ERROR)
         self._make_private(request, rows.exclude(owner=None), is_private=True)
 
     @admin.action(description="Show to all users who can see experiments", permissions=["steer"])
@@ -177,7 +177,7 @@ class IterationAdmin(ViewOnlyAdmin):
                 enqueue_job(kind, by=get_user(request), experiment=row.experiment)
                 asked += 1
             else:
-                why = "it is not the latest, a request is already pending, or it is inactive"
+                why = "it is not the latest iteration, is inactive, or has a pending request"
                 text = f"{row} ({row.get_status_display()}) cannot be asked to {kind.label}: {why}."
                 self.message_user(request, text, messages.WARNING)
         self.message_user(

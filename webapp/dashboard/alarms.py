@@ -33,12 +33,12 @@ MEANINGS: Final[dict[AlarmName, tuple[str, str]]] = {
     ),
     "too_few_pairs": (
         "Too few pairs",
-        "Few prompts give pairs, and they are not a representative sample of all prompts.",
+        "Few prompts give pairs, and those prompts are not representative of all prompts.",
     ),
     "pairs_of_few_verdicts": (
-        "Judge pairs of few verdicts",
-        "The ratings of these judgments rest on few battles, or on battles in one order, which "
-        "position bias decides. Training on them teaches the judge noise.",
+        "Judge pairs with few verdicts",
+        "The ratings of these judgments are based on few battles, or on battles in one order "
+        "only, which position bias can decide. Training on them teaches the judge noise.",
     ),
     "length_growth": (
         "Length growth",

@@ -86,7 +86,7 @@ def _chart_scores(counts: Sequence[int]) -> Chart:
         "Judge scores",
         [(f"{start:g}", count) for start, count in zip(HISTOGRAM_BINS, counts, strict=True)],
         x_label="points",
-        description=f"Each column holds {BIN_WIDTH:g} of a point, the last one exactly 5 alone.",
+        description=f"Each column covers {BIN_WIDTH:g} of a point; the last one is exactly 5.",
     )
 
 
@@ -120,7 +120,7 @@ def _chart_lengths(kind: str, texts: str, tables: TableReader) -> Chart:
         x_label="characters",
         y_label="pairs",
         description=(
-            f"How many of the {kind} pairs are that long, to {scale.format_tick(scale.step)}."
+            f"Number of {kind} pairs by length, in steps of {scale.format_tick(scale.step)}."
         ),
     )
 

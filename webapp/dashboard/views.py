@@ -333,7 +333,7 @@ def show_attempt_output(request: HttpRequest, name: str, number: int, pk: int) -
     tail = read_log_tail(path)
     if request.GET.get("format") == "text":
         if tail is None:
-            raise Http404("This attempt has no output on this machine.")
+            raise Http404("The output of this attempt is not on this machine.")
         return StreamingHttpResponse(
             iter_log_chunks(path),
             content_type="text/plain; charset=utf-8",

@@ -152,7 +152,7 @@ def read_fork_form(row: Experiment, given: Mapping[str, str], *, is_sent: bool) 
 def write_fork_request(row: Experiment, state: ForkFormState) -> ForkRequest:
     """Write the request of a form that is ready."""
     if state.form is None or state.chosen is None:
-        raise InputError("no fork point was chosen")
+        raise InputError("choose a fork point")
     given = state.form.cleaned_data
     return ForkRequest(
         experiment=given["name"],

@@ -133,7 +133,7 @@ def load_base_recipe(name: str, text: str, *, warn: Warn) -> Recipe:
         return read_recipe_text(text, warn=warn)
     if name not in list_shipped_recipes():
         known = ", ".join(list_shipped_recipes())
-        raise RecipeError(f"no recipe {name!r} comes with this installation; there are: {known}")
+        raise RecipeError(f"{name!r} is not a built-in recipe; use one of: {known}")
     return load_shipped_recipe(name)
 
 

@@ -133,7 +133,7 @@ def find_web_errors(recipe: Recipe) -> dict[str, str]:
         errors[TASK_KEY] = error
     if recipe.sample.held_out is not None:
         errors["sample.held_out"] = (
-            "sample.held_out names a file of the workers' machine: not from here"
+            "sample.held_out is a file on the workers' machine and cannot be set here"
         )
     if error := find_evaluation_error(recipe):
         errors["evaluation.tasks"] = error

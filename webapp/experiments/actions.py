@@ -100,7 +100,7 @@ def can_request(iteration: Iteration, kind: JobKind) -> bool:
 
 
 def _make_next_action(number: int) -> ActionButton:
-    explanation = f"The workers make M{number} from M{number - 1}."
+    explanation = f"The workers train M{number} from M{number - 1}."
     return ActionButton(JobKind.NEXT, f"Run iteration {number}", explanation, look="")
 
 
@@ -132,7 +132,7 @@ def _iter_stopped_actions(iteration: Iteration) -> Iterator[ActionButton]:
         yield ActionButton(
             JobKind.ACCEPT_PROBE,
             "Continue anyway",
-            "Run the iteration in spite of what the judge probe or a finished shard showed.",
+            "Run the iteration despite the fault that the judge probe or a finished shard showed.",
         )
     failed = iteration.status == RunStatus.FAILED
     label = "Retry" if failed else "Resume"

@@ -70,8 +70,8 @@ def _get_state(files: ExperimentFiles) -> object:
 def describe_other_files(experiment: Experiment) -> str:
     """Explain that the files in an experiment's folder belong to another one, and what to do."""
     return (
-        f"the files of experiment {experiment.name!r} under {experiment.artifact_root} are those "
-        "of another experiment of this name: put the files of this one back, or delete it"
+        f"the files of experiment {experiment.name!r} under {experiment.artifact_root} belong "
+        f"to another experiment with this name: restore the files of this one, or delete it"
     )
 
 

@@ -175,8 +175,8 @@ def _write_answer(rows: Sequence[OutcomeRow], latest: int) -> str:
     }
     if not any(found.values()):
         return (
-            f"Whether M{latest} is better than M0 cannot be said with confidence: no measure has "
-            "values per prompt for both models. Add tasks to evaluation.tasks to measure every "
+            f"Whether M{latest} is better than M0 is unknown: no metric has values per prompt "
+            f"for both models. Add tasks to evaluation.tasks to measure every "
             "model on the same prompts."
         )
     parts = [

@@ -59,7 +59,7 @@ def parse_address(url: str) -> Address:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
-        raise WebhookError(f"this is not an address: {error}") from error
+        raise WebhookError(f"not a valid URL: {error}") from error
     if parts.scheme not in _PORTS or not host:
         raise WebhookError("Enter a full URL, e.g. https://example.org/hook.")
     if parts.username is not None or parts.password is not None or parts.fragment:
@@ -81,8 +81,8 @@ def _require_allowed(address: Address) -> None:
     names = {f"{address.host}:{address.port}", *([address.host] if default else [])}
     if names.isdisjoint(settings.META_REWARD_WEBHOOK_HOSTS):
         raise WebhookError(
-            f"{address.host}:{address.port} is not among the hosts that this installation allows "
-            "(META_REWARD_WEBHOOK_HOSTS)"
+            f"{address.host}:{address.port} is not among the allowed hosts "
+            f"(META_REWARD_WEBHOOK_HOSTS)"
         )
     if address.scheme != "https" and address.host not in _LOOPBACK:
         raise WebhookError("HTTPS is required because payloads contain experiment names.")
@@ -111,15 +111,15 @@ async def post_signed(url: str, values: dict[str, Any], *, secret: str) -> None:
         async with asyncio.timeout(DEADLINE_SECONDS):
             status = await _post(address, body, headers)
     except (TimeoutError, httpx2.TimeoutException):
-        raise WebhookError(f"no answer within {DEADLINE_SECONDS:g} seconds") from None
+        raise WebhookError(f"no response within {DEADLINE_SECONDS:g} seconds") from None
     except httpx2.RemoteProtocolError:
-        raise WebhookError("the server did not answer in HTTP") from None
+        raise WebhookError("the server did not respond with HTTP") from None
     except (OSError, httpx2.RequestError) as error:
         cause = _find_first_cause(error)
         raise WebhookError(f"{type(cause).__name__}: {cause}") from error
     if not 200 <= status < 300:
         redirected = " (a redirect, which is not followed)" if 300 <= status < 400 else ""
-        raise WebhookError(f"the server answered {status}{redirected}")
+        raise WebhookError(f"the server responded with status {status}{redirected}")
 
 
 async def _post(address: Address, body: bytes, headers: dict[str, str]) -> int:
@@ -173,8 +173,8 @@ async def _resolve(address: Address) -> str:
         if _may_connect(address.host, ip):
             return ip
     raise WebhookError(
-        f"{address.host} leads to {found[0] if found else 'nothing'}, which is this machine or its "
-        "link and not a server of that name"
+        f"{address.host} resolves to {found[0] if found else 'nothing'}, which is this "
+        f"machine or its local link, not a server of that name"
     )
 
 

@@ -234,7 +234,7 @@ def send_archive(request: HttpRequest, name: str, number: int) -> FileResponse:
     experiment = get_viewable_experiment(request.user, name)
     archive = published.find_archive(experiment, number)
     if archive is None:
-        raise Http404("This model is not published.")
+        raise Http404("This model has not been published.")
     log_event(Action.EXPORTED, name, detail=f"archive of M{number}")
     return FileResponse(
         archive.path.open("rb"), as_attachment=True, filename=f"{name}-M{number}.tar"

@@ -124,7 +124,7 @@ def _describe_repeats(card: ScorecardDict) -> str:
         if metric["name"] in _AGAIN and metric["value"] is not None:
             deviation = format_number(metric["value"], _DECIMALS)
             return f"standard deviation {deviation} over {metric['count']:,}"
-    return "none: how far they would lie apart is not known"
+    return "none: the variation between repetitions is not known"
 
 
 def _make_row(metric: Mapping[str, Any]) -> MetricRow:

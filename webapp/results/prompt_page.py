@@ -294,15 +294,15 @@ def _explain_actor_pair(
     best = found.scores[pair["chosen_response_id"]]
     worst = found.scores[pair["rejected_response_id"]]
     yield (
-        f"Response {best.sample} is chosen: with {best.length_chars:,} characters the shortest "
-        "good one that ended by itself and holds text."
+        f"Response {best.sample} is chosen: with {best.length_chars:,} characters it is the "
+        f"shortest good one that is complete and not empty."
     )
     yield (
-        f"Response {worst.sample} is rejected: with {worst.length_chars:,} characters the "
-        "longest bad one."
+        f"Response {worst.sample} is rejected: with {worst.length_chars:,} characters it is "
+        f"the longest bad one."
     )
     if rules.max_chosen_chars is not None:
-        yield f"The chosen one keeps within {rules.max_chosen_chars:,} characters."
+        yield f"The chosen one is within the limit of {rules.max_chosen_chars:,} characters."
 
 
 def _describe_tiers(
@@ -314,13 +314,13 @@ def _describe_tiers(
     bad = [score.sample for score, is_in in zip(scores, tiers.worst[0], strict=True) if is_in]
     top, bottom = tiers.top[0], tiers.bottom[0]
     yield (
-        f"Mean scores lie between {bottom:.3g} and {top:.3g}. With rho {rules.rho:g}, good is "
+        f"Mean scores are between {bottom:.3g} and {top:.3g}. With rho {rules.rho:g}, good is "
         f"{tiers.best_from[0]:.3g} and better ({_format_samples(good)}), bad is "
         f"{tiers.worst_to[0]:.3g} "
         f"and worse ({_format_samples(bad)})."
     )
     if recipe.pairing.length_unit == "tokens":
-        yield "Shortest and longest count tokens."
+        yield "Shortest and longest are measured in tokens."
 
 
 def _format_samples(samples: Sequence[int]) -> str:
@@ -338,8 +338,8 @@ def _explain_judge_pair(
     score = found.scores[found.battled]
     compared = {battle.first_judgment_id for battle in found.battles}
     yield (
-        f"Response {score.sample} went to the meta-judge: its points vary most "
-        f"(variance {score.variance or 0:.3g}). {len(compared)} different readable judgments met "
+        f"Response {score.sample} went to the meta-judge: its scores vary most (variance "
+        f"{score.variance or 0:.3g}). {len(compared)} different readable judgments met "
         f"in {len(found.battles)} battles, each pair in both orders."
     )
     if not found.elo:
@@ -405,7 +405,7 @@ def _build_battle_chart(found: _PromptRecords) -> Chart:
         scale=(-1.0, 1.0),
         description=(
             "row: the judgment of the row won, shown first. col: the one of the column won, shown "
-            "second. A marked corner: the other order named another winner. ?: not readable."
+            "second. A marked corner: the other order gave a different winner. ?: not readable."
         ),
     )
 

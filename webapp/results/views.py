@@ -175,7 +175,7 @@ def send_to_audit(request: HttpRequest, name: str, number: int, prompt_id: str) 
         except InputError as error:
             messages.error(request, str(error))
         else:
-            messages.success(request, "The item is being added to the batch of hand-picked items.")
+            messages.success(request, "The item will be added to the batch of hand-picked items.")
             return redirect("experiment_audits", name=name)
     context = {
         "experiment": experiment,

@@ -205,8 +205,8 @@ def _describe_before(index: IterationIndex, kind: PairKind, row: int) -> str:
 def _describe_after(index: IterationIndex, kind: PairKind, pairs: PairSelection, row: int) -> str:
     if pairs.unknown[row]:
         return (
-            f"unknown: another response would battle; {int(pairs.calls[row])} meta-judge calls "
-            "would tell"
+            f"unknown: the judgments of another response would be compared; "
+            f"{int(pairs.calls[row])} meta-judge calls would determine it"
         )
     if not pairs.paired[row]:
         return REASON_TEXT[REASONS[pairs.reason[row]]]

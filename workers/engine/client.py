@@ -376,7 +376,7 @@ def _describe_end(code: int) -> str:
             "memory ran out"
         )
     if code < 0:
-        return f"the engine's process was ended by {signal.Signals(-code).name}"
+        return f"the engine's process was terminated by {signal.Signals(-code).name}"
     return f"the engine's process ended with exit code {code}"
 
 

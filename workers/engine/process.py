@@ -167,8 +167,8 @@ def _open_experiment(request: dict[str, Any]) -> Experiment:
     experiment = _load_experiment(artifact_root, name, stamp)
     if request.get("uuid") not in {None, "", str(experiment.uuid)}:
         raise ArtifactError(
-            f"the files of experiment {name!r} under {artifact_root} are those of another "
-            "experiment of this name: put the files of this one back, or delete it"
+            f"the files of experiment {name!r} under {artifact_root} belong to another "
+            f"experiment with this name: restore the files of this one, or delete it"
         )
     return experiment
 

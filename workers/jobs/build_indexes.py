@@ -38,9 +38,9 @@ def index_forever() -> None:
         try:
             index_new(seen)
         except DatabaseError as error:
-            _log.warning("the database does not answer: %s", error)
+            _log.warning("the database does not respond: %s", error)
         except Exception:  # noqa: BLE001 pages build what is missing here
-            _log.exception("results could not be prepared; the pages will do it")
+            _log.exception("results could not be prepared; the pages will prepare them")
         time.sleep(EVERY_SECONDS)
 
 

@@ -31,7 +31,7 @@ def run_settings_change(job: Job) -> dict[str, Any]:
     """
     row = job.experiment
     if row is None:
-        raise InputError(f"experiment {job.experiment_name!r} is gone")
+        raise InputError(f"experiment {job.experiment_name!r} was deleted")
     plan = plan_change(row, SettingsRequest.from_payload(job.payload))
     if plan is None:
         return {}

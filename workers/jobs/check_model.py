@@ -23,7 +23,8 @@ def check_model(job: Job) -> dict[str, Any]:
     """
     if not can_check_here():
         raise InputError(
-            "this machine has no model libraries: start a worker on one that has, and try again"
+            "this machine has no model libraries: start a worker on a machine that has them, "
+            "and try again"
         )
     request = CheckRequest.read(job.payload)
     check = build_named_check(

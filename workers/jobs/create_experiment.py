@@ -196,8 +196,8 @@ def _find_origin(job: Job, name: str) -> models.Experiment:
         origin = rows.filter(name=name, created__lte=job.created).first()
     if origin is None:
         raise InputError(
-            f"experiment {name!r}, whose prompts were requested, was deleted or is not visible to "
-            "you any more: upload the prompts instead"
+            f"experiment {name!r}, whose prompts you requested, was deleted or is no longer "
+            f"visible to you: upload the prompts instead"
         )
     return origin
 

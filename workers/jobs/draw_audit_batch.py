@@ -18,7 +18,7 @@ def create_audit_batch(job: Job) -> dict[str, Any]:
         ArtifactError: files are gone or damaged.
     """
     if job.experiment is None:
-        raise InputError(f"experiment {job.experiment_name!r} is gone")
+        raise InputError(f"experiment {job.experiment_name!r} was deleted")
     payload, number = job.payload, int(job.payload["iteration"])
 
     def say(doing: str) -> None:

@@ -189,7 +189,7 @@ def run_chat(job: Job) -> Outcome:
         EngineError: the engine failed, or was stopped.
     """
     if job.experiment is None:
-        raise InputError(f"experiment {job.experiment_name!r} is gone")
+        raise InputError(f"experiment {job.experiment_name!r} was deleted")
     request, lease = ChatRequest.from_job(job), JobLease(job)
     experiment = open_row(job.experiment)
     engines = {

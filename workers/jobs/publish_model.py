@@ -52,7 +52,7 @@ _SUFFIXES: Final = frozenset({".json", ".safetensors", ".jinja", ".txt", ".model
 _CARD: Final = "README.md"
 _REPLACED: Final = ["*.safetensors", "*.safetensors.index.json"]
 """Weights of an earlier upload go: what loads a model would take them for this one's."""
-_LOCAL_COPY_NOTE: Final = "The folder and the archive are there."
+_LOCAL_COPY_NOTE: Final = "The folder and the archive were created."
 _FOLDER_MODE: Final = 0o755
 _FILE_MODE: Final = 0o644
 
@@ -85,7 +85,7 @@ def publish_model(job: Job) -> Outcome:
         HubError: the Hub refused; the local copy is kept.
     """
     if job.experiment is None:
-        raise InputError(f"experiment {job.experiment_name!r} is gone")
+        raise InputError(f"experiment {job.experiment_name!r} was deleted")
     number = int(job.payload["number"])
     experiment = open_row(job.experiment)
     card = _write_card(experiment, job.experiment, number)
@@ -113,7 +113,7 @@ def _write_card(experiment: Experiment, row: models.Experiment, number: int) -> 
     finished = row.iterations.filter(number__lte=number, status=RunStatus.FINISHED)
     iterations = list(finished.order_by("number"))
     if number < 1 or [iteration.number for iteration in iterations] != list(range(1, number + 1)):
-        raise InputError(f"M{number} of experiment {row.name!r} has not been made yet")
+        raise InputError(f"M{number} of experiment {row.name!r} does not exist yet")
     return write_model_card(
         experiment=row.name,
         number=number,
@@ -223,7 +223,9 @@ def _check_no_local_paths(folder: Path) -> None:
     for file in sorted(folder.iterdir()):
         words = _read_text_parts(file)
         if any(place in words for place in named):
-            raise ArtifactError(f"{file.name} names a folder of this machine: it is not published")
+            raise ArtifactError(
+                f"{file.name} contains the path of a folder on this machine, so it is not published"
+            )
 
 
 def _read_text_parts(file: Path) -> bytes:
@@ -292,6 +294,7 @@ def _check_hidden(hub: "HfApi", repository: str, *, is_public: bool) -> None:
     """
     if not is_public and not hub.model_info(repository).private:
         raise HubError(
-            f"repository {repository} is already public on the Hub, and this was not requested: "
-            f"allow it, make the repository private, or use another one. {_LOCAL_COPY_NOTE}"
+            f"repository {repository} is already public on the Hub, but a public upload was "
+            f"not requested: request it, make the repository private, or use another one. "
+            f"{_LOCAL_COPY_NOTE}"
         )

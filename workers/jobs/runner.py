@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 def _get_experiment(job: Job) -> Experiment:
     if job.experiment is None:
-        raise InputError(f"experiment {job.experiment_name!r} is gone")
+        raise InputError(f"experiment {job.experiment_name!r} was deleted")
     return job.experiment
 
 

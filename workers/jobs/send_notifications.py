@@ -58,7 +58,7 @@ def notify_forever() -> None:
         except DatabaseError as error:
             _log.warning("the database does not answer: %s", error)
         except Exception:  # noqa: BLE001 other notifications are still sent
-            _log.exception("could not send notifications; they are retried")
+            _log.exception("could not send notifications; will retry")
         time.sleep(EVERY_SECONDS)
 
 
@@ -153,7 +153,9 @@ def _record_failure(
     held: QuerySet[Notification], notification: Notification, error: BaseException
 ) -> None:
     reason = str(error) or type(error).__name__
-    _log.warning("%s was not taken at try %s: %s", notification, notification.attempts, reason)
+    _log.warning(
+        "%s was not delivered at attempt %s: %s", notification, notification.attempts, reason
+    )
     if notification.attempts >= MAX_ATTEMPTS:
         _finish(held, NotificationStatus.GIVEN_UP, error=reason)
     else:
@@ -199,9 +201,9 @@ def _require_wanted(notification: Notification) -> None:
     if not recipient.user.is_active:
         raise UnwantedError("the account is closed")
     if notification.event != EventType.TEST and not _can_be_seen(notification):
-        raise UnwantedError("the experiment is gone, or may no longer be seen")
+        raise UnwantedError("the experiment was deleted or is no longer visible")
     if notification.channel == Channel.WEBHOOK and not recipient.webhook_url:
-        raise UnwantedError("there is no webhook any more")
+        raise UnwantedError("the webhook was removed")
     if notification.channel == Channel.EMAIL and not (recipient.user.email and settings.EMAIL_HOST):
         raise UnwantedError("there is no address, or no mail server is configured")
 

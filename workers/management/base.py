@@ -70,7 +70,7 @@ def handle_errors(*, go_on: str = "") -> Iterator[None]:
             raise
         except KeyboardInterrupt as error:
             raise CommandError(
-                f"stopped; what is finished is kept. {go_on}".strip(),
+                f"stopped; finished work is kept. {go_on}".strip(),
                 returncode=EXIT_INTERRUPTED,
             ) from error
         except Exception as error:

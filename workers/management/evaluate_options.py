@@ -224,7 +224,7 @@ def parse_temperature(text: str) -> float:
     """Parse a temperature."""
     number = float(text)
     if not 0 <= number <= MAX_TEMPERATURE:
-        raise argparse.ArgumentTypeError(f"lies between 0 and {MAX_TEMPERATURE:g}")
+        raise argparse.ArgumentTypeError(f"must be between 0 and {MAX_TEMPERATURE:g}")
     return number
 
 
@@ -232,7 +232,7 @@ def parse_top_score(text: str) -> float:
     """Parse the maximum of a scale."""
     number = float(text)
     if not 0 < number <= MAX_TOP_SCORE:
-        raise argparse.ArgumentTypeError(f"lies above 0 and up to {MAX_TOP_SCORE:g}")
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most {MAX_TOP_SCORE:g}")
     return number
 
 
@@ -240,7 +240,7 @@ def parse_share(text: str) -> float:
     """Parse a share above 0 and up to 1."""
     number = float(text)
     if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError("is a share above 0 and up to 1")
+        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
     return number
 
 
@@ -419,7 +419,7 @@ def _run_judge(options: Options, engines: _EngineFactory) -> list[Scorecard]:
     """Judge a file of responses, or an iteration's own, and compare with a reference if given."""
     named, reference = options["experiment"], options["reference"]
     if (named is None) == (options["responses"] is None):
-        raise InputError("name either a file by --responses, or --experiment and --iteration")
+        raise InputError("pass either --responses, or --experiment and --iteration")
     if named is None:
         path = run_judge(
             engines.make_run(),

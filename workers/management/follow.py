@@ -78,7 +78,7 @@ def follow_iteration(iteration: Iteration, console: Console) -> Iteration:
 def _warn_without_workers(console: Console) -> None:
     recent = timezone.now() - timedelta(seconds=_NO_WORKER_SECONDS)
     if not Worker.objects.filter(heartbeat__gt=recent).exists():
-        console.print(f"no worker is up: start one with `{escape(format_command('worker'))}`")
+        console.print(f"no worker is running: start one with `{escape(format_command('worker'))}`")
 
 
 def _is_running(iteration: Iteration) -> bool:

@@ -69,7 +69,7 @@ def create_backup(path: Path) -> BackupReport:
         InputError: a file is there already.
     """
     if path.exists():
-        raise InputError(f"{path} is there already: name another file")
+        raise InputError(f"{path} already exists: choose another file name")
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -177,8 +177,8 @@ def restore_backup(path: Path, *, replace: bool = False) -> BackupReport:
     _check(path)
     if not replace and any(_iter_has_data()):
         raise InputError(
-            "this database holds accounts or experiments: restore into an empty one, or say "
-            "--replace to lose them"
+            "this database contains accounts or experiments: restore into an empty one, or "
+            "pass --replace to overwrite them"
         )
     kept = _list_models()
     with mute_activity(), transaction.atomic(), connection.constraint_checks_disabled():
@@ -238,7 +238,7 @@ def read_lines(path: Path) -> Iterator[Line]:
 def _check(path: Path) -> None:
     """Check the whole file before changing any row."""
     if not path.exists():
-        raise InputError(f"there is no file {path}")
+        raise InputError(f"file {path} not found")
     digest, count, end = hashlib.sha256(), 0, None
     try:
         with gzip.open(path, "rb") as file:
@@ -251,7 +251,7 @@ def _check(path: Path) -> None:
     except (OSError, EOFError, ValueError) as error:
         raise InputError(f"{path} is not a backup, or is damaged: {error}") from error
     if end != {"lines": count, "sha256": digest.hexdigest()}:
-        raise InputError(f"{path} is damaged or not whole: take another backup")
+        raise InputError(f"{path} is damaged or incomplete: use another backup")
     heading = next(read_lines(path))
     if heading.get("format") != FORMAT:
         raise InputError(f"{path} is not a backup of this program")
@@ -288,7 +288,8 @@ def _iter_differences(known: Line, *, deep: bool) -> Iterator[str]:
     name = known["experiment"]
     kept = ExperimentFiles(ArtifactStore(known["root"]), name)
     if _hash_description(kept) != known["description"]:
-        yield f"{name}: {kept.layout.description} under {known['root']} is gone or another's"
+        place = f"{kept.layout.description} under {known['root']}"
+        yield f"{name}: {place} is missing or belongs to another experiment"
         return
     opened: dict[int, IterationFiles] = {}
     for shard in known["shards"]:

@@ -97,7 +97,7 @@ def wait_for_broker(place: BrokerPaths, *, timeout_seconds: float = 10) -> None:
     deadline = time.monotonic() + timeout_seconds
     while not is_broker_ready(place):
         if time.monotonic() > deadline:
-            raise BrokerError(f"the broker at {place.socket} does not answer")
+            raise BrokerError(f"the broker at {place.socket} does not respond")
         time.sleep(_POLL_SECONDS)
 
 
@@ -115,7 +115,7 @@ def is_broker_ready(place: BrokerPaths) -> bool:
 def _prepare(place: BrokerPaths) -> None:
     if len(os.fsencode(place.socket)) > _MAX_SOCKET_PATH:
         raise BrokerError(
-            f"{place.socket} is too long a path for a socket: set TMPDIR to a shorter folder"
+            f"{place.socket} is too long for a socket path: set TMPDIR to a shorter path"
         )
     place.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = place.socket.parent

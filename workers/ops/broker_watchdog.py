@@ -59,7 +59,7 @@ class BrokerWatchdog:
         if received or all_busy or not self._has_waiting_messages():
             self._received_at = time.monotonic()
         elif now - self._received_at > BROKER_LOST_SECONDS:
-            _log.error("messages are waiting but do not arrive: this worker exits for a restart")
+            _log.error("queued messages are not delivered: this worker exits to be restarted")
             logging.shutdown()
             os._exit(EXIT_BROKER_LOST)  # an orderly exit would wait for the dead connection
 

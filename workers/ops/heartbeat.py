@@ -20,7 +20,7 @@ from webapp.experiments.models import Shard, Worker
 from workers.ops.host import get_machine_name
 
 SILENT_SECONDS: Final = 60.0
-"""A worker that was silent for so long is swept away."""
+"""Age of a heartbeat after which the worker is removed."""
 
 _log = logging.getLogger(__name__)
 
@@ -131,4 +131,4 @@ def _ignore_database_errors() -> Iterator[None]:
     try:
         yield
     except DatabaseError as error:
-        _log.warning("could not show this worker in the database: %s", error)
+        _log.warning("could not record this worker in the database: %s", error)

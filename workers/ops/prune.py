@@ -88,7 +88,7 @@ def _find_scratch(days: float) -> Iterator[Deletable]:  # noqa: ARG001
         layout = open_experiment_files(experiment).layout
         folder = layout.get_scratch(Path(settings.META_REWARD_SCRATCH_ROOT))
         if folder.is_dir() and not folder.is_symlink():
-            cost = "nothing: its experiment has ended"
+            cost = "nothing: its experiment is complete"
             yield _make_folder_deletable("scratch", folder, cost)
 
 
@@ -100,7 +100,7 @@ def _find_uploads(days: float) -> Iterator[Deletable]:
     for file in sorted(root.iterdir()) if root.is_dir() else []:
         is_ours = _UPLOAD.fullmatch(file.name) is not None and file.is_file()
         if is_ours and file.stat().st_mtime < before and file.stem not in wanted:
-            cost = "the file must be uploaded again to start another experiment with it"
+            cost = "the file must be uploaded again for another experiment"
             yield Deletable("uploads", str(file), file.stat().st_size, cost, file.unlink)
 
 
@@ -119,11 +119,11 @@ def _find_events(days: float) -> Iterator[Deletable]:
     old = Activity.objects.filter(created__lt=since, action__in=SECURITY_ACTIONS)
     if old.exists():
         carry_out = partial(prune_account_activity, since)
-        what = f"{old.count():,} events of accounts, older than {days:g} days"
+        what = f"{old.count():,} account events older than {days:g} days"
         yield Deletable("events", what, 0, "they can no longer be looked up", carry_out)
     ended = Session.objects.filter(expire_date__lt=timezone.now())
     if ended.exists():
-        what = f"{ended.count():,} sessions that have ended"
+        what = f"{ended.count():,} expired sessions"
         yield Deletable("events", what, 0, "nothing", ended.delete)
 
 
@@ -148,11 +148,13 @@ def _find_cache(days: float) -> Iterator[Deletable]:
     for folder in list_cached_copies():
         if folder.stat().st_mtime < before:
             yield _make_folder_deletable(
-                "cache", folder, "it is copied from the store again when it is needed"
+                "cache", folder, "it is copied from the store again when needed"
             )
     for folder in list_partial_downloads(Path(settings.META_REWARD_MODEL_ROOT)):
         if folder.stat().st_mtime < before:
-            yield _make_folder_deletable("cache", folder, "its download starts from zero")
+            yield _make_folder_deletable(
+                "cache", folder, "its download starts again from the beginning"
+            )
 
 
 def plan_experiment_deletion(name: str, *, uuid: UUID | None = None) -> Deletable:
@@ -221,7 +223,7 @@ def _require_stopped(row: Experiment) -> None:
     waits = Q(status=RunStatus.RUNNING, driver=Driver.WORKERS) | Q(status=RunStatus.PAUSED)
     if row.iterations.filter(waits).exists():
         cancel = format_command("control_iteration", "cancel", "--experiment", row.name)
-        raise ExperimentBusyError(f"experiment {row.name!r} has not ended: first run `{cancel}`")
+        raise ExperimentBusyError(f"experiment {row.name!r} is still active: first run `{cancel}`")
 
 
 def _require_no_dependents(name: str, path: str) -> None:
@@ -229,7 +231,7 @@ def _require_no_dependents(name: str, path: str) -> None:
     heirs = Experiment.objects.exclude(name=name).filter(base_model_folder__startswith=f"{path}/")
     names = ", ".join(heirs.values_list("name", flat=True))
     if names:
-        raise InputError(f"a model of {name!r} is the seed model of {names}: delete these first")
+        raise InputError(f"a model of {name!r} is the base model of {names}: delete these first")
 
 
 def _delete_rows(row: Experiment) -> None:
@@ -243,10 +245,10 @@ def _describe_experiment_cost(row: Experiment | None) -> str:
         return "its remaining files: its rows are already deleted"
     made = row.iterations.filter(status=RunStatus.FINISHED).count()
     audits = row.audits.count()
-    kept = f"; the answers of its {audits} audits stay, without it" if audits else ""
+    kept = f"; the answers of its {audits} audits are kept" if audits else ""
     return (
-        f"all of it: responses, judgments, pairs, charts, and the models it made ({made}){kept}. "
-        "What was exported or published stays"
+        f"everything: responses, judgments, pairs, charts, and its models ({made}){kept}. "
+        f"Exported and published files are kept"
     )
 
 
@@ -257,10 +259,10 @@ def _describe_checkpoint_cost(experiment: Experiment, number: int) -> str:
         shard__stage__name="train",
         status=AttemptStatus.FINISHED,
     ).aggregate(seconds=Sum("seconds"))["seconds"]
-    took = f"; training it took {format_duration(spent)}" if spent else ""
+    took = f"; training took {format_duration(spent)}" if spent else ""
     return (
-        f"M{number} of {experiment} can no longer be tried, published or evaluated{took}. Its "
-        "tables and its hash stay"
+        f"M{number} of {experiment} can no longer be used in the playground, published or "
+        f"evaluated{took}. Its tables and its hash are kept"
     )
 
 

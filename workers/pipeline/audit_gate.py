@@ -36,8 +36,8 @@ def require_audit_passed(iteration: Iteration, context: IterationContext) -> Non
     why = prepare_training(iteration, context)
     if why:
         raise AuditWaitsError(
-            f"{why}. All pairs are kept: run the same command again once the audit has passed, or "
-            "decide on the experiment's page of audits"
+            f"{why}. All pairs are kept: rerun the command once the audit has passed, or "
+            f"decide on the audits page of the experiment"
         )
 
 

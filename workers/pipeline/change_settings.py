@@ -99,7 +99,8 @@ def _require_untouched(row: models.Experiment, plan: SettingsPlan) -> None:
     if plan.made_again or at_work.exists():
         pause = format_command("control_iteration", "pause", "--experiment", row.name)
         raise ExperimentBusyError(
-            f"the workers run what depends on {plan.list_names()}: pause the iteration first "
+            f"the workers are running stages that depend on {plan.list_names()}: pause the "
+            f"iteration first "
             f"({pause}), change the settings, and resume it"
         )
 

@@ -61,7 +61,9 @@ def _start_iteration(experiment: Experiment, row: models.Experiment, number: int
     iteration = record_iteration(row, number, model_in=model_in)
     transitions.reset_running_stages(iteration)
     if not transitions.start_iteration(iteration, model_in=model_in, driver=Driver.WORKERS):
-        raise ExperimentBusyError(f"{iteration} is being run by another process: wait for it")
+        raise ExperimentBusyError(
+            f"{iteration} is being run by another process: wait until it has finished"
+        )
     return iteration
 
 
@@ -107,9 +109,7 @@ def request_pause(row: models.Experiment) -> Iteration:
 def _request_change(row: models.Experiment, **flags: bool) -> Iteration:
     iteration = _find_running(row)
     if iteration is None:
-        raise InputError(
-            f"the workers do not run experiment {row.name!r}: there is nothing to stop"
-        )
+        raise InputError(f"no worker is running experiment {row.name!r}: there is nothing to stop")
     Iteration.objects.filter(pk=iteration.pk, status=RunStatus.RUNNING).update(**flags)
     scheduling.advance_iteration(iteration)
     return iteration

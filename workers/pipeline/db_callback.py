@@ -126,7 +126,7 @@ class DatabaseCallback:
     def _check(self, won: bool) -> None:  # noqa: FBT001
         if not won:
             raise ExperimentBusyError(
-                f"another process has taken over {self._name}: wait for it to end"
+                f"another process has taken over {self._name}: wait until it has finished"
             )
 
 

@@ -25,7 +25,7 @@ from workers.pipeline.parallel_run import ParallelRun
 from workers.pipeline.sync_rows import compute_stage_timings, record_iteration
 
 LOST = "the process that ran it ended unexpectedly"
-STOPPED = "stopped by a person"
+STOPPED = "stopped by a user"
 
 
 def close_stale_attempts(row: models.Experiment) -> int:

@@ -50,7 +50,7 @@ def _open_cached(
     found = (experiment.recipe_sha256, experiment.seed_model.sha256)
     if found != (recipe_sha256, base_model_sha256):
         raise ArtifactError(
-            f"the files of experiment {name!r} under {artifact_root} are another experiment's: "
-            "its recipe or its seed model differs from what the database knows"
+            f"the files of experiment {name!r} under {artifact_root} belong to another "
+            f"experiment: the recipe or the base model differs from the database"
         )
     return experiment

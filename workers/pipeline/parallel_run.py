@@ -161,7 +161,7 @@ class ParallelRun:
         if manifest is None:
             raise ArtifactError(
                 f"shard {one.shard} of {one.stage.name} is finished ({result.counts}), but its "
-                "manifest cannot be read: check the storage and run the same command again"
+                "manifest cannot be read: check the storage and rerun the command"
             )
         self._running.remove(one)
         seconds = time.monotonic() - one.began

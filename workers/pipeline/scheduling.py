@@ -53,7 +53,7 @@ def advance_iteration(iteration: Iteration) -> None:
         while _take_step(iteration.pk):
             pass
     except StorageUnreachableError as error:
-        _log.warning("%s waits for its files: %s", iteration, error)  # the reconciler retries
+        _log.warning("%s is waiting for its files: %s", iteration, error)  # the reconciler retries
     except MetaRewardError as error:
         _log.warning("%s cannot continue: %s", iteration, error)
         transitions.stop_iteration(iteration, status=RunStatus.FAILED, message=str(error))

@@ -29,7 +29,7 @@ def check_rows_have_files(name: str, *, artifact_root: str, files_exist: bool) -
         f"the files of experiment {name!r} are expected under "
         f"{row.artifact_root}, but {artifact_root} is configured"
         + ("" if files_exist else " and has none")
-        + ": restore META_REWARD_ARTIFACT_ROOT, put the files back, or choose another name"
+        + ": correct META_REWARD_ARTIFACT_ROOT, restore the files, or choose another name"
     )
 
 

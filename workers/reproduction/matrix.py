@@ -80,7 +80,9 @@ def plan_runs(spec: MatrixSpec, gates: Sequence[GateResult]) -> list[PlannedRun]
     """
     recipes = {path: load_recipe(path, changes=spec.changes) for path in spec.recipes}
     if len({recipe.name for recipe in recipes.values()}) < len(spec.recipes):
-        raise InputError("two of the recipes have the same name, and so would their runs")
+        raise InputError(
+            "two of the recipes have the same name, so the names of their runs would conflict"
+        )
     passed: list[int | None] = [gate.sft_seed for gate in gates if gate.passed]
     return [
         _plan_run(spec, path, recipe, seed=seed, sft_seed=sft_seed)
@@ -94,7 +96,7 @@ def _plan_run(
     spec: MatrixSpec, path: str, recipe: Recipe, *, seed: int, sft_seed: int | None
 ) -> PlannedRun:
     if sft_seed is not None and recipe.task != TOY_TASK:
-        raise InputError(f"--sft-seeds is for the miniature, not {recipe.name!r}")
+        raise InputError(f"--sft-seeds only applies to the toy task, not to {recipe.name!r}")
     group = ".".join([*([] if sft_seed is None else [f"sft{sft_seed}"]), f"seed{seed}"])
     name = f"{spec.name}.{recipe.name}.{group}"
     check_name(name)

@@ -95,10 +95,10 @@ class SeedModelRecords:
                 return SeedCandidate(GateResult(**found["gate"]), found["model"])
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
-                f"{path} is not a record of a seed model ({error}): restore the original "
-                "file, or remove it to train the seed model again"
+                f"{path} is not a record of a base model ({error}): restore the original "
+                "file, or remove it to train the base model again"
             ) from error
-        self.say(f"{path.name} does not count: its training settings differ from the current ones")
+        self.say(f"{path.name} is not used: its training settings differ from the current ones")
         return None
 
     def _record(self, variant: SeedModelVariant, tried: SeedCandidate) -> None:
@@ -197,7 +197,7 @@ class RunRecords:
 
     def _report_invalid(self, what: str, why: Sequence[str]) -> None:
         """Say it only once: runs are looked up repeatedly while others are running."""
-        text = f"{what} does not count: {'; '.join(why)}"
+        text = f"{what} is not used: {'; '.join(why)}"
         if text not in self._said:
             self._said.add(text)
             self._print_line(text)
@@ -214,4 +214,4 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"cannot make the folder {folder}: {error}") from error
+        raise ArtifactError(f"could not create the folder {folder}: {error}") from error

@@ -43,8 +43,8 @@ def choose_seed_models(
     while sum(gate.passed for gate in tried) < wanted:
         if len(tried) >= MAX_SFT_SEEDS * wanted:
             raise InputError(
-                f"only {sum(gate.passed for gate in tried)} of {len(tried)} SFT seeds passed the "
-                f"gate: request fewer than {wanted}"
+                f"only {sum(gate.passed for gate in tried)} of {len(tried)} SFT seeds passed "
+                f"the gate: request fewer than {wanted}"
             )
         variant = SeedModelVariant(len(tried) + 1)
         known = seed_models.find_or_record(variant)
@@ -76,8 +76,8 @@ def prepare_seed_models(
         recorded = seed_models.find_or_record(variant)
         if recorded is not None and recorded.model != here.model:
             raise InputError(
-                f"{variant.name} as trained on this machine differs from the seed model in "
-                f"{seed_models.get_path(variant)}: processors of another kind round "
+                f"{variant.name} trained on this machine differs from the base model in "
+                f"{seed_models.get_path(variant)}, because another type of processor rounds "
                 f"differently. Copy that model's folder to {seed_models.models}, or "
                 "start over with another --records folder"
             )
@@ -126,7 +126,7 @@ def run_all(
                 if code:
                     failed[run.name] = _read_last_lines(spec, run, code)
                 elif records.find(run) is None:
-                    failed[run.name] = "it ended, and is not the run that was planned"
+                    failed[run.name] = "it completed, but is not the planned run"
                 say(progress.describe_end(run, failed.get(run.name)))
     finally:
         queue.stop()

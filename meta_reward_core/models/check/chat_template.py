@@ -166,7 +166,7 @@ def _check_choice(
     if not names:
         if (folder / "chat_template.json").is_file():
             return fail(
-                "a tokenizer does not read this file, so the model has no chat template",
+                "tokenizers do not read this file, so the model has no chat template",
                 "save its text as chat_template.jinja",
                 "chat_template.json",
             )
@@ -177,7 +177,7 @@ def _check_choice(
         )
     if DEFAULT_TEMPLATE not in names:
         return fail(
-            f"the model has {len(names)} chat templates ({', '.join(names)}) and no default one",
+            f"the model has {len(names)} chat templates ({', '.join(names)}) but no default",
             "save the one to use as chat_template.jinja",
             templates[0].file,
         )
@@ -192,7 +192,7 @@ def _check_choice(
         )
     if len(names) > 1:
         others = ", ".join(name for name in names if name != DEFAULT_TEMPLATE)
-        message = f"the default one is used; the model has others ({others})"
+        message = f"the default one is used; other templates of the model: ({others})"
         return Check("chat_template", "Chat template", Level.AMBER, message, "", chosen.file)
     return Check("chat_template", "Chat template", Level.GREEN, f"in {chosen.file}")
 
@@ -214,7 +214,7 @@ def _check_turns(chat: _Chat) -> list[Check]:
         ),
     ]
     if chat.needs.system_prompt is not None:
-        remedy = "remove actor.system_prompt, or use a model that takes a system message"
+        remedy = "remove actor.system_prompt, or use a model that accepts a system message"
         wanted.append(("system messages", [system, _make_user_message()], _SYSTEM, remedy))
     if chat.needs.multi_turn:
         several = [
@@ -223,7 +223,9 @@ def _check_turns(chat: _Chat) -> list[Check]:
             _make_user_message(),
             _make_reply(),
         ]
-        wanted.append(("conversations of several turns", several, _USER, "use prompts of one turn"))
+        wanted.append(
+            ("conversations of several turns", several, _USER, "use prompts with a single turn")
+        )
     found = []
     for what, turns, text, remedy in wanted:
         try:
@@ -264,8 +266,8 @@ def _note_unused_template(chat: _Chat) -> list[Check]:
     unused = find_unused_template(chat.folder)
     if unused is None or unused.strip() == chat.template.text.strip():
         return []
-    message = f"holds another chat template than {_TEMPLATE_READ_FIRST}, which is the one used"
-    remedy = "remove chat_template there, or compare both"
+    message = f"contains a different chat template than {_TEMPLATE_READ_FIRST}, which is used"
+    remedy = "compare both, and remove chat_template there"
     return [chat.check("unused", "Chat template", Level.AMBER, message, remedy, _TOKENIZER_CONFIG)]
 
 
@@ -277,7 +279,7 @@ def _check_stability(chat: _Chat) -> Check:
             "Determinism",
             Level.RED,
             "the chat template renders the same conversation differently each time",
-            "remove what is random in it",
+            "remove the random parts",
         )
     return chat.check("stable", "Determinism", Level.GREEN, "the same text each time")
 
@@ -291,15 +293,15 @@ def _check_date(chat: _Chat) -> Check:
         return chat.check("date", "Date", Level.GREEN, "prompts do not depend on the date")
     if chat.needs.renders_prompts:
         message = (
-            "the chat template writes the date into prompts; an experiment keeps the date of its "
-            "first day in all of them"
+            "the chat template writes the date into prompts; an experiment uses the date of "
+            "its first day in all of them"
         )
         return chat.check("date", "Date", Level.AMBER, message)
     message = (
-        "the chat template writes the date into prompts, and the server of engine.endpoint writes "
-        "its own, so that prompts change from day to day"
+        "the chat template writes the date into prompts, and the server of engine.endpoint "
+        "writes the current one, so prompts change from day to day"
     )
-    remedy = "give the server a template without a date"
+    remedy = "use a template without a date on the server"
     return chat.check("date", "Date", Level.AMBER, message, remedy)
 
 
@@ -315,9 +317,9 @@ def _check_inserted_text(chat: _Chat) -> Check:
     excerpt = " ".join(words)[:_EXCERPT_CHARS]
     given = chat.needs.system_prompt
     if given is not None and not _is_kept_beside_system(chat, words):
-        message = "actor.system_prompt takes the place of a text that the template inserts"
+        message = "actor.system_prompt replaces a text that the template inserts"
         return chat.check("system", title, Level.GREEN, message)
-    message = f"the chat template inserts a text of its own before every prompt ({excerpt!r})"
+    message = f"the chat template inserts text before every prompt ({excerpt!r})"
     remedy = "" if given is not None else "set actor.system_prompt to use another one"
     return chat.check("system", title, Level.AMBER, message, remedy)
 
@@ -338,7 +340,7 @@ def _check_end_token(chat: _Chat) -> Check:
             "end",
             title,
             Level.RED,
-            "no end token is named, so that completions run to their limit",
+            "no end token is defined, so completions run to their limit",
             'set "eos_token_id" to the token that ends a turn',
             _GENERATION_CONFIG,
         )
@@ -363,12 +365,13 @@ def _check_end_token(chat: _Chat) -> Check:
     consequence = (
         "; training keeps the sampled end token"
         if chat.needs.stores_tokens
-        else ", so that training would not teach the model to stop"
+        else ", so training would not teach the model to stop"
     )
     if following is not None and following not in ends:
         message = (
-            f"the chat template writes no end token after a completion, and the next turn begins "
-            f"with {chat.name(following)}, which does not stop generation (end tokens: {known})"
+            f"the chat template writes no end token after a completion, and the next turn "
+            f"starts with {chat.name(following)}, which does not stop generation (end tokens: "
+            f"{known})"
         )
         remedy = f'add its id {following} to "eos_token_id"'
         return chat.check("end", title, Level.RED, message, remedy, _GENERATION_CONFIG)
@@ -382,8 +385,8 @@ def _check_end_is_special(chat: _Chat, end: int) -> Check:
             "end",
             "End token",
             Level.RED,
-            f"the end token {chat.name(end)} is not marked as special, so that its text would stay "
-            "in every completion",
+            f"the end token {chat.name(end)} is not declared special, so its text would stay "
+            f"in every completion",
             'set "special" to true for it in tokenizer.json',
             "tokenizer.json",
         )
@@ -428,7 +431,7 @@ def _check_start_token(chat: _Chat) -> Check:
         return chat.check("start", title, Level.RED, message, "write it once in the template")
     adds = list(chat.tokenizer("a", verbose=False)["input_ids"])[:1] == [bos]
     if leading == 1:
-        message = f"{chat.name(bos)} once, by the template; the tokenizer adds none to prompts"
+        message = f"{chat.name(bos)} once, from the template; the tokenizer adds none to prompts"
         return chat.check("start", title, Level.GREEN, message)
     if adds:
         message = (
@@ -455,8 +458,8 @@ def _check_control_tokens(chat: _Chat) -> Check:
     )
     if plain:
         message = (
-            f"{', '.join(map(repr, plain))} mark turns but are not marked as special, so that a "
-            "prompt with this text could end its turn"
+            f"{', '.join(map(repr, plain))} mark turns but are not declared special, so a "
+            f"prompt with this text could end its turn"
         )
         remedy = 'set "special" to true for them in tokenizer.json'
         return chat.check("control", title, Level.AMBER, message, remedy, "tokenizer.json")
@@ -464,15 +467,15 @@ def _check_control_tokens(chat: _Chat) -> Check:
     texts = [chat.markers[token].content for token in sorted(used & special)]
     opening = chat.encode(render_generation_prompt(chat.tokenizer, ChatOptions(_DATES[0])))
     if not special & set(opening):
-        message = "turns are marked by ordinary text, so that a prompt could contain a false turn"
+        message = "turns are marked by ordinary text, so a prompt could contain a fake turn"
         return chat.check("control", title, Level.AMBER, message)
     spelled = chat.tokenizer(
         texts, add_special_tokens=False, split_special_tokens=True, verbose=False
     )["input_ids"]
     if any(special & set(ids) for ids in spelled):
-        message = "the tokenizer cannot spell control tokens as text: prompts lose these words"
+        message = "the tokenizer cannot encode control tokens as text: prompts lose these words"
         return chat.check("control", title, Level.AMBER, message)
-    return chat.check("control", title, Level.GREEN, "spelled as ordinary text in prompts")
+    return chat.check("control", title, Level.GREEN, "encoded as ordinary text in prompts")
 
 
 def _check_round_trip(chat: _Chat) -> Check:
@@ -504,15 +507,15 @@ def _describe_changes(chat: _Chat, changed: Sequence[str]) -> str:
     before, _, _ = chat.render(_make_user_message(), _make_reply()).partition(_REPLY)
     opened = render_generation_prompt(chat.tokenizer, ChatOptions(_DATES[0]))
     if not before.startswith(context):
-        return f"a finished turn does not begin with the generation prompt ({opened!r:.80})"
+        return f"a finished turn does not start with the generation prompt ({opened!r:.80})"
     added = before.removeprefix(context)
     if added.strip() and not opened:
         return (
-            "the chat template writes no generation prompt, where a finished turn begins with "
+            "the chat template writes no generation prompt, while a finished turn starts with "
             f"{added!r:.80}"
         )
     if following := _find_next_turn(chat):
-        return f"the chat template writes {following!r:.80} behind a finished turn"
+        return f"the chat template writes {following!r:.80} after a finished turn"
     if _ROUND_TRIPS.keys() <= set(changed):
         return "the chat template adds to every completion, or changes it"
     return f"the chat template changes {_join(changed)} of a completion"
@@ -600,7 +603,7 @@ def _check_policy_without_marks(chat: _Chat, policies: Mapping[str, str]) -> Che
     asked = [f"{key}: {policy}" for key, policy in policies.items() if policy != "keep"]
     if asked:
         message = f"the chat template has no reasoning block, and the recipe sets {_join(asked)}"
-        remedy = "leave it out, unless the model is known to write reasoning"
+        remedy = "remove the setting, unless the model is known to write reasoning"
         return chat.check("reasoning", "Reasoning", Level.AMBER, message, remedy)
     message = "the chat template has no reasoning block"
     return chat.check("reasoning", "Reasoning", Level.GREEN, message)
@@ -619,14 +622,14 @@ def _check_policy(chat: _Chat, key: str, policy: str, *, has_switch: bool, opene
     lost = [mark for mark in chat.marks if _is_lost(chat, mark)]
     if policy == "strip" and lost:
         message = (
-            f"the marks of reasoning ({', '.join(map(repr, lost))}) are control tokens that texts "
-            f"do not hold, so that {key}: strip cannot find the reasoning"
+            f"the marks of reasoning ({', '.join(map(repr, lost))}) are control tokens that "
+            f"texts do not contain, so {key}: strip cannot find the reasoning"
         )
         return chat.check("reasoning", title, Level.RED, message, f"set {key} to keep or forbid")
     if policy == "strip" and opened and not chat.needs.renders_prompts:
         message = (
-            "the generation prompt opens a reasoning block, which texts of a server do not hold: "
-            f"reasoning that is not finished passes for an answer under {key}: strip"
+            "the generation prompt opens a reasoning block, which is missing in a server's "
+            f"texts: unfinished reasoning would count as an answer under {key}: strip"
         )
         return chat.check("reasoning", title, Level.AMBER, message, "raise max_new_tokens")
     done = "is removed" if policy == "strip" else "is turned off by the template"

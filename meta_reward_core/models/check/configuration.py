@@ -92,8 +92,8 @@ def check_repeated_keys(folder: Path) -> list[Check]:
                 "config.repeated",
                 "Configuration",
                 Level.AMBER,
-                f"{str(error).partition(';')[0]}, of which transformers reads the last one and "
-                "other libraries may read the first",
+                f"{str(error).partition(';')[0]}; transformers reads the last one, other "
+                f"libraries may read the first",
                 "remove one of them",
                 _CONFIG_FILE,
             )
@@ -201,7 +201,7 @@ def check_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) ->
     if set(stored) == {published}:
         return [Check("weights.dtype", title, Level.GREEN, f"all weights in {published}")]
     if declared is None:
-        message = f"no dtype is named, so checkpoints are saved in float32 (stored: {names})"
+        message = f"no dtype is set, so checkpoints are saved in float32 (stored: {names})"
     else:
         message = f"checkpoints are saved in {published} as dtype says (stored: {names})"
     return [
@@ -267,13 +267,13 @@ def check_positions(limit: int | None, needs: ModelNeeds, *, is_learned: bool) -
         ]
     longest, most = needs.max_length or 0, needs.max_new_tokens
     if limit < 1:
-        message = f"the model has {limit:,} positions, so that no prompt fits"
+        message = f"the model has {limit:,} positions, so no prompt fits"
         remedy = "download config.json again, or correct the number of positions"
         return [Check("positions", title, Level.RED, message, remedy, _CONFIG_FILE)]
     if most >= limit:
         message = (
             f"the model has {limit:,} positions and a completion may have {most:,} tokens, so "
-            "that no prompt fits"
+            f"no prompt fits"
         )
         remedy = f"lower max_new_tokens below {limit:,}, or use a model with more positions"
         return [Check("positions", title, Level.RED, message, remedy, _CONFIG_FILE)]
@@ -286,7 +286,7 @@ def check_positions(limit: int | None, needs: ModelNeeds, *, is_learned: bool) -
         return [Check("positions", title, Level.RED, message, remedy, _CONFIG_FILE)]
     message = f"{limit:,} positions"
     if longest > limit:
-        message += f", so that rows stay below training.max_length ({longest:,})"
+        message += f", so rows stay below training.max_length ({longest:,})"
     elif longest:
         message += f", rows of up to {longest:,} tokens"
     return [Check("positions", title, Level.GREEN, message)]

@@ -81,7 +81,7 @@ def check_model_class(config: PretrainedConfig) -> list[Check]:
             Level.AMBER,
             f"architectures names {', '.join(named)}, but model_type {config.model_type!r} is "
             f"loaded as {' or '.join(sorted(expected))}; other engines may load the former",
-            "correct the one that is wrong",
+            "correct the wrong one",
             _CONFIG_FILE,
         )
     ]
@@ -140,7 +140,7 @@ def check_config_saving(config: PretrainedConfig) -> list[Check]:
                 "config",
                 _TITLE,
                 Level.AMBER,
-                f"values change when it is saved and read again ({', '.join(changed)})",
+                f"values change when it is saved and loaded ({', '.join(changed)})",
                 file=_CONFIG_FILE,
             )
         ]
@@ -170,7 +170,7 @@ def check_generation_config(folder: Path, *, vocabulary: int | None) -> list[Che
         vocabulary: rows of the input embedding; ids of special tokens must be smaller.
     """
     if not (folder / GENERATION_CONFIG_NAME).is_file():
-        message = "none: end tokens are those of config.json and the tokenizer"
+        message = "none; end tokens are taken from config.json and the tokenizer"
         return [Check("generation_config", _GENERATION_TITLE, Level.GREEN, message)]
     try:
         config = GenerationConfig.from_pretrained(folder, local_files_only=True)
@@ -183,7 +183,7 @@ def check_generation_config(folder: Path, *, vocabulary: int | None) -> list[Che
             config.save_pretrained(target)
     except Exception as error:  # noqa: BLE001
         found = shorten_error(error)
-        message = f"cannot be saved again, so that training would end at its first epoch ({found})"
+        message = f"cannot be saved, so training would stop after its first epoch ({found})"
         remedy = 'remove the sampling values, or set "do_sample" to true'
         if "do_sample" not in str(error):
             remedy = "correct or remove the named values"

@@ -85,7 +85,7 @@ def check_parameters(
     if problems:
         return problems
     count = sum(1 for _ in model.parameters())
-    message = f"each of {count} parameters has a tensor of its shape, and none is left over"
+    message = f"the tensors match all {count} parameters exactly"
     return [
         Check("weights.keys", _TITLE, Level.GREEN, message),
         *_check_ties(model, tensors, folder),
@@ -117,7 +117,7 @@ def _explain_unbuildable(error: Exception) -> Check:
     remedy = "correct the value, or download config.json again"
     if "attention" in text.lower() and "install" in text:
         remedy = "remove attn_implementation from config.json, or install the package"
-    message = f"transformers cannot build the model that it describes ({text})"
+    message = f"transformers cannot build the described model ({text})"
     return Check("weights.keys", _TITLE, Level.RED, message, remedy, "config.json")
 
 
@@ -186,24 +186,24 @@ def compare_checkpoint(
     added = sorted(made.keys() - base.keys() - optional)
     if lost:
         message = f"lacks {_count(len(lost), 'tensor')} of the base model ({_list_names(lost)})"
-        return [_fail(message, "report this as a fault of Meta-Reward", made)]
+        return [_fail(message, "report this as a bug in Meta-Reward", made)]
     if added:
         message = (
             f"holds {_count(len(added), 'tensor')} that the base model lacks ({_list_names(added)})"
         )
-        return [_fail(message, "report this as a fault of Meta-Reward", made)]
+        return [_fail(message, "report this as a bug in Meta-Reward", made)]
     for name in sorted(base.keys() & made.keys()):
         if base[name].shape != made[name].shape:
             message = (
                 f"{name} has the shape {made[name].shape}, in the base model {base[name].shape}"
             )
-            return [_fail(message, "report this as a fault of Meta-Reward", made)]
+            return [_fail(message, "report this as a bug in Meta-Reward", made)]
     message = f"the same {len(made)} tensors as the base model"
     return [Check("weights.keys", _TITLE, Level.GREEN, message)]
 
 
 def list_ignored_tensors(model: PreTrainedModel, tensors: Collection[str]) -> list[str]:
-    """List tensors that transformers ignores on purpose: checkpoints will not have them."""
+    """List tensors that transformers ignores on purpose: checkpoints will not contain them."""
     patterns = set(model._keys_to_ignore_on_load_unexpected or ()) | {r"rotary_emb\.inv_freq"}
     own = model.state_dict().keys()
     ignored = re.compile("|".join(f"({pattern})" for pattern in sorted(patterns)))
@@ -215,7 +215,7 @@ def _find_wrapper(tensors: Mapping[str, TensorInfo]) -> Check | None:
     adapter = next((name for name in tensors if _ADAPTER_PARTS.search(name)), None)
     if adapter is not None:
         return _fail(
-            f"holds an adapter that is not merged ({adapter})",
+            f"contains an adapter that is not merged ({adapter})",
             "merge it (`merge_and_unload` of peft), save the model, and use that folder",
             tensors,
         )
@@ -249,7 +249,7 @@ def _describe_problems(
     if heads:
         return [
             _fail(
-                f"holds the head of a classifier or reward model ({heads[0]})",
+                f"contains the head of a classifier or reward model ({heads[0]})",
                 "use a language model that generates text",
                 tensors,
             )
@@ -279,8 +279,8 @@ def _describe_missing(
     if not missing:
         return []
     message = (
-        f"no tensor for {_count(len(missing), 'parameter')} of the model ({_list_names(missing)}), "
-        "which would get random values"
+        f"no tensor for {_count(len(missing), 'parameter')} of the model "
+        f"({_list_names(missing)}), which would be initialized randomly"
     )
     remedy = "download the weights again, or use config.json of the same model"
     head = model.get_output_embeddings()
@@ -332,7 +332,7 @@ def _check_ties(
                 "weights.tied",
                 _TITLE,
                 Level.RED,
-                f"{target} and {source} differ, but tie_word_embeddings says that they are one",
+                f"{target} and {source} differ, but tie_word_embeddings declares them the same",
                 'set "tie_word_embeddings" to false in config.json',
                 tensors[target].file,
             )
@@ -358,7 +358,7 @@ def _check_values(tensors: Mapping[str, TensorInfo], folder: Path) -> list[Check
     message = (
         f"{_count(len(broken), 'tensor')} with values that are not finite ({_list_names(broken)})"
     )
-    remedy = "download the weights again, or use a checkpoint of before the training diverged"
+    remedy = "download the weights again, or use a checkpoint from before the training diverged"
     held = {name: tensors[name] for name in broken}
     return [Check("weights.values", "Values", Level.RED, message, remedy, _name_file(held))]
 
@@ -392,8 +392,8 @@ def _note_ignored(names: list[str], tensors: Mapping[str, TensorInfo]) -> list[C
     if not names:
         return []
     message = (
-        f"{_count(len(names), 'tensor')} that transformers does not use ({_list_names(names)}): "
-        "checkpoints will not have them"
+        f"{_count(len(names), 'tensor')} that transformers does not use "
+        f"({_list_names(names)}): checkpoints will not contain them"
     )
     file = tensors[names[0]].file
     return [Check("weights.ignored", _TITLE, Level.AMBER, message, file=file)]

@@ -86,7 +86,7 @@ def _check_saving(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[Chec
             return [
                 _fail(
                     "a checkpoint could not load its tokenizer, because it needs a file that "
-                    f"checkpoints do not get ({_shorten(error)})",
+                    f"is not part of checkpoints ({_shorten(error)})",
                     "save the tokenizer with `save_pretrained` of transformers, and use its files",
                     file=_find_tokenizer_file(folder),
                 )
@@ -96,12 +96,12 @@ def _check_saving(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[Chec
         if difference is not None:
             return [
                 _fail(
-                    f"the tokenizer is another one after it is {when}: {difference} differs",
+                    f"the tokenizer changes when it is {when}: {difference} differs",
                     "save the tokenizer with `save_pretrained` of transformers, and use its files",
                     file=_find_tokenizer_file(folder),
                 )
             ]
-    message = f"{type(tokenizer).__name__}, the same after it is saved and loaded again"
+    message = f"{type(tokenizer).__name__}, unchanged after saving and loading"
     return [Check("tokenizer", _TITLE, Level.GREEN, message)]
 
 
@@ -175,8 +175,8 @@ def _check_vocabulary(
                 "vocabulary",
                 _VOCABULARY_TITLE,
                 Level.AMBER,
-                f"{message}: this may be another model's tokenizer",
-                "compare it with the model's own",
+                f"{message}: this may be the tokenizer of another model",
+                "compare it with the tokenizer of the model",
                 _find_tokenizer_file(folder),
             )
         ]

@@ -121,7 +121,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
             header = parse_json(stream.read(length))
     except OSError as error:
         raise UnreadableWeightsError(
-            name, f"cannot be read ({error.strerror})", "let this user read the file"
+            name, f"cannot be read ({error.strerror})", "make the file readable for this user"
         ) from error
     except ValueError as error:  # no JSON, or no UTF-8
         raise UnreadableWeightsError(name, "has a damaged header") from error
@@ -179,7 +179,7 @@ def _check_layout(name: str, header: Mapping[str, Any]) -> int:
         if bits is None:
             raise UnreadableWeightsError(
                 name,
-                f"holds {key} in the unknown number format {entry['dtype']!r}",
+                f"holds {key} in an unknown number format, {entry['dtype']!r}",
                 "use the original model",
             )
         if not isinstance(values, int) or (end - begin) * 8 != values * bits:
@@ -200,7 +200,7 @@ def _list_weights_files(folder: Path) -> tuple[list[str], dict[str, str] | None]
     index = folder / WEIGHTS_INDEX
     if not index.is_file():
         raise UnreadableWeightsError(
-            WEIGHTS_FILE, "there is no such file", "convert the model to safetensors"
+            WEIGHTS_FILE, "does not exist", "convert the model to safetensors"
         )
     try:
         found = parse_json(index.read_bytes())["weight_map"]
@@ -232,7 +232,7 @@ def _compare_with_index(
         key for key, file in weight_map.items() if key not in tensors or tensors[key].file != file
     ]
     extra = sorted(tensors.keys() - weight_map.keys())
-    remedy = "download the index and all files of the same revision again"
+    remedy = "download the index and all weight files again, from the same revision"
     if wrong:
         message = f"{_list_names(sorted(wrong))} not in the file that the index names"
         return [_fail(WEIGHTS_INDEX, message, remedy)]
@@ -256,7 +256,7 @@ def _note_unused_files(folder: Path, used: Iterable[str]) -> list[Check]:
             _TITLE,
             Level.AMBER,
             f"{_list_names(unused)} not part of the model",
-            "remove what is not needed, because another engine may load it",
+            "remove the files that are not needed, because another engine may load them",
             unused[0] if len(unused) == 1 else "",
         )
     ]

@@ -165,7 +165,7 @@ def check_prompts(role: RoleLengths, limit: int | None) -> list[Check]:
         message = (
             f"engines refuse {_count_share(never, total)} of the {_describe_role(role)}: with "
             f"{role.most_new:,} tokens for the completion ({key}), prompt and completion exceed "
-            f"the {limit:,} tokens that the model takes (longest prompt: {longest:,})"
+            f"the {limit:,} tokens that the model accepts (longest prompt: {longest:,})"
         )
         remedy = f"lower {key}, or use shorter prompts or a model with more positions"
         return [Check(name, title, Level.RED if never == total else Level.AMBER, message, remedy)]
@@ -197,8 +197,9 @@ def check_training_rows(
     surely = sum(length >= max_length for length in role.prompts)
     if surely > max_refused_share * total:
         message = (
-            f"training refuses the rows of {_count_share(surely, total)}, because they are longer "
-            f"than training.max_length ({max_length:,} tokens); it stops above a share of "
+            f"training refuses the rows of {_count_share(surely, total)}, because they are "
+            f"longer than training.max_length ({max_length:,} tokens); it stops above a share "
+            f"of "
             f"{max_refused_share:.0%}"
         )
         remedy = f"set training.max_length to {max(role.prompts) + role.most_new:,} or more"

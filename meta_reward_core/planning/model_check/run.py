@@ -171,7 +171,7 @@ def check_model(request: ModelCheckRequest) -> CheckReport:
 def _explain_unexpected(error: Exception, folder: Path) -> Check:
     """Return a failed result: a library error here would also occur in a stage or training."""
     text = explain_library_error(error) or (
-        f"the check met {type(error).__name__} ({' '.join(str(error).split())[:300]})"
+        f"the check failed with {type(error).__name__} ({' '.join(str(error).split())[:300]})"
     )
     remedy = f"download all files of {folder.name} again; if that does not help, report this"
     return Check("model", "Model", Level.RED, text.rstrip("."), remedy)

@@ -77,7 +77,7 @@ def read_ifeval_items(path: Path) -> list[BenchmarkItem]:
     for row in read_rows(path):
         item = _parse_item(row)
         if item.item_id in items:
-            row.refuse(f"the key {item.item_id} was there before; keep one row of it.")
+            row.refuse(f"the key {item.item_id} occurs twice; keep one row.")
         items[item.item_id] = item
     return list(items.values())
 
@@ -140,12 +140,16 @@ def read_responses(path: Path, items: Sequence[BenchmarkItem]) -> list[str]:
         prompt = _read_either(row, _PROMPT_COLUMNS)
         response = _read_either(row, _RESPONSE_COLUMNS)
         if found.setdefault(prompt, response) != response:
-            row.refuse(f"the prompt {prompt!r:.60} had another response before; keep one of them.")
+            row.refuse(
+                f"the prompt {prompt!r:.60} has a different response in an earlier "
+                f"row; keep one of them."
+            )
     missing = [item for item in items if item.prompt not in found]
     if missing:
         raise EvaluationFileError(
-            f"{path.name}: {len(missing)} of {len(items)} prompts have no response, first that of "
-            f"key {missing[0].item_id}; generate them, or leave their rows out of the data."
+            f"{path.name}: {len(missing)} of {len(items)} prompts have no response, the first "
+            f"with key {missing[0].item_id}; generate the responses, or remove these rows "
+            f"from the data."
         )
     return [found[item.prompt] for item in items]
 
@@ -235,6 +239,6 @@ def find_response_issues(items: Sequence[BenchmarkItem]) -> list[DataIssue]:
     return make_issue_if_any(
         range(repeated),
         "prompts_repeated",
-        "Items whose prompt another item has, too: {rows}.",
+        "Items that share their prompt with another item: {rows}.",
         "They have the same response; intervals count them as one prompt.",
     )

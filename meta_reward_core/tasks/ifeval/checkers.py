@@ -71,15 +71,15 @@ class Check:
         if varying:
             given = {name: self.values.get(name) for name in varying}
             raise EvaluationFileError(
-                f"{self.kind} would check a random {' and '.join(varying)}: give a value that it "
-                f"takes (given: {given})"
+                f"{self.kind} would choose at random its {' and '.join(varying)}: specify it "
+                f"(given: {given})"
             )
 
     def _build(self, prompt: str) -> Any:
         kinds = load_checkers()
         if self.kind not in kinds:
             raise EvaluationFileError(
-                f"there is no check {self.kind!r}; there are: {', '.join(sorted(kinds))}"
+                f"unknown check {self.kind!r}; use one of: {', '.join(sorted(kinds))}"
             )
         checker = kinds[self.kind](self.kind)
         try:
@@ -87,7 +87,7 @@ class Check:
             if "prompt" in (checker.get_instruction_args() or {}):
                 checker.build_description(prompt=prompt)
         except (TypeError, ValueError, KeyError) as error:
-            raise EvaluationFileError(f"{self.kind}: its values do not fit ({error})") from error
+            raise EvaluationFileError(f"{self.kind}: its values are invalid ({error})") from error
         if self.kind == _LETTERS:
             _use_given_letter(checker, self.values.get("letter"))
         return checker

@@ -103,7 +103,8 @@ def read_labelled_pairs(path: Path) -> list[BenchmarkItem]:
     files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
     if not files:
         raise EvaluationFileError(
-            f"{path}: holds no file of pairs ({', '.join(_SUFFIXES)}); give a file, or their folder"
+            f"{path}: contains no file of pairs ({', '.join(_SUFFIXES)}); specify such a "
+            f"file, or a folder that contains some"
         )
     return [item for file in files for item in read_labelled_pairs(file)]
 
@@ -320,16 +321,16 @@ def score_labelled_pairs(results: Sequence[ItemResult], *, model: str) -> Scorec
             make_issue_if_any(
                 [result for result in found[JUDGE] if result.value is None],
                 "pairs_unscored",
-                "Pairs of which an output has no readable score: {rows}.",
-                "They are in no mean; the interval reaches as far as if they had been wrong, and "
-                "right.",
+                "Pairs with an output without a readable score: {rows}.",
+                "They are excluded from the mean; the interval allows for each of them being "
+                "right or wrong.",
             )
             + make_issue_if_any(
                 [result for result in found[COMPARISON] if result.value is None],
                 "comparisons_unread",
-                "Pairs of which an order has no readable verdict: {rows}.",
-                "They are in no mean; the interval reaches as far as if they had been wrong, and "
-                "right.",
+                "Pairs with an order without a readable verdict: {rows}.",
+                "They are excluded from the mean; the interval allows for each of them being "
+                "right or wrong.",
             )
         ),
     )

@@ -110,13 +110,13 @@ def check_variant(variant: SeedModelVariant, models: Path) -> Path | None:
 def _require_passed(variant: SeedModelVariant, gate: GateResult, models: Path) -> Path:
     if not variant.noisy and not gate.passed:
         raise TrainingError(
-            f"{base_model.describe_gate_result(gate)}: it cannot be used as a seed model"
+            f"{base_model.describe_gate_result(gate)}: it cannot be used as a base model"
         )
     folder = find_cached_variant(variant, models)
     if folder is None:
         raise TrainingError(
-            f"the seed model {_get_folder(variant, models)} is gone: put it back, or remove "
-            f"{_get_record_path(variant, models)} and it is trained again"
+            f"the base model {_get_folder(variant, models)} is missing: restore it, or remove "
+            f"{_get_record_path(variant, models)} to train it again"
         )
     return folder
 
@@ -134,7 +134,7 @@ def _train_and_gate(
     variant: SeedModelVariant, models: Path, *, scratch: Path, say: Callable[[str], None]
 ) -> GateResult:
     """Train and gate: write the folder first, then the record that makes it valid."""
-    say(f"training the seed model {variant.name} (two to five minutes on two idle cores)")
+    say(f"training the base model {variant.name} (two to five minutes on two idle cores)")
     place = scratch / f"{variant.name}-{variant.key[:12]}"
     candidate, folder = place / "candidate", _get_folder(variant, models)
     shutil.rmtree(place, ignore_errors=True)

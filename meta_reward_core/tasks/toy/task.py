@@ -249,7 +249,7 @@ def _make_draft_with_phrases(
 def _parse(instruction: str) -> tuple[str, tuple[str, ...]]:
     parsed = parse_instruction(instruction)
     if parsed is None:
-        raise ValueError(f"not an instruction of this world: {instruction!r}")
+        raise ValueError(f"not a prompt of the toy task: {instruction!r}")
     return parsed
 
 

@@ -43,7 +43,7 @@ def test_a_plan_writes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -
     "arguments, message",
     [
         (["--model", "my-model"], "there is no model folder 'my-model'"),
-        (["--set", "judge.rubric=./none.txt"], "none.txt: there is no such template"),
+        (["--set", "judge.rubric=./none.txt"], "none.txt: template not found"),
         (["--engine", "vllm"], "docs/engines.md"),
         (["--set", "judge.endpoint=nobody"], "no endpoint 'nobody'"),
         (["--recipe", "paper-llama3-8b"], "with --prompts FILE"),
@@ -65,7 +65,7 @@ def test_a_plan_says_that_a_seed_model_has_yet_to_be_trained(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--experiment", "demo", "--model", "miniature-sft999-noisy", "--dry-run"]) == 0
-    assert "it will be trained when the experiment starts" in capsys.readouterr().out
+    assert "it is trained when the experiment starts" in capsys.readouterr().out
     assert not list(root.iterdir())
 
 

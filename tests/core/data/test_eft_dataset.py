@@ -161,5 +161,5 @@ def test_bad_rankings_are_refused(tmp_path: Path, row: dict[str, Any], message: 
     with pytest.raises(EvaluationFileError, match=message):
         read_ranked(write_lines(tmp_path / "r.jsonl", [row]))
     same = {"instruction": "p", "response": "r", "rank": 1}
-    with pytest.raises(EvaluationFileError, match="this answer was there before"):
+    with pytest.raises(EvaluationFileError, match="this answer occurs twice"):
         read_ranked(write_lines(tmp_path / "r.jsonl", [same, same]))

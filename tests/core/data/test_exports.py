@@ -229,8 +229,8 @@ def test_a_row_that_cannot_be_trained_on_is_left_out_and_told(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "holds no row"),
-        ('{"prompt": "x", "response": ""}', r"holds no row to train on \(1 were rejected\)"),
+        ("", "contains no row"),
+        ('{"prompt": "x", "response": ""}', r"contains no row to train on \(1 were rejected\)"),
         ('{"prompt": "x"}', r"eft\.jsonl, line 1: has no prompt with its response"),
         ("{}\n", "found: nothing"),
         (

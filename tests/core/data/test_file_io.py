@@ -40,19 +40,19 @@ def refuse_in(folder: Path, *, after_writing: bool) -> None:
     with create_output_folder(folder):
         if after_writing:
             (folder / "kept").touch()
-        raise InputError("there is no experiment 'no'")
+        raise InputError("experiment 'no' does not exist")
 
 
 @pytest.mark.parametrize("after_writing", [False, True])
 def test_who_refuses_leaves_no_empty_folder(tmp_path: Path, *, after_writing: bool) -> None:
     out = tmp_path / "evaluations" / "first"
-    with pytest.raises(InputError, match="there is no experiment 'no'"):
+    with pytest.raises(InputError, match="experiment 'no' does not exist"):
         refuse_in(out, after_writing=after_writing)
     assert out.exists() is after_writing
 
 
 def test_an_empty_folder_that_was_there_stays(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no experiment 'no'"):
+    with pytest.raises(InputError, match="experiment 'no' does not exist"):
         refuse_in(tmp_path, after_writing=False)
     assert tmp_path.is_dir()
 
@@ -61,7 +61,9 @@ def test_a_folder_that_cannot_be_made_is_refused_in_words(tmp_path: Path) -> Non
     in_the_way = tmp_path / "file"
     in_the_way.write_text("")
     with (
-        pytest.raises(InputError, match=f"{in_the_way} cannot be made: .*; name another folder"),
+        pytest.raises(
+            InputError, match=f"{in_the_way} could not be created: .*; choose another folder"
+        ),
         create_output_folder(in_the_way),
     ):
         pytest.fail("the folder was used")

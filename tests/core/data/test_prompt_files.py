@@ -213,9 +213,17 @@ def test_a_value_that_is_no_prompt_is_rejected_with_its_reason(
         ("p.jsonl", '{"prompt": "a", "n": [1e999]}', "line 1: Another column contains a value"),
         ("p.json", b'[\n"\xe9"]', r"p\.json, line 2: is not UTF-8 text"),
         ("p.json", "nothing like it", r"p\.json: line 1: is not valid JSON"),
-        ("p.json", '[{"prompt": "a"},\n {"prompt": "b', r"the JSON ends too early, at line 2"),
-        ("p.txt", '[{"prompt": "a"},\n {"prompt": "b"},', r"the JSON ends too early, at line 2"),
-        ("upload", '[\n  {\n    "prompt": "a"\n', r"the JSON ends too early, at line 3"),
+        (
+            "p.json",
+            '[{"prompt": "a"},\n {"prompt": "b',
+            r"the JSON is incomplete: it ends at line 2",
+        ),
+        (
+            "p.txt",
+            '[{"prompt": "a"},\n {"prompt": "b"},',
+            r"the JSON is incomplete: it ends at line 2",
+        ),
+        ("upload", '[\n  {\n    "prompt": "a"\n', r"the JSON is incomplete: it ends at line 3"),
         ("p.csv", "question\na\n", r"p\.csv, line 1: has no prompt column \(found: question\)"),
         ("p.csv", "question;n\na;1\n", r"line 1: has no prompt column \(found: question, n\)"),
         (

@@ -44,8 +44,8 @@ def test_one_object_without_columns_is_one_row(tmp_path: Path) -> None:
         ('{"id": 1}\n{"id": ', "line 2: is not valid JSON"),
         ('{"id": 1, "id": 2}\n{"id": 3}', "line 1: .* the key 'id' twice"),
         ("[1, 2]", "row 1: must be a JSON object, not 1"),
-        ("[]", "holds no row"),
-        ("", "holds no row"),
+        ("[]", "contains no row"),
+        ("", "contains no row"),
         ("[" * 100_000, "is nested deeper than 64 levels"),
     ],
 )

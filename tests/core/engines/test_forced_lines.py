@@ -152,7 +152,7 @@ def test_values_that_the_tokenizer_cannot_tell_apart_are_refused(
         ForcedLine("\nScore:", (" violet", " mauve")),
         ForcedLine("\nMarks:", (" 1", " 2")),
     ):
-        with pytest.raises(EngineError, match="cannot tell the values"):
+        with pytest.raises(EngineError, match="does not distinguish the values"):
             engine.read_forced_lines(requests, line, options=ChatOptions())
 
 
@@ -190,5 +190,5 @@ def test_the_engine_that_keeps_completions_asks_the_one_below_once(tmp_path: Pat
     assert reading.text == "fine\nScore:"
     unable = make(ScriptedEngine(lambda *_: "fine"))
     assert unable.read_forced_lines([request], LINE, options=ChatOptions()) == [reading]
-    with pytest.raises(EngineError, match="says nothing of forced lines"):
+    with pytest.raises(EngineError, match="does not support forced lines"):
         unable.read_forced_lines([replace(request, kept_chars=2)], LINE, options=ChatOptions())

@@ -129,9 +129,9 @@ def test_what_no_server_can_do_is_refused_before_it_is_asked(
     server: MisbehavingServer, folder: Path
 ) -> None:
     ten = ForcedLine("\nScore:", (" 1", " 10"))
-    with pytest.raises(EngineError, match="begin one another"):
+    with pytest.raises(EngineError, match="are prefixes of one another"):
         make_engine(server, folder).read_forced_lines([], ten, options=ChatOptions())
-    with pytest.raises(EngineError, match="another model than the one that is trained"):
+    with pytest.raises(EngineError, match="does not serve the model that is trained"):
         make_engine(server, None).read_forced_lines([], LINE, options=ChatOptions())
     assert not server.requests
 

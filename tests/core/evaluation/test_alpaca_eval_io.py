@@ -61,7 +61,7 @@ def test_zero_is_the_older_sign_of_a_draw(tmp_path: Path) -> None:
     [
         ([annotation_row(preference=2.5)], r"row 1: the preference 2.5 is outside \[1, 2\]"),
         ([annotation_row(preference="2")], "row 1: preference must be a number"),
-        ([annotation_row(0), annotation_row(0)], "row 2: the instruction .* was there before .*1"),
+        ([annotation_row(0), annotation_row(0)], "row 2: the instruction .* occurs twice .*1"),
         ([annotation_row(instruction=" ")], "the instruction is empty"),
         ([annotation_row(output_2=None)], "has no output_2; .* --model-outputs"),
         ([annotation_row(output_1=None)], "has no output_1; .* --baseline-outputs"),
@@ -98,15 +98,15 @@ def test_outputs_fill_what_annotations_leave_out(tmp_path: Path) -> None:
 
 
 def test_outputs_of_another_run_are_noticed(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationFileError, match="output_2 is not what the file of outputs holds"):
+    with pytest.raises(EvaluationFileError, match="output_2 differs from the file of outputs"):
         read(tmp_path, [annotation_row(0)], outputs=outputs("another answer"))
 
 
 def test_outputs_that_nobody_annotated_are_noticed(tmp_path: Path) -> None:
     given = outputs("the answer of the model to 0", "more", "and more")
-    with pytest.raises(EvaluationFileError, match="2 of 3 outputs have no annotation and 0"):
+    with pytest.raises(EvaluationFileError, match="2 of 3 outputs have no annotation, and 0"):
         read(tmp_path, [annotation_row(0)], outputs=given)
-    with pytest.raises(EvaluationFileError, match="1 of 1 outputs have no annotation and 1"):
+    with pytest.raises(EvaluationFileError, match="1 of 1 outputs have no annotation, and 1"):
         read(tmp_path, [annotation_row(5)], baseline_outputs=outputs("x"))
 
 
@@ -127,7 +127,7 @@ def test_models_with_different_instructions_are_not_paired() -> None:
 def test_outputs_are_refused_where_one_comes_twice_or_of_two_models(tmp_path: Path) -> None:
     path = tmp_path / "outputs.json"
     write_outputs(path, [OUTPUTS[0], OUTPUTS[0]])
-    with pytest.raises(EvaluationFileError, match="was there before"):
+    with pytest.raises(EvaluationFileError, match="occurs twice"):
         read_outputs(path)
     write_outputs(path, [OUTPUTS[0], ModelOutput("other?", "no", "another")])
     with pytest.raises(EvaluationFileError, match="generator has 2 values"):

@@ -189,7 +189,7 @@ def test_a_null_game_has_no_verdict(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "rows, message",
     [
-        ([judgment_row(), judgment_row()], "line 2: question q of m was there before"),
+        ([judgment_row(), judgment_row()], "line 2: question q of m occurs twice"),
         ([judgment_row(), judgment_row(uid="r", judge="k")], r"2 judges \(j, k\)"),
         ([judgment_row(), judgment_row(uid="r", baseline="c")], r"2 baselines \(b, c\)"),
         ([judgment_row(games=[{"score": "A>B"}])], "needs two games"),
@@ -266,7 +266,7 @@ def test_questions_are_read_in_both_forms(tmp_path: Path) -> None:
         "a": ArenaQuestion("one?", "hard_prompt"),
         "2": ArenaQuestion("two?"),
     }
-    with pytest.raises(EvaluationFileError, match="question a was there before"):
+    with pytest.raises(EvaluationFileError, match="question a occurs twice"):
         read_questions(write_lines(tmp_path / "question.jsonl", [rows[0], rows[0]]))
     with pytest.raises(EvaluationFileError, match="neither a prompt nor turns"):
         read_questions(write_lines(tmp_path / "question.jsonl", [{"uid": "a", "turns": []}]))

@@ -283,7 +283,7 @@ def test_verdicts_are_read_as_they_were_written(tmp_path: Path) -> None:
         ([{"prompt_id": "p", "first_id": "a", "second_id": "a", "verdict": "A"}], "with itself"),
         (
             [{"prompt_id": "p", "response_id": "a", "score": 1, "judgment_id": "j"}] * 2,
-            "judgment j was there before",
+            "judgment j occurs twice",
         ),
         (
             [*rows_of([("p", "a", 1)]), {"prompt_id": "p", "response_id": "a", "rank": 1}],

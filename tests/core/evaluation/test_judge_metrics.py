@@ -273,9 +273,9 @@ def test_a_judge_that_hardly_tells_responses_apart_has_collapsed(scores: list[fl
 
 def test_the_sentence_names_the_share_and_the_place() -> None:
     (alarm,) = find_alarms(IterationMetrics(judge=judged(*[5.0] * 17, 1.0, 2.0, 3.0)))
-    assert alarm.sentence.startswith("85% of the points lie at 5 (entropy 0.85 bits)")
+    assert alarm.sentence.startswith("85% of the scores are at 5 (entropy 0.85 bits)")
     (alarm,) = find_alarms(IterationMetrics(judge=judged(*[4.6] * 25)))
-    assert alarm.sentence.startswith("100% of the points lie from 4.5 to 5 ")
+    assert alarm.sentence.startswith("100% of the scores are from 4.5 to 5 ")
 
 
 def test_a_few_points_prove_no_collapse() -> None:
@@ -289,7 +289,7 @@ def test_a_judge_whose_mean_jumps_has_drifted(shift: float) -> None:
     now_and_before = IterationMetrics(judge=now), IterationMetrics(judge=before)
     (alarm,) = find_alarms(now_and_before[0], before=now_and_before[1])
     assert alarm.name == "judge_drift"
-    assert f"moved by {shift:+.2f} to {3 + shift:.2f}" in alarm.sentence
+    assert f"changed by {shift:+.2f} to {3 + shift:.2f}" in alarm.sentence
 
 
 def test_an_unscored_iteration_has_not_drifted() -> None:

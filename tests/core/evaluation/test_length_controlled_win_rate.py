@@ -171,7 +171,7 @@ def test_differences_that_are_much_alike_cannot_be_told_from_quality(gaps: Array
     """Columns that are nearly one: the lasso chooses which of them has the rate, and 50 is one."""
     found = control(np.linspace(0.4, 0.9, 20), 4000 + gaps, np.full(20, 4000.0))
     assert found.rate is None
-    assert "so much alike that length cannot be told apart" in str(found.absent)
+    assert "so similar that the effect of length cannot be separated" in str(found.absent)
 
 
 def test_a_difficulty_that_follows_the_length_leaves_no_rate() -> None:
@@ -183,7 +183,7 @@ def test_a_difficulty_that_follows_the_length_leaves_no_rate() -> None:
         model_chars=model,
         difficulty=1 + 2 * np.tanh(gap / gap.std(ddof=1)),
     )
-    assert "cannot be told apart from quality or difficulty" in str(found.absent)
+    assert "cannot be separated from quality or difficulty" in str(found.absent)
 
 
 def test_rows_without_a_preference_count_for_the_deviation_of_lengths() -> None:

@@ -52,7 +52,7 @@ def test_a_judgment_without_points_is_in_no_mean_and_is_told() -> None:
     rows = [judged(1, 1, 9), judged(1, 2, None), judged(2, 1, 8)]
     (card,) = score_mt_bench(rows)
     assert card.get_metric("all").value == 8.5
-    assert card.get_metric("turn_2").absent == "no judgment has points"
+    assert card.get_metric("turn_2").absent == "no judgment has a score"
     found = {issue.name: issue.rows for issue in card.issues}
     assert found["judgments_without_points"] == 1
     assert found["turns_not_judged"] == 1
@@ -128,7 +128,7 @@ def test_points_are_read_from_the_text_where_there_is_no_score(tmp_path: Path) -
 @pytest.mark.parametrize(
     "rows, message",
     [
-        ([row(), row()], "turn 1 of question 81 by m was there before"),
+        ([row(), row()], "turn 1 of question 81 by m occurs twice"),
         ([row(turn=3)], "the turn must be 1 or 2"),
         ([row(), row(turn=2, judge="other")], r"2 judges \(gpt-4, other\)"),
     ],
@@ -147,7 +147,7 @@ def test_questions_and_answers_are_read(tmp_path: Path) -> None:
     answers = write_lines(tmp_path / "a.jsonl", [answer])
     assert read_questions(questions) == {"81": Question("81", "writing", ("one", "two"))}
     assert read_answers([answers]) == {("m", "81"): ("x", "y")}
-    with pytest.raises(EvaluationFileError, match="question 81 was there before"):
+    with pytest.raises(EvaluationFileError, match="question 81 occurs twice"):
         read_questions(write_lines(tmp_path / "q.jsonl", [question, question]))
     with pytest.raises(EvaluationFileError, match="m answers question 81 twice"):
         read_answers([answers, answers])

@@ -353,7 +353,7 @@ def test_repeated_ids_are_joined_by_place_and_only_in_the_same_order(tmp_path: P
     assert joined(tmp_path, items, scores) == [1, 2, 3]
     with pytest.raises(EvaluationFileError, match="its scores cannot be told apart"):
         joined(tmp_path, items, scores[::-1][1:])
-    with pytest.raises(EvaluationFileError, match=r"s\.jsonl, line 3: item '3' was there before"):
+    with pytest.raises(EvaluationFileError, match=r"s\.jsonl, line 3: item '3' occurs twice"):
         joined(tmp_path, items[:2], scores)
 
 
@@ -363,7 +363,10 @@ def test_repeated_ids_are_joined_by_place_and_only_in_the_same_order(tmp_path: P
         ([{"id": 1, "subset": "s"}], "has no score_chosen and score_rejected"),
         ([{"id": 1, "subset": "s", "results": 0.7}], "the result 0.7 is none of"),
         ([{"id": 1, "subset": "s", "num_correct": 1}], "has no list of scores"),
-        ([{"id": 1, "subset": "s", "scores": [1, 2], "num_correct": 2}], "one of each needed"),
+        (
+            [{"id": 1, "subset": "s", "scores": [1, 2], "num_correct": 2}],
+            "there must be correct and incorrect ones",
+        ),
         (
             [{"id": 1, "subset": "s", "scores": [1, 2], "chosen": ["a"], "rejected": ["b", "c"]}],
             "has 2 scores for 3 answers",

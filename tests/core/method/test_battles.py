@@ -134,7 +134,7 @@ def test_the_two_positions_carry_equal_weight_in_total(battles: list[Battle]) ->
     [
         ([battle("x", "stranger", "A")], "stranger is not among"),
         ([battle("x", "x", "A")], "cannot battle itself"),
-        ([battle("x", "y", "A"), battle("x", "y", "B")], "is there twice"),
+        ([battle("x", "y", "A"), battle("x", "y", "B")], "is listed twice"),
     ],
 )
 def test_battles_that_do_not_belong_are_refused(battles: list[Battle], message: str) -> None:

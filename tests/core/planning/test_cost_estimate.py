@@ -129,7 +129,7 @@ def test_training_takes_what_its_operations_take() -> None:
 
 
 def test_a_model_that_does_not_fit_is_said_to_need_more_devices() -> None:
-    with pytest.raises(ValueError, match="give it more devices"):
+    with pytest.raises(ValueError, match="use more devices per worker"):
         plan_on_hardware(PAPER, 1, device=H100, devices=1, workers=1, model=ModelSize(70e9, 1e5))
 
 

@@ -117,7 +117,7 @@ WRONG = {
     ),
     "a task that is no name": ("name: x\ntask: My task\n", "task"),
     "a key twice": ("name: x\nname: y\n", "has the key 'name' twice"),
-    "no mapping": ("- 1\n", "must hold `key: value` lines"),
+    "no mapping": ("- 1\n", "must consist of `key: value` lines"),
     "broken YAML": ("name: [\n", "not readable YAML"),
     "a Python object": ("name: !!python/object/apply:os.system [ls]\n", "uses a YAML tag"),
 }

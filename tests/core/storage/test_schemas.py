@@ -155,7 +155,7 @@ def test_every_table_that_gained_nothing_is_read_as_it_was() -> None:
 )
 def test_columns_that_no_version_wrote_are_refused(wrong: list[str]) -> None:
     data = to_parquet(build_table("judgments", JUDGMENTS).select(wrong))
-    with pytest.raises(DamagedArtifactError, match="a file has other columns than the table"):
+    with pytest.raises(DamagedArtifactError, match="a file does not have the columns of the table"):
         from_parquet(data, name="judgments", origin="a file", columns=["text"])
 
 

@@ -185,7 +185,7 @@ def test_a_file_of_variables_counts_where_none_is_set(
     assert done.stdout == "7.0 9.0 ********** region\n", done.stderr
     assert "did you mean META_REWARD_LEASE_SECONDS?" in done.stderr
     file.chmod(0o666)
-    assert "may be changed by others" in show().stderr
+    assert "is writable by others" in show().stderr
 
 
 def test_the_reference_is_up_to_date() -> None:

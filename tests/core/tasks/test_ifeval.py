@@ -116,12 +116,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no list of checks": ({"instruction_id_list": []}, "must be a list of at least one text"),
     "a check without its object": ({"kwargs": []}, "an object for each of instruction_id_list"),
     "values that are no objects": ({"kwargs": [1]}, "must be a list of objects"),
-    "an unknown check": ({"instruction_id_list": ["a:b"]}, "there is no check 'a:b'"),
-    "a check without its value": ({"kwargs": [{}]}, "would check a random"),
-    "an unknown value": ({"kwargs": [{"num_words": 3, "colour": "red"}]}, "values do not fit"),
+    "an unknown check": ({"instruction_id_list": ["a:b"]}, "unknown check 'a:b'"),
+    "a check without its value": ({"kwargs": [{}]}, "would choose at random"),
+    "an unknown value": ({"kwargs": [{"num_words": 3, "colour": "red"}]}, "values are invalid"),
     "a relation that is none": (
         {"kwargs": [{"num_words": 3, "relation": "about"}]},
-        "values do not fit",
+        "values are invalid",
     ),
 }
 
@@ -146,7 +146,7 @@ def test_data_that_would_check_something_else_is_refused_with_its_row(
 def test_a_key_that_comes_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text(f"{json.dumps(ROWS[0])}\n{json.dumps(ROWS[0])}\n")
-    with pytest.raises(EvaluationFileError, match="the key 1 was there before"):
+    with pytest.raises(EvaluationFileError, match="the key 1 occurs twice"):
         read_ifeval_items(path)
 
 
@@ -183,7 +183,7 @@ def test_responses_are_found_by_their_prompts_in_either_format(data: Path, tmp_p
         ([{"prompt": ROWS[0]["prompt"], "response": "a"}], "2 of 3 prompts have no response"),
         (
             [{"prompt": "p", "response": "a"}, {"prompt": "p", "response": "b"}],
-            "had another response before",
+            "has a different response",
         ),
         ([{"prompt": "p", "answer": "a"}], "has no response"),
     ],

@@ -199,5 +199,5 @@ def test_a_row_that_is_no_labelled_pair_is_refused(
 
 
 def test_a_folder_without_pairs_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationFileError, match="holds no file of pairs"):
+    with pytest.raises(EvaluationFileError, match="contains no file of pairs"):
         read_labelled_pairs(tmp_path)

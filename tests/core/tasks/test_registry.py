@@ -97,7 +97,7 @@ def test_a_task_of_this_package_cannot_be_replaced(packages: Path) -> None:
 
 def test_a_recipe_whose_task_is_not_installed_is_refused_with_what_to_do() -> None:
     recipe = Recipe(name="x", task="nowhere")
-    with pytest.raises(TaskError, match="no task 'nowhere' here: install the package"):
+    with pytest.raises(TaskError, match="task 'nowhere' not found: install the package"):
         compute_task_pool_size(recipe)
 
 

@@ -368,7 +368,9 @@ def test_a_training_on_fewer_processes_than_asked_is_refused(
     first_model: Path, tmp_path: Path
 ) -> None:
     """A launcher that starts one process and says nothing has been seen."""
-    with pytest.raises(TrainingError, match="2 training processes were asked for and 1 run"):
+    with pytest.raises(
+        TrainingError, match="2 training processes were requested, but 1 are running"
+    ):
         run_training(
             DPO,
             ROWS,

@@ -176,7 +176,7 @@ def test_an_iteration_across_two_hosts_survives_a_minute_without_a_cable(
             points.release("judge", "working")
             time.sleep(CUT_SECONDS)
             lost = here.site.rows("select error from experiments_attempt where status = 'lost'")
-            assert ["was silent" in error for (error,) in lost] == [True]
+            assert ["sent no heartbeat" in error for (error,) in lost] == [True]
             assert here.site.iteration() == "running"
         finally:
             cable.mend()

@@ -64,11 +64,11 @@ class Command(BaseCommand):
 def _print_batch(console: Console, number: int) -> None:
     batch = Batch.objects.select_related("experiment").filter(pk=number).first()
     if batch is None:
-        raise InputError(f"there is no batch {number}")
+        raise InputError(f"batch {number} does not exist")
     report = make_report(batch)
     console.print(f"{batch}: {report.answered} of {report.items} items answered")
     if report.is_stale:
-        console.print("the items were replaced since, or the experiment is gone")
+        console.print("the items have been replaced, or the experiment was deleted")
     _print_report(console, report)
 
 
@@ -104,7 +104,7 @@ def _print_report(console: Console, report: BatchReport) -> None:
     for sentence in report.sentences:
         console.print(sentence)
     if view.coverage:
-        console.print(f"answers cover strata that hold {view.coverage} of all items")
+        console.print(f"answers cover strata with {view.coverage} of all items")
     console.print(_make_table("figure", view.headline))
     if view.confusion:
         console.print(_make_confusion_table(view.confusion))

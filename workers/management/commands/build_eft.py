@@ -93,8 +93,8 @@ def _build(options: dict[str, Any], console: Console) -> None:
     readout = options["score_readout"]
     if readout == "expected":
         raise InputError(
-            "--score-readout expected gives scores that no judgment states, and a judge is taught "
-            "what its judgments state: use forced or free"
+            "--score-readout expected gives scores that the judgments do not contain, but a "
+            "judge is trained on its judgments: use forced or free"
         )
     template = load_template(options["template"], required=frozenset({"instruction", "response"}))
     rubric = load_template(options["rubric"]).text
@@ -126,7 +126,7 @@ def _build(options: dict[str, Any], console: Console) -> None:
     named.engine.close()
     _show(console, data)
     if not data.rows:
-        raise InputError("no judgment ranks the responses as humans do: no file was written")
+        raise InputError("no judgment ranks the responses as humans do, so no file was written")
     write_json_lines(output, map(asdict, data.rows))
     typed = format_command("train_seed", "--data", str(output), "...")
     console.print(f"next: {escape(typed)}", soft_wrap=True)

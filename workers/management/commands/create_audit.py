@@ -86,7 +86,7 @@ def _build_plan(options: dict[str, Any]) -> BatchPlan:
     kind, strategy = options["kind"], options["strategy"]
     if strategy not in STRATEGIES_BY_KIND[kind]:
         known = ", ".join(STRATEGIES_BY_KIND[kind])
-        raise InputError(f"--strategy {strategy} is none for {kind}: choose from {known}")
+        raise InputError(f"--strategy {strategy} does not apply to {kind}: choose one of {known}")
     shares = [options["same_auditor_share"], options["other_auditor_share"]]
     if not all(0 <= share <= 1 for share in shares):
         raise InputError("--same-auditor-share and --other-auditor-share must be between 0 and 1")

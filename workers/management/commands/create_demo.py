@@ -52,7 +52,7 @@ class Command(BaseCommand):
         for name, role in PEOPLE.items():
             self._make_user(name, role)
         if _is_finished(options["experiment"], options["iterations"]):
-            self.stdout.write(f"{options['experiment']} is there already")
+            self.stdout.write(f"{options['experiment']} already exists")
             return
         wanted = {name: options[name] for name in ("experiment", "recipe", "iterations")}
         call_command("run_iteration", **wanted, verbosity=options["verbosity"])
@@ -62,7 +62,7 @@ class Command(BaseCommand):
     def _make_user(self, name: str, role: str) -> None:
         """Create an account; the password is shown once and stored nowhere."""
         if User.objects.filter(username=name).exists():
-            self.stdout.write(f"{name} ({role}) is there already")
+            self.stdout.write(f"{name} ({role}) already exists")
             return
         password = secrets.token_urlsafe(9)
         person = User.objects.create_user(name, password=password, is_staff=role == ADMIN)

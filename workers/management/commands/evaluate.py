@@ -137,7 +137,7 @@ def _get_metrics_file(options: Options) -> Path | None:
         return output
     old: Path | None = options["json"]
     if old is not None:
-        new = "--output FOLDER, which holds scores.json"
+        new = "--output FOLDER, which contains scores.json"
         warnings.warn(describe_renamed("--json", new), DeprecatedNameWarning, stacklevel=2)
     return old
 
@@ -261,8 +261,8 @@ def _score_annotations(options: Options) -> list[Scorecard]:
     changes = list_changed_cells(rows.get(card.model, {}), columns)
     if changes and not options["replace_row"]:
         raise EvaluationFileError(
-            f"{board.name}: has a row of {card.model} with other metrics ({', '.join(changes)}); "
-            "replace it by --replace-row, or name another file."
+            f"{board.name}: has a row of {card.model} with different metrics "
+            f"({', '.join(changes)}); pass --replace-row to replace it, or choose another file."
         )
     write_leaderboard(board, rows | {card.model: columns})
     return [replace(card, issues=(*card.issues, *_report_replaced_row(changes)))]
@@ -273,7 +273,7 @@ def _report_replaced_row(changes: Sequence[str]) -> list[DataIssue]:
         changes,
         "leaderboard_row_replaced",
         "Values of the leaderboard row that were replaced: {rows} (" + ", ".join(changes) + ").",
-        "They came from another machine or from other annotations.",
+        "They were from another machine or from other annotations.",
     )
 
 
@@ -328,18 +328,21 @@ def _score_judge(options: Options) -> list[Scorecard]:
     file, reference, name = options["file"], options["reference"], options["experiment"]
     if (file is None) != (reference is None) or (name is None) == bool(options["own_reference"]):
         raise EvaluationFileError(
-            "give a FILE with its --reference, an --experiment with its --own-reference, or both."
+            "specify a FILE with its --reference, an --experiment with its --own-reference, "
+            "or both."
         )
     cards = []
     if file is not None:
         if file.resolve() == reference.resolve():
-            raise EvaluationFileError("judge and reference are the same file: they always agree.")
+            raise EvaluationFileError(
+                "judge and reference are the same file, so they always agree."
+            )
         cards.append(compare_on_fixed_set(file, reference))
     if name is not None:
         experiment = require_experiment(name, get_storage_roots())
         cards += compare_on_own_responses(experiment, options["own_reference"])
     if not cards:
-        raise EvaluationFileError("give a FILE and its --reference, or see --help.")
+        raise EvaluationFileError("specify a FILE and its --reference; see --help.")
     return cards
 
 

@@ -213,8 +213,8 @@ def _show(console: Console, found: GenerationResult, options: dict[str, Any]) ->
     console.print(table)
     if len(found.prompts) < options["count"]:
         console.print(
-            f"only {len(found.prompts):,} of {options['count']:,}: the last rounds brought nothing "
-            "new. Give more seeds, a higher --temperature, or another --seed."
+            f"only {len(found.prompts):,} of {options['count']:,}: the last rounds gave no "
+            f"new prompts. Use more seed prompts, a higher --temperature, or another --seed."
         )
     if not found.prompts:
         return

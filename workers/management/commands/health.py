@@ -57,7 +57,7 @@ class Command(BaseCommand):
 def _require_worker() -> None:
     heard = timezone.now() - timedelta(seconds=SILENT_SECONDS)
     if not Worker.objects.filter(host=get_machine_name(), heartbeat__gte=heard).exists():
-        raise CommandError(f"no worker of {get_machine_name()} has shown itself of late")
+        raise CommandError(f"no worker of {get_machine_name()} has sent a recent heartbeat")
 
 
 def _require_site(url: str) -> None:
@@ -70,6 +70,6 @@ def _require_site(url: str) -> None:
             timeout=_PATIENCE_SECONDS,
         )
     except httpx2.HTTPError as error:
-        raise CommandError(f"the site does not answer: {error}") from error
+        raise CommandError(f"the site does not respond: {error}") from error
     if answer.status_code != _OK:
         raise CommandError(f"the site returned {answer.status_code}: {answer.text[:200]}")

@@ -144,7 +144,7 @@ def _make_table(number: int, plan: IterationTime) -> Table:
 
 def _describe_idle_share(plan: IterationTime) -> str:
     engines = f"{plan.engines:,} engine{'s' if plan.engines > 1 else ''}"
-    told = f"{engines}, idle for {plan.idle_share:.1%} of the time before the training"
+    told = f"{engines}, idle for {plan.idle_share:.1%} of the time before training"
     if plan.advised_shard_size is None:
         return f"{told}."
     return f"{told}; less with --set prompts_per_shard={plan.advised_shard_size}."

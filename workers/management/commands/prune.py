@@ -64,7 +64,7 @@ class Command(BaseCommand):
                 if options["yes"]:
                     found.carry_out()
                     log_command(Action.PRUNED, found.what, detail=found.kind)
-        done = "deleted" if options["yes"] else "may be deleted; nothing was: add --yes"
+        done = "deleted" if options["yes"] else "can be deleted; nothing was deleted (add --yes)"
         self.stdout.write(f"{total / 1e6:10,.1f} MB {done}")
 
 

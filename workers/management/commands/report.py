@@ -48,7 +48,7 @@ class Command(BaseCommand):
             arms = group_runs([_read(name) for name in names])
             labels = [arm.label for arm in arms]
             if options["baseline"] not in (None, *labels):
-                raise InputError(f"--baseline takes one of {', '.join(labels)}")
+                raise InputError(f"--baseline must be one of {', '.join(labels)}")
             document = build_report(
                 arms, title=format_report_title(names), baseline=options["baseline"]
             )

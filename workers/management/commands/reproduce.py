@@ -69,7 +69,7 @@ class Command(ExemplifiedCommand):
     help = (
         "Run every recipe (arm) with every seed, each as an experiment of its own, and write a "
         "report of the differences between the arms. The same command resumes an interrupted "
-        "matrix; with the records of finished runs also on another machine."
+        "matrix; with the records of finished runs, also on another machine."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -116,7 +116,7 @@ class Command(ExemplifiedCommand):
             require_tables()
             failed = _run_matrix(options, console)
         if failed:
-            raise CommandError(f"{len(failed)} runs failed; the report names them and why")
+            raise CommandError(f"{len(failed)} runs failed; the report lists them with the reasons")
 
 
 def _run_matrix(options: dict[str, Any], console: Console) -> dict[str, str]:
@@ -173,7 +173,7 @@ def _build_spec(options: dict[str, Any]) -> MatrixSpec:
 def _check_baseline(baseline: str | None, runs: Sequence[PlannedRun]) -> None:
     arms = list(dict.fromkeys(run.arm for run in runs))
     if baseline not in (None, *arms):
-        raise InputError(f"--baseline takes one of {', '.join(arms)}")
+        raise InputError(f"--baseline must be one of {', '.join(arms)}")
 
 
 def _build_arms(
@@ -196,7 +196,7 @@ def _build_arms(
 
 def _describe_progress(done: int, wanted: int) -> str:
     if done >= wanted:
-        return "the existing record does not count; the command prints the reason"
+        return "the existing record is not used; the command prints the reason"
     return f"{done} of {wanted} iterations are finished"
 
 
@@ -212,28 +212,32 @@ def _build_foreword(
         Text(
             "Each run is a record with the hashes of its recipe, templates, prompts, seed model "
             f"and every model trained in it, made with version {WORLD_VERSION} of the toy task "
-            f"and version {MEANING_VERSION} of the tables; other records do not count. Durations "
-            "and package versions are those of the machine that made the run. All other values "
-            "follow from those hashes alone, as far as processors round alike."
+            f"and version {MEANING_VERSION} of the tables; other records are not used. Durations "
+            "and package versions are those of the machine that made the run. All other "
+            "values depend only on those hashes, as long as processors round in the same way."
         ),
     ]
     if gates:
         passed = sum(gate.passed for gate in gates)
         blocks += [
-            _make_gate_table("The gate of the seed models, in the order tried", gates),
+            _make_gate_table("The gate of the base models, in the order of attempts", gates),
             Text(
                 f"{passed} of {len(gates)} SFT seeds passed: a meta-judge must be right in at "
                 f"least {QUALITY_GATE.accuracy:.0%} of {QUALITY_GATE.comparisons} held-out "
-                f"comparisons, and alike "
-                f"in both positions to {QUALITY_GATE.order_gap:.0%}. The gate sees the truth "
-                f"before the "
-                "loop begins; nothing in the loop does, neither training nor selection."
+                f"comparisons, with a difference between the positions of at most "
+                f"{QUALITY_GATE.order_gap:.0%}. The gate uses the ground truth before the "
+                f"loop starts; nothing in the loop does, neither training nor selection."
             ),
         ]
     if noisy:
         blocks += [
-            _make_gate_table("The noisy seed models at the same gate", noisy),
-            Notes(["Their gate decides nothing: a meta-judge as noisy as the judge is the arm."]),
+            _make_gate_table("The noisy base models at the same gate", noisy),
+            Notes(
+                [
+                    "Their gate has no effect: in this arm the meta-judge is meant to be as "
+                    "noisy as the judge."
+                ]
+            ),
         ]
     return blocks
 

@@ -41,14 +41,14 @@ class Command(BaseCommand):
                 told = restore_backup(options["input"], replace=options["replace"])
                 log_command(Action.RESTORED, str(options["input"]))
                 self.stdout.write(
-                    f"{told.rows:,} rows about {told.experiments} experiment(s) are back"
+                    f"{told.rows:,} rows about {told.experiments} experiment(s) restored"
                 )
             differences = list_differing_files(options["input"], deep=options["deep"])
         for difference in differences:
             self.stdout.write(f"differs: {difference}")
         if differences:
             raise CommandError(
-                f"{len(differences)} file(s) are gone or differ: put them back from their own "
-                "backup, or run the iterations again, which remakes what is missing"
+                f"{len(differences)} file(s) are missing or differ: restore them from their "
+                f"own backup, or rerun the iterations, which rebuilds missing files"
             )
         self.stdout.write("all files are unchanged")

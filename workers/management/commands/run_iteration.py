@@ -361,7 +361,7 @@ def _run_next(
     if anything:
         print_summary(console, summary)
     else:
-        console.print(f"iteration {number} was finished before; all its files are whole")
+        console.print(f"iteration {number} is already finished; all its files are intact")
     return summary
 
 
@@ -378,7 +378,7 @@ def _print_next_step(experiment: Experiment, console: Console) -> None:
     else:
         words = ("--experiment", experiment.name, "--format", "trl", "--output", "pairs.jsonl")
         console.print(
-            f"the schedule of recipe {experiment.recipe.name} is complete; look at the pairs: "
+            f"the schedule of recipe {experiment.recipe.name} is complete; export the pairs: "
             f"[bold]{escape(format_command('export_pairs', *words))}[/bold]",
             soft_wrap=True,
         )

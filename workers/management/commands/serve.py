@@ -79,8 +79,8 @@ class Command(BaseCommand):
         self._write(f"http://{format_address(host, port)}  Ctrl-C stops everything")
         if host not in _THIS_MACHINE and _THIS_MACHINE.issuperset(_list_host_names()):
             self._write(
-                "only requests for localhost are answered: set META_REWARD_ALLOWED_HOSTS to "
-                "the names that others call this machine by"
+                "only requests to localhost are accepted: set META_REWARD_ALLOWED_HOSTS to "
+                "the other host names of this machine"
             )
         if settings.META_REWARD_BROKER_EMBEDDED and is_broker_ready(get_configured_broker()):
             self._write("the embedded broker is already running and is reused")
@@ -97,7 +97,7 @@ def _list_host_names() -> list[str]:
 def _require_free(host: str, port: int) -> None:
     if not is_port_free(host, port):
         raise InputError(
-            f"{format_address(host, port)} is taken: name another port, as in "
+            f"{format_address(host, port)} is in use: choose another port, as in "
             f"`{format_command('serve', '--port', str(port + 1))}`"
         )
 

@@ -135,13 +135,13 @@ def _build_settings(options: dict[str, Any]) -> SftSettings:
             f"{problem['msg']} (given: {problem['input']!r:.80})"
             for problem in error.errors()
         ]
-        raise InputError("the training cannot be set like this:\n" + "\n".join(lines)) from error
+        raise InputError("invalid training settings:\n" + "\n".join(lines)) from error
 
 
 def _resolve_target(name: str, roots: StorageRoots) -> Path:
     target = roots.models / name
     if Path(name).name != name or name.startswith("."):
-        raise InputError(f"--output names a folder below {roots.models}, so {name!r} will not do")
+        raise InputError(f"--output must name a folder below {roots.models}, not {name!r}")
     if target.exists():
         raise InputError(f"{target} exists: choose another --output")
     return target
@@ -151,7 +151,7 @@ def _read_rows(file: Path, held_out: HeldOutPrompts, console: Console) -> list[S
     """Read a file's rows and report the rejected ones."""
     found = read_sft_rows(file, held_out=held_out)
     for rejected in found.rejected:
-        console.print(f"{file}, line {rejected.line}: left out, {rejected.column}: "
+        console.print(f"{file}, line {rejected.line}: skipped, {rejected.column}: "
                       f"{rejected.reason}")  # fmt: skip
     return found.rows
 

@@ -43,7 +43,7 @@ class Command(BaseCommand):
 def _require_broker() -> None:
     if not is_broker_reachable():
         raise InputError(
-            f"no broker answers at {get_configured_broker().socket}: run "
+            f"no broker responds at {get_configured_broker().socket}: run "
             f"`{format_command('serve')}` on this machine first, or set CELERY_BROKER_URL to a "
             f"Redis server"
         )
@@ -53,5 +53,5 @@ def _parse_queues(given: str) -> str:
     names = [name.strip() for name in given.split(",")]
     unknown = set(names) - set(QUEUES)
     if unknown:
-        raise ArgumentTypeError(f"no such queue: {', '.join(sorted(unknown))}")
+        raise ArgumentTypeError(f"unknown queue: {', '.join(sorted(unknown))}")
     return ",".join(names)

@@ -117,7 +117,7 @@ def test_a_generation_prompt_that_a_finished_turn_does_not_hold_is_told(folder: 
     folder.tokenizer.chat_template = PLAIN.replace("assistant\n{% endif", "assistant\nso\n{% endif")
     found = folder.check()["round_trip"]
     assert found.level is AMBER
-    assert "does not begin with the generation prompt" in found.message
+    assert "does not start with the generation prompt" in found.message
     assert folder.check(stores_tokens=False)["round_trip"].level is RED
     assert "so" in found.message
 
@@ -159,7 +159,7 @@ def test_a_model_that_names_no_end_token_is_refused(folder: Folder) -> None:
     (folder.path / "generation_config.json").write_text("{}")
     found = folder.check()["end"]
     assert (found.level, found.file) == (RED, "generation_config.json")
-    assert "no end token is named" in found.message
+    assert "no end token is defined" in found.message
 
 
 def test_a_template_without_an_end_token_trains_on_drawn_ones_alone(folder: Folder) -> None:
@@ -190,7 +190,7 @@ def test_an_end_token_that_is_not_special_would_stay_in_texts(tmp_path: Path) ->
     folder.name_end_tokens(end)
     found = {c.name: c for c in check_chat_template(loaded, tmp_path, ModelNeeds())}
     assert found["chat_template.end"].level is RED
-    assert "not marked as special" in found["chat_template.end"].message
+    assert "not declared special" in found["chat_template.end"].message
     assert found["chat_template.control"].level is AMBER
     assert "<|im_start|>" in found["chat_template.control"].message
 

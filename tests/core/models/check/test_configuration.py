@@ -106,7 +106,7 @@ def test_plain_weights_pass(tmp_path: Path, config: dict[str, Any]) -> None:
         ({"dtype": "bfloat16"}, Level.GREEN, "all weights in bfloat16"),
         ({"torch_dtype": "torch.bfloat16"}, Level.GREEN, "all weights in bfloat16"),
         ({"text_config": {"dtype": "bfloat16"}}, Level.GREEN, "all weights in bfloat16"),
-        ({}, Level.AMBER, "no dtype is named, so checkpoints are saved in float32"),
+        ({}, Level.AMBER, "no dtype is set, so checkpoints are saved in float32"),
         ({"dtype": "float16"}, Level.AMBER, "checkpoints are saved in float16"),
         ({"dtype": "bf16"}, Level.RED, "dtype 'bf16' is not a number format"),
         ({"dtype": "float8_e4m3fn"}, Level.RED, "is not a number format"),
@@ -159,9 +159,9 @@ NEEDS = ModelNeeds(max_new_tokens=48, max_length=512)
         (1024, True, Level.GREEN, "1,024 positions, rows of up to 512 tokens"),
         (512, True, Level.GREEN, "512 positions"),
         (511, True, Level.RED, "511 learned positions and a row of training may have 512 tokens"),
-        (256, False, Level.GREEN, "256 positions, so that rows stay below training.max_length"),
-        (48, False, Level.RED, "so that no prompt fits"),
-        (48, True, Level.RED, "so that no prompt fits"),
+        (256, False, Level.GREEN, "256 positions, so rows stay below training.max_length"),
+        (48, False, Level.RED, "so no prompt fits"),
+        (48, True, Level.RED, "so no prompt fits"),
     ],
 )
 def test_positions_are_compared_with_the_rows_of_a_recipe(

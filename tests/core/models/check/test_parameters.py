@@ -61,7 +61,7 @@ def test_one_missing_tensor_is_found_in_models_of_every_kind(make: Make, tmp_pat
     change(tmp_path, lambda found: {k: v for k, v in found.items() if k != names[-1]})
     (found,) = check(tmp_path)
     assert found.level is Level.RED
-    assert "which would get random values" in found.message
+    assert "which would be initialized randomly" in found.message
 
 
 def test_experts_that_are_stored_one_by_one_are_counted(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
                                                      torch.ones(1, 1)}),
                        RED, WEIGHTS, "an adapter that is not merged"),
     "adapter alone": (one_after_another(write("adapter_config.json", "{}"), remove(CONFIG)), RED,
-                      "adapter_config.json", "belongs to an adapter over another model; merge"),
+                      "adapter_config.json", "belongs to an adapter, not a complete model; merge"),
     "values not finite": (change_weights(lambda t: t | {UP: t[UP] * float("inf")}), RED, WEIGHTS,
                           f"1 tensor with values that are not finite ({UP})"),
     "value head": (change_weights(lambda t: t | {"v_head.summary.bias": torch.ones(1)}), RED,
@@ -180,14 +180,14 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
                       "use a model that transformers knows"),
     "own code": (set_values(CONFIG, auto_map={"AutoModel": "m.M"}), RED, CONFIG, "auto_map"),
     "rope of no kind": (set_values(CONFIG, rope_parameters={"rope_type": "x", "rope_theta": 1.0}),
-                        RED, CONFIG, "cannot build the model"),
+                        RED, CONFIG, "cannot build the described model"),
     "rope without its factor": (set_values(CONFIG, rope_scaling={"rope_type": "yarn"}), RED, CONFIG,
                                 "factor"),
     "text for a number": (set_values(CONFIG, max_position_embeddings="256"), RED, CONFIG,
                           "expected int, got str"),
     "no positions": (set_values(CONFIG, max_position_embeddings=0), RED, CONFIG, "0 positions"),
     "few positions": (set_values(CONFIG, max_position_embeddings=24), RED, CONFIG,
-                      "so that no prompt fits"),
+                      "so no prompt fits"),
     "other heads": (set_values(CONFIG, num_key_value_heads=2), RED, WEIGHTS,
                     "but config.json asks for"),
     "other class": (set_values(CONFIG, architectures=["Qwen2ForCausalLM"]), AMBER, CONFIG,
@@ -231,7 +231,7 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
     "escapes prompts": (replace_in_template("message['content']", "message['content']|e"), RED,
                         TEMPLATE, "changes markdown and code of a prompt"),
     "reads the date": (prepend(TEMPLATE, b"{{ strftime_now('%Y') }}"), AMBER, TEMPLATE,
-                       "keeps the date of its first day"),
+                       "uses the date of its first day"),
     "differs each time": (prepend(TEMPLATE, b"{{ range(99999)|random }}"), RED, TEMPLATE,
                           "differently each time"),
     "no generation prompt": (
@@ -239,14 +239,14 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
         "writes no generation prompt"),
     "always a generation prompt": (
         replace_in_template("{% if add_generation_prompt %}", "{% if true %}"), AMBER, TEMPLATE,
-        "writes '<|assistant|>' behind a finished turn; training uses the sampled token ids"),
+        "writes '<|assistant|>' after a finished turn; training uses the sampled token ids"),
     "rewrites completions": (
         replace_in_template("<|assistant|>\n{{ message['content'] }}",
                             "<|assistant|>\n{{ message['content']|replace('  ', ' ') }}"),
         AMBER, TEMPLATE, "training uses the sampled token ids"),
     "another template beside it": (
         set_values(TOKENIZER_CONFIG, chat_template="{{ messages }}"), AMBER, TOKENIZER_CONFIG,
-        "holds another chat template"),
+        "contains a different chat template"),
     # The folder.
     "link outside": (lambda folder: (folder / "notes.json").symlink_to("/etc/passwd"), RED,
                      "notes.json", "outside the allowed folders"),
@@ -279,7 +279,9 @@ def test_whatever_a_library_raises_is_a_result(
     monkeypatch.setattr("meta_reward_core.models.check.tokenizer.check_tokenizer", fail)
     shutil.copytree(get_shipped_seed_model(), tmp_path / "mine")
     worst = [one for one in check(tmp_path / "mine") if one.level is RED]
-    assert [one.message for one in worst] == ["the check met OverflowError (number too small)"]
+    assert [one.message for one in worst] == [
+        "the check failed with OverflowError (number too small)"
+    ]
 
 
 def check(folder: Path) -> tuple[Check, ...]:

@@ -121,7 +121,7 @@ def test_a_killed_training_leaves_nothing_that_counts(
 def test_a_launch_finds_the_variant_that_its_recipe_names(tmp_path: Path, trained: Trained) -> None:
     roots = StorageRoots(str(tmp_path / "a"), tmp_path / "models", tmp_path / "scratch")
     recipe = load_recipe("miniature-noisy-meta-judge")
-    assert "it will be trained when the experiment starts" in str(check_seed_model(recipe, roots))
+    assert "it is trained when the experiment starts" in str(check_seed_model(recipe, roots))
     found = resolve_base_model(recipe, roots, say=lambda _: None)
     assert found.folder.name.startswith("miniature-sft1-noisy-")
     assert check_seed_model(recipe, roots) is None
