@@ -88,7 +88,7 @@ def score_second_version() -> dict[str, Any]:
     found = {}
     for category in sorted(battles.category.unique()):
         own = battles[battles.category == category].reset_index(drop=True)
-        np.random.seed(0)  # The tool draws from the global generator.
+        np.random.seed(0)  # The tool uses the global random generator.
         found[category] = {
             "battles": own.groupby("model").scores.count().to_dict(),
             "means": own.groupby("model").scores.mean().astype(float).to_dict(),

@@ -19,7 +19,7 @@ from typing import Any
 
 from table import Row, in_turn
 
-MIB = 2**10  # of `ru_maxrss`, which is in KiB
+MIB = 2**10  # unit of `ru_maxrss` (KiB)
 PROMPT, REPLY, VOCABULARY, STEPS = 1448, 600, 128_000, 2
 
 

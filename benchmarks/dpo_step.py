@@ -170,7 +170,7 @@ def measure(*, pairs: int) -> Iterator[Row]:
     rows = preference_rows()
     with tempfile.TemporaryDirectory() as folder:
         model = make_model(Path(folder) / "model")
-        seconds_of_ours(model, rows)  # imports, and caches of the system
+        seconds_of_ours(model, rows)  # includes imports and system caches
         found = in_turn(
             lambda: seconds_of_ours(model, rows),
             lambda: seconds_of_theirs(model, rows),

@@ -102,7 +102,7 @@ def run_stage(root: str, prompts: int, name: str) -> int:
     )
     for shard in range(stage.plan_shards(context)):
         stage.run_shard(context, shard, resources)
-    # Not ru_maxrss: that is never below what the parent had when it forked.
+    # Not ru_maxrss, which is never below the memory of the parent at the fork.
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 

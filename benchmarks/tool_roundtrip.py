@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 TOOLS = {
     "label-studio": ("label-studio-sdk==2.1.2",),
-    "argilla": ("argilla==2.8.0", "requests"),  # which it imports and does not ask for
+    # imported by argilla, but not declared as a dependency
+    "argilla": ("argilla==2.8.0", "requests"),
     "mlflow": ("mlflow-skinny==3.17.2",),
 }
 
@@ -101,7 +102,7 @@ LABELS = """
 """
 
 
-# In a tool's environment: its library alone, and none of ours.
+# Runs in the environment of a tool, without our code.
 
 
 def annotate_tasks(source: Path, target: Path) -> None:
@@ -131,7 +132,7 @@ def respond_to_records(source: Path, target: Path) -> None:
     """Let Argilla read records, accept responses by two users to each, and write them."""
     import argilla
 
-    server = Mock()  # settings ask for a client of a server, and use it only to publish them
+    server = Mock()  # settings require the client of a server, but only use it to publish them
     fields = ("instruction", "response", "judgment_a", "judgment_b")
     settings = argilla.Settings(
         fields=[argilla.TextField(name=name, client=server) for name in fields],
@@ -175,7 +176,7 @@ INSIDE: dict[str, Callable[[Path, Path], None]] = {
 }
 
 
-# In our own environment.
+# Runs in our own environment.
 
 
 def main() -> None:
@@ -216,7 +217,7 @@ def exchange(tools: Sequence[str], work: Path, environments: Path) -> list[str]:
     """Take an audit through each annotation tool; returns what is wrong afterwards."""
     os.environ["DATABASE_URL"] = f"sqlite:///{work / 'db.sqlite3'}"
     os.environ["DJANGO_SETTINGS_MODULE"] = "webapp.settings"
-    import django  # only now: its settings read the environment
+    import django  # imported only now, because its settings read the environment
 
     django.setup()
     from django.core.management import call_command
@@ -236,7 +237,7 @@ def compare_benchmark(tool: str, environments: Path, sources: Path | None) -> li
         needed = " and ".join(known.checkouts)
         sys.exit(f"{tool} is on no package index: give a folder with {needed} by --sources")
     sources = sources or Path()
-    sys.path.append(str(Path(__file__).parent))  # as when a benchmark is run by its path
+    sys.path.append(str(Path(__file__).parent))  # as if the benchmark were run by its path
     compare = import_module(known.module).compare
     folder = environments / tool
     python = make_environment(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 TOOL = "alpaca_eval 0.6.6"
-ROUNDING = 1e-9  # of sums of some hundred terms, in points of 100
+ROUNDING = 1e-9  # of sums of a few hundred terms, in percentage points
 CONTROLLED = 0.05
 """Points by which length-controlled rates may differ.
 
@@ -60,7 +60,7 @@ TOLERANCES = {
 }
 
 
-# In the tool's environment: its code, and none of ours.
+# Runs in the environment of the tool, without our code.
 
 
 def evaluate_inside(folder: Path, regression: str) -> None:

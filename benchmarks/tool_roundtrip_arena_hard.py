@@ -51,7 +51,9 @@ BENCHMARKS: Final[Mapping[Version, str]] = {"0.1": "arena-hard-v0.1", "2.0": "ar
 OUR_MODEL: Final = "our-model"
 
 _ROUNDS: Final = 2000
-_DRAWS: Final = 4.0  # points by which the tool's 100 rounds stray: four deviations of a band's end
+# maximum deviation of the tool's 100 rounds, in points: four standard deviations of the end of a
+# band
+_DRAWS: Final = 4.0
 _SINGLE_PRECISION: Final = 1e-5
 _SIZE: Final = 100
 
@@ -91,7 +93,7 @@ def _run_tool(python: Path, checkout: Path, version: Version, work: Path) -> dic
     return found
 
 
-# Files, laid out as the tool asks.
+# Files in the layout that the tool requires.
 
 
 def _judgment_file(work: Path, version: Version) -> Path:
@@ -174,7 +176,7 @@ def _judge(conversation: Conversation, _sample: int, _seed: int) -> str:
     return f"So: {tool_data.ARENA_TEXTS[place % len(tool_data.ARENA_TEXTS)]}"
 
 
-# What both sides say.
+# Comparison of both sides.
 
 
 def _compare_texts(version: Version, seen: Mapping[str, Any]) -> Iterator[Comparison]:

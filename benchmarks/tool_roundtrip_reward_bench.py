@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 TOOL = "reward-bench 05a9005"
-ROUNDING = 1e-9  # of sums of a few hundred terms, in points of 100
+ROUNDING = 1e-9  # of sums of a few hundred terms, in percentage points
 
 
 # In the tool's environment: its code, and none of ours.
@@ -38,7 +38,7 @@ ROUNDING = 1e-9  # of sums of a few hundred terms, in points of 100
 
 def import_tool() -> tuple[types.ModuleType, types.ModuleType]:
     """The tool's `utils` and `constants`, with what needs a GPU stack left empty."""
-    importlib.import_module("datasets")  # before torch is replaced, which it looks for
+    importlib.import_module("datasets")  # before torch is replaced, because it looks for torch
     spec = importlib.util.find_spec("rewardbench")
     assert spec is not None, "the environment holds no rewardbench"
     assert spec.submodule_search_locations is not None

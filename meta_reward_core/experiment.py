@@ -214,14 +214,16 @@ def create_experiment(
     with files.lock():
         if files.exists():
             raise InputError(f"experiment {name!r} already exists: choose another name")
-        files.delete_leftovers()  # of an experiment of this name whose deletion was stopped
+        files.delete_leftovers()  # from an interrupted deletion of an experiment with this name
         with _remove_on_failure(files, documents or {}):
             _write_pool(files.pool, prompts)
             for path, data in (documents or {}).items():
                 name_in_store = files.layout.get_path(path)
-                store.delete(name_in_store)  # of an attempt that did not reach the description
+                # from an attempt that ended before it wrote the description
+                store.delete(name_in_store)
                 store.put_if_absent(name_in_store, data)
-            if not store.is_local:  # hosts without a shared folder find M0 next to its successors
+            # so that hosts without a shared folder find M0 next to M1, M2, ...
+            if not store.is_local:
                 files.pool.checkpoint.upload(seed_model.folder)
             files.write_description(_describe(experiment, len(prompts.prompts)))
     return experiment
@@ -233,7 +235,7 @@ def _remove_on_failure(files: ExperimentFiles, documents: Mapping[str, bytes]) -
     try:
         yield
     except BaseException:
-        with contextlib.suppress(ArtifactError, OSError):  # the first error is the one to report
+        with contextlib.suppress(ArtifactError, OSError):  # report the first error, not this one
             if not files.exists():
                 for name in (files.pool.folder, *map(files.layout.get_path, documents)):
                     files.store.delete(name)
@@ -362,7 +364,7 @@ def _open_seed_model(files: ExperimentFiles, known: Description) -> ModelRef:
         ArtifactError: it is missing, or has changed in a file that completions depend on.
     """
     sha256: str = known["sha256"]
-    if not files.store.is_local:  # hashed when it is copied from the store
+    if not files.store.is_local:  # its hash is checked when it is copied from the store
         return ModelRef("M0", files.pool.checkpoint, sha256, files=_parse_model_files(known))
     folder = Path(known["folder"])
     if not folder.is_dir():
@@ -371,7 +373,7 @@ def _open_seed_model(files: ExperimentFiles, known: Description) -> ModelRef:
             "Restore it, or create another experiment"
         )
     now = ModelFiles.read(folder)
-    if "files" not in known:  # of a version that kept the hash of all files alone
+    if "files" not in known:  # an earlier version that only stored one hash of all files
         is_same, differing = now.sha256 == sha256, ""
     else:
         is_same = now.drawing == known["drawing_sha256"]

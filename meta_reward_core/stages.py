@@ -263,7 +263,7 @@ def run_train(context: IterationContext, shard: int, resources: StageResources) 
     rows = load_training_rows(context)
     if not rows:
         raise NoPairsError(_explain_no_pairs(context))
-    from meta_reward_core.training.dpo import train_dpo  # only a training pays for TRL's import
+    from meta_reward_core.training.dpo import train_dpo  # import TRL only for training
 
     resources.release_engine()
     made = context.files.checkpoint

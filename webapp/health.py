@@ -124,8 +124,8 @@ def read_queue_lengths() -> dict[str, int] | None:
     try:
         with current_app.connection_for_read() as broker:
             broker.ensure_connection(max_retries=1, interval_start=0.2, timeout=3)
-            # Not `queue_declare`: kombu looks for the queue without the prefix of its keys, and
-            # says of every queue that it is not there.
+            # Not `queue_declare`: kombu looks for the queue without its key prefix and reports
+            # every queue as missing.
             server = broker.default_channel.client
             return {name: int(server.llen(name)) for name in QUEUES}
     except _NO_BROKER as error:

@@ -101,8 +101,9 @@ def build_log_settings(*, form: Literal["text", "json"], level: str) -> dict[str
             "django": {"handlers": [], "propagate": True},
             "aiobotocore": {
                 "level": "WARNING"
-            },  # each process logs the location of its credentials
-            "httpx2": {"level": "WARNING"},  # every URL, with the signature of a download
+            },  # each process would log the location of its credentials
+            # would log every URL, including the signature of a download
+            "httpx2": {"level": "WARNING"},
         },
     }
 

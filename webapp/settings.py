@@ -228,17 +228,17 @@ SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_AGE = 7 * 24 * 3600
-CSRF_COOKIE_HTTPONLY = True  # pages carry the token themselves
+CSRF_COOKIE_HTTPONLY = True  # pages contain the token
 
 if _given.https:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
-    # Whoever watches over the site asks it from within, without the proxy.
+    # Monitoring requests come from inside the network, without the proxy.
     SECURE_REDIRECT_EXEMPT = [r"^livez$", r"^healthz$", r"^healthz/report$", r"^metrics$"]
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
     SECURE_HSTS_SECONDS = 365 * 24 * 3600
-    # About the names beside this one only the owner of the domain can decide.
+    # Only the owner of the domain can decide about its other host names.
     SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 
 LOGGING = build_log_settings(form=_given.log, level=_given.log_level)

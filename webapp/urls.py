@@ -5,7 +5,7 @@ from django.urls import include, path
 
 from webapp import health, prometheus, renamed_urls
 
-# `new` and `compare` come before the names of experiments.
+# `new` and `compare` must precede the names of experiments.
 urlpatterns = [
     path("livez", health.report_liveness, name="livez"),
     path("healthz", health.report_health, name="healthz"),

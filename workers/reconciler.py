@@ -31,7 +31,7 @@ from workers.pipeline.dispatch import (
 
 EVERY_SECONDS: Final = 3.0
 
-# A message is in the queue, with a worker that is about to claim its shard, or lost.
+# A message is queued, held by a worker that is about to claim its shard, or lost.
 _AGAIN_IF_QUEUE_EMPTY_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 900.0
 _MANY: Final = 100

@@ -249,7 +249,7 @@ class ConsoleCallback:
         shown = self._shown[stage.name]
         if self._progress is not None and shown.task is not None:
             self._progress.remove_task(shown.task)
-            self._progress.refresh()  # or the line that follows is written above the old bar
+            self._progress.refresh()  # otherwise the next line is written above the old bar
             shown.task = None
         return shown
 

@@ -72,7 +72,8 @@ def guard_cell(value: object) -> str:
         return ""
     if isinstance(value, list | dict):
         text = json.dumps(value, ensure_ascii=False)
-        return _guard_text(text) if '"' in text else text  # without quotation marks: numbers alone
+        # only numbers are written without quotation marks
+        return _guard_text(text) if '"' in text else text
     text = str(value)
     return text if is_plain_number(text) else _guard_text(text)
 

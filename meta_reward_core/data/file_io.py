@@ -102,7 +102,8 @@ def write_atomically(path: Path, chunks: Iterable[str]) -> None:
     except OSError as error:
         raise ArtifactError(f"{path} cannot be written: {error}") from error
     finally:
-        with contextlib.suppress(OSError):  # what stood in the way of writing does so here, too
+        # the cause of the failed write can also prevent the deletion
+        with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 

@@ -31,7 +31,7 @@ SIMILARITY_THRESHOLD: Final = 0.7
 
 _FIRST_CODE: Final = 0x10000  # above the surrogates, which are not characters
 _CODES: Final = 0x10FFFF - _FIRST_CODE
-# A script without blanks between words is compared by characters.
+# Scripts without spaces between words are compared by characters.
 _UNSPACED: Final = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 

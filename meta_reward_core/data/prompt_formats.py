@@ -295,7 +295,7 @@ def _is_one_object(text: str) -> bool:
 
 
 def _iter_csv_rows(text: str, name: str, delimiter: str) -> Iterator[IndexedRow]:
-    # The limit is one for the whole process and guards nothing here: raise it, never lower it.
+    # The limit applies to the whole process and protects nothing here, so it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     header: Sequence[str] | None = None

@@ -154,7 +154,7 @@ def _iter_array_rows(path: Path, text: str) -> Iterator[NumberedRow]:
 
 
 def _iter_line_rows(path: Path, text: str) -> Iterator[NumberedRow]:
-    # Not str.splitlines: it also splits at characters that may stand inside a text.
+    # Not str.splitlines, which also splits at characters that can occur inside a text.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             place = f"{path.name}, line {number}"

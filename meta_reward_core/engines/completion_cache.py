@@ -191,7 +191,7 @@ class CachingEngine:
         rows = [[_to_json(completion) for completion in row] for row in drawn]
         if self._store_rows(name, "completions", rows):
             return drawn
-        # Read back what is kept: another process was first, perhaps with other texts.
+        # Read the stored file: another process may have written it first, with other texts.
         kept = self._read_cached(name, "completions")
         return drawn if kept is None else [[_from_json(one) for one in row] for row in kept]
 

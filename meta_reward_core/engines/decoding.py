@@ -41,7 +41,7 @@ def sample_tokens(logits: Tensor, sampling: SamplingParams, generator: torch.Gen
     return tokens
 
 
-# Dropping finished rows copies the cache: worth it once a quarter of the rows is idle.
+# Dropping finished rows copies the cache, which pays off once a quarter of the rows is idle.
 BUSY_SHARE = 0.75
 
 

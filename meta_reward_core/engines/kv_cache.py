@@ -4,7 +4,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-# Cache slots reserved ahead, so that a new token is written and not concatenated.
+# Cache slots reserved in advance, so that new tokens are written in place, not concatenated.
 RESERVED_TOKENS = 64
 
 

@@ -297,7 +297,7 @@ class OpenAiEngine:
             limits=httpx2.Limits(max_connections=count, max_keepalive_connections=count),
             follow_redirects=False,
             verify=_load_trusted_certificates(),
-            trust_env=False,  # no proxy and no .netrc may see or replace the key
+            trust_env=False,  # neither a proxy nor .netrc may see or replace the key
         )
 
     def _redact_completion(self, completion: Completion) -> Completion:

@@ -213,7 +213,7 @@ def _parse_choice(choice: Any, tokens: int) -> Completion | str:
         words = format_single_line(refused) if isinstance(refused, str) else "its content filter"
         return Completion("", 0, "refused", refusal=f"the server withheld the reply: {words}")
     if text is None and reason == "length":
-        text = ""  # all its tokens went into a reasoning that is not part of the reply
+        text = ""  # all its tokens were used for reasoning, which is not part of the reply
     if not isinstance(text, str):
         return "a reply that is not text"
     return Completion(

@@ -11,7 +11,8 @@ from itertools import pairwise
 
 from meta_reward_core.engines.prompt_encoder import TokenIds
 
-# A level of sharing costs a few products for each layer and token: fewer tokens do not pay for it.
+# Each level of sharing costs a few products per layer and token, which only pays off from this
+# length.
 MIN_SHARED_TOKENS = 32
 
 

@@ -20,10 +20,10 @@ from meta_reward_core.engines.shared_prefix_batch import SharedPrefixBatch
 
 logger = logging.getLogger(__name__)
 
-# By how much two orders of the same additions may differ, as a share of the logits' norm.
+# Maximum difference between two orders of the same additions, as a share of the logits' norm.
 TOLERANCE: Final = {torch.float64: 1e-9, torch.float32: 1e-3}
 HALF_TOLERANCE: Final = 0.05
-# What a model does with arguments it does not expect.
+# Errors that models raise for unexpected arguments.
 SHARING_ERRORS: Final = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)
 SUPPORTED_LAYER_TYPES: Final = {"full_attention", "sliding_attention"}
 

@@ -17,15 +17,16 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 ATTENTION_NAME: Final = "shared_prefixes"
-# Scores held at a time: few enough for the caches of a CPU, enough to keep a GPU busy.
+# Number of scores in memory at a time: fits into the caches of a CPU, and keeps a GPU busy.
 MAX_SCORES_AT_ONCE: Final = {"cpu": 2**21, "cuda": 2**27}
-# New tokens attend to each other in steps, each up to its own last key: half of the square.
+# New tokens attend to each other in blocks, each only up to its last key, which saves half the
+# work.
 CAUSAL_CHUNK: Final = 256
-# Scores are to the base 2, whose exponentials some CPUs take several times as fast.
+# Scores are to the base 2, because some CPUs compute exp2 several times as fast as exp.
 LOG2_E: Final = math.log2(math.e)
-# So many queries pay for the fused attention of the CPU; fewer are one small product.
+# From this number of queries on, the fused CPU attention is faster than plain products.
 FUSED_QUERIES: Final = 64
-# Finite, so that a query that sees nothing of a segment gives it the weight 0 and not NaN.
+# Finite, so that a segment of which a query sees nothing gets the weight 0 and not NaN.
 MASKED_SCORE: Final = -1e30
 
 

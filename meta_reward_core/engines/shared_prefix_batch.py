@@ -24,7 +24,7 @@ from meta_reward_core.engines.shared_prefix_attention import (
     PrefixView,
 )
 
-# Tokens of prompts read in one call of the model: the longest segment times their number.
+# Maximum prompt tokens per model call: the longest segment times the number of segments.
 PREFILL_TOKENS = 4096
 
 CachedSegments = tuple[list[Segment], CachedLevel]

@@ -290,7 +290,7 @@ class TransformersEngine:
             partial(make_rows, model, batch),
             end_ids=self._end_ids,
             sampling=sampling,
-            # Always the CPU's, so that a GPU draws the same numbers.
+            # Always the generator of the CPU, so that a GPU uses the same random numbers.
             generator=torch.Generator().manual_seed(seed),
             on_step=tally.record_step,
         )

@@ -57,7 +57,7 @@ BOOTSTRAP_ROUNDS: Final = 100
 FEW_QUESTIONS: Final = 100
 
 _SCORES_OF_A: Final = {"A>>B": 1.0, "A>B": 1.0, "A=B": 0.5, "B>A": 0.0, "B>>A": 0.0}
-_PRIOR: Final = 1e-6  # finite ratings where a model wins everything; no effect elsewhere
+_PRIOR: Final = 1e-6  # keeps ratings finite if a model wins every game; otherwise without effect
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ FEW_PROMPTS: Final = 100
 MANY_TIES: Final = 0.3
 """A larger share of ties by the judge is reported as an issue. Our choice."""
 
-_MIN_PROMPTS: Final = 5  # below, the intervals of correlations have no meaning
+_MIN_PROMPTS: Final = 5  # with fewer, intervals of correlations are meaningless
 
 GAPS: Final = (0.5, 1.0, 2.0)
 """Where the bins of score differences end; the last is open. Our choice."""
@@ -239,7 +239,8 @@ def _make_baseline_metrics(
         measure_shuffled_scores(
             "agreement_of_shuffled_scores", list(own.values()), compute_agreement
         ),
-        # Spearman's correlation is Pearson's of the ranks, which a shuffle only deals out again.
+        # Spearman's correlation is Pearson's correlation of the ranks, and a shuffle only permutes
+        # the ranks.
         measure_shuffled_scores(
             "spearman_of_shuffled_scores",
             _standardize_ranks(list(own.values())).tolist(),
@@ -419,7 +420,7 @@ def _make_rationale_metrics(judge: Ratings) -> list[Metric]:
     if not judge.reasons:
         return []
     readable = [agrees for agrees in judge.reasons if agrees is not None]
-    # Judgments of one response are not independent: the interval takes each response as one.
+    # Judgments of one response are not independent: the interval counts each response once.
     size = min(len(readable), len(judge.scores or judge.verdicts))
     return [
         _make_percentage_metric(

@@ -56,9 +56,9 @@ Public models have 1 to 3. Our choice.
 """
 
 _NOTHING_LEFT: Final = 1e-9  # a coefficient that the lasso has removed, up to rounding
-_SAME_RATE: Final = 0.05  # points; what one decimal does not show
+_SAME_RATE: Final = 0.05  # in points; invisible at one decimal
 
-_CHUNK_ROUNDS: Final = 20  # keeps the bootstrap's arrays at some tens of megabytes
+_CHUNK_ROUNDS: Final = 20  # limits the bootstrap's arrays to tens of megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,8 @@ def _fit(data: _Data, *, rounds: int, seed: int) -> LengthControlledRate:
             for begin in range(0, rounds, _CHUNK_ROUNDS)
         ]
     )
-    # A length-controlled rate cannot be known better than a plain one from as many prompts.
+    # A length-controlled rate cannot be more precise than a plain one from the same number of
+    # prompts.
     count = int(data.rated.sum())
     plain = compute_bounded_mean_interval(
         rate, count, lowest=0.0, highest=100.0, missing=size - count

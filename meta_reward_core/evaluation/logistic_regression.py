@@ -20,7 +20,7 @@ STEP_TOLERANCE: Final = 1e-9
 """A problem is solved when no coefficient moves by more than this, relative to 1 + the largest."""
 
 _MAX_STEPS: Final = 200
-_MIN_GAIN: Final = 1e-14  # relative; what is smaller is rounding
+_MIN_GAIN: Final = 1e-14  # relative; smaller changes are rounding
 
 
 def fit_logistic(

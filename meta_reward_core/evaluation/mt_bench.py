@@ -42,7 +42,7 @@ MAX_SCORE: Final = 10.0
 FEW_QUESTIONS: Final = 40
 
 _TEMPLATES: Final = ("single-v1", "single-v1-multi-turn")
-_FAILED_SCORE: Final = -1.0  # how FastChat writes a judgment without points
+_FAILED_SCORE: Final = -1.0  # FastChat's value for a judgment without a score
 _DOUBLE_MARK = re.compile(r"\[\[(\d+\.?\d*)\]\]")
 _SINGLE_MARK = re.compile(r"\[(\d+\.?\d*)\]")
 

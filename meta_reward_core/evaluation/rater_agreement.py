@@ -51,7 +51,7 @@ def _compute_kappas(tables: Array) -> Array:
     total = tables.sum(axis=(1, 2))
     by_chance = (tables.sum(axis=2) * tables.sum(axis=1)).sum(axis=1)
     agreed = np.trace(tables, axis1=1, axis2=2)
-    # Both multiplied by the total, so that an empty table needs no case of its own.
+    # Both are multiplied by the total, so that an empty table needs no special case.
     return _divide_or_nan(
         agreed * total - by_chance, total**2 - by_chance, minimum=_MIN_DENOMINATOR * total**2
     )
@@ -96,7 +96,7 @@ def compute_alpha_from_counts(
     """Compute alpha from counts [units, values]; None if all answers are equal."""
     if np.count_nonzero(counts.sum(axis=0)) < 2:
         return None
-    # Nominal values are only told apart: their places do, whatever they are.
+    # Nominal values are only compared for equality, so their indexes are sufficient.
     domain = values if level == "interval" else range(len(values))
     found = krippendorff.alpha(
         value_counts=counts, value_domain=np.array(domain), level_of_measurement=level

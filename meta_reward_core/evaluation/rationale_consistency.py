@@ -86,7 +86,7 @@ def parse_stated_points(judgment: str) -> StatedPoints:
 def sum_named_points(judgment: str) -> float | None:
     """Sum the points in the reasons; None if there are none that can be summed."""
     reasons = _TOTAL.sub(" ", _remove_total(judgment))
-    # One form at a time: "+1 point" is one mention, not a signed and a named one.
+    # Each mention counts in one form only: "+1 point" is not counted as signed and as named.
     for form in (_CRITERION, _SIGNED, _NAMED):
         amounts = [_parse_amount(found["amount"]) for found in form.finditer(reasons)]
         if amounts:

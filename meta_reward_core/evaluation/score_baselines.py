@@ -45,7 +45,7 @@ def measure_score_entropy(scores: Mapping[str, Sequence[float]]) -> Metric:
     rng = np.random.default_rng(_SEED)
     drawn = rng.integers(len(table), size=(_RESAMPLES, len(table)))
     low, high = np.percentile([_compute_entropy(table[rows].sum(axis=0)) for rows in drawn], _ENDS)
-    # A bootstrap of equal scores has no width, and a score that was not seen may still be given.
+    # A bootstrap of equal scores has no width, although other scores could still occur.
     possible = _compute_entropy(np.array([len(table), 1]))
     total = int(table.sum())
     return Metric(

@@ -26,11 +26,12 @@ STEP_TOLERANCE = 1e-7
 would be about as long as its square."""
 
 _MAX_STEPS = 200
-_ROUGH_STEPS = 3  # half as dear in float32, and what it lacks the others make up for
-_STEPS_TOGETHER = 4  # then the few that need more continue with those of other groups
-_MAX_UNDAMPED_CHANGE = 1.0  # a full step that changes no gap by more always gains
-_NEAR_TOLERANCE = 1e-5  # so near, steps shrink quadratically; one that does not is rounding alone
-_MAX_GROUP_SIZE = 1024  # problems whose arrays stay in a processor's cache
+_ROUGH_STEPS = 3  # float32 takes half the time, and the later iterations correct its rounding
+_STEPS_TOGETHER = 4  # then the few unfinished problems continue together with those of other groups
+_MAX_UNDAMPED_CHANGE = 1.0  # a full step with smaller changes always improves the likelihood
+# below this, steps shrink quadratically; a step that does not is only rounding
+_NEAR_TOLERANCE = 1e-5
+_MAX_GROUP_SIZE = 1024  # number of problems whose arrays fit into a processor's cache
 
 
 def fit_elo(matrices: Sequence[Array], *, prior: float = 1e-4) -> list[Array]:
@@ -170,8 +171,8 @@ class _Problems:
         system[:, size] = _sum_over_pairs(pull, -pull, size) - 2 * self.prior * self.ratings
         weights_of_each = _sum_over_pairs(weight, weight, size)
         trace = _sum_in_order(weights_of_each)
-        # Moving all ratings together changes next to nothing and is never wanted: stiffen that
-        # direction, or rounding would be magnified by 1 / prior along it.
+        # Shifting all ratings together barely changes the likelihood: stiffen that direction, or
+        # rounding errors would be magnified by 1 / prior along it.
         stiff = trace / size
         for one, pairs in enumerate(_get_pair_slices(size)):
             np.subtract(stiff, weight[pairs], out=system[one, one + 1 : size])

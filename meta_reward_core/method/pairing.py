@@ -523,7 +523,7 @@ def _pick_first_sample(judgments: Iterable[Judgment]) -> Judgment:
 
 
 def _compute_mean(values: Sequence[float]) -> float:
-    # The mean of equal scores is exactly that score, not their rounded sum divided by their number.
+    # The mean of equal scores must be exactly that score, without the rounding of a sum.
     if min(values) == max(values):
         return values[0]
     return math.fsum(values) / len(values)

@@ -48,7 +48,7 @@ _TEXT_NAMES: Final = frozenset({"merges.txt", "vocab.txt"})
 _TIMEOUT_SECONDS: Final = 30.0
 _PROGRESS_SECONDS: Final = 1.0
 _PROGRESS_STEPS: Final = 10
-_BLOCK_BYTES: Final = 512  # the unit of `st_blocks`, whatever the disk's own is
+_BLOCK_BYTES: Final = 512  # unit of `st_blocks`, independent of the file system
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,8 @@ def _explain_no_weights(name: HubName, files: Mapping[str, "RepoSibling"]) -> st
 def _download_model(partial: Path, remote: _RemoteModel, say: StatusCallback) -> None:
     """Download the small files, check that the model is allowed, then download the weights."""
     partial.mkdir(exist_ok=True)
-    for left in partial.rglob("*.incomplete"):  # of a killed attempt; the client cannot resume it
+    # left by a killed attempt; the client cannot resume it
+    for left in partial.rglob("*.incomplete"):
         left.unlink()
     words = [file for file in remote.files if _is_text_file(file)]
     _download_files(remote, words, partial)
@@ -191,7 +192,7 @@ def _download_model(partial: Path, remote: _RemoteModel, say: StatusCallback) ->
         lambda: told.tell(_count_bytes_in(partial)),
     )
     _check_bytes(remote, [*words, *weights], partial)
-    shutil.rmtree(partial / ".cache", ignore_errors=True)  # notes of the Hub's client
+    shutil.rmtree(partial / ".cache", ignore_errors=True)  # metadata of the Hub client
     check_model_folder(partial, allowed_roots=[partial])
 
 
@@ -268,7 +269,7 @@ def _count_bytes_in(folder: Path) -> int:
     """Count the received bytes: a file can be preallocated."""
     found = 0
     for file in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # renamed in this moment
+        with contextlib.suppress(FileNotFoundError):  # renamed in the meantime
             found += file.lstat().st_blocks * _BLOCK_BYTES if file.is_file() else 0
     return found
 

@@ -111,7 +111,7 @@ def explain_library_error(error: BaseException, *, folder: Path | None = None) -
     """
     names = {kind.__name__ for kind in type(error).__mro__ if kind is not Exception}
     if type(error) is Exception:
-        names = {"Exception"}  # what the tokenizers library raises
+        names = {"Exception"}  # type that the tokenizers library raises
     text = " ".join(str(error).split())
     for fault in _FAULTS:
         if names.isdisjoint(fault.classes) or not re.search(fault.pattern, text):

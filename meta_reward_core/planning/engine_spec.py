@@ -59,7 +59,8 @@ def open_engine(
     if spec == SCRIPTED:
         changes = ("kind=scripted", *changes)
     elif spec.startswith(ENDPOINT_PREFIX):
-        named = json.dumps(spec.removeprefix(ENDPOINT_PREFIX))  # a name such as "no" stays a text
+        # a name such as "no" remains a string
+        named = json.dumps(spec.removeprefix(ENDPOINT_PREFIX))
         changes = ("kind=openai", f"endpoint={named}", *changes)
     experiment = _find_spec_experiment(spec, roots)
     recipe = _build_engine_recipe(experiment, changes)

@@ -219,7 +219,7 @@ def _load_base(request: ExperimentRequest) -> tuple[LaunchBase, dict[str, Any]]:
     except RecipeError:
         if not values:
             raise
-        # A file may be whole only with the changes.
+        # A recipe file may only be valid together with the changes.
         return LaunchBase(load_recipe(name, changes=request.list_changes())), {}
 
 

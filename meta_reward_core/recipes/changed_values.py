@@ -231,7 +231,7 @@ def explain_errors(
     for problem in error.errors(include_url=False):
         message = _explain(problem)
         keys = list(_find_keys(problem, message, given))
-        if keys == [TASKS]:  # a list of sections: say which entry, and what of it
+        if keys == [TASKS]:  # a list of sections: name the entry and its field
             place = ".".join(str(part) for part in problem["loc"])[len(TASKS) + 1 :]
             message = f"{place}: {message}" if place else message
         for key in keys:

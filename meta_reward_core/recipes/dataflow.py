@@ -163,8 +163,9 @@ def _measures_models(recipe: Recipe) -> bool:
     return recipe.has_ground_truth or bool(recipe.evaluation.tasks)
 
 
-# What each engine reads (`engines.registry`). Of vLLM, what only divides memory counts, too: it
-# decides which requests share a batch, and the batch decides the order of the random numbers.
+# Fields that each engine reads (`engines.registry`). For vLLM, fields that only divide memory
+# count, too: they decide which requests share a batch, and the batch decides the order of random
+# numbers.
 _ENGINE: Final = (
     *_need("engine.kind"),
     *_need(
@@ -305,7 +306,7 @@ EVALUATE: Final = StageSpec(
     needs=(
         *_need("task", "evaluation.tasks", "train_on", "judge.reasoning"),
         *_need("evaluation.ground_truth", when=_has_task),
-        *_restrict_needs(  # tasks of other packages may read of the three roles what they want
+        *_restrict_needs(  # tasks of other packages may read any field of the three roles
             _measures_models,
             (
                 *_need("evaluation", "training.lora"),

@@ -169,7 +169,7 @@ def _check_placeholders(name: str, text: str, allowed: frozenset[str]) -> frozen
 
 
 def _fill_placeholders(text: str, values: Mapping[str, str]) -> str:
-    # One pass over the template alone: what is put in is never scanned for placeholders.
+    # One pass over the template only: inserted text is never scanned for placeholders.
     return _PLACEHOLDER.sub(lambda place: values[place.group(1)], text)
 
 

@@ -107,7 +107,7 @@ def estimate_alpha(
     if n < _MIN_UNITS or len(without) < n:
         return Estimate(value, None, None, n)
     spread = (n - 1) / n * sum((one - value) ** 2 for one in without)
-    if spread <= 0:  # all agree in the same way, which does not say how much others would vary
+    if spread <= 0:  # all values are equal, which does not show how much others would vary
         return Estimate(value, None, None, n)
     reach = float(stdtrit(n - 1, 0.5 + confidence / 2)) * math.sqrt(spread)
     return Estimate(value, *compute_fisher_interval(value, reach), n)

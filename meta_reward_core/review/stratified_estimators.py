@@ -162,7 +162,8 @@ def _compute_effective_size(y: Array, x: Array, share: float, left_out: float) -
     variance = left_out * float(residuals.var(ddof=1)) / len(y)
     if variance > _EPSILON:
         return spread / variance
-    # All alike. Inside (0, 1) that is how such items are; at 0 or 1 it may be luck.
+    # All values are equal. Inside (0, 1) this is a property of such items; at 0 or 1 it can be
+    # chance.
     return None if spread > _EPSILON else float(inside.sum()) / left_out
 
 
@@ -319,7 +320,7 @@ def _compute_margin(
         return None
     total = sum(spread.values())
     if total <= 0 and any(design.compute_unsampled_share(name) > 0 for name in design.members):
-        return None  # all alike, which does not say how much others would vary
+        return None  # all values are equal, which does not show how much others would vary
     return _compute_t_quantile(design, spread, confidence) * math.sqrt(total)
 
 

@@ -102,7 +102,8 @@ class Checkpoint:
             yield self.store.get_local_path(self.name)
             return
         folder = scratch / CHECKPOINT
-        shutil.rmtree(folder, ignore_errors=True)  # a killed attempt's, made from who knows what
+        # left by a killed attempt, possibly from other inputs
+        shutil.rmtree(folder, ignore_errors=True)
         yield folder
         self.upload(folder)
         _get_cached_copy(hash_model_folder(folder), lambda copy: shutil.copytree(folder, copy))
@@ -158,7 +159,7 @@ def _get_cached_copy(sha256: str, fill: Callable[[Path], object]) -> Path:
                 fill(unfinished)
             _check_hash(unfinished, sha256)
             unfinished.rename(folder)
-        os.utime(folder)  # `prune` deletes what was not used for long
+        os.utime(folder)  # `prune` deletes copies that have not been used for long
     return folder
 
 

@@ -108,12 +108,12 @@ class Lease:
         """Write the next number if no other process has, and remove the previous one."""
         data = encode_canonical_json({"owner": owner, "token": self._token})
         name = self._get_path(self._number + 1)
-        # A request that is sent twice finds its own file there.
+        # A request that is sent twice finds its own file.
         if not self._store.put_if_absent(name, data) and self._store.read(name) != data:
             return False
         if (
             self._find_latest() > self._number + 1
-        ):  # it was free because those in between are removed
+        ):  # it was free because the numbers in between are removed
             self._store.delete(name)
             return False
         if self._number:
@@ -129,7 +129,7 @@ class Lease:
             silent_seconds = self._read_store_time() - self._store.get_modified_time(name)
         except StorageUnreachableError:
             raise
-        except ArtifactError:  # its holder has this moment replaced it by the next number
+        except ArtifactError:  # its holder has just replaced it with the next number
             return "another process"
         return owner if silent_seconds < LEASE_SECONDS else None
 

@@ -16,7 +16,7 @@ from meta_reward_core.system.settings import read_settings
 _S3_TIMEOUTS: Final = {
     "connect_timeout": 10,
     "read_timeout": 30,
-    "retries": {"max_attempts": 0},  # s3fs tries again itself, five times
+    "retries": {"max_attempts": 0},  # s3fs itself retries five times
 }
 _PRECONDITION_CODES: Final = {"PreconditionFailed", "ConditionalRequestConflict"}
 

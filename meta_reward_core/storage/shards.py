@@ -378,7 +378,7 @@ class IterationFiles:
                 return False
             return manifest.checkpoint in (None, self.checkpoint.compute_sha256())
         except StorageUnreachableError:
-            raise  # it may be complete: do not compute it again because a network is down
+            raise  # it may be complete: do not compute it again because the network is down
         except ArtifactError:
             return False
 

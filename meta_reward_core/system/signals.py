@@ -26,7 +26,7 @@ def interrupt_on_signal(wanted: signal.Signals) -> Iterator[bool]:
 
     try:
         before = signal.signal(wanted, interrupt)
-    except ValueError:  # not the main thread, which alone can set signal handlers
+    except ValueError:  # not the main thread: only that can set signal handlers
         yield False
         return
     try:
@@ -56,11 +56,12 @@ def make_parent_death_preexec(number: int = signal.SIGKILL) -> Callable[[], None
     if not ON_LINUX:
         return lambda: None
     parent = os.getpid()
-    prctl = ctypes.CDLL(None).prctl  # looked up before the fork: the child should do little
+    # looked up before the fork, because the child should do as little as possible
+    prctl = ctypes.CDLL(None).prctl
 
     def prepare() -> None:
         prctl(_PR_SET_PDEATHSIG, number)
-        if os.getppid() != parent:  # it died before the kernel was asked
+        if os.getppid() != parent:  # the parent died before the request to the kernel
             os._exit(1)
 
     return prepare

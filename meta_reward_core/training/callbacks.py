@@ -15,7 +15,7 @@ from meta_reward_core.recipes.training_settings import TrainingSettings
 from meta_reward_core.training.result import LogRow, OnLog
 from meta_reward_core.training.resume import mark_complete
 
-# Of TRL's log: what depends on rows, seed and weights alone, never on the clock.
+# Entries of TRL's log that depend only on rows, seed and weights, never on the clock.
 LOGGED = ("loss", "learning_rate", "grad_norm", "entropy", "mean_token_accuracy")
 LOGGED_FAMILIES = ("loss/", "rewards/", "logps/")
 LOSSES_COMPARED = 10

@@ -143,7 +143,7 @@ def _run_processes(
         try:
             ended = False
             while not ended:
-                ended = launcher.poll() is not None  # before the last look at the log
+                ended = launcher.poll() is not None  # before the log is read for the last time
                 _forward_log(lines, on_log)
                 time.sleep(0 if ended else _POLL_SECONDS)
         finally:

@@ -48,7 +48,7 @@ def enable_fsdp_on_cpu() -> None:
     Call it after `TrainingArguments` and before the trainer. accelerate 1.15 keeps its FSDP plugin
     for GPUs and the like only, but its preparation of models works on gloo.
     """
-    plugin = FullyShardedDataParallelPlugin()  # as the variables of `read_fsdp_environment` say
+    plugin = FullyShardedDataParallelPlugin()  # as set by the variables of `read_fsdp_environment`
     accelerator = Accelerator(cpu=True, fsdp_plugin=plugin)
     state: Any = accelerator.state
     if state.distributed_type == DistributedType.MULTI_CPU:

@@ -97,7 +97,7 @@ def split_rows(
         raise TrainingError(f"{kinds.total()} rows of {len(rows)} could be read.")
     _check_enough(kinds, trained.count, refused, max_refused_share, longest=longest)
     found = RowSplit(trained.count, held_out.count, refused, TokenSources(**sources))
-    sync_folder(folder)  # the note below is believed after a power cut
+    sync_folder(folder)  # the note below must be reliable after a power failure
     (folder / _COUNTS_FILE).write_text(json.dumps(asdict(found)), encoding="utf-8")
     return found
 

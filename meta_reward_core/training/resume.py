@@ -20,7 +20,7 @@ from meta_reward_core.system.untrusted_input import parse_json
 JOB_FILE = "job.json"
 COMPLETE_MARKER = "complete"
 WEIGHT_FILES = ("model*.safetensors", "model.safetensors.index.json")
-# Keys in which transformers notes where a model was loaded from.
+# Keys in which transformers stores where a model was loaded from.
 PATH_KEYS = ("_name_or_path", "name_or_path")
 
 

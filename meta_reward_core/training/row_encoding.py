@@ -242,7 +242,7 @@ class RowEncoder:
         if self._tokenizer.decode(ids, skip_special_tokens=True) == answer:
             return ids
         wanted = answer.lstrip()
-        low, high = 0, len(ids)  # the first place from which the text is shorter
+        low, high = 0, len(ids)  # the first position from which the text is shorter
         while low < high:
             middle = (low + high) // 2
             if len(self._decode(ids[middle:])) < len(wanted):

@@ -146,7 +146,8 @@ def prepare_job(
             validation_share=settings.validation_share,
         )
         _check_validation(sorted_rows, settings.checkpoint_selection)
-        find_resume_state(scratch / STATES_FOLDER)  # removes halves before processes look there
+        # removes incomplete states before processes read them
+        find_resume_state(scratch / STATES_FOLDER)
 
 
 def train_prepared_job(
@@ -173,7 +174,7 @@ def train_prepared_job(
         use_trackers(run_name or scratch.name) as trackers,
     ):
         sorted_rows = load_split(scratch)
-        with PartialState().main_process_first():  # the others read what the first has cached
+        with PartialState().main_process_first():  # the others read the cache of the first
             train_dataset = _load_dataset(scratch / TRAIN_FILE)
             eval_dataset = (
                 _load_dataset(scratch / VALIDATION_FILE) if sorted_rows.held_out else None
@@ -291,16 +292,17 @@ def _build_arguments(
         "weight_decay": settings.weight_decay,
         "adam_beta2": settings.adam_beta2,
         "max_grad_norm": settings.max_grad_norm,
-        "max_length": None,  # rows are measured before; nothing is left to cut
+        "max_length": None,  # rows have been measured already, so none needs to be cut
         "bf16": settings.dtype == "bfloat16",
         "gradient_checkpointing": settings.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "ddp_find_unused_parameters": False,
         "ddp_timeout": round(MAX_WAIT.total_seconds()),
         "logging_steps": settings.log_every_steps,
-        "logging_nan_inf_filter": False,  # or a diverged loss is logged as a fine one
+        "logging_nan_inf_filter": False,  # otherwise a diverged loss is logged as a normal one
         "save_strategy": "epoch",
-        "save_total_limit": 2,  # the new state, and the last whole one while it is written
+        # the new state, and the last complete one while the new one is written
+        "save_total_limit": 2,
         "eval_strategy": "epoch" if validate else "no",
         "seed": seed,
         "data_seed": seed,

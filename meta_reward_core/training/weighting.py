@@ -121,7 +121,7 @@ class WeighedDpoTrainer(_WeighedMetrics, DPOTrainer):
                 pad_to_multiple_of=made.pad_to_multiple_of,
             )
         if self.is_fsdp_enabled and self.ref_model is None:
-            self.model.to(self.accelerator.device)  # adapters: nothing is sharded yet, nor placed
+            self.model.to(self.accelerator.device)  # adapters: not yet sharded or moved to a device
         trl: Any = super()
         return trl._precompute_ref_logps(dataset, name, batch_size)
 

@@ -145,7 +145,7 @@ def _log_failure(
         address=address,
         created__gt=timezone.now() - _REFUSALS_NOTED_EVERY,
     )
-    if not noted.exists():  # or a guesser could fill the database
+    if not noted.exists():  # otherwise someone who guesses passwords could fill the database
         log_event(Action.REFUSED, name, request=request)
 
 

@@ -124,7 +124,7 @@ def _log_role_change(
     what = {"post_add": "given", "post_remove": "taken", "post_clear": "all taken"}.get(action)
     if what is None or (pk_set is not None and not pk_set):
         return
-    if reverse:  # from the role's side: the accounts are in pk_set
+    if reverse:  # changed from the side of the role: pk_set contains the accounts
         for person in User.objects.filter(pk__in=pk_set or ()):
             log_event(Action.ROLES, person.get_username(), detail=f"{what}: {instance}")
         return

@@ -20,7 +20,8 @@ Name = Annotated[str, Field(max_length=64)]
 def _read_from(name: str) -> Any:
     """Declare a field that also accepts an earlier name."""
     return Field(
-        json_schema_extra={"deprecated": True},  # pydantic's own warns whenever it is read
+        # pydantic's own attribute warns whenever it is read
+        json_schema_extra={"deprecated": True},
         description=f"Deprecated: use {name}.",
     )
 

@@ -219,11 +219,11 @@ def save_adjudication_draft(request: HttpRequest, pk: int, number: int) -> HttpR
     choice = str(form.cleaned_data.get("choice") or form.cleaned_data.get("points") or "")
     if item.batch.kind == ItemKind.JUDGMENTS:
         choice = to_item_choice(choice, item)
-    # A reason that is still too short to be saved is worth keeping.
+    # A reason that is still too short for a decision is kept as a draft.
     reason = request.POST.get("reason", "")[:MAX_REASON_CHARS]
     last = adjudication.find_last_decision(person)
     is_late = last == item and form.cleaned_data.get("version") != item.adjudication_version
-    if not is_late:  # the last draft may come behind the decision itself
+    if not is_late:  # the last draft may arrive after the decision
         adjudication.save_draft(item, person, choice=choice, reason=reason)
     return HttpResponse(status=204)
 

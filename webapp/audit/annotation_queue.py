@@ -163,7 +163,7 @@ def _try_lease_next(batch: Batch, person: User) -> Item | None:
     wanted = suited.filter(_build_free_filter(person)).exclude(skipped_by=person)
     known_first = Case(When(repeat_kind=RepeatKind.KNOWN, then=0), default=1)
     while candidates := list(wanted.order_by(known_first, "number")[:_CANDIDATES]):
-        # Auditors who ask at the same moment should not compete for the same item.
+        # Concurrent requests of several auditors should not compete for the same item.
         first, rest = candidates[:1], candidates[1:]
         for item in first + random.sample(rest, len(rest)):
             if _lease_item(item, person):

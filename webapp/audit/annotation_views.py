@@ -77,7 +77,7 @@ def _save_answer(request: HttpRequest, person: User, found: Item) -> HttpRespons
             return redirect("annotate", pk=found.batch_id)
         return _render_item(request, person, found, form, status=422)
     is_saved = annotation_queue.submit_answer(found, person, form.make_answer(found))
-    # Without a reveal there is nothing to stop for.
+    # Without a reveal, continue with the next item.
     if is_saved and found.batch.reveals_at_once and "next" not in request.POST:
         return redirect("audit_item", pk=found.batch_id, number=found.number)
     if find_own_answer(found, person) is None:
@@ -154,7 +154,7 @@ def save_draft(request: HttpRequest, pk: int, number: int) -> HttpResponse:
     if "choice" in given:
         given["choice"] = to_item_choice(given["choice"], found)
     kept = annotation_queue.save_draft(found, person, given, values.get("seconds") or 0.0)
-    # The last draft may come behind the answer itself.
+    # The last draft may arrive after the answer.
     is_answered = find_own_answer(found, person) is not None
     return HttpResponse(status=204 if kept or is_answered else 409)
 

@@ -75,7 +75,7 @@ def read_entries(name: str, content: bytes) -> Iterator[Entry | LeftOut]:
         yield LeftOut(where, None, row) if isinstance(row, str) else _read_entry(where, row)
 
 
-# From bytes to rows. A text in place of a row is the reason why there is none.
+# From bytes to rows. A string instead of a row is the reason why the row is missing.
 
 
 def iter_rows(
@@ -124,7 +124,8 @@ def _iter_csv_rows(name: str, text: str, required: Sequence[str]) -> Iterator[tu
                 yield where, _parse_csv_row(columns, cells)
             where = f"line {reader.line_num + 1}"
     except csv.Error as error:
-        # Where the next row begins cannot be known: a text may hold lines that look like rows.
+        # The start of the next row is unknown, because a text may contain lines that look like
+        # rows.
         yield where, f"is not readable CSV ({error}); nothing after it was read"
 
 
@@ -157,7 +158,8 @@ def _parse_object(text: str) -> Any:
     try:
         row = parse_json(text, _ENTRY_LIMITS, leave_scalars=True)
     except MalformedInputError as error:
-        return str(error).partition(" (")[0]  # without the place: reasons are counted by their text
+        # without the position, because reasons are counted by their text
+        return str(error).partition(" (")[0]
     return row if isinstance(row, dict) else "is not an object"
 
 

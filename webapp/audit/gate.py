@@ -118,7 +118,7 @@ def find_override(iteration: Iteration) -> GateOverride | None:
     """Find the override for an iteration and its current battles."""
     decided = list_overrides(iteration)
     if not decided:
-        return None  # most iterations: their files need not be looked at
+        return None  # most iterations: their files do not have to be read
     now = hash_battles(iteration)
     return next((one for one in decided if one.source_sha256 in (now, "")), None)
 

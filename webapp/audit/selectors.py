@@ -110,7 +110,7 @@ def annotate_counts(batches: QuerySet[Batch]) -> QuerySet[Any]:
         item_count=Count("items", filter=drawn, distinct=True),
         answer_count=Count("items__answer", filter=drawn, distinct=True),
     )
-    return counted.order_by("-created", "-pk")  # an aggregate forgets the model's own order
+    return counted.order_by("-created", "-pk")  # an aggregate drops the default order of the model
 
 
 def get_changeable_batch(person: User, pk: int) -> Batch:

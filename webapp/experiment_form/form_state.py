@@ -186,7 +186,7 @@ def find_base(
         return FormBase(recipe, name=name, text=text, warnings=tuple(warnings))
     row = get_viewable_experiment(user, origin)
     if origin_uuid not in {"", str(row.uuid)}:
-        raise Http404  # deleted, and the name taken by another experiment
+        raise Http404  # deleted, and the name is now used by another experiment
     values = drop_removed_keys(restore_names(row.recipe), warn=ignore_renamed)
     return FormBase(parse_recipe(values, origin=row.name), origin=row)
 

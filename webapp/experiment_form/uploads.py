@@ -37,7 +37,7 @@ _PROMPTS_SHOWN: Final = 5
 _REJECTED_SHOWN: Final = 20
 _CHARS_SHOWN: Final = 400
 
-# What a Parquet file may unpack to; a text unpacks to itself.
+# Maximum size of an unpacked Parquet file; text files are not compressed.
 _PARQUET_ROWS: Final = 1_000_000
 _UNPACKED_TIMES: Final = 8
 _PARQUET_CHECK: Final = (sys.executable, "-m", "webapp.experiment_form.parquet_check")
@@ -151,7 +151,7 @@ def get_stored_path(name: str) -> Path:
     path = _get_root() / name
     if _STORED.fullmatch(name) is None or not path.is_file():
         raise PromptFileError("The prompt file no longer exists; upload it again.")
-    with contextlib.suppress(PermissionError):  # whose it is remembers when it was used
+    with contextlib.suppress(PermissionError):  # its owner's row stores when it was used
         os.utime(path)
     return path
 

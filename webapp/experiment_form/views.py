@@ -244,9 +244,7 @@ def show_model_check(request: HttpRequest, pk: int) -> HttpResponse:
         context={"checked": checked, "job": job},
     )
     if is_partial_request(request) and not checked.is_running:
-        response.headers["HX-Trigger-After-Settle"] = (
-            "model-checked"  # the form checks itself again
-        )
+        response.headers["HX-Trigger-After-Settle"] = "model-checked"  # the form is validated again
     return response
 
 

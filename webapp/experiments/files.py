@@ -49,7 +49,7 @@ def _read_uuid(files: ExperimentFiles) -> UUID | None:
     if known is None or known[0] != state:
         try:
             known = (state, files.read_uuid())
-        except ArtifactError:  # told where the description is needed
+        except ArtifactError:  # reported when the description is needed
             return None
         if len(_known) >= _MAX_KNOWN:
             _known.clear()

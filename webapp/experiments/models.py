@@ -97,7 +97,7 @@ class Experiment(models.Model):
         archived: when it was archived; None if it is listed.
     """
 
-    tags: Any  # the manager of its tags
+    tags: Any  # manager of its tags
 
     uuid = models.UUIDField(default=uuid4, unique=True, editable=False)
     name = models.CharField(max_length=64, unique=True, validators=[valid_name])

@@ -128,7 +128,7 @@ async def _post(address: Address, body: bytes, headers: dict[str, str]) -> int:
     The certificate is checked against the host name, which is also sent to the server.
     """
     place = _bracket(await _resolve(address))
-    # The client closes a connection whose handshake it gave up itself, not one that was cancelled.
+    # The client closes a connection if it aborts the handshake itself, but not if it is cancelled.
     timeout = httpx2.Timeout(DEADLINE_SECONDS, connect=0.4 * DEADLINE_SECONDS)
     async with (
         httpx2.AsyncClient(

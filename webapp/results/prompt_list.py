@@ -67,7 +67,7 @@ def find_rows(index: IterationIndex, wanted: Mapping[str, Any]) -> list[int]:
     for metric in ("gap", "variance"):
         minimum = wanted.get(f"{metric}_at_least")
         if minimum is not None:
-            mask &= _METRICS[metric](index) >= minimum  # never true of one that is not known
+            mask &= _METRICS[metric](index) >= minimum  # never true for an unknown value
     rows = np.flatnonzero(mask)
     found: list[int] = _sort_rows(index, rows, wanted.get("sort") or "").tolist()
     return found

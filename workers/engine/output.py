@@ -35,7 +35,8 @@ class EngineOutput:
         whole = ended + found or read
         self._logged_bytes += len(whole)
         for line in whole.split(b"\n"):
-            shown = line.rpartition(b"\r")[2].decode(errors="replace")  # as a terminal shows bars
+            # as in a terminal, where progress bars overwrite themselves
+            shown = line.rpartition(b"\r")[2].decode(errors="replace")
             if shown.strip():
                 _log.info("%s", shown)
 

@@ -179,7 +179,8 @@ def _open_partial_folder(partial: Path) -> Iterator[Path]:
     """
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    partial.chmod(_FOLDER_MODE)  # whatever the umask is: published models are for others
+    # independent of the umask, because published models are meant for other users
+    partial.chmod(_FOLDER_MODE)
     try:
         yield partial
     finally:

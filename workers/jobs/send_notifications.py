@@ -71,7 +71,7 @@ def send_due() -> int:
     sent, begun = 0, time.monotonic()
     while claims := _claim_round():
         sent += _deliver_round(claims)
-        if time.monotonic() - begun > EVERY_SECONDS:  # there may be new ones to write
+        if time.monotonic() - begun > EVERY_SECONDS:  # there may be new notifications
             break
     return sent
 
@@ -135,7 +135,7 @@ def _deliver_round(claims: Sequence[_Claim]) -> int:
 
 async def _deliver_all(due: Sequence[Notification]) -> list[BaseException | None]:
     results = await asyncio.gather(*map(_deliver, due), return_exceptions=True)
-    await asyncio.sleep(0)  # connections that were aborted close at the loop's next turn
+    await asyncio.sleep(0)  # aborted connections are closed in the next turn of the event loop
     return results
 
 

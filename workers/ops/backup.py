@@ -130,7 +130,7 @@ def _hold_snapshot() -> Iterator[None]:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             yield
     else:
-        with connection.cursor() as cursor:  # `atomic` would keep all writers waiting
+        with connection.cursor() as cursor:  # `atomic` would block all writers
             cursor.execute("BEGIN DEFERRED")
             try:
                 yield

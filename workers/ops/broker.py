@@ -75,12 +75,12 @@ def start_broker(
     except BlockingIOError:
         return None
     else:
-        # SIGTERM and not SIGKILL: it writes out what it holds, in a moment, and ends.
+        # SIGTERM and not SIGKILL: the server saves its data within a moment and exits.
         return start_child(
             _build_command(place), keep_open=[lock], stdout=stdout, death_signal=signal.SIGTERM
         )
     finally:
-        os.close(lock)  # the server holds its own copy of the lock
+        os.close(lock)  # the server has its own copy of the lock
 
 
 def stop_broker(process: subprocess.Popen[bytes], *, grace_seconds: float = 5) -> None:
@@ -138,9 +138,9 @@ def _build_command(place: BrokerPaths) -> list[str]:
         "appendfsync": "everysec",
         "save": "",
         "loglevel": "warning",
-        "set-proc-title": "no",  # a title would overwrite what `ps` shows of its arguments
+        "set-proc-title": "no",  # a process title would overwrite the arguments that `ps` shows
         "maxmemory": "256mb",
-        "maxmemory-policy": "noeviction",  # a full broker refuses; it never forgets a message
+        "maxmemory-policy": "noeviction",  # a full broker refuses new messages and never drops one
     }
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     return [str(get_binary_path()), *words]

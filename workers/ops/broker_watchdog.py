@@ -19,7 +19,8 @@ BROKER_LOST_SECONDS: Final = 20.0
 EXIT_BROKER_LOST: Final = 75
 
 _MOST_PROCESSES: Final = 256
-_busy = mmap.mmap(-1, _MOST_PROCESSES)  # shared: pool processes write, the main one reads
+# shared: written by pool processes, read by the main process
+_busy = mmap.mmap(-1, _MOST_PROCESSES)
 _received = mmap.mmap(-1, 1)
 _log = logging.getLogger(__name__)
 

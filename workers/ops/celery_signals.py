@@ -25,7 +25,7 @@ def _close_folders(**_: object) -> None:
         _log.warning(told)
 
 
-_watchdogs: list[broker_watchdog.BrokerWatchdog] = []  # of the main process: one, once it is set up
+_watchdogs: list[broker_watchdog.BrokerWatchdog] = []  # 1 in the main process once it is set up
 
 
 @signals.celeryd_after_setup.connect  # type: ignore[untyped-decorator]
@@ -52,7 +52,7 @@ def _set_up_pool_process(**_: object) -> None:
     set_parent_death_signal()
     pool = devices.get_pool()
     slot = pool.take_slot()
-    broker_watchdog.mark_idle(slot)  # of a process that was killed in the middle
+    broker_watchdog.mark_idle(slot)  # left by a process that was killed
     if len(pool.groups) > 1:
         heartbeat.enter_slot(slot, str(pool.get_own_group()))
 

@@ -150,7 +150,8 @@ class DevicePool:
                     self._slot = number, lock
                     break
             else:
-                return self._processes - 1  # Celery replaces a process before the old one ended
+                # Celery starts a replacement before the old process has ended
+                return self._processes - 1
         return self._slot[0]
 
     def get_own_group(self) -> DeviceGroup:

@@ -33,7 +33,7 @@ class _WorkerIdentity:
 
 
 _identity: _WorkerIdentity | None = None  # set in the main process, before it forks
-_slot: tuple[int, str] | None = None  # of this pool process, where a worker has several
+_slot: tuple[int, str] | None = None  # of this pool process, if the worker has several
 
 
 def register(name: str, *, pid: int, queues: Sequence[str]) -> None:

@@ -45,7 +45,7 @@ def start_child(
         stdout=stdout,
         stderr=subprocess.STDOUT,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        start_new_session=True,  # Ctrl-C reaches us alone, and we stop them in order
+        start_new_session=True,  # Ctrl-C only reaches this process, which stops the others in order
         pass_fds=tuple(keep_open),
         user=user,
         extra_groups=None if user is None else [],
@@ -81,7 +81,7 @@ def kill_orphans(*, keep: Collection[int]) -> None:
     Args:
         keep: process ids of children that keep running, with all their descendants.
     """
-    for _ in range(_SWEEPS):  # a dying process may leave others to us
+    for _ in range(_SWEEPS):  # this process may become the parent of orphaned processes
         orphans = [child for child in psutil.Process().children() if child.pid not in keep]
         if not orphans:
             return

@@ -14,7 +14,7 @@ from workers.ops.supervisor import Service
 
 QUEUES = ("gpu", "cpu")
 _WEB_GRACE_SECONDS = 3
-_WORKER_GRACE_SECONDS = 10  # a running shard is given back in that time
+_WORKER_GRACE_SECONDS = 10  # a running shard is returned within this time
 
 
 def make_broker_service() -> Service:

@@ -63,7 +63,7 @@ class _RunningService:
             self._start_at = self._began + _FIRST_DELAY_SECONDS
             try:
                 self.process = self.definition.start()
-            except OSError as error:  # no memory or no process to be had: there may be, later
+            except OSError as error:  # no memory or no process available; may succeed later
                 self._plan_restart(f"cannot be started ({error})")
                 return
             if self.process is not None and self.process.stdout is not None:
@@ -174,7 +174,7 @@ class Supervisor:
     def _try_to_write(self, line: str) -> None:
         try:
             self._write(line)
-        except OSError:  # the reader is gone, as after `make serve | head`
+        except OSError:  # the reader has exited, as in `make serve | head`
             self._stop_requests += 1
             self._write = lambda line: None  # noqa: ARG005
 

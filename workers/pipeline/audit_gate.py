@@ -19,7 +19,7 @@ def prepare_training(iteration: Iteration, context: IterationContext) -> str:
     Returns:
         Why it must wait; empty if it may train.
     """
-    with transaction.atomic():  # several processes may come here at once, and write files
+    with transaction.atomic():  # several processes may run this concurrently and write files
         Iteration.objects.select_for_update().get(pk=iteration.pk)
         ruling = record_gate_decision(iteration)
         if not ruling.waits:

@@ -16,7 +16,8 @@ from webapp.experiments.models import Attempt, Shard, ShardStatus
 from workers.pipeline import shard_claims
 from workers.pipeline.dispatch import get_queue, list_stages
 
-_served: tuple[int, float] | None = None  # the experiment of this process, and since when
+# the experiment of this process, and the start of its turn
+_served: tuple[int, float] | None = None
 
 
 def claim_next_shard(named: Shard) -> tuple[Shard, Attempt] | None:

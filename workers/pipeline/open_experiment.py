@@ -16,7 +16,7 @@ def open_row(row: models.Experiment) -> Experiment:
     Raises:
         ArtifactError: they are gone, or its seed model has changed.
     """
-    # Each time: under a root that was unmounted an empty iteration would seem to be next.
+    # Checked every time: under an unmounted root, the iteration would appear to be empty.
     stamp = compute_experiment_stamp(ArtifactStore(row.artifact_root), row.name)
     experiment: Experiment = _open_cached(
         row.artifact_root, row.name, row.recipe_sha256, row.base_model_sha256, stamp

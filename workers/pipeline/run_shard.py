@@ -55,7 +55,7 @@ def run_shard(shard_id: int) -> None:
         return
     devices = _acquire_devices(shard)
     if devices is None:
-        return  # all of them train; the reconciler sends the message again
+        return  # all device groups are used for training; the reconciler sends the message again
     try:
         claimed = fair_queue.claim_next_shard(shard)
         if claimed is not None:
@@ -70,7 +70,7 @@ def run_shard(shard_id: int) -> None:
         devices.release()
     close_old_connections()
     if transitions.is_stopped(shard.stage.iteration):
-        _host.kill()  # a shard that ended just before leaves its engine idle, with the model loaded
+        _host.kill()  # the previous shard leaves its engine idle, with the model loaded
     send_following_shards(shard)
     scheduling.advance_iteration(shard.stage.iteration)
 
@@ -112,7 +112,7 @@ def _run_claimed(shard: Shard, attempt: Attempt, devices: DeviceLease) -> None:
         _record_stop(shard, attempt, lease.stop)
     except ShardFailedError as error:
         _record_failure(shard, attempt, error)
-    except OSError as error:  # no memory, or no process, for the engine
+    except OSError as error:  # not enough memory or no process for the engine
         failure = ShardFailedError(str(error), kind=type(error).__name__, retryable=True)
         _record_failure(shard, attempt, failure)
     else:
@@ -234,7 +234,7 @@ def _record_stop(shard: Shard, attempt: Attempt, why: StopReason | None) -> None
         lambda: shard_claims.fail_attempt(attempt, status=AttemptStatus.INTERRUPTED, error=error)
     )
     if why is StopReason.SHUTDOWN:
-        send_shards(shard.stage)  # to another worker, or to this one when it is back
+        send_shards(shard.stage)  # to another worker, or to this one after its restart
 
 
 def _record_finish(attempt: Attempt, result: ShardResult, *, seconds: float) -> None:

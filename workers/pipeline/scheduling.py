@@ -226,7 +226,7 @@ def _complete_iteration(iteration: Iteration, rows: dict[str, Stage]) -> bool:
 def reopen_damaged(iteration: Iteration, context: IterationContext, rows: dict[str, Stage]) -> bool:
     """Reopen finished shards with missing or damaged files; False if all are intact."""
     repair_audit_files(iteration, context)
-    context.files.gather()  # so that the threads below only read the cache and never write it
+    context.files.gather()  # so that the threads below only read the cache
     for step in STAGES:
         row = rows[step.name]
         if row.status != StageStatus.FINISHED:
@@ -256,7 +256,7 @@ def _reopen_shards(row: Stage, shards: list[Shard]) -> None:
 def _finish_iteration(iteration: Iteration) -> bool:
     experiment = open_row(iteration.experiment)
     summary = summarize(experiment, iteration)
-    with transaction.atomic():  # or a crash in between would forget the goal
+    with transaction.atomic():  # otherwise a crash in between would lose the goal
         won = transitions.finish_iteration(
             iteration,
             model_out=summary["model_out"],

@@ -114,7 +114,8 @@ def run_all(
         Run -> why it failed.
     """
     todo = [run for run in runs if records.find(run) is None]
-    os.environ["OMP_NUM_THREADS"] = str(spec.threads)  # for the children; it decides nothing here
+    # for the child processes; without effect in this process
+    os.environ["OMP_NUM_THREADS"] = str(spec.threads)
     say(f"{len(runs) - len(todo)} of {len(runs)} runs are finished")
     progress = _Progress(records, todo, jobs=spec.jobs)
     failed: dict[str, str] = {}

@@ -39,7 +39,7 @@ def load_config(folder: Path) -> PretrainedConfig:
         config: PretrainedConfig = AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    except Exception as error:  # config classes raise what they like
+    except Exception as error:  # config classes raise exceptions of any type
         raise UnusableConfigError(_explain_config_error(error)) from error
     if getattr(config, "is_encoder_decoder", False):
         raise UnusableConfigError(

@@ -41,7 +41,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    except Exception as error:  # what is wrong in which file decides what is raised
+    except Exception as error:  # the type of the exception depends on the damaged file
         raise UnusableTokenizerError(
             _fail(
                 f"the tokenizer cannot be loaded ({_shorten(error)})",

@@ -123,7 +123,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         raise UnreadableWeightsError(
             name, f"cannot be read ({error.strerror})", "make the file readable for this user"
         ) from error
-    except ValueError as error:  # no JSON, or no UTF-8
+    except ValueError as error:  # not JSON, or not UTF-8
         raise UnreadableWeightsError(name, "has a damaged header") from error
     if not isinstance(header, dict):
         raise UnreadableWeightsError(name, "has a damaged header")
@@ -195,7 +195,7 @@ def _check_layout(name: str, header: Mapping[str, Any]) -> int:
 
 def _list_weights_files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
     """List the files to load, and the index by tensor if there is one."""
-    if (folder / WEIGHTS_FILE).exists():  # what transformers reads first
+    if (folder / WEIGHTS_FILE).exists():  # the file that transformers reads first
         return [WEIGHTS_FILE], None
     index = folder / WEIGHTS_INDEX
     if not index.is_file():

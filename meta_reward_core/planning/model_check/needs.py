@@ -58,7 +58,7 @@ def _stores_tokens(recipe: Recipe) -> bool:
         return recipe.engine.kind in _TOKEN_ENGINES
     try:
         endpoint = find_endpoint(recipe.engine.endpoint or "")
-    except EndpointError:  # known to the workers alone, or missing: others say so
+    except EndpointError:  # known only to the workers, or missing, which is reported elsewhere
         return False
     return bool(endpoint.extra.get("return_token_ids"))
 

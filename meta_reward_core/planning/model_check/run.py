@@ -94,7 +94,7 @@ def can_check_here() -> bool:
     """Return whether this environment has the libraries for the whole check; the site does not."""
     try:
         return importlib.util.find_spec("torch") is not None
-    except ImportError:  # an import hook that refuses it
+    except ImportError:  # an import hook that rejects it
         return False
 
 

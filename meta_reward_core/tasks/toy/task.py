@@ -23,7 +23,7 @@ SLOTS = 5
 MAX_PHRASES = 7
 LANGUAGES = ("french", "german", "spanish")
 
-# One row a slot: the English word, then its french, german and spanish translations.
+# One row per slot: the English word, then its French, German and Spanish translations.
 LEXICON: tuple[tuple[tuple[str, str, str, str], ...], ...] = (
     (
         ("two", "deux", "zwei", "dos"),
@@ -87,7 +87,8 @@ LEADS = (
 )
 REPLY_WORDS = ("Score:", "Winner:", "Judgement", "A", "B")
 
-# The seed's actor mostly writes a sibling language's word for these many words of each slot.
+# For this number of words per slot, the base model's actor mostly writes a word of a sibling
+# language.
 MISCONCEIVED_WORDS_A_SLOT = 3
 MISCONCEPTION_RATE = 0.6
 ACTOR_SLIP_RATES = (0.02, 0.12, 0.3)
@@ -210,7 +211,7 @@ def translate_word(language: str, source: str) -> str:
 def get_misconception(language: str, slot: int, source: str) -> str | None:
     """Return the sibling language's word that the seed's actor usually writes if it errs."""
     names = [row[0] for row in LEXICON[slot]]
-    # Each language errs on other words, and mostly towards another sibling.
+    # Errors affect different words in each language, and mostly a different sibling language.
     index = LANGUAGES.index(language)
     offset = (names.index(source) - MISCONCEIVED_WORDS_A_SLOT * index) % len(names)
     if offset >= MISCONCEIVED_WORDS_A_SLOT:

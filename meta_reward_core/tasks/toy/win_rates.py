@@ -110,8 +110,8 @@ def _compute_rates(
         rounds=2,
         seed=0,
     )
-    # Where the lasso removes every difference, 50 is its doing: the regression without it is read,
-    # so that means over seeds do not lack the runs in which the model equals the baseline.
+    # If the lasso removes every difference, its rate is always 50. The unpenalised regression is
+    # used then, so that means over seeds include the runs in which the model equals the baseline.
     rate = controlled.unpenalised if controlled.rate is None else controlled.rate
     yield "length_controlled_win_rate", rate, len(shares)
     by_language: dict[str, list[float]] = {}

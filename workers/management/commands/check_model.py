@@ -25,7 +25,7 @@ class Command(ExemplifiedCommand):
     """`manage.py check_model`."""
 
     examples = _EXAMPLES + CHECK_EXIT_CODES
-    requires_system_checks = ()  # they load every page
+    requires_system_checks = ()  # system checks load every page
     help = (
         "Check whether a model can be used for a recipe: files, parameters, tokenizer, chat "
         "template, and the limits of the recipe. Weights are not loaded. The same check runs by "

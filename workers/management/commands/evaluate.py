@@ -103,7 +103,7 @@ class Command(ExemplifiedCommand):
                 help="Model whose evaluations these metrics are saved with, for "
                      "`manage.py report`.")  # fmt: skip
             add_old_option(kind, "--keep", saved)
-            if name == "run":  # its output is a folder, which holds the scores
+            if name == "run":  # its output is a folder, which contains the scores
                 kind.add_argument("--json", type=Path, help=argparse.SUPPRESS)
                 continue
             output = kind.add_argument("--output", type=Path, metavar="FILE",
