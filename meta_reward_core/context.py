@@ -55,13 +55,13 @@ class ModelRef:
         return cls(name, folder, files.sha256, files=files)
 
     def get_hash(self, use: ModelUse) -> str:
-        """Hash what a use of the model depends on, its base included."""
+        """Hash everything that a use of the model depends on, including its base model."""
         own = self.sha256 if self.files is None else getattr(self.files, use)
         return own if self.base is None else hash_json([own, self.base.get_hash(use)])
 
     @property
     def folder(self) -> Path:
-        """Folder on this machine from which it is loaded; a remote one is copied here first."""
+        """Local folder from which it is loaded; remote files are copied there first."""
         if isinstance(self.source, Path):
             return self.source
         return self.source.fetch_folder(self.sha256)
@@ -91,7 +91,7 @@ class PromptTemplates:
 
 @dataclass(frozen=True, slots=True)
 class BeganWith:
-    """Settings from an experiment's creation; keys of earlier versions are made from them."""
+    """Settings at an experiment's creation, from which keys of earlier versions are computed."""
 
     recipe: Recipe
     recipe_sha256: str
@@ -125,7 +125,7 @@ class IterationContext:
     chat_date: str | None = None
 
     def select_values(self, spec: StageSpec) -> dict[str, Any]:
-        """Values of the recipe that a stage depends on; of templates, their hashes."""
+        """Recipe values that a stage depends on; for templates, their hashes."""
         chosen = self._selected.get(spec.name)
         if chosen is None:
             chosen = self._selected[spec.name] = _select(
@@ -134,12 +134,12 @@ class IterationContext:
         return chosen
 
     def get_model_hash(self, spec: StageSpec) -> str | None:
-        """Hash of what a stage depends on of M_{t-1}; None if that is nothing."""
+        """Hash of the parts of M_{t-1} that a stage depends on; None if there are none."""
         use = spec.get_model_use(self.recipe)
         return None if use is None else self.model.get_hash(use)
 
     def list_earlier_model_hashes(self, spec: StageSpec) -> list[str]:
-        """List the hashes that a stage's model may have had when a still valid shard was made.
+        """List the model hashes with which a shard of a stage is still valid.
 
         A training copies the generation config of M0 into M1. Fixing that config later does not
         invalidate M1, because M1 contains the version that it was trained with.
@@ -157,7 +157,7 @@ class IterationContext:
         return [replace(self.model, files=then).get_hash("training")]
 
     def can_have_earlier_keys(self, spec: StageSpec) -> bool:
-        """Return whether a stage's shards from an earlier version equal what would be made now.
+        """Return whether a stage's shards from an earlier version are still valid.
 
         Their keys were made from the whole recipe at the experiment's creation, and from all files
         of the model.
@@ -174,7 +174,7 @@ class IterationContext:
 
     @cached_property
     def _selected(self) -> dict[str, dict[str, Any]]:
-        """Kept, because a stage may have tens of thousands of shards that ask."""
+        """Cached, because a stage may have tens of thousands of shards."""
         return {}
 
     @cached_property
@@ -257,7 +257,7 @@ class StageResources:
         return load_endpoint_engine(recipe.judge.endpoint, None)
 
     def release_engine(self) -> None:
-        """Free the loaded model's memory; a training must have the device to itself."""
+        """Free the loaded model's memory; training needs the whole device."""
         if self._loaded is not None:
             self._loaded[1].close()
             self._loaded = None

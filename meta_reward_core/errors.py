@@ -1,4 +1,4 @@
-"""The one error tree, named by the boundary that was crossed.
+"""All errors of this project, grouped by the boundary at which they occur.
 
 MetaRewardError
 ├── InputError            a user's input is wrong
@@ -30,7 +30,7 @@ from typing import ClassVar, Self
 
 
 class MetaRewardError(Exception):
-    """Base of everything this project raises on purpose.
+    """Base class of all errors that this project raises intentionally.
 
     Attributes:
         retryable: whether the same call may succeed later without a change by a user.
@@ -42,7 +42,7 @@ class MetaRewardError(Exception):
 
 
 class DeprecatedNameWarning(FutureWarning):
-    """An old name of a recipe key or of a command's option was used; it still works."""
+    """A deprecated name of a recipe key or command option was used; it still works."""
 
 
 class InputError(MetaRewardError):
@@ -120,7 +120,7 @@ class EngineError(MetaRewardError):
 
 
 class TrainingError(MetaRewardError):
-    """A training refused to start, diverged, or lost rows."""
+    """Training refused to start, diverged, or lost rows."""
 
 
 class ArtifactError(MetaRewardError):
@@ -179,7 +179,7 @@ class NeedsAttentionError(MetaRewardError):
 class NoPairsError(MetaRewardError):
     """An iteration ended without one preference pair: there is nothing to train on.
 
-    A finding about the data, not a fault; it has an exit code of its own.
+    This is a finding about the data, not a fault, and has its own exit code.
     """
 
     exit_code = 3

@@ -1,8 +1,8 @@
 """An experiment on disk: its recipe, templates, seed, prompts and lineage M0 -> M1 -> ...
 
 The description is written once, at creation; from then on it defines the experiment's settings,
-whatever happens to the original recipe files. Each later change of values is stored next to it,
-once (`recipes.settings_history`).
+independent of the original recipe files. Each later change of values is stored next to it, once
+(`recipes.settings_history`).
 """
 
 import contextlib
@@ -70,7 +70,7 @@ def load_templates(recipe: Recipe, of_task: Mapping[str, str] | None = None) -> 
 def _load_template(
     key: str, name: str, *, more: Mapping[str, str], **placeholders: frozenset[str]
 ) -> PromptTemplate:
-    """A template, or an error that names the recipe's value."""
+    """Read a template, or raise an error that names the recipe value."""
     try:
         return load_template(name, more=more, **placeholders)
     except TemplateError as error:
@@ -159,7 +159,7 @@ class Experiment:
         )
 
     def count_finished_iterations(self) -> int:
-        """Count the iterations from the first that are finished without a gap."""
+        """Count the finished iterations from the first one up to the first gap."""
         return self.paths.count_finished_iterations()
 
     def lock(self) -> AbstractContextManager[None]:
@@ -265,7 +265,7 @@ def _describe(experiment: Experiment, prompts: int) -> Description:
 
 
 def _describe_model_files(files: ModelFiles | None) -> Description:
-    """Record hashes that later show which files of M0 changed and whether generation reads them."""
+    """Record hashes that later show which files of M0 changed and if generation reads them."""
     return {} if files is None else {"drawing_sha256": files.drawing, "files": dict(files.hashes)}
 
 
@@ -317,7 +317,7 @@ def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
 
 
 def compute_experiment_stamp(store: ArtifactStore, name: str) -> str:
-    """Return a short text of what an opened experiment depends on, without hashing its model.
+    """Return a short text that identifies the state of an experiment, without hashing its model.
 
     If the text differs, reopen the experiment: settings were changed, or files of M0 were
     rewritten.
@@ -357,8 +357,8 @@ def parse_templates(words: Mapping[str, str]) -> PromptTemplates:
 def _open_seed_model(files: ExperimentFiles, known: Description) -> ModelRef:
     """Find M0 and check that it is the same model as at the experiment's creation.
 
-    Files that nothing reads may differ. The generation config may differ too, as long as the same
-    ids end a reply: completions stay valid, and a later training uses the current files.
+    Unused files may differ. The generation config may differ too, as long as the same ids end a
+    reply: completions stay valid, and later training uses the current files.
 
     Raises:
         ArtifactError: it is missing, or has changed in a file that completions depend on.
@@ -424,7 +424,7 @@ def check_same_beginning(
 
 
 def _describe_prompt_differences(experiment: Experiment, given: PromptFile) -> list[str]:
-    """Describe the differences, one a line; the order of a pool does not matter."""
+    """Describe the differences, one per line; the order of a pool does not matter."""
     began = set(experiment.get_files(0).read("prompts")["prompt_id"].to_pylist())
     now = {prompt.prompt_id for prompt in given.prompts}
     if began == now:

@@ -53,7 +53,7 @@ class Stage(StageSpec):
         return cls(**declared, run=run, hash_earlier=hash_earlier)
 
     def is_scheduled_in(self, context: IterationContext) -> bool:
-        """Return whether this iteration has the stage at all."""
+        """Return whether this iteration includes the stage."""
         return self.is_scheduled(context.recipe, context.number)
 
     def plan_shards(self, context: IterationContext) -> int:
@@ -81,7 +81,7 @@ class Stage(StageSpec):
         return any(manifest.key == key for key in self._iter_keys(context, manifest.shard))
 
     def _iter_keys(self, context: IterationContext, shard: int) -> Iterator[str]:
-        """Yield all equivalent keys, starting with the one that is written today."""
+        """Yield all equivalent keys, starting with that of the current version."""
         yield self.compute_key(context, shard)
         for model in context.list_earlier_model_hashes(self):
             yield self._compute_key(context, shard, model)
@@ -89,7 +89,7 @@ class Stage(StageSpec):
             yield self._compute_earlier_key(context, shard)
 
     def _compute_earlier_key(self, context: IterationContext, shard: int) -> str:
-        """Compute the key as versions before keys by need did: of the whole recipe and model."""
+        """Compute the key as earlier versions did, from the whole recipe and model."""
         began = context.began
         return compute_shard_key(
             stage=self.name,
@@ -107,14 +107,14 @@ class Stage(StageSpec):
         return context.files.hash_inputs(tables, shard if self.part_by_part else None)
 
     def find_finished_shard(self, context: IterationContext, shard: int) -> ShardManifest | None:
-        """Return the shard's manifest if it is done, undamaged and still made from these inputs."""
+        """Return the shard's manifest if it is finished, undamaged and up to date."""
         manifest = context.files.find_manifest(self.name, shard)
         if manifest is None or not self.can_accept(context, manifest):
             return None
         return context.files.find_finished(self.name, shard, manifest.key)
 
     def _is_made(self, context: IterationContext, shard: int) -> bool:
-        """Return whether a shard is finished and made from these inputs, without reading it."""
+        """Return whether a shard is finished and up to date, without reading it."""
         manifest = context.files.find_manifest(self.name, shard)
         return manifest is not None and self.can_accept(context, manifest)
 

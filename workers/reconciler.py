@@ -63,7 +63,7 @@ def reconcile_forever(*, every_seconds: float = EVERY_SECONDS) -> None:
         try:
             reconcile()
         except DatabaseError as error:
-            _log.warning("the database does not answer: %s", error)
+            _log.warning("the database does not respond: %s", error)
         except Exception:  # noqa: BLE001 other iterations need their watchman
             _log.exception("reconciling failed; will retry")
         time.sleep(every_seconds)

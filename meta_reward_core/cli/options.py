@@ -124,7 +124,7 @@ def show_plan(
 ) -> Summary:
     """Print the plan of a run and its cost, without writing anything.
 
-    Performs the same checks as the run, except for those that need the network or a training.
+    Performs the same checks as the run, except for those that need the network or training.
 
     Args:
         target_iteration: the last iteration to run; None for one more.

@@ -96,7 +96,7 @@ class _ShownStage:
 class ConsoleCallback:
     """Shows an iteration while it runs, and records the duration of each stage.
 
-    Stages that run at the same time have a bar each.
+    Each running stage has its own progress bar.
 
     Attributes:
         timings: of what ran in this process, by stage: the seconds of its shards together.
@@ -460,7 +460,7 @@ def _make_training_table(training: Mapping[str, Any] | None) -> Table | None:
 
 
 def _explain_absences(training: Mapping[str, Any] | None) -> list[str]:
-    """Explain why metrics of a training are absent, each reason once."""
+    """List the reasons why training metrics are absent, without duplicates."""
     metrics = [(training or {}).get(key) or {} for key in _TRAINING_ROWS]
     return list(dict.fromkeys(metric["absent"] for metric in metrics if "absent" in metric))
 

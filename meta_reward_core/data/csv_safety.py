@@ -4,20 +4,19 @@ A spreadsheet takes a cell that begins with `=`, `+`, `-` or `@` for a formula, 
 read other cells, fetch an address or start a program on the computer of the user who opens the
 file. Models, auditors and imported files supply the texts of our tables, so no text is trusted.
 
-Three ways lead from a text to a formula, and the guard closes each:
+A text can become a formula in three ways, and the guard prevents each:
 
-- The cell begins with the sign of a formula, plain or full-width, also behind characters that
-  are not seen: blanks, control characters, a byte order mark, zero-width characters, or quotation
-  marks.
+- The cell begins with a formula sign, plain or full-width, possibly after invisible characters:
+  blanks, control characters, a byte order mark, zero-width characters, or quotation marks.
 - The cell begins with a tab or a line end, which some programs drop.
-- The file is split by another character than the comma. Excel splits by the separator of the
-  computer's language, so `a,x;=1+1` is there the cells `a,x` and `=1+1`; quotation marks do not
-  help, because they count only at the beginning of a cell. So the guard treats what follows a
-  comma, semicolon, bar, tab or line end inside a text like the beginning of a cell. A Markdown
-  list in a CSV file therefore has an apostrophe on each line that begins with a dash.
+- The file is split at a character other than the comma. Excel splits by the separator of the
+  computer's language, so `a,x;=1+1` becomes the cells `a,x` and `=1+1`; quotation marks do not
+  help, because they count only at the beginning of a cell. So the guard treats the text after a
+  comma, semicolon, bar, tab or line end like the beginning of a cell. A Markdown list in a CSV file
+  therefore has an apostrophe on each line that begins with a dash.
 
 The guard is an apostrophe before each such place, and before the cell. Numbers stay numbers.
-`unguard_cell` gives the text back. JSONL and Parquet need no guard and have none.
+`unguard_cell` restores the text. JSONL and Parquet need no guard and have none.
 
 Source: OWASP, "CSV Injection", https://owasp.org/www-community/attacks/CSV_Injection
 """
@@ -40,7 +39,7 @@ _SIGNS: Final = (
     "@\ufe6b\uff20"
     "|\uff5c"
 )
-"""Signs that begin a formula, and the characters that Unicode folds to them (NFKC)."""
+"""Formula signs, and the characters that Unicode normalises to them (NFKC)."""
 
 _UNSEEN: Final = (
     '"\x00-\x08\x0e-\x1b\x1f\x20\x7f-\x84\x86-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5'
@@ -66,7 +65,7 @@ def is_plain_number(text: str) -> bool:
 def guard_cell(value: object) -> str:
     """Escape a value so that no spreadsheet evaluates it; numbers stay numbers.
 
-    Lists and objects are written as JSON, and nothing for None.
+    Lists and objects are written as JSON, None as an empty cell.
     """
     if value is None:
         return ""

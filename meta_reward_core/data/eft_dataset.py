@@ -1,7 +1,7 @@
 """Evaluation fine-tuning (EFT) data from human-ranked answers: judgments that agree with the ranks.
 
-A judge scores all answers to a prompt, several times. One time's judgments are kept together, if
-they order the answers as the people do; a judgment alone has no order.
+A judge scores all answers to a prompt, several times. The judgments of one round are kept together
+if they order the answers as the humans do; a single judgment gives no order.
 
 Source: arXiv 2401.10020, section 3.1 (judgments are accepted if the ranking of their scores agrees
 with the human rankings). Ours: answers with equal human ranks may have any scores; a cap on
@@ -206,7 +206,7 @@ def build_eft(
 def _select_usable_prompts(
     prompts: Sequence[RankedPrompt], held_out: HeldOutPrompts
 ) -> tuple[list[RankedPrompt], dict[PromptDropReason, int]]:
-    """Select prompts whose answers have an order to agree with."""
+    """Select prompts whose human ranks define an order."""
     left_out: Counter[PromptDropReason] = Counter()
     usable = []
     for prompt in prompts:
@@ -303,7 +303,8 @@ def cap_score_share(rows: Sequence[EftRow], *, max_share: float, seed: int) -> l
 def _compute_largest_cap(sizes: Sequence[int], share: float) -> int:
     """Compute the maximum rows per score: cap <= share * sum(min(size, cap)).
 
-    Where there are fewer kinds than 1 / share, no cap does that; then all kinds are made equal.
+    With fewer distinct scores than 1 / share this is impossible; then all scores get the same
+    number of rows.
     """
     fitting = (
         cap

@@ -1,8 +1,8 @@
 """Preference pairs in the formats of other tools: pure generators, row in, rows out.
 
-Knows nothing of files. The rows given are ours, which are TRL's conversational preference rows
-with extra columns. Formats that hold a prompt as one string take one-turn prompts only: a longer
-conversation raises, because flattening it would silently train on something else.
+Independent of files. The input rows are TRL's conversational preference rows with extra columns.
+Formats with the prompt as one string only support one-turn prompts. A longer conversation raises an
+error, because flattening it would silently change the training data.
 """
 
 import hashlib
@@ -47,8 +47,8 @@ def to_trl(rows: Iterable[PairRow]) -> Iterator[Row]:
 def to_distilabel(rows: Iterable[PairRow]) -> Iterator[Row]:
     """Distilabel's DPO columns: a prompt string, and conversations that begin with it.
 
-    `prompt_id` is the sha256 of the prompt string. For a judge pair that is the judge's prompt,
-    so it differs from our `prompt_id`, which then rides along as `source_prompt_id`.
+    `prompt_id` is the sha256 of the prompt string. For a judge pair this is the judge's prompt, so
+    it differs from our `prompt_id`, which is stored as `source_prompt_id`.
 
     Source: distilabel, step FormatTextGenerationDPO.
 
@@ -95,7 +95,7 @@ def to_openrlhf(rows: Iterable[PairRow]) -> Iterator[Row]:
 def to_llama_factory(rows: Iterable[PairRow]) -> Iterator[Row]:
     """LLaMA-Factory's ShareGPT preference rows.
 
-    Register them by `build_llama_factory_dataset_info`.
+    Register them with `build_llama_factory_dataset_info`.
 
     Source: LLaMA-Factory, data/README.md, "Preference Dataset" of the ShareGPT format.
 

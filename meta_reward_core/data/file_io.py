@@ -1,7 +1,7 @@
 """Read files that users provide, and write files that commands produce.
 
-Input is read whole or refused with one sentence that names the file and the line. Output appears
-whole or not at all, and a path that cannot be written is refused before the work begins.
+Input is read completely or refused with one sentence that names the file and the line. Output is
+written completely or not at all, and an unwritable path is refused before the work starts.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ def read_source_text(path: Path, error: type[InputError]) -> str:
 
 
 def require_writable(path: Path | None) -> None:
-    """Check before the work that an output file can be written.
+    """Check in advance that an output file can be written.
 
     Raises:
         InputError: its folder is missing or may not be written to, or it is a folder.
@@ -81,7 +81,7 @@ def create_output_folder(path: Path) -> Iterator[None]:
 
 
 def replace_between(page: str, begin: str, end: str, text: str) -> str:
-    """Replace the text between two marks of a page."""
+    """Replace the text between two markers of a page."""
     head, _, rest = page.partition(begin)
     return f"{head}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
 

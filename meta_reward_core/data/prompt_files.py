@@ -1,7 +1,7 @@
 """Read a file of prompts: text, JSON, JSON lines, CSV, TSV or Parquet.
 
-Every way into the project reads prompts through `read_prompts`. A row that cannot serve as a prompt
-is listed with its line and the reason; whether the others are used is then the user's decision
+All interfaces read prompts through `read_prompts`. A row that is unusable as a prompt is listed
+with its line and the reason; the user decides whether the other rows are used
 (`PromptFile.require_good_rows`).
 """
 
@@ -78,7 +78,7 @@ class PromptFile:
 
     @property
     def row_noun(self) -> Literal["line", "row"]:
-        """What the numbers of `rejected` count."""
+        """Unit of the numbers in `rejected`."""
         return "row" if self.format in ("parquet", "json") else "line"
 
     def require_good_rows(self, name: str, *, skip: bool = False, option: str = "") -> None:
@@ -118,10 +118,10 @@ def compute_prompt_id(text: str) -> str:
 def read_prompts(path: str | Path, *, name: str | None = None) -> PromptFile:
     """Read all prompts of a file. The format is detected from the content, then from the suffix.
 
-    Texts are kept exactly as written, without normalisation; only in a text file, where a
-    line is a prompt, blank lines mean nothing. Of a conversation (a list of messages, or an
-    OpenAssistant tree or message row) the first user turn is the prompt, never an assistant's.
-    Of rows with `instruction` and a non-empty `input` (Alpaca) both make the prompt.
+    Texts are kept exactly as written, without normalisation, except that blank lines of a text file
+    are ignored. In a conversation (a list of messages, an OpenAssistant tree or message row), the
+    first user turn is the prompt, never an assistant's turn. In rows with `instruction` and a
+    non-empty `input` (Alpaca), the prompt consists of both.
 
     Args:
         path: of the file.
@@ -194,7 +194,7 @@ def _collect_prompts(rows: Iterable[IndexedRow], kind: PromptFormat) -> PromptFi
 def _is_other_turn(row: Row) -> bool:
     """Whether a row is a message of a conversation other than its first user message.
 
-    OpenAssistant's flat files hold one message a row, with its role and its parent's id.
+    OpenAssistant's flat files have one message per row, with its role and the id of its parent.
     """
     role = row.get("role")
     if not isinstance(role, str) or "text" not in row:

@@ -78,8 +78,9 @@ class NearDuplicateIndex:
 
 MIN_PROBABILITY: Final = 0.2
 MAX_DOUBT: Final = 0.5
-"""Short texts are hard to tell: only one that is hardly in the languages, and more likely than not
-in a certain other one, is taken for that one's."""
+"""The language of short texts is uncertain: a text is only rejected if it is improbable in the
+allowed languages and more likely than not in one other language.
+"""
 
 
 @cache

@@ -1,8 +1,8 @@
 """Detect the format of a prompt file, and read its rows one by one.
 
-The content decides; the suffix only settles what the content leaves open. A row that cannot be read
-is returned with its reason, so that one bad line does not cost the file. A file whose rows cannot
-be told apart (a JSON array that ends too early, a quoted cell that is never closed) raises.
+The content decides; the suffix only resolves ambiguous cases. An unreadable row is returned with
+its reason, so that one bad line does not invalidate the file. A file whose rows cannot be separated
+(an incomplete JSON array, a quoted cell that is never closed) raises an error.
 """
 
 import csv
@@ -32,7 +32,7 @@ PROMPT_COLUMNS: Final = (
     "messages",
     "conversations",
 )
-"""Where a row's prompt is looked for; the first that is there counts."""
+"""Columns that may contain the prompt; the first one that exists counts."""
 
 UnreadableReason = Literal[
     "not_utf8", "not_json", "not_an_object", "no_prompt_column", "bad_value", "cells"
@@ -58,7 +58,9 @@ _COMPRESSED: Final = {
 }
 _WIDE_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
 _MAX_NULL_SHARE: Final = 0.05
-"""With more null bytes a file is not text; with fewer, only the rows that contain them are lost."""
+"""With a larger share of null bytes a file is not text; with a smaller one, only the rows that
+contain them are rejected.
+"""
 
 
 def detect_format(data: bytes, name: str) -> PromptFormat:
@@ -147,8 +149,8 @@ def _iter_sample_records(text: str, delimiter: str) -> Iterator[list[str]]:
 def find_delimiter(text: str) -> str:
     """Find the delimiter of a table: the one that gives a header with a known column.
 
-    Where none or several do, Python's own detection over the first lines decides; a table of one
-    column has none, and a comma stands for that.
+    If none or several separators fit, Python's own detection decides from the first lines; for a
+    table with one column, a comma is assumed.
     """
     header = text[:_SAMPLE_CHARS].lstrip("\n\r").split("\n", 1)[0]
     fitting = [
@@ -176,7 +178,7 @@ def find_prompt_column(row: Row) -> str | None:
 def decode_leniently(data: bytes) -> str:
     """Decode UTF-8 without its byte order mark; each invalid byte becomes a lone surrogate.
 
-    `has_wrong_bytes` finds them again, so that one wrong byte costs one row.
+    `has_wrong_bytes` finds them again, so that one wrong byte only invalidates one row.
     """
     return data.decode("utf-8", errors="surrogateescape").removeprefix("\ufeff")
 

@@ -1,8 +1,8 @@
 """Generate new prompts from a few examples (8-shot self-instruct), with filters and their reasons.
 
-Each request shows some seed instructions and some that were made before, and asks for one more.
-What comes back passes the filters in order; the first that refuses it is its reason. Nothing here
-is random but by the seed, so a run that was stopped is repeated from what its engine kept.
+Each request shows some seed prompts and some generated ones, and asks for another. Each reply
+passes the filters in order; the first filter that rejects it is the reason. All randomness comes
+from the seed, so an interrupted run is repeated from the cached completions.
 
 Source: arXiv 2401.10020, section 2.2 and 3.1 (8-shot, temperature 0.6, top-p 0.9); arXiv
 2212.10560, section 2.2 (6 seeds and 2 of the model's own, ROUGE-L below 0.7). The wording and the
@@ -90,7 +90,7 @@ class FewShotSettings:
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """Result of a generation. made + left out = replies.
+    """Result of a generation. generated + rejected = replies.
 
     Attributes:
         prompts: in the order in which they came, with the round that made each.
@@ -202,7 +202,7 @@ def _find_task_failure(completion: Completion, text: str | None) -> GenerationDr
 
 
 def find_drop_reason(text: str, filters: PromptFilters) -> GenerationDropReason | None:
-    """Return the first filter that refuses a prompt, similarity aside; None if none does."""
+    """Return the first filter, apart from similarity, that rejects a prompt; None if none does."""
     if find_reject_reason(text) is not None:
         return "not_usable"
     if len(text) < filters.min_chars:

@@ -1,7 +1,7 @@
 """Read evaluation and instruction fine-tuning data: JSON lines to SFT rows.
 
-EFT teaches the judge: its prompt is the judge's prompt, its response a justification with points.
-IFT teaches the actor. Both come as `{prompt, response}`, as `{prompt_text, response_text, ...}`
+EFT teaches the judge: its prompt is the judge's prompt, its response a justification with a score.
+IFT teaches the actor. Both are rows of `{prompt, response}`, as `{prompt_text, response_text, ...}`
 or, ready for TRL, as `{prompt, completion}`; each text may also be a list of messages. A column
 `prompt_id` names the instruction that a row of EFT data is about, so that all judgments of answers
 to it stay on one side of a validation split.
@@ -48,7 +48,7 @@ class SftFile:
 def read_sft_rows(path: str | Path, *, held_out: HeldOutPrompts | None = None) -> SftFile:
     """Read EFT or IFT data from a JSON lines file.
 
-    Further columns (`language`, `quality_score`) are not looked at: rows are not ranked here.
+    Other columns (`language`, `quality_score`) are ignored: rows are not ranked here.
 
     Args:
         path: of the file.

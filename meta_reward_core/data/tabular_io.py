@@ -1,7 +1,7 @@
 """Read the rows of an evaluation file, with precise errors.
 
-Rows come as a JSON array, as JSON lines, as one JSON object of columns, or as Parquet. A value
-that is absent, null or NaN is missing, which is never a number and never an empty text.
+Formats: a JSON array, JSON lines, one JSON object of columns, or Parquet. Absent, null and NaN
+values are missing; a missing value is never read as a number or an empty text.
 """
 
 import csv

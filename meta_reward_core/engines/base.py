@@ -120,7 +120,7 @@ def pack_token_ids(ids: Sequence[int]) -> "array[int]":
 
 @dataclass(frozen=True, slots=True)
 class ForcedLine:
-    """A line that is started for the model, and the allowed values that end it.
+    """A line that is started for the model, and the allowed values that complete it.
 
     Attributes:
         beginning: such as a line break and `Score:`.

@@ -1,4 +1,4 @@
-"""An engine that caches completions: stopped calls resume, and nothing is generated twice.
+"""An engine that caches completions: interrupted calls resume, and nothing is generated twice.
 
 A shard of completions is a function of the engine, the conversations, the number of completions,
 the sampling parameters and the seed. The hash of these is its file name: a shard whose file exists
@@ -32,11 +32,11 @@ from meta_reward_core.system.untrusted_input import parse_json
 
 _FORMAT: Final = 1
 _READINGS_PER_SHARD: Final = 128
-"""Forced lines that are kept in one file, the most that a stop can lose."""
+"""Forced lines per stored file, the maximum that an interruption loses."""
 
 
 class CachingEngine:
-    """Samples with another engine, and keeps the completions in a folder.
+    """Samples with another engine, and stores the completions in a folder.
 
     Args:
         load: loads the wrapped engine.
@@ -99,7 +99,7 @@ class CachingEngine:
     def read_forced_lines(
         self, requests: Sequence[ForcedLineRequest], line: ForcedLine, *, options: ChatOptions
     ) -> list[ForcedLineReading | None]:
-        """Read forced lines by the engine below, or read those that are kept.
+        """Read forced lines with the wrapped engine, or from the cache.
 
         Raises:
             EngineError: that engine cannot do it.
@@ -196,12 +196,12 @@ class CachingEngine:
         return drawn if kept is None else [[_from_json(one) for one in row] for row in kept]
 
     def _store_rows(self, name: str, kind: str, rows: list[Any]) -> bool:
-        """Keep rows with their hash; False where the file is there already."""
+        """Store rows with their hash; False if the file already exists."""
         content = encode_canonical_json({"sha256": hash_json(rows), kind: rows})
         return self._store.put_if_absent(name, content)
 
     def _read_cached(self, name: str, kind: str) -> list[Any] | None:
-        """Rows of a file that is there and whole; a damaged one is removed."""
+        """Read the rows of a file if it exists and is intact; a damaged file is removed."""
         if not self._store.exists(name):
             return None
         try:

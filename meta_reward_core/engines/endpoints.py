@@ -1,8 +1,8 @@
 """Named servers with the OpenAI protocol: addresses and keys.
 
 Recipes name an endpoint; the administrator of the workers defines the name in
-META_REWARD_ENDPOINTS: a YAML or JSON file, or its text. So users who may only write recipes cannot
-send requests, or a key, to arbitrary servers. Does not import an HTTP library.
+META_REWARD_ENDPOINTS: a YAML or JSON file, or its text. Users who may only write recipes can
+    therefore not send requests, or a key, to arbitrary servers. Does not import an HTTP library.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ class Endpoint(BaseModel):
     Attributes:
         base_url: the URL before `/chat/completions`, such as `http://localhost:8000/v1`.
         model: the model's name on the server. `{weights}` stands for the first 12 hexadecimal
-            digits of the model folder's hash, so that a server with other weights does not answer.
+            digits of the model folder's hash, so that a server with other weights does not respond.
         key_env: the environment variable that holds the key.
         key_file: the file that holds the key.
         concurrency: maximum concurrent requests.
@@ -128,7 +128,7 @@ def read_endpoints(setting: str | None = None) -> dict[str, Endpoint]:
 
 
 def _read_setting(setting: str) -> str:
-    """A setting of one line without `{` names a file."""
+    """A one-line setting without `{` is a file name."""
     if "\n" in setting.strip() or setting.lstrip().startswith("{"):
         return setting
     try:

@@ -81,7 +81,7 @@ def encode_line(tokenizer: PreTrainedTokenizerBase, line: ForcedLine) -> LineTok
 
 
 def _count_common(wholes: Sequence[TokenIds]) -> int:
-    """Count the first tokens that all have in common."""
+    """Count the leading tokens that all sequences share."""
     shortest = min(map(len, wholes))
     return next((n for n in range(shortest) if len({whole[n] for whole in wholes}) > 1), shortest)
 
@@ -93,10 +93,10 @@ def cut_token_ids(
     kept_chars: int,
     end_ids: Sequence[int],
 ) -> tuple[TokenIds, str]:
-    """Return the first tokens whose text is within the first characters, and that text.
+    """Return the tokens whose text lies within the first characters, and that text.
 
-    A token that crosses the border is left out with the rest. Ids that were not stored are those
-    of the kept text.
+    A token that crosses the border is left out with the rest. If ids were not stored, the kept text
+    is encoded.
     """
     if completion.token_ids is None:
         kept = completion.text[:kept_chars]
@@ -210,7 +210,7 @@ def make_reading(
     log_probabilities: tuple[float, ...],
     end_id: int,
 ) -> ForcedLineReading:
-    """Put a reading together.
+    """Combine the probabilities into a reading.
 
     Args:
         ids: of the kept text.
@@ -231,7 +231,7 @@ def make_reading(
 
 @dataclass(frozen=True, slots=True)
 class PolicyTokenizer:
-    """The tokenizer of a model whose weights are elsewhere, on a server.
+    """The tokenizer of a model whose weights are on a server.
 
     Attributes:
         tokenizer: of that model.
@@ -251,7 +251,7 @@ class PolicyTokenizer:
         return cls(tokenizer, find_end_token_ids(folder, config, tokenizer))
 
     def list_kept_texts(self, requests: Sequence[ForcedLineRequest]) -> list[str]:
-        """The text of each completion that a line follows; it ends with a whole token."""
+        """Return the text of each completion before the line; it ends with a complete token."""
         return [text for _, text in map(self._cut, requests)]
 
     def make_readings(
@@ -260,7 +260,7 @@ class PolicyTokenizer:
         line: ForcedLine,
         log_probabilities: Sequence[tuple[float, ...] | None],
     ) -> list[ForcedLineReading | None]:
-        """Readings of values that were scored elsewhere; None where they were not."""
+        """Build readings from values that a server scored; None where it did not."""
         tokens = encode_line(self.tokenizer, line)
         return [
             None

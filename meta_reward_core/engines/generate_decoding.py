@@ -1,6 +1,6 @@
 """Decoding by transformers' own `generate`, which on a GPU is faster than a loop in Python.
 
-A GPU computes copies of a prompt nearly for free; what it waits for is the Python between steps.
+On a GPU, copies of a prompt cost little; the bottleneck is Python between the steps.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ def generate_rows(
     seed: int,
     on_step: Callable[[int, int], None],
 ) -> list[list[int]]:
-    """Draw every row of a batch up to its end token or `max_new_tokens`.
+    """Sample every row of a batch up to its end token or `max_new_tokens`.
 
     Args:
         model: its generation config must hold no sampling values: `generate` would add them.

@@ -11,8 +11,8 @@ RESERVED_TOKENS = 64
 class PreallocatedLayer(DynamicLayer):
     """A cache layer with preallocated memory.
 
-    `DynamicLayer` concatenates, which copies all keys and values for each new token: four fifths
-    of the decoding time of a small model.
+    `DynamicLayer` concatenates, which copies all keys and values for each new token and takes four
+    fifths of the decoding time of a small model.
     """
 
     def __init__(self) -> None:

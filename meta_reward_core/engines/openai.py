@@ -1,8 +1,8 @@
 """Completions from any server that speaks the OpenAI chat protocol.
 
-Many requests are under way at a time; one that fails for a reason that may pass is sent again after
-a growing, jittered wait. Sampling happens elsewhere: the same seed gives the same completions only
-as far as the server keeps that promise.
+Many requests run concurrently; a request that fails for a temporary reason is sent again after a
+growing, jittered delay. The server samples, so the same seed gives the same completions only if the
+server guarantees it.
 """
 
 import asyncio
@@ -52,16 +52,16 @@ from meta_reward_core.models.chat import ChatOptions
 from meta_reward_core.models.validation import hash_model_folder
 
 MAX_WAIT_SECONDS: Final = 60.0
-"""Between two attempts, if the server does not request a delay."""
+"""Delay between two attempts, if the server does not request one."""
 
 MAX_RETRY_SECONDS: Final = 600.0
-"""A server that wants to be left alone for longer has failed."""
+"""A server that requests a longer delay counts as failed."""
 
 MAX_FAILED_SHARE: Final = 0.1
-"""Of the prompts of one call, how many may get no usable reply before the server is in doubt."""
+"""Share of the prompts of one call without a usable reply above which the server is tested."""
 
 PLAIN_PROMPT: Final = "Reply with the word OK."
-"""Shows whether a server works that answered other prompts with an error."""
+"""Prompt that tests whether a server works after it returned errors for other prompts."""
 
 MAX_RESPONSE_BYTES: Final = 64 * 2**20
 _CONNECT_SECONDS: Final = 15.0
@@ -167,7 +167,7 @@ class OpenAiEngine:
     ) -> list[ForcedLineReading | None]:
         """Read the values of a line after each completion. See `ForcedLineReader`.
 
-        The first call tries whether the server can do it.
+        The first call tests whether the server supports it.
 
         Raises:
             EndpointError: it cannot, or the endpoint is wrong.
@@ -220,7 +220,7 @@ class OpenAiEngine:
     async def _require_forced_lines(
         self, sender: "_RequestSender", build: Callable[..., dict[str, Any]]
     ) -> None:
-        """Try whether the server continues a turn and constrains it.
+        """Test whether the server can continue a turn and constrain it.
 
         Raises:
             EndpointError: it does not.
@@ -303,8 +303,8 @@ class OpenAiEngine:
     def _redact_completion(self, completion: Completion) -> Completion:
         """Return a completion without the key and without token ids of another vocabulary.
 
-        A server that repeats the key must not get it into files. An external judge has its own
-        tokenizer: its ids have another meaning for the trained model.
+        If a server repeats the key, the key must not be stored. An external judge has its own
+        tokenizer, so its ids have a different meaning for the trained model.
         """
         refusal, choices = completion.refusal, completion.choices
         token_ids = completion.token_ids if self._endpoint.follows_weights else None
@@ -331,8 +331,8 @@ class UnusablePromptError(EngineError):
 class _Failures:
     """Failed prompts of one call, and whether the prompts or the server are at fault.
 
-    A plain prompt decides: where that is answered under the same settings, the others are at fault.
-    It is sent when the server rejects a prompt without saying why, and when many prompts fail.
+    A plain prompt decides: if it is answered under the same settings, the other prompts are at
+    fault. It is sent when the server rejects a prompt without a reason, and when many prompts fail.
     """
 
     def __init__(
@@ -415,7 +415,7 @@ class _RequestSender:
         return drawn
 
     def _find_context_overflow(self, answer: ParsedResponse, max_new_tokens: int) -> str | None:
-        """Find why a prompt that the server accepted should have been refused."""
+        """Return why a prompt that the server accepted should have been refused."""
         prompt_tokens, limit = answer.prompt_tokens, self._endpoint.context_tokens
         if prompt_tokens is None or limit is None or prompt_tokens + max_new_tokens <= limit:
             return None
@@ -440,7 +440,7 @@ class _RequestSender:
             return False
 
     async def send(self, body: dict[str, Any]) -> ParsedResponse:
-        """Send a request as often as it may be sent."""
+        """Send a request, with up to the maximum number of attempts."""
         for attempt in range(self._endpoint.attempts):
             await self._wait_until_allowed()
             try:

@@ -1,6 +1,6 @@
 """Forced lines by a server: continue the assistant's turn, constrained to the allowed values.
 
-A server must support three features for it, and few do: continue a turn instead of starting another
+A server must support three features, which few do: continue a turn instead of starting another
 (`continue_final_message`), constrain a reply to some texts (`structured_outputs`, as in vLLM from
 0.12), and return the probabilities of tokens (`logprobs`). Support is tested once: a server that
 does not know these fields ignores them, and its replies look almost right.
@@ -27,12 +27,12 @@ from meta_reward_core.errors import EngineError
 from meta_reward_core.models.chat import ChatOptions
 
 _ALTERNATIVES: Final = 20
-"""Likely tokens that are asked for of each place: as many as servers give."""
+"""Requested likely tokens per position: the maximum that servers return."""
 
 _MAX_VALUE_TOKENS: Final = 8
 
 PROBE_LINE: Final = ForcedLine("\nAnimal:", (" axolotl", " okapi"))
-"""Texts that no model writes unless it is constrained to them."""
+"""Texts that a model only writes if it is constrained to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class ContinuedReply:
 
 
 class LineTokenizer(Protocol):
-    """Tells lines in the tokens of the model that is trained; see `forced_lines`."""
+    """Encodes lines in the tokens of the trained model; see `forced_lines`."""
 
     def list_kept_texts(self, requests: Sequence[ForcedLineRequest]) -> list[str]:
-        """The text of each completion that a line follows."""
+        """Return the text of each completion before the line."""
         ...
 
     def make_readings(
@@ -56,7 +56,7 @@ class LineTokenizer(Protocol):
         line: ForcedLine,
         log_probabilities: Sequence[tuple[float, ...] | None],
     ) -> list[ForcedLineReading | None]:
-        """Readings of values that the server has scored; None where it has not."""
+        """Build readings from values that the server scored; None where it did not."""
         ...
 
 
@@ -66,7 +66,7 @@ PROBE_REPLY: Final = ContinuedReply(
 
 
 def check_line(line: ForcedLine) -> None:
-    """See that no value begins another one: the end of a value cannot be scored by a server.
+    """Check that no value is a prefix of another: a server cannot score the end of a value.
 
     Raises:
         EngineError: one does.
@@ -116,7 +116,7 @@ def build_continuation_body(
 
 
 def find_obstacle(continued: ParsedResponse, another_turn: ParsedResponse) -> str | None:
-    """Name the feature a server lacks, from its two answers to the probe; None if it has all."""
+    """Return the feature that a server lacks by its responses to the probe; None if it has all."""
     if continued.refusal or another_turn.refusal:
         return f"it rejected the request: {continued.refusal or another_turn.refusal}"
     reply = continued.completions[0]
@@ -133,9 +133,9 @@ def find_obstacle(continued: ParsedResponse, another_turn: ParsedResponse) -> st
 def read_log_probabilities(
     values: Sequence[str], choices: Sequence[TokenChoice] | None
 ) -> tuple[float, ...] | None:
-    """Read how probable each value is from the likely tokens of each place.
+    """Compute the probability of each value from the likely tokens of each position.
 
-    A value of which a token is not among the likely ones counts as impossible.
+    A value with a token that is not among the likely ones counts as impossible.
 
     Returns:
         None where no value is among them.

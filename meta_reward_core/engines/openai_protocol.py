@@ -1,7 +1,7 @@
 """The OpenAI chat protocol as plain values: request bodies and responses.
 
-No network here. Whatever a server says is hostile input: it is read with care and never trusted to
-have the form that was asked for.
+No network here. Server responses are hostile input: they are never assumed to have the requested
+structure.
 """
 
 import json
@@ -47,7 +47,7 @@ _CONTEXT_LENGTH_ERROR: Final = re.compile(
     r"|max_model_len|must be <= \d+|context_length",
     re.IGNORECASE | re.DOTALL,
 )
-"""Messages of servers for a prompt that is too long; each has its own, and few have a code."""
+"""Messages of servers about prompts that are too long; each server has its own, few have a code."""
 
 _ACCOUNT_ERROR: Final = re.compile(r"quota|billing|credit|rate.?limit", re.IGNORECASE)
 _SETTING_ERROR: Final = re.compile(

@@ -1,7 +1,7 @@
 """Group rows into batches, and find the common prefixes of their prompts.
 
-Plans from token ids and counts alone, independent of model, device and free memory, so that the
-same call makes the same batches everywhere.
+Plans depend only on token ids and counts, not on model, device or free memory, so the same call
+gives the same batches everywhere.
 """
 
 from bisect import bisect_left
@@ -59,8 +59,11 @@ class Segment:
 
 
 PrefixLevels = list[list[Segment]]
-"""Segments by depth, each level in the order of rows. A row reads at most one segment of a level;
-what it reads on all levels, in order, is its prompt without the last token."""
+"""Segments by depth, each level in the order of rows.
+
+A row reads at most one segment per level; the segments that it reads on all levels, in order, are
+its prompt without the last token.
+"""
 
 
 def plan_shared_batches(
@@ -90,7 +93,7 @@ def plan_padded_batches(
 ) -> list[PromptBatch]:
     """Plan batches with a padded cache per row: rows x (longest prompt + completion).
 
-    Longest prompts first, because what does not fit into memory should fail at once.
+    Longest prompts first, so that a prompt that does not fit into memory fails immediately.
     """
 
     def count_max_copies(prompt: TokenIds) -> int:
@@ -161,8 +164,8 @@ def count_cached_tokens(levels: PrefixLevels) -> int:
 def find_prefix_levels(batch: PromptBatch) -> PrefixLevels:
     """Find the shared prefixes of a batch whose prompts are in family order.
 
-    Inner segments lie by depth, the ends of the prompts all on the last level: there rows are
-    as many for each segment (the samples of a prompt) and lengths are alike.
+    Inner segments are ordered by depth, and the ends of all prompts are on the last level, where
+    every segment has the same number of rows (the samples of a prompt) and lengths are similar.
     """
     firsts = [0]
     for copies in batch.copies:
@@ -212,7 +215,7 @@ def _split(
 ) -> tuple[int, list[tuple[int, int]]]:
     """Return the common tokens of prompts low..high-1, and the groups that follow.
 
-    A single prompt has `alone` tokens in common with itself and stays one group.
+    A single prompt shares `alone` tokens with itself and remains one group.
     """
     if high - low == 1:
         return alone, [(low, high)]

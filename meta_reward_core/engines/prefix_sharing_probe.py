@@ -31,8 +31,8 @@ SUPPORTED_LAYER_TYPES: Final = {"full_attention", "sliding_attention"}
 def enable_prefix_sharing(model: PreTrainedModel) -> bool:
     """Enable prefix sharing for `model` if it works, else leave it unchanged and log why.
 
-    Some small prompts are processed both ways. A model with unsupported attention would otherwise
-    be silently wrong.
+    Some small prompts are processed in both ways, because a model with unsupported attention would
+    otherwise be silently wrong.
     """
     before = model.config._attn_implementation
     try:

@@ -86,7 +86,7 @@ class PromptEncoder:
     def _encode_escaped(self, conversation: Conversation, render: _Render) -> TokenIds:
         """Encode the texts of control tokens inside contents as ordinary text.
 
-        A tokenizer that cannot do so (one word, one token) loses these words instead.
+        With a tokenizer that cannot do so (one word per token), these words are lost.
         """
         found: dict[str, str] = {}
         marked = [self._mark(message, found) for message in conversation]

@@ -1,6 +1,6 @@
 """Engines by kind, and whether their packages are installed.
 
-The libraries of a kind are imported when an engine of that kind is loaded, not before.
+The libraries of a kind are imported only when an engine of that kind is loaded.
 """
 
 import sys
@@ -18,7 +18,7 @@ from meta_reward_core.recipes.schema import EngineRecipe
 def require_engine(kind: str) -> None:
     """Refuse an engine whose package is not installed.
 
-    Only vLLM's may be missing: the project itself needs those of all other kinds.
+    Only vLLM can be missing: the project itself requires the packages of all other kinds.
 
     Raises:
         InputError: it is not, and how it is installed.
@@ -108,5 +108,8 @@ ENGINE_LOADERS: Final[Mapping[str, _Loader]] = {
     "openai": _load_openai,
     "scripted": _load_scripted,
 }
-"""By `engine.kind`. The last argument is what the adapter inside the folder belongs to, if one was
-kept; who does not take adapters loads the weights into which it was merged."""
+"""By `engine.kind`.
+
+The last argument is the base model of the adapter in the folder, if one was kept; engines without
+adapter support load the merged weights.
+"""

@@ -1,7 +1,7 @@
 """An engine with scripted completions, for tests and demonstrations without a model.
 
-It has no tokenizer: a token is a word between blanks, and has no id unless the script returns
-whole completions.
+It has no tokenizer: a token is a word between spaces, without an id unless the script returns
+complete completions.
 """
 
 from collections.abc import Callable, Sequence
@@ -146,9 +146,9 @@ def make_fake_log_probability(conversation: Conversation, text: str, value: str)
 
 
 def make_fake_reply(conversation: Conversation, sample: int, seed: int) -> str:
-    """Build a completion in the format that the actor, judge or meta-judge prompt asks for.
+    """Build a completion in the format that the actor, judge or meta-judge prompt requires.
 
-    It depends on the conversation, the sample and the seed alone, and means nothing.
+    It depends only on the conversation, the sample and the seed, and is meaningless.
     """
     asked = conversation[-1]["content"]
     number = derive_seed(seed, asked, sample)

@@ -1,9 +1,9 @@
 """Attention that reads a shared prefix once for all sequences.
 
 The queries of all readers of a segment are the rows of ONE product with the segment's keys and
-values; a sequence's own part is read separately; the parts are joined as one softmax over all.
-Available to any model through transformers' `AttentionInterface`. Handles the tensors of a layer,
-but not tokens, prompts or sampling.
+values; the part of each sequence itself is read separately; the parts are combined into one softmax
+over all keys. Available to any model through transformers' `AttentionInterface`. It handles the
+tensors of a layer, but not tokens, prompts or sampling.
 """
 
 import math
@@ -84,7 +84,7 @@ class PrefixView:
 
 @dataclass(slots=True)
 class PrefixContext:
-    """What a model call reads besides its own tokens.
+    """Inputs of a model call in addition to its own tokens.
 
     Attributes:
         prefixes: what precedes the call's own tokens.
@@ -315,7 +315,7 @@ def _attend_fused(
 ) -> PartialAttention:
     """Attend without materializing scores, by `scaled_dot_product_attention` on a CPU.
 
-    Called by its inner name, which alone gives the logarithm of the sum too.
+    Uses the private operator, because only that one also returns the logarithm of the sum.
     """
     result, logarithm = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query,

@@ -1,8 +1,8 @@
 """Batches that store and read common prefixes once per token for all rows.
 
-Prompts are read level by level, each segment after those that precede it. The last token of a
-prompt is left to the rows: read once for each of them, it gives the logits of their first token,
-and whatever a row reads after it has no padding.
+Prompts are read level by level, each segment after those that precede it. Each row reads the last
+token of its prompt itself, which gives the logits of its first token; so the tokens of a row have
+no padding.
 """
 
 import contextlib
@@ -100,7 +100,7 @@ def _allocate_zeros(part: Tensor, segments: int, longest: int) -> Tensor:
 
 
 def _group_by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Group segments of similar length, because those read together are padded to one length.
+    """Group segments of similar length: segments that are read together are padded.
 
     At most `PREFILL_TOKENS` per chunk, including padding; each chunk is in order.
     """
@@ -155,7 +155,7 @@ def _make_prefix_views(
 def _make_prefix_view(
     segments: Sequence[Segment], level: CachedLevel, rows: Sequence[int], *, device: torch.device
 ) -> PrefixView:
-    """How sequences, each of which stands for a row of the batch, read a level."""
+    """Describe how sequences, one per row of the batch, read a level."""
     readers: list[list[int]] = [[] for _ in segments]
     spots: list[tuple[int, int] | None] = []
     for sequence, row in enumerate(rows):
@@ -177,7 +177,7 @@ def _make_prefix_view(
 
 
 def _find_segment(segments: Sequence[Segment], row: int) -> int | None:
-    """Which segment a row reads, by its number."""
+    """Segment that each row reads."""
     number = bisect_right(segments, row, key=lambda segment: segment.first_row) - 1
     if number < 0 or row >= segments[number].first_row + segments[number].rows:
         return None
@@ -190,7 +190,7 @@ def _find_segments_read(segments: Sequence[Segment], rows: Sequence[int]) -> lis
 
 
 def _select_nearby_segments(read: CachedSegments, rows: Sequence[int]) -> CachedSegments:
-    """The part of a level that lies between the first and the last segment these rows read."""
+    """Return the part of a level from the first to the last segment that these rows read."""
     numbers = _find_segments_read(read[0], rows)
     if not numbers:
         return [], read[1]
@@ -199,7 +199,7 @@ def _select_nearby_segments(read: CachedSegments, rows: Sequence[int]) -> Cached
 
 
 def _select_read_segments(read: CachedSegments, rows: Sequence[int]) -> CachedSegments:
-    """The segments that these rows read, as a copy unless that is all of them."""
+    """Return the segments that these rows read, as a copy unless these are all segments."""
     numbers = _find_segments_read(read[0], rows)
     if len(numbers) == len(read[0]) or not numbers:
         return (read[0] if numbers else []), read[1]

@@ -1,11 +1,11 @@
-"""The embedded engine: a Hugging Face causal model, by a loop of our own or by `generate`.
+"""The embedded engine: a Hugging Face causal model, with our own loop or `generate`.
 
 The default on a GPU is transformers' own `generate`, because our loop waits for Python there. The
-default on a CPU is our loop: `generate` reads a prompt once per sample, and again for each token;
-the loop reads the common prefix of a call's prompts once, and once for each token that all their
-rows sample. The recipe can override the default. Batches are planned from shapes alone, so that the
-same call samples the same tokens wherever the number of threads is the same. Only the end tokens
-are read from the generation config: the recipe defines the sampling.
+default on a CPU is our loop: `generate` reads a prompt once per sample, and its keys again for each
+token; the loop reads the common prefix of all prompts of a call once, and its keys once per
+decoding step. The recipe can override the default. Batches are planned from shapes alone, so that
+the same call samples the same tokens wherever the number of threads is the same. Only the end
+tokens are read from the generation config: the recipe defines the sampling.
 """
 
 import hashlib
@@ -131,7 +131,7 @@ def choose_decoding(decoding: Decoding, device: str) -> Decoding:
 
 
 class TransformersEngine:
-    """A loaded model that draws completions; made by `load_transformers_engine`."""
+    """A loaded model that generates completions; created by `load_transformers_engine`."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class TransformersEngine:
         max_model_len: int | None,
         decoding: Decoding = "auto",
     ) -> None:
-        """Put `model` into evaluation mode, find out whether it can share prefixes, and keep it."""
+        """Put `model` into evaluation mode and test whether it can share prefixes."""
         self._model: PreTrainedModel | None = model.eval()
         self._generates = choose_decoding(decoding, model.device.type) == "generate"
         self._shares = not self._generates and enable_prefix_sharing(model)
@@ -163,10 +163,10 @@ class TransformersEngine:
         seed: int,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
-        """Draw `n` completions for each conversation. See `Engine.sample`.
+        """Sample `n` completions for each conversation. See `Engine.sample`.
 
         A prompt is refused unless it AND `max_new_tokens` fit into the model: a reply cut off by
-        the model's own limit would pass for one cut off by the recipe's.
+        the model's limit would look like one cut off by the recipe's limit.
         """
         prompts = self._encoder.encode(conversations, sampling.chat_options)
         refusals = [self._make_refusal(len(prompt), sampling.max_new_tokens) for prompt in prompts]
@@ -188,7 +188,7 @@ class TransformersEngine:
     ) -> list[ForcedLineReading | None]:
         """Read the values of a line after each completion. See `ForcedLineReader`.
 
-        What prompts and completions have in common is read once, as in `sample`.
+        Common prefixes of prompts and completions are read once, as in `sample`.
         """
         decoder = ForcedLineDecoder(
             self._tokenizer,
@@ -219,13 +219,13 @@ class TransformersEngine:
         return found
 
     def close(self) -> None:
-        """Free the model's memory, on an accelerator too."""
+        """Free the model's memory, including that on an accelerator."""
         self._model = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def _choose_batching(self) -> "tuple[BatchPlanner, RowReader]":
-        """How rows are put together and read: with shared prefixes where the model can."""
+        """Choose how rows are batched and read: with shared prefixes if the model supports it."""
         if self._shares:
             return plan_shared_batches, SharedPrefixBatch
         return plan_padded_batches, PaddedBatch
@@ -248,7 +248,7 @@ class TransformersEngine:
         seed: int,
         tally: "_ProgressCounter",
     ) -> dict[TokenIds, Iterator[Completion]]:
-        """All completions of each distinct prompt, batch by batch."""
+        """Yield all completions of each distinct prompt, batch by batch."""
         if self._model is None:
             raise EngineError("This engine is closed: load the model again.")
         drawn: dict[TokenIds, list[Completion]] = {prompt: [] for prompt in wanted}
@@ -296,7 +296,7 @@ class TransformersEngine:
         )
 
     def _read(self, rows: list[list[int]], opened: str) -> list[Completion]:
-        """Generated token ids as text; a row that holds no end token was cut off.
+        """Decode generated token ids; a row without an end token was cut off.
 
         Args:
             opened: the reasoning block that the generation prompt opens.
@@ -354,7 +354,7 @@ def _find_end_token_ids(
 
 
 def _compute_token_limit(model: PreTrainedModel, asked: int | None) -> int | None:
-    """The smaller one of the model's limit and the one asked for, in tokens."""
+    """Return the smaller of the model's limit and the requested one, in tokens."""
     own = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     limits = [limit for limit in (own, asked) if limit]
     return min(limits) if limits else None

@@ -1,9 +1,9 @@
-"""vLLM inside this process: continuous batching, paged attention, a cache of shared prefixes.
+"""vLLM in this process: continuous batching, paged attention, prefix caching.
 
-Prompts are rendered by the same encoder as the embedded engine's, refused by the same rule, and
-handed over in the order of their tokens, so that equal beginnings are neighbours. vLLM's scheduler
-runs in this process and not in a child of its own: killing the process then frees everything, and
-its randomness can be set before each call, which a seed in the request cannot do on a CPU.
+Prompts are rendered by the encoder of the embedded engine, refused by the same rule, and submitted
+in the order of their tokens, so that prompts with the same beginning are adjacent. vLLM's scheduler
+runs in this process and not in a child process: killing the process then frees everything, and the
+random state can be set before each call, which on a CPU is impossible through the request's seed.
 """
 
 import gc
@@ -38,7 +38,7 @@ MAX_ALTERNATIVES: Final = 20
 _SEED_RANGE: Final = 2**31
 _CPU_BLOCK_TOKENS: Final = 128
 _ADAPTER_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
-"""That vLLM makes room for."""
+"""Maximum adapter ranks that vLLM supports."""
 _ENVIRONMENT: Final = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
@@ -128,7 +128,7 @@ def load_vllm_engine(
 
 
 class VllmEngine:
-    """A loaded model that draws completions; made by `load_vllm_engine`."""
+    """A loaded model that generates completions; created by `load_vllm_engine`."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class VllmEngine:
         seeded_requests: bool,
         on_close: Callable[[], None],
     ) -> None:
-        """Keep a vLLM `LLM`.
+        """Store a vLLM `LLM`.
 
         Args:
             end_ids: tokens that end a reply.
@@ -167,10 +167,10 @@ class VllmEngine:
         seed: int,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
-        """Draw `n` completions for each conversation. See `Engine.sample`.
+        """Sample `n` completions for each conversation. See `Engine.sample`.
 
         A prompt is refused unless it AND `max_new_tokens` fit into the model. Greedy replies are
-        drawn once and repeated.
+        generated once and repeated.
         """
         if self._llm is None:
             raise EngineError("This engine is closed: load the model again.")
@@ -216,7 +216,7 @@ class VllmEngine:
         seed: int,
         tell: Callable[[Sequence[Completion]], None],
     ) -> dict[TokenIds, Iterator[Completion]]:
-        """All completions of each distinct prompt; prompts that begin alike enter side by side."""
+        """Generate all completions of each distinct prompt, in an order that groups prefixes."""
         engine, as_input = self._llm.llm_engine, import_module("vllm.inputs").tokens_input
         self._reset_state(seed)
         opened = self._encoder.find_opened_reasoning(sampling.chat_options) if wanted else ""
@@ -264,7 +264,7 @@ class VllmEngine:
         )
 
     def _read(self, output: Any, n: int, opened: str) -> list[Completion]:
-        """Generated token ids as text, by sample; a greedy reply stands for all.
+        """Decode generated token ids by sample; a greedy reply is used for all samples.
 
         Args:
             n: completions asked for.
@@ -286,7 +286,7 @@ class VllmEngine:
         return completions * n if len(completions) < n else completions
 
     def _read_token_choices(self, row: Sequence[int], told: Any) -> tuple[TokenChoice, ...] | None:
-        """Tokens with their alternatives; `told` has an object of token ids for each place."""
+        """Convert tokens and their alternatives; `told` has an object by token id per position."""
         if told is None:
             return None
         return tuple(
@@ -305,7 +305,7 @@ class VllmEngine:
 
 
 def _import_vllm() -> Any:
-    """Import vLLM by settings that it reads while it is imported."""
+    """Import vLLM with the settings that it reads during import."""
     os.environ.update(_ENVIRONMENT)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
@@ -315,7 +315,7 @@ def _import_vllm() -> Any:
 
 
 def _read_adapter_options(adapter: Path | None) -> dict[str, Any]:
-    """What vLLM has to know of an adapter before it loads the weights: its rank."""
+    """Return vLLM's settings for an adapter (its rank), needed before the weights are loaded."""
     if adapter is None:
         return {}
     try:
@@ -356,7 +356,7 @@ def _compute_cache_bytes(config: Any, dtype: str, tokens: int) -> int:
 
 
 def _guard_threads() -> Callable[[], None]:
-    """Return what undoes vLLM's replacement of `torch.set_num_threads`, which a training needs."""
+    """Return a function that undoes vLLM's replacement of `torch.set_num_threads`."""
     original = torch.set_num_threads
 
     def restore() -> None:
@@ -368,7 +368,7 @@ def _guard_threads() -> Callable[[], None]:
 def _make_progress_counter(
     progress: Progress | None, *, done: int
 ) -> Callable[[Sequence[Completion]], None]:
-    """Count what comes in, and tell; `done` completions are there already."""
+    """Count and report completed requests, starting from `done`."""
     tokens = 0
 
     def tell(completions: Sequence[Completion]) -> None:

@@ -43,7 +43,7 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class AlarmLimits:
-    """When an alarm is raised. Our choices, not the paper's.
+    """Limits above or below which an alarm is raised. Our choices, not the paper's.
 
     Attributes:
         share_in_one_bin: largest share of the scores in one bin of the histogram.

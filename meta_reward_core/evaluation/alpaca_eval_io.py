@@ -16,7 +16,7 @@ from meta_reward_core.data.tabular_io import NumberedRow, format_for_message, re
 from meta_reward_core.errors import EvaluationFileError
 
 TIE_PREFERENCE: Final = 1.5
-"""The preference of a draw; 0 is the older sign. Source: alpaca_eval's `metrics/helpers.py`."""
+"""The preference of a tie; 0 is the older code. Source: alpaca_eval's `metrics/helpers.py`."""
 
 LEADERBOARD_COLUMNS: Final = (
     "win_rate",
@@ -31,7 +31,7 @@ LEADERBOARD_COLUMNS: Final = (
     "length_controlled_winrate",
     "lc_standard_error",
 )
-"""In the order of the public file, whose first column, the model's name, has no heading.
+"""Columns in the order of the public file, whose first column (the model's name) has no heading.
 
 Source: `weighted_alpaca_eval_gpt4_turbo_leaderboard.csv` of alpaca_eval.
 """
@@ -171,7 +171,7 @@ def _read_instruction(row: NumberedRow) -> str:
 
 
 def _resolve_output(row: NumberedRow, side: Literal[1, 2], given: ModelOutput | None) -> str:
-    """Return the output of a side from the row, the outputs file, or both if they are equal."""
+    """Return the output of a side from the row, the outputs file, or both if they agree."""
     column = f"output_{side}"
     written = row.read_optional_text(column)
     if written is None and given is None:
@@ -223,7 +223,7 @@ def _require_one_name(
 def _require_same_instructions(
     path: str | Path, found: Sequence[Annotation], outputs: Mapping[str, ModelOutput]
 ) -> None:
-    """Refuse an outputs file with other instructions than were annotated."""
+    """Refuse an outputs file whose instructions differ from the annotated ones."""
     annotated = {annotation.instruction for annotation in found}
     left, unknown = outputs.keys() - annotated, annotated - outputs.keys()
     if outputs and (left or unknown):
@@ -347,7 +347,7 @@ def read_leaderboard(path: str | Path) -> dict[str, dict[str, str]]:
 def list_changed_cells(before: Mapping[str, str], after: Mapping[str, Any]) -> list[str]:
     """List the leaderboard metrics that would change, as `name old -> new`.
 
-    A cell that was empty or not there is no metric.
+    Empty or missing cells are not metrics.
     """
     return [
         f"{name} {before[name]} -> {_format_cell(value) or 'none'}"

@@ -296,8 +296,8 @@ def fit_bradley_terry_rates(outcomes: GameOutcomes, weights: Array) -> Array:
     """Fit Bradley-Terry win rates against the baseline in percent [problems, models].
 
     P(model beats baseline) = sigmoid(rating of the model - rating of the baseline), ratings by
-    maximum likelihood. Where every game is against one baseline this is the weighted mean of the
-    points. A model that wins everything has a finite rating by a prior of 1e-6.
+    maximum likelihood. If every game is against one baseline, this is the weighted mean of the
+    points. A prior of 1e-6 keeps the rating of a model finite that wins everything.
 
     Args:
         outcomes: the games.
@@ -331,8 +331,8 @@ def _bootstrap_question_interval(
 ) -> Interval:
     """Compute a 95% bootstrap interval over questions, with all games of one together.
 
-    No narrower than Wilson's for as many questions, so that a model which wins everything
-    is not known to be perfect, and widened by questions without a game that counts.
+    It is not narrower than Wilson's interval for the same number of questions, so that winning
+    everything does not imply certainty, and it is widened by questions without a counted game.
     """
     own = outcomes.model == place
     _, question = np.unique(outcomes.question[own], return_inverse=True)
@@ -392,8 +392,8 @@ def compute_style_features(
     d = count / (t + 1), (d - d0) / (d + d0 + 1). Each is then centred and divided by its standard
     deviation (ddof 1) over games, copies counted.
 
-    Departs from the tool, which stops in both cases: two empty answers, and a feature that is the
-    same in every game, differ by 0.
+    Departs from the tool, which fails in both cases: for two empty answers, and for a constant
+    feature, the difference is 0.
 
     Raises:
         EvaluationFileError: an answer or its style is missing.

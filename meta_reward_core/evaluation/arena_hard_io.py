@@ -28,13 +28,13 @@ from meta_reward_core.method.parsing import read_mark
 Version = Literal["0.1", "2.0"]
 
 VERDICTS: Final = ("A>>B", "A>B", "A=B", "B>A", "B>>A")
-"""From the strongest for A to the strongest for B."""
+"""Verdicts, from the strongest for A to the strongest for B."""
 
 DEFAULT_CATEGORIES: Final[Mapping[Version, str]] = {
     "0.1": "arena-hard-v0.1",
     "2.0": "hard_prompt",
 }
-"""Of questions that name no category: those that the tool's `show_result.py` takes by default."""
+"""Category of questions without one: the default of the tool's `show_result.py`."""
 
 _SCORES: Final[Mapping[Version, Mapping[str, str]]] = {
     "0.1": {verdict: verdict for verdict in VERDICTS},
@@ -106,9 +106,9 @@ class ArenaAnswer:
 def find_mark(judgment: str, *, version: Version) -> str | None:
     """Find the score that a version's `gen_judgment.py` writes for a text; None without a mark.
 
-    Version 0.1: the mark in double brackets, capitals only; None where two of them differ. Version
-    2.0: in either case, the last one in double brackets, else the last one in single brackets. What
-    is found may be no verdict, such as `A` or `A>>>B`.
+    Version 0.1: the mark in double brackets, capitals only; None if two of them differ. Version
+    2.0: the last one in double brackets, else the last one in single brackets, ignoring case. The
+    result may not be a verdict, such as `A` or `A>>>B`.
 
     Source: `get_score` and `regex_pattern(s)` of both versions.
     """
@@ -132,8 +132,8 @@ def get_verdict_of_score(score: object, *, version: Version) -> str | None:
 def parse_arena_verdict(judgment: str, *, version: Version) -> str | None:
     """Parse the verdict, one of `VERDICTS`, from a judge's text by a version's rules.
 
-    None also where the tool takes one that the text does not state (`read_mark`): from a reasoning
-    block that is not closed, or from one of two alternatives ("[[A>>B]] or [[A=B]]").
+    Also None if the tool would use a mark that is not a verdict (`read_mark`): in an open reasoning
+    block, or one of two alternatives ("[[A>>B]] or [[A=B]]").
     """
     verdict = get_verdict_of_score(find_mark(judgment, version=version), version=version)
     stated = get_verdict_of_score(read_mark(judgment), version="2.0")
@@ -280,7 +280,7 @@ def _require_one(
 def write_judgments(path: Path, judgments: Iterable[ArenaJudgment], *, version: Version) -> None:
     """Write judgments in the format of a version's `show_result.py`.
 
-    Version 2.0 asks for a category; version 0.1 does not look at baseline and category.
+    Version 2.0 requires a category; version 0.1 ignores baseline and category.
     """
     write_json_lines(path, (_to_judgment_row(judgment, version) for judgment in judgments))
 

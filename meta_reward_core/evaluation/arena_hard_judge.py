@@ -1,4 +1,4 @@
-"""Arena-Hard games by a judge: model and baseline, each shown first once.
+"""Arena-Hard games by a judge; model and baseline are each shown first in one game.
 
 Source: Li et al. 2024, arXiv 2406.11939 (two games, five verdicts); the wording of the prompt is
 ours. Departs from the public tool: the judge is not asked to write an answer of its own first.
@@ -138,8 +138,8 @@ def measure_style(text: str) -> Style:
 
     The public tool counts tokens with another tokenizer: here a token is 4 characters, for both
     model and baseline, because style control uses their ratio. The other counts follow the tool:
-    a passage in both bold marks counts twice, and the contents of code blocks are removed
-    everywhere, but not their fences.
+    a passage with both bold marks counts twice, and the contents of code blocks are removed
+    everywhere, but their fences are not.
 
     Source: `utils/add_markdown_info.py` of arena-hard-auto.
     """

@@ -1,8 +1,7 @@
 """Exported answers of an audit as human ratings.
 
-Exports name an item by `key`: a response, or two judgments. Where an item was adjudicated, that
-is the answer that counts; an item that was shown again, to see how steady its auditor is, counts
-once.
+Exports identify an item by `key`: a response, or two judgments. If an item was adjudicated, the
+decision counts; a repeated item counts once.
 """
 
 from collections.abc import Mapping, Sequence

@@ -37,10 +37,11 @@ from meta_reward_core.storage.schemas import to_records
 from meta_reward_core.storage.shards import IterationFiles, StageOutput
 
 MIN_REPLIES: Final = 50
-"""With fewer replies nothing is certain enough to stop a stage that is not finished."""
+"""With fewer replies, an unfinished stage is not stopped."""
 
 MIN_PROMPTS: Final = 8
-"""Replies about one prompt are alike: those of fewer prompts say nothing about the rest."""
+"""Replies about one prompt are similar, so replies about fewer prompts do not represent the rest.
+"""
 
 _ROLES: Final[dict[str, Role]] = {
     GENERATE.name: "actor",
@@ -51,7 +52,7 @@ _ROLES: Final[dict[str, Role]] = {
 
 @dataclass(frozen=True, slots=True)
 class BreakerNote:
-    """What stopped a stage.
+    """A finding that stopped a stage.
 
     Attributes:
         stage: its name.
@@ -68,11 +69,11 @@ class BreakerNote:
     tally: ReplyTally
 
     def diagnose(self, recipe: Recipe) -> list[Finding]:
-        """Find what is wrong by the limits of a recipe."""
+        """Find faults according to the limits of a recipe."""
         return _diagnose(self.stage, self.tally, recipe)
 
     def to_json(self) -> dict[str, Any]:
-        """Write it as plain values."""
+        """Convert it to plain values."""
         tally = {one.name: getattr(self.tally, one.name) for one in fields(self.tally)}
         tally["scores"] = sorted(self.tally.scores.items())
         return {
@@ -85,7 +86,7 @@ class BreakerNote:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "BreakerNote":
-        """Read what `to_json` wrote."""
+        """Parse the output of `to_json`."""
         tally = dict(values["tally"])
         scores = Counter({float(score): count for score, count in tally.pop("scores")})
         reasons: Counter[str] = Counter(tally.pop("reasons"))
@@ -93,7 +94,7 @@ class BreakerNote:
 
 
 def read_breaker(files: IterationFiles, stage: str) -> BreakerNote | None:
-    """Read what stopped a stage; None if nothing did, or its shard will be recomputed.
+    """Read the finding that stopped a stage; None if none did or its shard will be recomputed.
 
     Raises:
         ArtifactError: the note cannot be read.
@@ -109,13 +110,13 @@ def read_breaker(files: IterationFiles, stage: str) -> BreakerNote | None:
 
 
 def list_breakers(files: IterationFiles) -> list[BreakerNote]:
-    """What stopped stages of an iteration, in their order."""
+    """Return the findings that stopped stages of an iteration, in order."""
     notes = (read_breaker(files, stage) for stage in _ROLES)
     return [note for note in notes if note is not None]
 
 
 def read_accepted_causes(files: IterationFiles) -> dict[str, str]:
-    """Causes that a person has accepted for an iteration, and who; those of its probe included."""
+    """Return the causes accepted for an iteration and its probe, with the users who accepted."""
     stored = files.read_note(BREAKER_ACCEPTANCE)
     accepted = dict(stored) if isinstance(stored, dict) else {}
     probe = read_probe(files)
@@ -181,7 +182,7 @@ def require_stage_healthy(context: IterationContext, stage: str) -> None:
 
 
 def find_open_findings(files: IterationFiles, note: BreakerNote, recipe: Recipe) -> list[Finding]:
-    """What still stops a stage: beyond the limits of the recipe, and not accepted."""
+    """Return the finding that still stops a stage: beyond the limits and not accepted."""
     findings = note.diagnose(recipe)
     if not findings:
         return []
@@ -215,7 +216,7 @@ def check_shard(
 
 @dataclass(slots=True)
 class _Measured:
-    """Replies of some shards, and the prompts that they are about."""
+    """Replies of some shards, and their prompts."""
 
     tally: ReplyTally = field(default_factory=ReplyTally)
     prompts: set[str] = field(default_factory=set)
@@ -225,7 +226,7 @@ class _Measured:
         return len(self.prompts) >= MIN_PROMPTS and self.tally.replies >= MIN_REPLIES
 
     def add(self, stage: str, rows: Sequence[Any], refused: Sequence[RefusedPrompt]) -> None:
-        """Count a shard more; refused judgments and battles are among its rows."""
+        """Add a shard; refused judgments and battles are among its rows."""
         self.prompts.update(row.prompt_id for row in (*rows, *refused))
         if stage == GENERATE.name:
             self.tally.add_responses(rows, refused=sum(one.replies for one in refused))
@@ -242,7 +243,7 @@ def _measure_shard(
     work: StageOutput,
     is_finished: Callable[[int], bool],
 ) -> _Measured | None:
-    """Count a shard, and others before it until there are enough replies.
+    """Count a shard, and earlier ones until there are enough replies.
 
     Returns:
         None if there are too few, and more to come. Of a stage that is finished with this shard,

@@ -21,9 +21,9 @@ def compute_clustered_share_interval(
 ) -> Interval:
     """Compute Wilson's interval of a mean in [0, 1] with the effective sample size.
 
-    Clustered values are worth m(1-m) / Var(m) independent ones, at least 1 and at most n; where
-    the clusters do not differ, as many as there are clusters. With one value in each cluster it
-    is Wilson's interval of n - 1 answers.
+    Clustered values are worth m(1-m) / Var(m) independent ones, at least 1 and at most n; if the
+    clusters do not differ, their number counts. With one value per cluster, it is Wilson's interval
+    of n - 1 answers.
 
     Args:
         values: at least one.
@@ -55,7 +55,7 @@ def compute_clustered_change_interval(
 ) -> Interval:
     """Compute a t interval of the mean of paired, clustered changes in [-1, 1].
 
-    One more cluster at either end keeps the width above 0 where nothing has changed, as in
+    An extra cluster at either end keeps the width above 0 if nothing has changed, as in
     `compute_graded_mean_interval`.
 
     Args:

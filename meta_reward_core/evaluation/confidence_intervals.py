@@ -29,11 +29,10 @@ def compute_bounded_mean_interval(
 ) -> Interval:
     """Compute Wilson's interval of a mean of values in [lowest, highest].
 
-    With p the mean brought to [0, 1] and z = 1.96:
+    With the mean p scaled to [0, 1] and z = 1.96:
     (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n).
-    For values that are not all at the ends it is too wide rather than too narrow, because their
-    variance is at most p(1-p) (Bhatia and Davis 2000). It never has width 0, not even when all
-    values are equal.
+    For values between the ends it is too wide rather than too narrow, because their variance is at
+    most p(1-p) (Bhatia and Davis 2000). It never has width 0, not even when all values are equal.
 
     Args:
         mean: of the `count` values.
@@ -70,10 +69,10 @@ def compute_graded_mean_interval(
 ) -> Interval:
     """Compute a t interval of a mean of grades, with one extra grade at either end.
 
-    The two added grades keep the width above 0 if all grades are equal and matter little among
-    many; Wilson's interval would be far too wide for grades between the extremes. Our
-    choice, after Agresti and Coull 1998, "Approximate is better than 'exact' for interval
-    estimation of binomial proportions", The American Statistician 52.
+    The two added grades keep the width above 0 if all grades are equal, and have little effect
+    among many; Wilson's interval would be far too wide for grades between the extremes. Our choice,
+    after Agresti and Coull 1998, "Approximate is better than 'exact' for interval estimation of
+    binomial proportions", The American Statistician 52.
 
     Args:
         values: the grades, at least one.

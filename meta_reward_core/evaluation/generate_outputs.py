@@ -1,6 +1,7 @@
 """Generate a model's responses to the prompts of an evaluation, in one or several turns.
 
-An answer that the engine refused is an empty text, which every judge may punish, and is counted.
+If the engine refused a prompt, the response is an empty text, which judges may penalize; these are
+counted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,7 @@ class ModelResponses:
 
     @property
     def issues(self) -> list[DataIssue]:
-        """Issues of the responses that a reader of the metrics must know."""
+        """List issues of the responses that readers of the metrics must know."""
         return [
             *make_issue_if_any(
                 range(self.refused),

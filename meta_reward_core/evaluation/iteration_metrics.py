@@ -1,6 +1,6 @@
 """Metrics of an iteration from its own files: score spread, biases, lengths.
 
-The judge that is measured here is the one that gave the scores. Nothing here is the truth.
+The measured judge is the one that gave the scores; no ground truth is used here.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,7 +98,7 @@ def _measure_pair_table(
 
 
 def _count_few_readable(files: IterationFiles, readable: Mapping[str, float]) -> int:
-    """Judge pairs that rest on few readable verdicts."""
+    """Count judge pairs that are based on few readable verdicts."""
     names = ("chosen_judgment_id", "rejected_judgment_id")
     pairs = files.read("judge_pairs", columns=names)
     return sum(

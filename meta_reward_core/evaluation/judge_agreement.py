@@ -1,8 +1,8 @@
 """Agreement of a judge with a reference, and with itself.
 
-Agreement = share of pairs whose order by the judge is the reference's; a tie of the judge counts
-as a disagreement in `agreement` and leaves the set in `agreement_without_ties`. Pairs that the
-reference does not order (ties, verdicts that differ with the position) are in neither.
+Agreement = share of pairs whose order by the judge is the reference's; a tie of the judge counts as
+a disagreement in `agreement` and is excluded from `agreement_without_ties`. Pairs that the
+reference does not order (ties, verdicts that change with the position) are excluded from both.
 
 Source: arXiv 2407.19594, tables 3 and 7; arXiv 2401.10020, section 3.2 (exact match, Spearman,
 Kendall); Cohen 1960, "A coefficient of agreement for nominal scales"; Fieller, Hartley and
@@ -51,7 +51,7 @@ MANY_TIES: Final = 0.3
 _MIN_PROMPTS: Final = 5  # with fewer, intervals of correlations are meaningless
 
 GAPS: Final = (0.5, 1.0, 2.0)
-"""Where the bins of score differences end; the last is open. Our choice."""
+"""Upper ends of the bins of score differences; the last bin is open. Our choice."""
 
 Column = list[float]
 
@@ -130,7 +130,7 @@ def _make_exact_order_metric(
     mine: Mapping[PairKey, PairPreference],
     theirs: Mapping[PairKey, PairPreference],
 ) -> Metric:
-    """Compute the share of prompts whose ordered pairs the judge all orders equally."""
+    """Compute the share of prompts with all ordered pairs in the order of the reference."""
     by_prompt: defaultdict[str, list[bool]] = defaultdict(list)
     for pair in ordered:
         by_prompt[pair[0]].append(mine[pair] == theirs[pair])
@@ -213,7 +213,7 @@ def _make_baseline_metrics(
     own: Mapping[ResponseKey, float],
     other: Mapping[ResponseKey, float],
 ) -> list[Metric]:
-    """How much the judge's scores vary, and what the same scores get when they are shuffled."""
+    """Measure the variation of the judge's scores, and the result of shuffled scores."""
     if not own:
         return []
     by_prompt: defaultdict[str, list[float]] = defaultdict(list)
@@ -356,7 +356,7 @@ def _round_half_up(value: float) -> int:
 def _compute_calibration(
     own: Mapping[ResponseKey, float], other: Mapping[ResponseKey, float]
 ) -> list[dict[str, Any]]:
-    """Compute by rounded judge score: count, its mean, and the reference's mean."""
+    """Compute for each rounded judge score the count, the judge's mean and the reference's mean."""
     bins: defaultdict[int, list[ResponseKey]] = defaultdict(list)
     for key, value in own.items():
         bins[_round_half_up(value)].append(key)

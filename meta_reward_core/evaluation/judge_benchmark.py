@@ -1,8 +1,8 @@
 """Compare a judge's scores with a reference, in and out of distribution.
 
-Out of distribution is a fixed set that every judge can be asked about. In distribution are the
-responses that an iteration has made and judged itself: on them a judge that is its own teacher can
-look better, or worse, than it is.
+Out of distribution means a fixed set for all judges. In distribution means the responses that an
+iteration generated and judged itself, on which a self-trained judge can look better, or worse, than
+it is.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,7 +103,7 @@ def run_judge(run: BenchmarkRun, items: JudgeItems, *, words: JudgePrompt) -> Pa
 
 
 def compare_on_fixed_set(judge: Path, reference: Path) -> Scorecard:
-    """Compare a judge with a reference on responses that no iteration generated.
+    """Compare a judge with a reference on responses from outside the loop.
 
     Raises:
         EvaluationFileError: the two cannot be read or have nothing in common.

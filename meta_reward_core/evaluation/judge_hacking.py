@@ -17,10 +17,10 @@ from meta_reward_core.evaluation.scorecard import DataIssue, make_issue_if_any
 from meta_reward_core.method.parsing import has_judge_line
 
 CONSTANT_SHARE: Final = 0.2
-"""So large a share of answers that open alike is an issue. Our choice."""
+"""Share of answers with the same beginning from which it is an issue. Our choice."""
 
 COPY_SHARE: Final = 0.05
-"""So large a share of answers that equal the baseline's, or hold them whole, is an issue.
+"""Share of answers that equal or contain the baseline's from which it is an issue.
 
 Our choice.
 """
@@ -98,7 +98,7 @@ def has_judge_instructions(text: str) -> bool:
 
 
 def _is_suspicious(answer: ComparedResponse, found_in: TextPredicate) -> bool:
-    """Whether a response is suspicious and its prompt, which may have asked for it, is not."""
+    """Whether a response matches and its prompt, which may have requested it, does not."""
     return found_in(answer.text) and not found_in(answer.instruction)
 
 

@@ -1,8 +1,8 @@
 """Check whether a judge and a meta-judge are usable: shares with intervals, limits and causes.
 
 The judge probe checks before the first full stage, the circuit breakers after each shard. Both stop
-only when the 95% interval of a share is entirely beyond its limit, so that a few odd replies stop
-nothing. A limit of 0 (or 1 for a largest share) disables a check.
+only when the 95% interval of a share is entirely beyond its limit, so that a few unusual replies do
+not stop a run. A limit of 0 (or 1 for a largest share) disables a check.
 
 Nothing here depends on engines or files.
 """
@@ -32,10 +32,10 @@ _TURN_MARK: Final = re.compile(
 """Starts of another turn: control tokens generated as text, or a role alone on a line."""
 
 _MIN_ENDED: Final = 5
-"""Fewer replies that ended by themselves do not say whether the format is known."""
+"""Minimum number of complete replies for a conclusion about the reply format."""
 
 _MIN_ENDED_UNREADABLE: Final = 2
-"""As `_MIN_ENDED`, where no reply can be read."""
+"""Like `_MIN_ENDED`, if no reply can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +47,17 @@ class Share:
 
     @property
     def value(self) -> float | None:
-        """The share in [0, 1]; None of nothing."""
+        """The share in [0, 1]; None if the total is 0."""
         return self.count / self.total if self.total else None
 
     @property
     def low(self) -> float:
-        """Lower end of the interval; 0 of nothing."""
+        """Lower end of the interval; 0 if the total is 0."""
         return self._compute_interval()[0]
 
     @property
     def high(self) -> float:
-        """Upper end of the interval; 1 of nothing."""
+        """Upper end of the interval; 1 if the total is 0."""
         return self._compute_interval()[1]
 
     def _compute_interval(self) -> tuple[float, float]:
@@ -73,14 +73,14 @@ class Share:
         return f"{self.value:.1%} (95% CI {self.low:.0%} to {self.high:.0%}, n = {self.total:,})"
 
     def to_json(self) -> dict[str, Any]:
-        """Write it for a report."""
+        """Convert it for a report."""
         low, high = self._compute_interval()
         return {"value": self.value, "low": low, "high": high, "n": self.total}
 
 
 @dataclass(frozen=True, slots=True)
 class HealthLimits:
-    """Beyond which a share stops the run; all in [0, 1].
+    """Limits of shares beyond which a run stops; all in [0, 1].
 
     Attributes:
         min_readable_share: of judgments with a readable score, and of verdicts.
@@ -124,7 +124,7 @@ class ReplyTally:
     scores: Counter[float] = field(default_factory=Counter)
 
     def add_judgments(self, judgments: Iterable[Judgment]) -> Self:
-        """Count some judgments more."""
+        """Add judgments to the counts."""
         for one in judgments:
             self._add(
                 one.text,
@@ -138,7 +138,7 @@ class ReplyTally:
         return self
 
     def add_battles(self, battles: Iterable[Battle]) -> Self:
-        """Count some battles more."""
+        """Add battles to the counts."""
         for one in battles:
             self._add(
                 one.text,
@@ -150,7 +150,7 @@ class ReplyTally:
         return self
 
     def add_responses(self, responses: Iterable[Response], *, refused: int) -> Self:
-        """Count some responses more, and replies of prompts that the engine refused."""
+        """Add responses, and replies to prompts that the engine refused, to the counts."""
         for one in responses:
             self._add(
                 one.text,
@@ -187,12 +187,12 @@ class ReplyTally:
 
     @property
     def cut_off_share(self) -> Share:
-        """Replies that the token limit ended."""
+        """Replies that were cut off by the token limit."""
         return Share(self.cut_off, self.replies)
 
     @property
     def refused_share(self) -> Share:
-        """Prompts that the engine refused, most often as too long."""
+        """Prompts that the engine refused, usually because they are too long."""
         return Share(self.refused, self.replies)
 
     @property
@@ -214,7 +214,7 @@ class ReplyTally:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A limit that was passed for certain: what was seen, the most likely cause, what to do."""
+    """A limit that was certainly exceeded: observation, most likely cause and remedy."""
 
     role: Role
     cause: Cause
@@ -225,7 +225,7 @@ class Finding:
 def diagnose_replies(
     tally: ReplyTally, *, role: Role, limits: HealthLimits, max_new_tokens: int
 ) -> list[Finding]:
-    """Find what is wrong with the replies of one role, the most likely cause of each fault.
+    """Find faults of the replies of one role, with their most likely causes.
 
     Args:
         tally: of the replies.
@@ -249,7 +249,7 @@ def diagnose_replies(
 def explain_unreadable(
     tally: ReplyTally, *, role: Role, limits: HealthLimits, max_new_tokens: int
 ) -> Finding:
-    """Explain why some replies of a role cannot be read, whatever their share is."""
+    """Explain why some replies of a role cannot be read, regardless of their share."""
     if tally.refused > (tally.replies - tally.readable) / 2:
         return _describe_refused(tally, role)
     if tally.ended - tally.readable_ended > (tally.replies - tally.readable) / 2:
@@ -260,7 +260,7 @@ def explain_unreadable(
 def diagnose_actor(
     tally: ReplyTally, *, limits: HealthLimits, max_new_tokens: int
 ) -> list[Finding]:
-    """Find what is wrong with responses: refused prompts, or replies that the limit cuts off.
+    """Find faults of responses: refused prompts, or replies cut off by the token limit.
 
     Args:
         tally: of the responses, and of the replies that refused prompts did not give.
@@ -297,10 +297,10 @@ def diagnose_actor(
 
 
 def _knows_no_format(tally: ReplyTally, limits: HealthLimits) -> bool:
-    """Whether the replies that ended by themselves show that the format is not known.
+    """Whether the complete replies show that the model does not know the format.
 
-    A judge whose limit is too low writes readable replies wherever it ends in time. So a few that
-    ended and cannot be read are enough, where no reply at all can be read.
+    If only the limit is too low, replies that end in time are readable. So a few complete but
+    unreadable replies are sufficient evidence if no reply at all can be read.
     """
     if tally.ended >= _MIN_ENDED_UNREADABLE and not tally.readable:
         return True
@@ -394,7 +394,7 @@ def _describe_constant(tally: ReplyTally) -> Finding:
 
 
 def diagnose_pairs(share: Share, *, kind: str, limits: HealthLimits) -> list[Finding]:
-    """Find too few prompts that give a pair of a kind."""
+    """Check whether too few prompts give a pair of a kind."""
     if share.high >= limits.min_pair_share:
         return []
     return [
@@ -408,5 +408,5 @@ def diagnose_pairs(share: Share, *, kind: str, limits: HealthLimits) -> list[Fin
 
 
 def list_causes(findings: Sequence[Finding]) -> list[Cause]:
-    """The causes of findings, each once, in order."""
+    """Return the distinct causes of findings, in order."""
     return list(dict.fromkeys(finding.cause for finding in findings))

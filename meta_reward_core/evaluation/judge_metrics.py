@@ -1,6 +1,6 @@
 """Metrics of the judge, the meta-judge and the pairs of an iteration: spread, biases, lengths.
 
-Pure functions of records and columns. The mean of nothing is None, never 0. Shares are in
+Pure functions of records and columns. The mean of an empty list is None, never 0. Shares are in
 [0, 1], lengths in characters unless named otherwise.
 
 Source: arXiv 2407.19594, section 4 (score, position and length bias of judge and meta-judge).
@@ -24,7 +24,7 @@ judge that collapses concentrate there."""
 
 @dataclass(frozen=True, slots=True)
 class JudgeMetrics:
-    """How the judge used its scores.
+    """Distribution of the judge's scores.
 
     Attributes:
         judgments: how many were written.
@@ -49,7 +49,9 @@ class JudgeMetrics:
 
 @dataclass(frozen=True, slots=True)
 class MetaJudgeMetrics:
-    """How the meta-judge decided. "Decided" is a verdict A or B, not a tie or unreadable.
+    """Statistics of the meta-judge's verdicts.
+
+    "Decided" is a verdict A or B, not a tie or unreadable.
 
     Attributes:
         battles: orders fought.
@@ -190,7 +192,7 @@ class MetaJudgeTally:
         self._unparsed = Counter[str]()
 
     def add(self, battles: Sequence[Battle], judgments: Mapping[str, Judgment]) -> None:
-        """Count more battles.
+        """Add battles to the counts.
 
         Args:
             battles: all of a response, or none.
@@ -309,7 +311,7 @@ def compute_score_length_correlation(scores: Iterable[ResponseScore]) -> float |
 
 
 def _compare_orders(battles: Sequence[Battle]) -> list[bool]:
-    """Return per pair readable in both orders whether both orders agree."""
+    """Return for each pair with readable verdicts in both orders whether they agree."""
     outcome = {
         (
             battle.prompt_id,
@@ -336,7 +338,7 @@ def _get_winner(battle: Battle) -> str | None:
 def _list_wins_of_larger(
     battles: Sequence[Battle], amount: Mapping[str, float | None]
 ) -> list[bool]:
-    """Return per decided battle of unequal amounts whether the larger amount won."""
+    """Return for each decided battle with different amounts whether the larger one won."""
     wins = []
     for battle in battles:
         if battle.verdict not in ("A", "B"):

@@ -1,8 +1,7 @@
 """Try actor, judge and meta-judge on a few prompts before the first full stage.
 
-The probe answers, judges and compares with the recipe's own settings, within a budget of time. It
-ends early once a fault is certain, and reports what it has when the time is up. Its rows never
-train.
+The probe answers, judges and compares with the recipe's own settings, within a time budget. It ends
+early once a fault is certain, and otherwise when the time is up. Its rows are never trained on.
 """
 
 import itertools
@@ -33,13 +32,13 @@ from meta_reward_core.recipes.schema import Recipe, get_scheduled_value
 from meta_reward_core.storage.records import Battle, Judgment, Prompt, Response
 
 FIRST_JUDGMENTS: Final = 1
-"""Judgments of each response before the rest of them: enough to see a judge that cannot judge."""
+"""Judgments per response in the first round, sufficient to detect an unusable judge."""
 
 MIN_PROMPTS: Final = 2
-"""A fault that one prompt shows is looked for in another one, if the time allows."""
+"""Minimum prompts that must show a fault, if time allows."""
 
 BATTLE_PAIRS: Final = 3
-"""Pairs of judgments of a prompt that are compared, each in both orders."""
+"""Pairs of judgments per prompt that are compared, each in both orders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ class RoleCost:
 
 @dataclass(frozen=True, slots=True)
 class ProbeReport:
-    """What the probe saw.
+    """Measurements of the probe.
 
     Attributes:
         prompts: that were answered and judged.
@@ -101,7 +100,7 @@ class ProbeReport:
 
     @property
     def projected_seconds(self) -> float:
-        """Seconds of generating and judging in a whole iteration, of the roles that were tried."""
+        """Seconds of a whole iteration for the roles that were tested."""
         return sum(cost.projected_seconds or 0.0 for cost in self.costs.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -126,7 +125,7 @@ class ProbeReport:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """A report and the rows that it was made from, which are kept apart and never train."""
+    """A report and its rows, which are stored separately and never trained on."""
 
     report: ProbeReport
     responses: list[Response]
@@ -145,7 +144,7 @@ class _Spent:
 
 @dataclass(slots=True)
 class _Budget:
-    """How much time is left, and whether another call is likely to end within it."""
+    """The remaining time, and whether another call is likely to end within it."""
 
     limit: float
     clock: Callable[[], float]
@@ -172,7 +171,7 @@ class _Budget:
         return replies * known.seconds / known.replies <= self.limit - self.measure_elapsed()
 
     def measure(self, role: str, before: float, *, replies: int, tokens: int) -> None:
-        """Note what a call that began at `before` took."""
+        """Record the cost of a call that started at `before`."""
         spent = self.spent.setdefault(role, _Spent())
         spent.replies += replies
         spent.tokens += tokens
@@ -180,7 +179,7 @@ class _Budget:
 
 
 class _Probe:
-    """The rows so far, and how to draw more."""
+    """The rows so far, and functions that generate more."""
 
     def __init__(
         self,
@@ -223,7 +222,7 @@ class _Probe:
         return drawn
 
     def score(self, responses: Sequence[Response], *, first: int, count: int) -> None:
-        """Let the judge write some judgments of each of some responses, from number `first`."""
+        """Let the judge write some judgments of each response, numbered from `first`."""
         recipe, before = self.recipe.judge, self.budget.clock()
         policy = self.recipe.actor.reasoning
         finished, _ = select_finished(responses, policy)
@@ -243,7 +242,7 @@ class _Probe:
         self.judgments += [_renumber(one, first) for one in drawn]
 
     def compare(self, prompts: Sequence[Prompt]) -> None:
-        """Let the meta-judge decide a few battles of each of some prompts."""
+        """Let the meta-judge decide a few battles of each prompt."""
         recipe, before = self.recipe.meta_judge, self.budget.clock()
         planned = self._plan_battles(prompts)
         drawn, counts = run_battles(
@@ -278,7 +277,7 @@ class _Probe:
         return planned
 
     def group(self) -> JudgedPrompts:
-        """Everything so far, by prompt, with the texts that count."""
+        """Return everything so far by prompt, with reasoning applied to the texts."""
         responses = select_answers(self.responses, self.recipe.actor.reasoning)
         judgments = select_answers(self.judgments, self.recipe.judge.reasoning)
         scores = score_responses(
@@ -291,7 +290,7 @@ class _Probe:
         return judged.select_comparison_set(prompt, seed=self.seed, max_judgments=limit)
 
     def count_actor_pairs(self) -> Share:
-        """Prompts whose scores would give a pair."""
+        """Return the prompts whose scores would give a pair."""
         judged, pairing = self.group(), self.recipe.pairing
         chosen = [
             select_actor_pair(
@@ -305,7 +304,7 @@ class _Probe:
         return Share(sum(isinstance(one, ActorPair) for one in chosen), len(chosen))
 
     def count_judge_pairs(self) -> Share:
-        """Compared prompts with a readable winner: only they can give a pair of judgments."""
+        """Return the compared prompts with a readable winner; only they can give a judge pair."""
         decided = {battle.prompt_id for battle in self.battles if battle.verdict in ("A", "B")}
         return Share(
             sum(prompt.prompt_id in decided for prompt in self.compared), len(self.compared)
@@ -332,11 +331,11 @@ def run_judge_probe(
     chat_date: str | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> ProbeResult:
-    """Answer and judge some prompts, and decide whether the judge suits a whole iteration.
+    """Answer and judge some prompts, and decide whether the judge is usable for a whole iteration.
 
     Prompts are processed in groups of 1, 1, 2, 4 and so on, so that a batching engine gets
-    batches, and a slow one is detected after one prompt. In a group in which a fault is certain,
-    only the first judgments are generated.
+    batches, and a slow one is detected after one prompt. If a fault is certain in a group, only the
+    first judgments are generated.
 
     Args:
         prompts: those to try if there is enough time.
@@ -372,7 +371,7 @@ def run_judge_probe(
 
 
 def _try_group(probe: _Probe, prompts: Sequence[Prompt], limits: HealthLimits) -> bool:
-    """Answer, judge and compare, as far as the time goes and nothing is found to be wrong.
+    """Answer, judge and compare until the time is up or a fault is found.
 
     Returns:
         Whether there may be time for another group.
@@ -393,7 +392,7 @@ def _try_group(probe: _Probe, prompts: Sequence[Prompt], limits: HealthLimits) -
 def _judge_group(
     probe: _Probe, prompts: Sequence[Prompt], responses: Sequence[Response], limits: HealthLimits
 ) -> bool:
-    """Judge in two rounds, or in one that shows a fault; False if the time is up."""
+    """Judge in two rounds, or only one if it shows a fault; False if the time is up."""
     first = min(FIRST_JUDGMENTS, probe.recipe.judge.samples)
     rest = probe.recipe.judge.samples - first
     if not probe.budget.allows("judge", first * len(responses)):
@@ -463,7 +462,7 @@ def _make_report(probe: _Probe, *, wanted: int, findings: Sequence[Finding]) -> 
 
 
 def _plan_replies(recipe: Recipe, iteration: int) -> dict[str, int]:
-    """Replies that an iteration draws at most, by role."""
+    """Maximum replies of an iteration, by role."""
     responses = recipe.sample.prompts * recipe.actor.samples
     planned = {"actor": responses, "judge": responses * recipe.judge.samples}
     if recipe.trains_on("judge", iteration):
@@ -473,13 +472,13 @@ def _plan_replies(recipe: Recipe, iteration: int) -> dict[str, int]:
 
 
 def _take_pairs(judgments: Sequence[Judgment]) -> list[tuple[Judgment, Judgment]]:
-    """Neighbours in the order of their samples: every judgment in at most two pairs."""
+    """Pair neighbours in sample order, so that every judgment is in at most two pairs."""
     pairs = list(itertools.pairwise(judgments))
     return pairs[:BATTLE_PAIRS]
 
 
 def _renumber(one: Judgment, first: int) -> Judgment:
-    """Give judgments of a later call the numbers after those of the first."""
+    """Number judgments of a later call after those of the first."""
     if not first:
         return one
     sample = first + one.sample

@@ -1,6 +1,6 @@
 """Length-controlled win rate: the win rate if both outputs were equally long.
 
-A logistic regression of the preference on the difference of lengths, read at difference 0.
+A logistic regression of the preference on the difference of lengths, evaluated at difference 0.
 
 Source: Dubois et al. 2024, "Length-Controlled AlpacaEval", arXiv 2404.04475, section 3; the
 public tool `alpaca_eval` 0.6.6 (`metrics/glm_winrate.py`) for what the paper leaves open (lasso, no
@@ -33,23 +33,23 @@ Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 FOLDS: Final = 5
-"""Of the cross-validation. Source: `GLM_INFO` in alpaca_eval's `metrics/glm_winrate.py`.
+"""Folds of the cross-validation. Source: `GLM_INFO` in alpaca_eval's `metrics/glm_winrate.py`.
 
 Row n of the rated ones is in fold n modulo 5, as in scikit-learn 1.9's `GroupKFold`; older versions
 deal rows out in another order, by which the tool's own rate moves by up to 0.45 points.
 """
 
 STRENGTHS: Final = np.logspace(-4, 4, 10)
-"""Candidates for C, the weight of the likelihood against the lasso's 1.
+"""Candidates for C, the weight of the likelihood relative to the lasso penalty.
 
 Source: scikit-learn's `LogisticRegressionCV`, whose default the tool takes (`Cs=10`).
 """
 
 MIN_ROWS: Final = 2 * FOLDS
-"""With fewer rows no strength can be chosen, and no rate is given. Our choice."""
+"""Minimum rows for the choice of the penalty; with fewer there is no rate. Our choice."""
 
 MAX_INFLATION: Final = 100.0
-"""Variance inflation of the constant by the length's column, above which there is no rate.
+"""Variance inflation of the constant by the length column above which there is no rate.
 
 At 100 its error is ten times as large as without the column: 30 points either way on 805 prompts.
 Public models have 1 to 3. Our choice.

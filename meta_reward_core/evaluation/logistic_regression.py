@@ -1,7 +1,7 @@
 """Logistic regression of shares on a few features, for many small problems at once.
 
-Knows nothing of models or lengths. Problems share their rows and differ in the rows' weights, as
-the folds of a cross-validation and the rounds of a bootstrap do.
+Independent of models and lengths. Problems share their rows and differ in the weights of the rows,
+like the folds of a cross-validation and the rounds of a bootstrap.
 
 Source: Lee, Sun and Saunders 2014, "Proximal Newton-type methods for minimizing composite
 functions", SIAM Journal on Optimization 24.
@@ -29,7 +29,7 @@ def fit_logistic(
     """Fit the coefficients b [k] of every problem.
 
     Minimises sum_i w_i (log(1 + exp(z_i)) - y_i z_i) + lasso |b|_1 + ridge/2 |b|_2^2 with
-    z_i = x_i . b, without an intercept of its own (give a column of ones).
+    z_i = x_i . b, without an intercept (pass a column of ones).
 
     Args:
         features: x, shape [n, k].

@@ -80,8 +80,8 @@ class Question:
 def parse_rating(judgment: str) -> float | None:
     """Parse the last `[[8]]`, else the only `[8]`, if it is in [1, 10].
 
-    Single brackets also mark footnotes and items of lists: where two of them differ, neither is
-    taken for the points.
+    Single brackets can also be footnotes and list items: if two of them differ, neither counts as
+    the score.
 
     Source: `one_score_pattern` and `one_score_pattern_backup` of FastChat's `llm_judge/common.py`,
     where the first of several marks counts.
@@ -168,7 +168,8 @@ def score_of_text(text: str) -> tuple[float | None, str | None]:
 def write_turn_judgments(path: Path, judgments: Iterable[TurnJudgment]) -> None:
     """Write judgments in FastChat's format, where a missing score is -1.
 
-    Its browser takes one judgment of a question for each template, so the turns name two.
+    FastChat's browser shows one judgment per question and template, so the two turns use different
+    template names.
     """
     write_json_lines(
         path,

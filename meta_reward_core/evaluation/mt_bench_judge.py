@@ -41,7 +41,7 @@ def judge_turns(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[TurnJudgment]:
-    """Grade every turn that was answered.
+    """Grade every answered turn.
 
     Args:
         engine: the judge; closed by the caller.

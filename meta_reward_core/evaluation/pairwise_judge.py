@@ -1,8 +1,8 @@
 """Pairwise preferences between two responses by any engine.
 
 Uses neither files nor scores: pairs of outputs in, annotations out, in the order of the pairs.
-Separate functions make the prompt, call the engine and read the reply, so that a shard of pairs is
-annotated like the whole.
+Separate functions build the prompt, call the engine and parse the reply, so that a shard of pairs
+is annotated like all pairs at once.
 
 If the engine returns the log-probabilities of its tokens, a reply's preference is the mean over the
 possible verdicts, weighted by their probabilities; otherwise it is that of the verdict alone, and
@@ -80,7 +80,7 @@ def plan_presentations(
 ) -> list[PairPresentation]:
     """List the presentations: each pair once or twice.
 
-    Which order comes alone depends on the seed and the instruction, not on the other pairs.
+    A single order depends on the seed and the instruction, not on the other pairs.
     """
     if orders == "both":
         return [PairPresentation(n, first) for n in range(len(pairs)) for first in (True, False)]
@@ -155,7 +155,7 @@ _MARKS: Final = " \n*_`[]().:\"'"
 def _parse_verdict_token(token: str) -> Verdict | None:
     """Parse the verdict that a token starts; a tie can be split into several tokens.
 
-    A small "a" is none: it may begin "a tie".
+    A lower-case "a" does not count, because it can begin "a tie".
     """
     bare = token.strip(_MARKS)
     if bare in ("A", "B", "b"):
@@ -182,8 +182,8 @@ def annotate_outputs(
 ) -> list[Annotation]:
     """Annotate which of two responses an engine prefers.
 
-    A preference is the mean of its orders' means. Where an order has no readable reply, there is
-    no preference, because the other order alone would bring its position's bias in.
+    A preference is the mean of its orders' means. If one order has no readable reply, there is no
+    preference, because the other order alone would add position bias.
 
     Args:
         engine: who prefers; closed by the caller.
@@ -247,7 +247,7 @@ def iter_verdict_rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield each completion as a verdict row: first shown, verdict, text.
 
-    The two are called baseline and model, whatever their names.
+    The two are always called baseline and model.
     """
     for showing, completions in asked:
         names = ("baseline", "model") if showing.baseline_first else ("model", "baseline")

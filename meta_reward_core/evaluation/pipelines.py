@@ -1,7 +1,7 @@
 """Whole evaluations: generate responses, judge them, write files, and score the files.
 
-Every file has its public format, so that another tool can take over at any point. Each file is read
-again before it is scored, so that the printed metrics are those of the file.
+Every file has a public format, so that other tools can continue at any point. Each file is read
+again before it is scored, so that the printed metrics match the file.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -140,7 +140,7 @@ def run_alpaca(
 
 
 def _measure_steadiness(path: Path) -> list[Metric]:
-    """Measure how far the annotator agrees with itself: orders, repeats, its own reasons."""
+    """Measure how consistent the annotator is across orders, repeats and its own reasons."""
     rows = read_rows(path)
     if all(row.values.get("verdict") is None for row in rows):
         return []
@@ -213,7 +213,7 @@ def run_arena(
     """Play two games per question against a baseline; in version 2.0 with categories.
 
     Writes `model_answers.jsonl`, `baseline_answers.jsonl` and `judgments.jsonl` in the form of the
-    version. A question without a category belongs to the version's default one.
+    version. A question without a category gets the version's default one.
 
     Raises:
         EvaluationFileError: a file is incomplete, or an answer is missing.
@@ -376,7 +376,7 @@ def _require_all(side: OutputSource, missing: Collection[str], asked: int) -> No
 
 
 def find_training_overlap(side: OutputSource, texts: Collection[str]) -> list[DataIssue]:
-    """Find prompts that the model's experiment trains on: they measure memory, not skill."""
+    """Find prompts that the model's experiment trains on: they measure memorization, not skill."""
     known = side.training_prompt_ids if isinstance(side, NamedEngine) else frozenset()
     return make_issue_if_any(
         [text for text in texts if compute_prompt_id(text) in known],

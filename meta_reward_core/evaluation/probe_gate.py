@@ -1,8 +1,8 @@
 """Block sampling for an iteration until the judge probe has passed or is accepted.
 
 The report is one of the iteration's files, so the worker that runs the next shard finds it. It is
-valid for the settings it was made with: if those of actor, judge or meta-judge change, the next
-shard requires another probe, in any iteration.
+valid for its settings: if those of actor, judge or meta-judge change, the next shard requires
+another probe, in any iteration.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ from meta_reward_core.storage.shards import IterationFiles
 
 ACCEPT_OPTION: Final = "--accept-probe"
 ANY: Final = "any"
-"""Key of an acceptance that was given before there was a report."""
+"""Key of an acceptance without a report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def accept_probe(files: IterationFiles, *, by: str) -> bool:
 
 
 def require_judge_probed(context: IterationContext, resources: StageResources) -> None:
-    """Probe the judge before the first shard of all, and again after a change of its settings.
+    """Probe the judge before an experiment's first shard, and after changes of its settings.
 
     An experiment created before probes were introduced is not probed.
 
@@ -203,7 +203,7 @@ def _take_prompts(files: IterationFiles, count: int) -> list[Prompt]:
 
 
 def _store(context: IterationContext, key: str, result: ProbeResult) -> None:
-    """Keep rows first and the report last."""
+    """Store rows first and the report last."""
     files = context.files
     for table, rows in _iter_tables(result):
         files.replace_note(get_probe_table_path(table), to_parquet(build_table(table, rows)))

@@ -4,7 +4,7 @@ Items are weighted, as unequal sampling requires. A `WeightedStatistic` computes
 sets of weights at once, as a jackknife requires; an undefined metric is NaN inside arrays, and None
 elsewhere.
 
-Which of these are a library's, and why not all: docs/decisions/0008-whose-statistics.md.
+docs/decisions/0008-whose-statistics.md explains which of these come from libraries.
 
 Source: Cohen 1960; Krippendorff 2011, "Computing Krippendorff's alpha-reliability".
 """

@@ -1,10 +1,10 @@
 """Ratings of responses by a judge or a reference, from files.
 
 Either scores, one row per judgment: `prompt_id, response_id, score` (an experiment's table
-`judgments` is such a file), or `rank` in its place, 1 being the best. Or verdicts on pairs, one
+`judgments` is such a file), or `rank` instead, where 1 is the best. Or verdicts on pairs, one
 row per order shown: `prompt_id, first_id, second_id, verdict` with verdict A, B or tie (the table
-`battles` is such a file). Or the answers of a finished audit, as its pages export them: points of
-responses, or which of two judgments is better. A judgment's `text` is read for its own reasons.
+`battles` is such a file). Or the exported answers of a finished audit: scores of responses, or
+which of two judgments is better. If judgments have a `text`, it is compared with their score.
 """
 
 from collections import defaultdict
@@ -25,7 +25,7 @@ from meta_reward_core.method.parsing import remove_verdict_lines
 from meta_reward_core.storage.records import Verdict
 
 EPSILON: Final = 1e-9
-"""Mean scores nearer than this are a tie."""
+"""Mean scores that are closer than this are a tie."""
 
 ResponseKey = tuple[str, str]
 """(prompt_id, response_id)"""
@@ -164,7 +164,7 @@ def _parse_verdicts(file: str, rows: Sequence[NumberedRow]) -> Ratings:
 
 
 def _read_shown_id(row: NumberedRow, side: str) -> str:
-    """Read the id of what was shown: a response, or a judgment in the table `battles`."""
+    """Read the id of the displayed item: a response, or a judgment in the table `battles`."""
     battle = f"{side}_judgment_id"
     return row.read_name(battle if battle in row.values else f"{side}_id")
 

@@ -1,10 +1,10 @@
 """Check whether the total score of a judgment equals the sum of the points in its reasons.
 
-For judgments by an additive rubric, whose reasons contain "+1 for relevance" or "earns half a
-point". Reasons without points are ignored: absence does not count as disagreement. The patterns are
-English.
+This applies to judgments with an additive rubric, whose reasons contain "+1 for relevance" or
+"earns half a point". Reasons without points are ignored: absence does not count as disagreement.
+The patterns are English.
 
-For verdicts on two answers: find which of them the reasons call better.
+For verdicts on two answers, the answer that the reasons favour is determined.
 """
 
 import re
@@ -15,7 +15,7 @@ from meta_reward_core.method.parsing import MAX_SCORE, parse_score, remove_score
 from meta_reward_core.storage.records import Verdict
 
 POINTS_TOLERANCE: Final = 0.25
-"""A total nearer to the sum than this agrees; decimals of a trained judge are rarely spelt out."""
+"""A total that is closer to the sum agrees; trained judges rarely spell out decimals."""
 
 _WORDS: Final = {
     "no": 0.0, "zero": 0.0, "half a": 0.5, "a half": 0.5, "half": 0.5, "a": 1.0, "an": 1.0,
@@ -78,7 +78,7 @@ class StatedPoints:
 def parse_stated_points(judgment: str) -> StatedPoints:
     """Parse the total score of a judgment and sum the points in its reasons.
 
-    Totals inside the reasons ("a total of 4 points", "4/5", "= 4") are not added.
+    Totals inside the reasons ("a total of 4 points", "4/5", "= 4") are ignored.
     """
     return StatedPoints(parse_score(judgment).score, sum_named_points(judgment))
 

@@ -4,8 +4,8 @@ Version 1: pairs, accuracy per subset, four sections weighted by the published e
 the mean of the sections. Version 2: the best of n; the subset Ties by accuracy and margins; the
 score is the mean of the subsets.
 
-Items have no key: like the tool, we count every row, because public files repeat ids (its issue
-273: ten Factuality items of most files of version 2 carry the ids of ten others). Only Ties is
+Items have no key: like the tool, we count every row, because public files repeat ids (issue 273 of
+the tool: in most files of version 2, ten Factuality items have the ids of ten others). Only Ties is
 grouped by id.
 
 Source: Lambert et al. 2024, "RewardBench", arXiv 2403.13787; Malik et al. 2025, "RewardBench 2",
@@ -65,8 +65,8 @@ SECTIONS: Final[dict[str, dict[str, int]]] = {
     },
     "Reasoning": {"math-prm": 984} | dict.fromkeys(_CODE, 164),
 }
-"""Weights of version 1's subsets: how many items each has; math-prm (447 items) counts as much as
-all code, 6 * 164.
+"""Weights of version 1's subsets: their numbers of items; math-prm (447 items) has the weight of
+all code subsets, 6 * 164.
 
 Source: EXAMPLE_COUNTS and SUBSET_MAPPING of the tool's `rewardbench/constants.py`. Until its commit
 6552e93 (2024-09-10) the tool had the two xstest counts exchanged; metrics made before differ.
@@ -165,8 +165,8 @@ def _judge_of(path: str | Path, rows: Sequence[NumberedRow]) -> str:
 def _join_scores(rows: Sequence[NumberedRow], scores: Sequence[NumberedRow]) -> list[NumberedRow]:
     """Join items and scores by `id`, and by `subset` if both files have it.
 
-    Where both files hold the same keys in the same order, rows are joined by place, so that
-    repeated ids do no harm. Else every key must stand once in either file.
+    If both files have the same keys in the same order, rows are joined by position, so that
+    repeated ids do no harm. Otherwise every key must be unique in each file.
     """
     shared = all("subset" in row.values for row in [*rows, *scores])
     columns = ("subset", "id") if shared else ("id",)
@@ -219,7 +219,7 @@ def _parse_pair(row: NumberedRow) -> ScoredItem:
 
 
 def _set_result(item: ScoredItem, result: float | None) -> ScoredItem:
-    """Set the result of the file if the scores do not give the same."""
+    """Use the result of the file if it differs from that of the scores."""
     computed = compute_item_credit(item)
     if result is None or (computed is not None and math.isclose(result, computed)):
         return item
@@ -242,7 +242,7 @@ def _read_first_number(row: NumberedRow, *columns: str) -> float | None:
 
 
 def _number_of(row: NumberedRow, column: str, value: object) -> float | None:
-    """Read a number, which the tool writes as a list of one for some models."""
+    """Read a number, which the tool writes as a one-element list for some models."""
     alone = value[0] if isinstance(value, list) and len(value) == 1 else value
     return NumberedRow(row.place, {column: alone}).read_number(column)
 
@@ -308,11 +308,9 @@ def compute_item_credit(item: ScoredItem) -> float | None:
     """Compute expected accuracy with random tie-breaking; None for unscored items.
 
     correct answers at the maximum / answers at the maximum: 1/2 for an equal pair, 1/k for one
-    correct answer among k at the top, 0 when none of them is correct. A result that the file
-    states goes before.
-
-    Departs from the tool where an item outside Ties has several correct answers, which the public
-    set has not: the tool looks at the first of them alone.
+    correct answer among k at the top, 0 when none of them is correct. A result in the file takes
+    precedence. Departs from the tool for items outside Ties with several correct answers, which do
+    not occur in the public set: the tool only uses the first of them.
     """
     if item.result is not None:
         return item.result
@@ -409,9 +407,9 @@ def _compute_mean_interval(
     """Compute the interval of a weighted mean; None if a metric has none.
 
     mean - sqrt(sum_i (w_i (v_i - low_i))^2) and mean + sqrt(sum_i (w_i (high_i - v_i))^2), with
-    sum_i w_i = 1. A subset of few items with a large weight keeps its width that way, and so do
-    items without scores (Zou and Donner 2008, "Construction of confidence limits about effect
-    measures", Statistics in Medicine 27).
+    sum_i w_i = 1. So a small subset with a large weight, or items without scores, keep the interval
+    wide (Zou and Donner 2008, "Construction of confidence limits about effect measures", Statistics
+    in Medicine 27).
     """
     given = weights or [1.0] * len(parts)
     mean, below, above = 0.0, [], []

@@ -1,8 +1,8 @@
 """Baselines for scores: how much they vary, and what shuffled scores would achieve.
 
 A constant score does not order any pair: an accuracy that counts ties as half gives it 50%, and its
-rank correlation is undefined. Shuffled scores keep the frequency of each score, but not what it was
-given for. A metric within the range of its shuffled scores cannot be distinguished from chance.
+rank correlation is undefined. Shuffled scores keep the frequency of each score, but not its item. A
+metric within the range of its shuffled scores cannot be distinguished from chance.
 """
 
 import math

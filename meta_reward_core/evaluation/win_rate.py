@@ -24,14 +24,17 @@ from meta_reward_core.evaluation.length_controlled_win_rate import (
 from meta_reward_core.evaluation.scorecard import DataIssue, Metric, Scorecard, make_issue_if_any
 
 EXTREME_CHANGE: Final = 10.0
-"""Percentage points by which length control may move a win rate before it is an issue.
+"""Change of a win rate by length control, in percentage points, from which it is an issue.
 
 Source: `get_is_extreme_changes` in alpaca_eval's `metrics/glm_winrate.py`, which also requires a
 quarter of the rate; we report more readily.
 """
 
 PENALTY_CHANGE: Final = 1.0
-"""Points by which the penalty may move a length-controlled rate unreported. Our choice."""
+"""Change of a length-controlled rate by the penalty, in points, from which it is reported.
+
+Our choice.
+"""
 
 FEW_PROMPTS: Final = 100
 """With fewer prompts, the interval is wide enough to be reported as an issue. Our choice."""
@@ -45,8 +48,8 @@ def score_annotations(
     win_rate = 100 * mean(preference - 1); standard_error of that mean, ddof 1; discrete_win_rate
     = 100 * (wins + draws / 2) / total, a win being a preference over 1.5; avg_length the mean
     characters of the model's answers, truncated to a whole number. Rows without a preference are
-    in no rate, and widen the intervals; the average length and the deviation of lengths by which
-    length is controlled are over all rows, as in the public tool.
+    excluded from rates and widen the intervals; the average length, and the standard deviation for
+    length control, are over all rows, as in the public tool.
 
     Args:
         annotations: of one model and one annotator, each instruction once.

@@ -1,6 +1,6 @@
 """Step 4: select one preference pair per prompt, best against worst response, with length control.
 
-The choice itself is `pairing.select_actor_pair`; here it meets the texts.
+`pairing.select_actor_pair` selects the responses; this module adds the texts.
 """
 
 from collections import defaultdict

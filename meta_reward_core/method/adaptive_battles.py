@@ -1,9 +1,9 @@
-"""Find the judgments of a response that can still become its highest or lowest rated one.
+"""Find the judgments of a response that can still become its highest or lowest rated judgment.
 
 Battles run in rounds; after each round, a judgment that can no longer become chosen or rejected
 battles only judgments that still can. The final balance of a judgment, wins minus losses, is
-predicted from its current balance: an interval that closes as its battles run out. Nothing here
-depends on models.
+predicted from its current balance, with an interval that narrows as battles are decided. Nothing
+here depends on models.
 
 Source: an option, off by default; the paper fights all battles.
 """
@@ -70,7 +70,7 @@ def tally_win_records(
 
 
 def find_undecided_judgments(standings: Mapping[str, WinRecord], *, deviations: float) -> set[str]:
-    """Find the judgments that can still take a rank that is not decided.
+    """Find the judgments that can still reach an undecided rank.
 
     Args:
         deviations: half the width of each prediction, in its standard deviations.
@@ -86,9 +86,9 @@ def find_undecided_judgments(standings: Mapping[str, WinRecord], *, deviations: 
 def bound_net_wins(now: WinRecord, *, deviations: float) -> tuple[float, float]:
     """Bound the final number of wins minus losses of a judgment.
 
-    With mean m and variance v of a battle, both from n battles, the sum of l more is m l with
-    the variance v l + v l^2 / n: what chance adds, and what is not known of m. One imagined
-    tie keeps a judgment that has only won from being predicted to win with certainty.
+    With mean m and variance v of a battle, both from n battles, the sum of l more battles is m l
+    with the variance v l + v l^2 / n (random variation, and the uncertainty of m). One added tie
+    prevents certainty for a judgment that has only won.
     """
     mean = now.net / (now.finished + 1)
     spread = math.sqrt((1 - mean**2) * (now.remaining + now.remaining**2 / max(now.finished, 1)))

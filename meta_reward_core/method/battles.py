@@ -1,7 +1,7 @@
 """Battles of judgments: position bias, and the battle matrix that corrects for it.
 
-Outcomes are keyed by the ids of the two judgments, never by their place in a list: a battle
-that is missing leaves a zero where it belongs and shifts nothing.
+Outcomes are keyed by the ids of the two judgments, never by position: a missing battle leaves a
+zero in its own cell and shifts nothing.
 
 Source: arXiv 2407.19594, section 2.2 (position weights and battle matrix).
 """
@@ -68,7 +68,7 @@ def compute_weights_from_counts(
 def compute_readable_shares(battles: Iterable[Battle]) -> dict[str, float]:
     """Share of a judgment's opponents against which all its battles have a readable verdict.
 
-    Usually that is both orders; orders that were left out (`adaptive_battles`) do not count.
+    Usually these are both orders; skipped orders (`adaptive_battles`) do not count.
 
     Args:
         battles: of one response.
@@ -92,8 +92,8 @@ def build_battle_matrix(
 ) -> npt.NDArray[np.float64]:
     """Build the matrix of weighted wins of each judgment over every other one.
 
-    B[m, n] = w1 * 1{m shown first won} + w2 * 1{m shown second won}. A tie, an unreadable reply
-    and a battle that was not fought add nothing.
+    B[m, n] = w1 * 1{m shown first won} + w2 * 1{m shown second won}. A tie, an unreadable reply and
+    a skipped battle add nothing.
 
     Args:
         judgment_ids: the n judgments of one response; row and column order of the matrix.

@@ -1,6 +1,6 @@
 """Elo ratings of judgments from their battle matrices, for thousands of small problems at once.
 
-Knows nothing of judgments: matrices in, ratings out.
+Independent of judgments: the input is matrices, the output ratings.
 
 Source: arXiv 2407.19594, section 2.2 (maximum likelihood of the battle matrix).
 Departs from the paper: a small L2 prior, without which a judgment that wins every battle has no
@@ -18,12 +18,13 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 Reals = npt.NDArray[np.floating]
-"""float64, or float32 while steps are rough."""
+"""float64, or float32 in the first steps."""
 IndexArray = npt.NDArray[np.intp]
 
 STEP_TOLERANCE = 1e-7
-"""Newton stops after a step shorter than this, relative to 1 + the largest rating: another one
-would be about as long as its square."""
+"""Newton's method stops after a step shorter than this, relative to 1 + the largest rating; the
+next step would be about its square.
+"""
 
 _MAX_STEPS = 200
 _ROUGH_STEPS = 3  # float32 takes half the time, and the later iterations correct its rounding
@@ -38,8 +39,8 @@ def fit_elo(matrices: Sequence[Array], *, prior: float = 1e-4) -> list[Array]:
     """Fit the ratings of every battle matrix.
 
     Each problem maximises sum_{m,n} B[m,n] log sigmoid(e_m - e_n) - prior * sum_m e_m^2, which is
-    strictly concave, by damped Newton steps, of which the first ones are made in float32. Problems
-    of one size are solved together; a problem's result does not depend on its companions.
+    strictly concave, by damped Newton steps, the first ones in float32. Problems
+    of one size are solved together; the result of a problem does not depend on the others.
 
     Args:
         matrices: float64 arrays of shape [n_i, n_i] with entries >= 0; the diagonal is ignored.
@@ -100,8 +101,8 @@ def _start_problems(
 def _guess_ratings(wins: Reals, losses: Reals, prior: float) -> Reals:
     """Estimate initial centered ratings [n, p] from sums of wins and losses, each [n, p].
 
-    Whoever never loses is held by the prior alone, as if by a loss of some hundred priors. The
-    factor is what opponents of unlike strength take from the logarithm.
+    A judgment that never loses is limited only by the prior, which acts like a loss of some hundred
+    times the prior. The factor corrects the logarithm for opponents of different strength.
     """
     little = 100 * prior
     return _center(1.3 * np.log((wins + little) / (losses + little)))
@@ -197,7 +198,7 @@ def _regroup(parts: Sequence[_Problems]) -> list[_Problems]:
 
 @cache
 def _get_pair_slices(size: int) -> tuple[slice, ...]:
-    """Return the slices of pairs that share the same first member."""
+    """Return the slices of pairs with the same first member."""
     begins = [0, *np.cumsum(range(size - 1, 0, -1)).tolist()]
     return tuple(slice(*ends) for ends in pairwise(begins))
 
@@ -247,9 +248,9 @@ def _compute_newton_step(problems: _Problems) -> tuple[Reals, Reals]:
     """Compute a damped step: new centered ratings [n, p] and its relative length [p].
 
     The third derivative of the objective along a step that changes no gap by more than d is at
-    most d times the second. So log(1 + d) / d of the step always gains, wherever it begins, and
-    no objective need be computed to find out; so does the whole step, while exp(d) - d - 1 is less
-    than d^2 (Sun and Tran-Dinh 2019, arXiv 1703.04599).
+    most d times the second. So log(1 + d) / d of the step always improves the objective, from any
+    start, without evaluating it; so does the full step as long as exp(d) - d - 1 is less than d^2
+    (Sun and Tran-Dinh 2019, arXiv 1703.04599).
     """
     step = _center(_solve_systems(problems.build_system()))
     change = step.max(axis=0) - step.min(axis=0)
@@ -262,8 +263,8 @@ def _compute_newton_step(problems: _Problems) -> tuple[Reals, Reals]:
 def _solve_systems(system: Reals) -> Reals:
     """Solve p positive definite systems [n, n + 1, p] in place; return solutions [n, p].
 
-    Elimination along the problems, in the upper triangle: no pivot is needed, and for systems this
-    small a call of LAPACK for each costs more.
+    Elimination is vectorized over the problems, in the upper triangle: no pivoting is needed, and
+    for such small systems one LAPACK call per system is slower.
     """
     size = len(system)
     product = np.empty_like(system[0])

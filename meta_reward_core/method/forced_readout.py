@@ -1,12 +1,12 @@
-"""Forced score and verdict lines: the line is started for the model, which picks an allowed value.
+"""Forced score and verdict lines: the line is started for the model; a value is sampled.
 
 The justification is sampled freely, up to its limit. A closing line that already states a value is
 cut off; then the start of the line is given to the model, and the engine returns the probability of
 each allowed value as a whole text. The role's temperature is applied to the probabilities, they are
 renormalised over the allowed values, and one value is sampled.
 
-Tokens that the model was given are marked: no loss may count them. An option, off by default: the
-paper samples scores and verdicts freely.
+Tokens that were given to the model are marked and excluded from every loss. An option, off by
+default: the paper samples scores and verdicts freely.
 """
 
 import math
@@ -30,7 +30,7 @@ from meta_reward_core.engines.base import (
 from meta_reward_core.storage.records import ValueProbability
 
 VERDICT_LINE: Final = ForcedLine("\nWinner: Judgement", (" A", " B"))
-"""A tie is not among the allowed verdicts: the shipped prompts ask for one of the two."""
+"""Allowed verdicts; without a tie, because the built-in prompts ask for one of the two."""
 
 
 def make_score_line(max_score: float) -> ForcedLine:

@@ -78,7 +78,7 @@ def _deduplicate(
 ) -> list[Response]:
     """Keep the first of identical responses; a refused prompt has no response.
 
-    Reasoning that was not finished leads to no answer: it is identical to the same text alone.
+    Unfinished reasoning contains no answer; it is only identical to the same text.
     """
     first: dict[tuple[str | None, str], Response] = {}
     for sample, completion in enumerate(completions):

@@ -1,6 +1,6 @@
 """Step 6: fit Elo ratings from battles, and pair the highest with the lowest rated judgment.
 
-The decisions are `battles`, `elo` and `pairing.select_judge_pair`; here they meet the texts.
+`battles`, `elo` and `pairing.select_judge_pair` decide; this module adds the texts.
 """
 
 from collections import defaultdict
@@ -225,7 +225,7 @@ def _build_pair_row(
 def cap_judge_pairs(
     pairs: Sequence[dict[str, Any]], *, actor_pairs: int, max_share: float, seed: int
 ) -> tuple[list[dict[str, Any]], list[Dropped]]:
-    """Limit judge pairs to `max_share` of all pairs; `seed` selects the pairs that stay.
+    """Limit judge pairs to `max_share` of all pairs; `seed` selects the remaining pairs.
 
     Source: an option, off by default; NeMo-Aligner's documentation advises 15%.
     """

@@ -35,7 +35,10 @@ from meta_reward_core.storage.shards import Counts
 def build_judge_conversation(
     template: PromptTemplate, *, rubric: str, instruction: str, response: str
 ) -> Conversation:
-    """Build the conversation that shows a response to the judge. Judge pairs train on it too."""
+    """Build the conversation that shows a response to the judge.
+
+    Judge pairs are trained on the same conversation.
+    """
     content = template.fill(rubric=rubric, instruction=instruction, response=response)
     return [{"role": "user", "content": content}]
 
@@ -43,7 +46,7 @@ def build_judge_conversation(
 def format_instruction(conversation: Conversation) -> str:
     """Write a conversation into the instruction placeholder of the judge prompt.
 
-    A single message is kept unchanged, as everywhere in the loop. Several messages are written with
+    A single message is used unchanged, as in the whole loop. Several messages are written with
     their roles: a follow-up such as "shorter, please" has no meaning without the earlier ones.
     """
     if len(conversation) == 1:

@@ -77,7 +77,7 @@ def select_comparison_set(
 ) -> ComparisonSet | DropReason:
     """Select the judgments of a prompt that battle, or return why none do.
 
-    The choice depends on its arguments alone, so that every step that asks gets the same answer.
+    The result depends only on the arguments, so every step gets the same one.
 
     Args:
         scores: of all responses of one prompt.
@@ -198,7 +198,7 @@ BattleRunner = Callable[[Sequence[PlannedBattle], int, int], list[Battle]]
 def run_adaptive_battles(
     battles: Sequence[PlannedBattle], run_round: BattleRunner, *, adaptive_z: float
 ) -> list[Battle]:
-    """Run battles in rounds and skip those of judgments whose rank is decided.
+    """Run battles in rounds, and skip battles of judgments whose rank is decided.
 
     Args:
         battles: planned ones, of any number of responses.

@@ -1,7 +1,7 @@
-"""Select preference pairs: of responses by judge scores, of judgments by Elo ratings.
+"""Select preference pairs: responses by judge scores, judgments by Elo ratings.
 
-Knows nothing of texts beyond their length and equality. Every choice returns either a pair or
-the reason why there is none, so that pairs + dropped = prompts.
+Of texts, only length and equality are used. Every selection returns either a pair or the reason why
+there is none, so that pairs + dropped = prompts.
 
 Source: arXiv 2407.19594, section 2.1 (length control) and section 2.2 (judge pairs).
 """
@@ -23,7 +23,7 @@ from meta_reward_core.storage.records import Judgment, Response, ResponseScore
 
 SCORE_TOLERANCE: Final = 1e-9
 """Scores and tier borders closer than this are equal: 4.5 from (4 + 5) / 2 and from
-0.7 * 5 + 0.3 * 3.33... differ by rounding alone, and rounding must not decide a tier."""
+0.7 * 5 + 0.3 * 3.33... differ only by rounding, which must not decide a tier."""
 
 RATING_TOLERANCE: Final = 1e-9
 """Elo ratings closer than this are equal."""
@@ -83,7 +83,7 @@ REASON_TEXT: Final[dict[DropReason, str]] = {
     DropReason.CHOSEN_JUDGMENT_TOO_LONG: "The best judgment is longer than the recipe allows.",
     DropReason.OVER_PAIR_SHARE: "The recipe's limit on the share of judge pairs was reached.",
 }
-"""One sentence for people per reason."""
+"""One sentence per reason, for users."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +145,8 @@ def score_response(
 ) -> ResponseScore:
     """Compute the mean and the population variance of the scores of one response.
 
-    Both are absent with fewer than `min_valid_judgments` points (the mean of nothing is absent,
-    whatever that limit is), and for a prompt that the engine refused: it has no answer to score.
+    Both are absent with fewer than `min_valid_judgments` scores (and without any score, regardless
+    of that limit), and for a prompt that the engine refused, because it has no response.
 
     Args:
         response: what was judged.
@@ -179,8 +179,8 @@ def score_response(
 class ScoreGrid:
     """Scores of the responses of many prompts: one row per prompt, padded to the longest.
 
-    All arrays have shape [prompts, positions]. A place that is not `scored` holds no score, or no
-    response at all, and its other values mean nothing.
+    All arrays have shape [prompts, positions]. A position that is not `scored` has no score, or no
+    response at all, and its other values are meaningless.
 
     Attributes:
         scored: whether there is a mean.
@@ -288,7 +288,7 @@ ACTOR_REASONS: Final = (
     DropReason.TIERS_OVERLAP,
     DropReason.CHOSEN_TOO_LONG,
 )
-"""Why a prompt has no actor pair; of several reasons the first holds."""
+"""Reasons why a prompt has no actor pair; the first that applies counts."""
 
 
 def select_actor_pair(
@@ -336,8 +336,8 @@ def select_actor_pairs(
     Ties in length break by the smaller `sample`. Cut-off responses shape the tiers and may be
     rejected, but are never chosen. rho = 0 is plain best against worst.
 
-    Departs from the paper: an empty response is never chosen either, since training on it
-    teaches silence; and borders are widened by `SCORE_TOLERANCE`.
+    Departs from the paper: an empty response is never chosen either, because training on it teaches
+    the model to be silent; and borders are widened by `SCORE_TOLERANCE`.
 
     Raises:
         ValueError: rho is outside [0, 1].
@@ -400,8 +400,8 @@ def select_most_varied_response(
 ) -> ResponseScore | DropReason:
     """Select the scored response with the largest score variance, whose judgments battle.
 
-    Equal variances (within `SCORE_TOLERANCE`) are decided by `rng`, independently of the order
-    of `scores`; without a tie `rng` is not used.
+    `rng` decides between equal variances (within `SCORE_TOLERANCE`), independently of the order of
+    `scores`; otherwise it is not used.
     """
     scored = [score for score in scores if score.variance is not None]
     if not scored:
@@ -439,7 +439,7 @@ def mark_most_varied(variance: FloatArray, scored: Mask) -> Mask:
 def select_distinct_judgments(judgments: Iterable[Judgment]) -> list[Judgment] | DropReason:
     """Select the valid judgments of one response that battle, by ascending `sample`.
 
-    Judgments of identical text battle once, as the one of the smallest sample.
+    Judgments with identical text battle once, represented by the smallest sample.
     """
     by_text: dict[str, Judgment] = {}
     for judgment in sorted(judgments, key=lambda judgment: judgment.sample):
@@ -463,8 +463,8 @@ def select_judge_pair(
 
     Ratings within `RATING_TOLERANCE` are equal and break by the smaller `sample`. A judgment that
     the token limit cut off is rated like any other and may be rejected, but is never chosen, as
-    with responses: where all of the highest rating were cut off there is no pair. Judgments that
-    were stored before `finish_reason` was recorded count as finished.
+    with responses; if all judgments with the highest rating were cut off, there is no pair.
+    Judgments that were stored before `finish_reason` was recorded count as finished.
 
     Args:
         judgments: those that battled: valid, of one response, in any order.

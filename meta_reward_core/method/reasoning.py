@@ -26,7 +26,7 @@ def select_finished(
 ) -> tuple[list[Response], int]:
     """Return the responses that contain an answer, and how many ended within their reasoning.
 
-    The latter have nothing to judge: they get no judgment, and so no score and no pair.
+    The latter contain nothing to judge and get no judgment, score or pair.
     """
     finished = [one for one in responses if select_answer(one.text, policy) is not None]
     return finished, len(responses) - len(finished)

@@ -1,4 +1,4 @@
-"""Prompts that an engine refused, and why: they are reported, and all other work continues."""
+"""Prompts that an engine refused, with the reason; all other work continues."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from meta_reward_core.method.parsing import PROMPT_REFUSED
 from meta_reward_core.storage.records import Battle, Judgment, Prompt, RefusedPrompt
 
 _NO_ROOM: Final = "The prompt, the reply and the forced line do not fit into the model's context."
-"""Why there is no value where the engine itself refused nothing."""
+"""Reason if the engine itself did not refuse the prompt."""
 
 _Refusal = tuple[str, str | None, str]
 """Prompt, response and reason."""
@@ -41,7 +41,7 @@ def list_refused_judgments(judgments: Iterable[Judgment]) -> list[RefusedPrompt]
 
 
 def list_refused_battles(battles: Iterable[Battle]) -> list[RefusedPrompt]:
-    """List the responses about whose judgments the meta-judge's engine refused to decide."""
+    """List the responses whose meta-judge prompts the engine refused."""
     return _group_refusals(
         (one.prompt_id, one.response_id, one.refusal or _NO_ROOM)
         for one in battles

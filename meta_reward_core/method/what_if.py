@@ -1,12 +1,9 @@
 """Apply other pairing rules to the stored scores of an iteration, without generating anything.
 
-The rules are those of `pairing` themselves; here they meet the columns of a whole iteration at
-once. Knows nothing of files.
-
-A moved rule may send another response into battle than the one whose judgments have fought. What
-those battles would have said is not known, so such a prompt is `unknown`, with the number of
-meta-judge calls that would tell. Ratings, and the position weights behind them, are the
-iteration's own.
+The rules of `pairing` are applied to the columns of a whole iteration at once. Independent of
+files. With a changed rule, the judgments of another response might be compared than before. The
+result of those battles is unknown, so such a prompt is `unknown`, with the number of meta-judge
+calls that would determine it. Ratings and position weights are those of the iteration.
 """
 
 from collections.abc import Sequence
@@ -37,7 +34,7 @@ from meta_reward_core.recipes.schema import Recipe, get_scheduled_value
 from meta_reward_core.storage.records import Judgment
 
 REASONS: Final = tuple(DropReason)
-"""What the arrays of reasons here are indices into."""
+"""Reasons to which the arrays of reasons refer by index."""
 
 _CODE: Final = {reason: code for code, reason in enumerate(REASONS)}
 _ACTOR_CODES: Final = np.array([_CODE[reason] for reason in ACTOR_REASONS], dtype=np.intp)
@@ -47,7 +44,7 @@ Codes = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class PairRules:
-    """The recipe values that select pairs once everything is judged."""
+    """Recipe values that select pairs from finished judgments."""
 
     rho: float
     max_chosen_chars: int | None
@@ -242,7 +239,7 @@ def _mark_battle_responses(judged: JudgedGrid, scored: Mask, *, seed: int) -> Ma
 
 @lru_cache(maxsize=100_000)
 def _pick_tied(seed: int, prompt_id: str, samples: tuple[int, ...]) -> int:
-    """Return the cached random choice among ties, since users try many rules in a row."""
+    """Return the cached random choice among ties, because users try many rules in a row."""
     return pick_tied_sample(samples, make_tie_break_rng(seed, prompt_id))
 
 
@@ -270,7 +267,7 @@ def _cap_pairs(
 
 @dataclass(frozen=True, slots=True)
 class BattleCount:
-    """How many distinct judgments and calls the battles of a response take."""
+    """Count the distinct judgments and calls of the battles of a response."""
 
     judgments: int
     calls: int

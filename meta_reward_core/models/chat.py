@@ -1,8 +1,8 @@
 """Render conversations with a model's chat template, for engines, training and checks.
 
-A chat template is a program. It may read today's date and it may open a reasoning block, so that
-what it writes depends on more than the conversation; `ChatOptions` names the rest. Imports no
-model library: the tokenizer is given.
+A chat template is a program. It may read the current date or open a reasoning block, so its output
+depends on more than the conversation; `ChatOptions` contains the rest. Imports no model library:
+the tokenizer is given.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,9 @@ from typing import Any, Final, Protocol
 from meta_reward_core.models.reasoning import extract_open_block
 
 _ANSWER_MARK: Final = "\ue000answer\ue001"
-"""Stands for the words of a turn; of a private area, so that no template treats it as special."""
+"""Placeholder for the text of a turn, from a private use area, so that templates do not treat it
+specially.
+"""
 
 
 class ChatTokenizer(Protocol):
@@ -89,9 +91,8 @@ def render_answer_context(
 ) -> str:
     """Render the context before the text of an assistant turn without reasoning.
 
-    Mostly this is the generation prompt. Where a template opens a reasoning block in that prompt,
-    or writes an empty one before an answer without reasoning, it is what the template writes
-    before such an answer.
+    Usually this is the generation prompt. If a template opens a reasoning block there, or writes an
+    empty one before an answer without reasoning, it is the text before such an answer.
 
     Raises:
         jinja2.TemplateError: the template refuses the conversation.
@@ -138,7 +139,7 @@ def render_generation_prompt(
 def _find_token_start(text: str, place: int) -> int:
     """Return the start of the control token at a position, else the position.
 
-    Two texts that differ in a token (`<|end|>`, `<|assistant|>`) may begin alike.
+    Two different tokens (`<|end|>`, `<|assistant|>`) may start with the same characters.
     """
     opened = max(text.rfind(mark, 0, place) for mark in "<[")
     closed = max(text.rfind(mark, 0, place) for mark in ">]")

@@ -2,8 +2,8 @@
 
 A model folder holds more than a model: a README may be corrected, and a generation config that
 cannot be saved must be corrected, without invalidating everything that was sampled. So in addition
-to the hash of the whole folder, each use has a hash of what it needs. Content counts unless it is
-known to be unneeded.
+to the hash of the whole folder, each use has a hash of the files that it needs. Files count unless
+they are known to be unneeded.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ class ModelFiles:
 
     @classmethod
     def build(cls, hashes: Mapping[str, str], *, end_ids: tuple[int, ...] | None) -> "ModelFiles":
-        """Derive from the hashes of all files what each use depends on.
+        """Derive the hashes of each use from the hashes of all files.
 
         Args:
             end_ids: as `read_end_ids` gives them.

@@ -1,9 +1,9 @@
 """Download Hub models: pinned to a commit, and completely or not at all.
 
-What a name means is asked once; from then on the commit is part of the folder's name,
-`<root>/<owner>/<name>@<commit>`, so that the same name never means two models. Files arrive in a
-hidden folder next to it, which is then renamed to become the model folder. Files that arrived
-before a kill or a lost connection stay in the hidden folder, and the next attempt fetches the rest.
+A name is resolved once; from then on the commit is part of the folder's name,
+`<root>/<owner>/<name>@<commit>`, so that a name never refers to two models. Files are downloaded to
+a hidden folder next to it, which is then renamed. After a kill or a lost connection, complete files
+stay in the hidden folder, and the next attempt downloads the rest.
 """
 
 import contextlib
@@ -78,7 +78,7 @@ def fetch_model(name: HubName, root: Path, *, token: str | None, say: StatusCall
 
     Raises:
         ModelFolderError: there is none, it may not be read, or it may not be loaded.
-        HubError: the Hub does not answer, or a file that it sent is damaged.
+        HubError: the Hub does not respond, or a file that it sent is damaged.
         StorageFullError: there is no room for it.
     """
     remote = _query_hub(name, root, token)
@@ -151,7 +151,7 @@ def _query_hub(name: HubName, root: Path, token: str | None) -> _RemoteModel:
 
 
 def _check_listing(remote: _RemoteModel) -> None:
-    """Refuse what cannot be loaded by its file names, before any download."""
+    """Refuse models that cannot be loaded, by their file names, before any download."""
     name, files = remote.name, remote.files
     if "adapter_config.json" in files:
         raise ModelFolderError(

@@ -1,7 +1,7 @@
 """The Hugging Face Hub or a mirror: model names, the client, and its errors.
 
-Addresses and rights are the client's own: HF_ENDPOINT names a mirror, HF_TOKEN a token, and
-HF_HUB_OFFLINE forbids to ask. The client is imported when it is needed.
+The client's own variables apply: HF_ENDPOINT is a mirror, HF_TOKEN a token, and HF_HUB_OFFLINE
+forbids requests. The client is imported when it is needed.
 """
 
 import contextlib
@@ -70,7 +70,7 @@ def get_hub_address() -> str:
 
 
 def make_hub_client(token: str | None) -> "HfApi":
-    """Make a client for the Hugging Face Hub.
+    """Create a client for the Hugging Face Hub.
 
     Args:
         token: None for the one that the client finds itself: HF_TOKEN, or a stored login.
@@ -175,7 +175,7 @@ def _get_first_line(error: Exception) -> str:
 
 
 def _find_root_cause(error: BaseException) -> BaseException:
-    """Return the original exception of a vaguer one."""
+    """Return the original exception behind a less specific one."""
     import httpx2
 
     while not isinstance(error, httpx2.HTTPError) and error.__cause__ is not None:

@@ -16,7 +16,7 @@ _MAX_CHARS: Final = 300
 
 
 class _Fault(NamedTuple):
-    """A kind of exception.
+    """A known kind of exception.
 
     Attributes:
         classes: names of exception classes, of any library; empty for every class.

@@ -1,6 +1,6 @@
 """Reasoning blocks of completions: their marks, and what counts under a policy.
 
-A reasoning model writes `<think> ... </think>` before its answer, or a mark like it. Some chat
+A reasoning model writes `<think> ... </think>` before its answer, or similar marks. Some chat
 templates write the opening mark into the prompt, so that the model only closes the block.
 """
 
@@ -10,7 +10,7 @@ from typing import Final, Literal
 ReasoningPolicy = Literal["keep", "strip", "forbid"]
 """`keep`: a completion counts as sampled, reasoning included. `strip`: only the text after the
 reasoning is judged, compared, measured and trained on. `forbid`: the chat template is asked to turn
-reasoning off, and a block that is written all the same is treated as under `strip`."""
+reasoning off, and a block that is written anyway is treated as under `strip`."""
 
 REASONING_POLICIES: Final[tuple[ReasoningPolicy, ...]] = ("keep", "strip", "forbid")
 

@@ -33,8 +33,8 @@ class ChatTemplateFile:
 def read_chat_templates(folder: Path) -> list[ChatTemplateFile]:
     """Read all chat templates of a folder's tokenizer.
 
-    Files of their own replace what `tokenizer_config.json` holds. `chat_template.json` is a file
-    of processors, which a tokenizer does not read. Unreadable files hold none.
+    Separate template files take precedence over `tokenizer_config.json`. `chat_template.json`
+    belongs to processors and is not read by tokenizers. Unreadable files count as empty.
     """
     files = {path.stem: path for path in sorted((folder / MORE_TEMPLATES_FOLDER).glob("*.jinja"))}
     if (folder / TEMPLATE_FILE).is_file():
@@ -66,7 +66,7 @@ def reads_date(template: str) -> bool:
 def choose_chat_date(folder: Path) -> str | None:
     """Return today as YYYY-MM-DD if a template of the folder reads the date, else None.
 
-    An experiment keeps it: otherwise its prompts would change from one day to the next.
+    An experiment stores it, because otherwise its prompts would change every day.
     """
     if any(reads_date(template.text) for template in read_chat_templates(folder)):
         return datetime.now().astimezone().date().isoformat()

@@ -1,7 +1,7 @@
 """Requirements for a model folder before loading, and its hash.
 
-A local model folder is code unless it is checked: pickles run on load, `auto_map` names Python
-files, links lead elsewhere. This module loads neither torch nor transformers, so that the web
+An unchecked model folder is as dangerous as code: pickles run on load, `auto_map` names Python
+files, links can lead anywhere. This module loads neither torch nor transformers, so that the site
 can use it.
 """
 
@@ -30,7 +30,7 @@ _JSON_OBJECTS = (
 )
 WEIGHTS_FILE = "model.safetensors"
 ADAPTER_FOLDER = "adapter"
-"""Inside a model folder: the adapter whose merged weights it holds, where that was kept."""
+"""Subfolder of a model folder with the adapter that was merged into its weights, if it was kept."""
 WEIGHTS_INDEX = "model.safetensors.index.json"
 INHERITED_FILES = (
     "config.json",
@@ -54,7 +54,7 @@ INHERITED_FILES = (
 def hash_model_folder(path: Path) -> str:
     """Return the SHA-256 over names and contents of all files of a folder, sorted by name.
 
-    Hidden files and folders are left out: download tools keep their notes there.
+    Hidden files and folders are ignored, because download tools store metadata there.
     """
     return hash_model_files(
         {file.relative_to(path).as_posix(): hash_file(file) for file in iter_visible_files(path)}
@@ -72,8 +72,8 @@ def hash_model_files(hashes: Mapping[str, str]) -> str:
 def check_model_folder(path: Path, *, allowed_roots: Sequence[Path]) -> Path:
     """Return the resolved folder if it can be loaded.
 
-    Links are followed as far as the allowed roots: a snapshot of the Hugging Face cache, whose
-    files are links to the same cache's blobs, passes when the cache is an allowed root.
+    Links are followed within the allowed roots: a snapshot in the Hugging Face cache, whose files
+    are links to blobs of the cache, is accepted if the cache is an allowed root.
 
     Raises:
         ModelFolderError: absent, no folder, outside the roots, incomplete, or it holds code.
@@ -154,7 +154,7 @@ def _follow_links(path: Path) -> Path:
 def _check_inside(
     target: Path, roots: Sequence[Path], *, named: Path, is_part: bool = False
 ) -> None:
-    """Refuse paths outside the roots, with the same message whatever is there.
+    """Refuse paths outside the roots, with the same message whether or not they exist.
 
     Args:
         is_part: whether it is part of a folder inside, and may only lead out by a link.

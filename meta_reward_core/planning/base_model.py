@@ -2,7 +2,7 @@
 
 `model` names a model of the recipe's task, a folder below the models root, or a model on the Hub.
 If it is not set, the task's default is used. Finding needs no network and writes nothing; checking
-also reports what is wrong with the model; resolving makes or fetches a missing model.
+also reports problems of the model; resolving creates or downloads a missing model.
 """
 
 import os
@@ -25,7 +25,7 @@ from meta_reward_core.tasks.registry import find_task
 def resolve_base_model(
     recipe: Recipe, roots: StorageRoots, *, say: Callable[[str], None]
 ) -> ModelRef:
-    """Return M0, making or fetching it first if necessary.
+    """Return M0; create or download it first if necessary.
 
     Raises:
         TaskError: the recipe's task is not installed here.
@@ -54,7 +54,7 @@ def check_base_model(recipe: Recipe, roots: StorageRoots) -> tuple[Path | None, 
 
 
 def find_base_model_folder(recipe: Recipe, models: Path) -> Path | None:
-    """Find the folder of M0 on this machine, or None: nothing is made and nothing is fetched.
+    """Find the folder of M0 on this machine, or None, without creating or downloading anything.
 
     Args:
         models: root of models.
@@ -76,11 +76,11 @@ def find_base_model(recipe: Recipe, roots: StorageRoots) -> ModelRef | None:
 
 
 def find_or_fetch_model(name: str, roots: StorageRoots, *, say: Callable[[str], None]) -> Path:
-    """Find a folder by its path or below the models' root, unchecked; or fetch it from the Hub.
+    """Find a folder by its path or below the models root, unchecked, or download it from the Hub.
 
     Raises:
         ModelFolderError: there is none, or what was fetched may not be loaded.
-        HubError: the Hub does not answer.
+        HubError: the Hub does not respond.
     """
     for folder in (Path(name), roots.models / name):
         if folder.exists():
@@ -89,7 +89,7 @@ def find_or_fetch_model(name: str, roots: StorageRoots, *, say: Callable[[str], 
 
 
 class _Source(Protocol):
-    """Where a base model comes from."""
+    """Source of a base model."""
 
     def find(self, models: Path) -> Path | None: ...
 
@@ -142,8 +142,8 @@ class _TaskModel:
 class _NamedModel:
     """A folder below the models root, by relative or full path; else a model on the Hub.
 
-    Paths outside the root are never inspected: a result that depends on them would reveal to any
-    user who can write a recipe which files this machine has.
+    Paths outside the root are never inspected, because the result would reveal to anyone who can
+    write a recipe which files exist on this machine.
     """
 
     name: str
@@ -185,7 +185,7 @@ class _NamedModel:
 
 
 def _is_below(path: Path, root: Path) -> bool:
-    """Return whether a path is, or resolves to, something in a folder."""
+    """Return whether a path is inside a folder, or resolves to a path inside it."""
     return any(
         Path(absolute(path)).is_relative_to(absolute(root))
         for absolute in (os.path.abspath, os.path.realpath)

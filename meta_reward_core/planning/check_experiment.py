@@ -163,7 +163,7 @@ def build_check_request(
 
 
 def is_verified_toy_model(recipe: Recipe, model: ModelRef) -> bool:
-    """Return whether the built-in model is used for the task and lengths it is tested with."""
+    """Return whether the built-in model is used with the task and lengths that it is tested for."""
     if model.sha256 != _hash_shipped_model():
         return False
     tested = load_recipe(_TOY_RECIPE)
@@ -187,7 +187,7 @@ def build_named_check(
     prompts: Path | None,
     say: Callable[[str], None],
 ) -> ModelCheckRequest:
-    """Find the model and prompts to check; fetch the model from the Hub if it is not local.
+    """Find the model and prompts to check; download the model from the Hub if it is not local.
 
     Args:
         name: path of a folder, its path below the models root, or a Hub id.
@@ -196,7 +196,7 @@ def build_named_check(
 
     Raises:
         InputError: there is no such model, or the prompts or templates cannot be used.
-        HubError: the Hub does not answer.
+        HubError: the Hub does not respond.
     """
     task = find_task(recipe.task)
     texts: list[str] = []

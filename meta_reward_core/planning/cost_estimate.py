@@ -2,8 +2,8 @@
 
 Calls are exact, or upper bounds where they depend on generated text. Tokens assume replies of
 `REPLY_SHARE` of their limit; time divides them by an assumed rate. Once shards of the stage are
-finished, lengths and time come from a linear fit: seconds per shard and per token. The training
-time is known only once a training has been measured.
+finished, lengths and time come from a linear fit: seconds per shard and per token. Training time is
+unknown until it has been measured.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,7 +72,7 @@ class MeasuredThroughput:
 
 @dataclass(frozen=True, slots=True)
 class ShardCost:
-    """What one finished shard took."""
+    """Cost of one finished shard."""
 
     calls: int
     tokens: int
@@ -80,7 +80,7 @@ class ShardCost:
 
 
 def fit_rate(shards: Sequence[ShardCost]) -> StageRate | None:
-    """Fit seconds = a + b * tokens by least squares, with a and b not below zero.
+    """Fit seconds = a + b * tokens by least squares, with nonnegative a and b.
 
     Shards of similar size do not determine `a`: a is 0 unless the standard deviation of their
     tokens is at least `_MIN_SPREAD` of the mean, and if the fit is not plausible.
@@ -118,7 +118,7 @@ def plan_iteration(
 
 
 def _plan_training(steps: int, seconds_per_row: float | None, *, recipe: Recipe) -> StagePlan:
-    """Estimate a training from its steps, as if every prompt gave a pair."""
+    """Estimate training from its steps, assuming that every prompt gives a pair."""
     rows = steps * recipe.training.batch_size
     return StagePlan(
         stage="train",
@@ -177,7 +177,7 @@ def _plan_stage(
 
 
 def estimate_disk_needed(stages: list[StagePlan], *, model_bytes: int) -> int:
-    """Estimate the disk that an iteration needs, in bytes.
+    """Estimate the disk space of an iteration, in bytes.
 
     The model is stored twice during training (scratch and checkpoint) and once for each epoch's
     optimizer state, of which two are kept at a time.
@@ -186,9 +186,9 @@ def estimate_disk_needed(stages: list[StagePlan], *, model_bytes: int) -> int:
 
 
 def estimate_disk_for_iterations(plans: Sequence[Sequence[StagePlan]], *, model_bytes: int) -> int:
-    """Estimate the disk that several iterations need in a row, in bytes.
+    """Estimate the disk space of several consecutive iterations, in bytes.
 
-    Each iteration leaves its files and its checkpoint; the last one also needs training space.
+    Files and checkpoints of all iterations are kept; the last one also needs space for training.
     """
     if not plans:
         return 0

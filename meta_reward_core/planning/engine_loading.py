@@ -1,4 +1,4 @@
-"""Load the engine of a recipe in this process, and lend it to the stages of an iteration."""
+"""Load the engine of a recipe in this process for the stages of an iteration."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from meta_reward_core.storage.roots import StorageRoots
 
 
 def load_engine(model: ModelRef, recipe: EngineRecipe) -> Engine:
-    """Load the engine that a recipe names; its libraries are imported then, not before."""
+    """Load the engine that a recipe names; its libraries are imported only now."""
     base = None if model.base is None else model.base.folder
     return ENGINE_LOADERS[recipe.kind](model.folder, recipe, base)
 
@@ -26,7 +26,7 @@ def make_stage_resources(
     number: int,
     completion_cache: Path | None = None,
 ) -> StageResources:
-    """Lend this process's engine and scratch folder to the stages of one iteration.
+    """Provide the engine and scratch folder of this process to the stages of one iteration.
 
     Args:
         completion_cache: a folder that keeps completions, for experiments that share some.

@@ -1,11 +1,11 @@
-"""Load the engine that a command-line name selects as the actor or judge of an evaluation.
+"""Load the engine that is named on the command line as actor or judge of an evaluation.
 
     my-model, org/name      a model folder, or a Hugging Face id, as for run_iteration
     experiment:NAME/M2      the model that iteration 2 of an experiment made
     endpoint:NAME           a server of META_REWARD_ENDPOINTS
     scripted                well-formed but meaningless replies, for testing the pipeline
 
-Completions are stored in a folder (`kept_engine`), so that a stopped run can resume.
+Completions are stored in a folder (`kept_engine`), so that an interrupted run can resume.
 """
 
 import json
@@ -42,7 +42,7 @@ def open_engine(
     shard_conversations: int = 64,
     say: Callable[[str], None],
 ) -> NamedEngine:
-    """Find the engine that a name means; no model is loaded yet.
+    """Resolve the name of an engine; no model is loaded yet.
 
     Args:
         spec: see the module.

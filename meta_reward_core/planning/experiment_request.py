@@ -49,7 +49,7 @@ class ExperimentRequest:
     uuid: UUID | None = None
 
     def list_changes(self) -> list[str]:
-        """All `key=value` changes to the recipe, those of options included."""
+        """All `key=value` changes to the recipe, including those from options."""
         changes = list(self.changes)
         if self.engine is not None:
             changes.append(f"engine.kind={self.engine}")

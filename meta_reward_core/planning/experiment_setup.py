@@ -210,7 +210,7 @@ def _check_not_misspelt(name: str, store: ArtifactStore) -> None:
 
 
 def check_can_resume(request: ExperimentRequest, existing: Experiment) -> SettingsPlan | None:
-    """Check that a request matches an existing experiment; values it leaves out always match.
+    """Check that a request matches an existing experiment; omitted values always match.
 
     Values set one by one are changes. A recipe in the request describes the experiment at its
     creation: a value equal to the original one keeps its current value.
@@ -243,7 +243,7 @@ def check_can_resume(request: ExperimentRequest, existing: Experiment) -> Settin
 def _sort_differences(
     request: ExperimentRequest, existing: Experiment
 ) -> tuple[Recipe, Sequence[str]]:
-    """Return the recipe with the values that were set one by one, and the other differences."""
+    """Return the recipe with the individually set values, and the other differences."""
     if request.recipe is None:
         return change_recipe(existing.recipe, parse_changes(request.list_changes())), ()
     asked = load_requested_recipe(request)
@@ -275,7 +275,7 @@ def _is_named(key: str, named: Sequence[str]) -> bool:
 
 
 def check_next_engine(existing: Experiment, *, target_iteration: int | None) -> None:
-    """Check that this environment has the engine for the next iteration, if that is about to start.
+    """Check that this environment has the engine for the next iteration, if it is about to start.
 
     An iteration that has started may not need the engine any more, so its shards check instead.
 
@@ -348,7 +348,7 @@ def check_seed_model(recipe: Recipe, roots: StorageRoots) -> str | None:
 
 
 def check_disk_space(recipe: Recipe, model: Path, roots: StorageRoots) -> None:
-    """Refuse a plan that clearly needs more disk space than is free (local stores).
+    """Refuse a plan that clearly needs more than the free disk space (local stores only).
 
     Raises:
         StorageFullError: too little space; the message gives the needed and the free space.

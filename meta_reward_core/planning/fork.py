@@ -39,7 +39,7 @@ KEEPABLE: Final = tuple(spec for spec in STAGE_SPECS if spec.name not in {"train
 
 @dataclass(frozen=True, slots=True)
 class ForkPoint:
-    """Where a fork leaves its origin.
+    """Iteration and stage up to which a fork keeps results.
 
     Attributes:
         iteration: the first that the fork runs itself; all before are kept whole.
@@ -161,7 +161,7 @@ def check_fork(files: ExperimentFiles, point: ForkPoint, recipe: Recipe) -> Sett
 
 
 def _number_changes(history: SettingsHistory) -> SettingsHistory:
-    """Count the changes from 1: those that the fork does not take leave gaps."""
+    """Number the changes from 1, because changes that the fork does not copy leave gaps."""
     changes = [
         SettingsChange(number, one.from_iteration, one.before, one.after)
         for number, one in enumerate(history.changes, start=1)
@@ -224,7 +224,7 @@ def _list_kept_files(files: ExperimentFiles, point: ForkPoint) -> Iterator[str]:
 
 
 def _is_kept(path: str, point: ForkPoint) -> bool:
-    """Whether a fork keeps a file that no shard of its first iteration promises."""
+    """Whether a fork keeps a file that is not listed in a manifest of its first iteration."""
     plain = ExperimentLayout("")
     folder, _, rest = path.partition("/")
     number = parse_iteration_name(folder)

@@ -25,9 +25,9 @@ from meta_reward_core.recipes.schema import DecodingRecipe, Recipe
 from meta_reward_core.storage.records import PairKind
 
 PREFILL_UTILIZATION: Final = 0.6
-"""Share of the memory bandwidth that is reached while tokens are generated."""
+"""Share of the memory bandwidth that is reached during generation."""
 DECODE_UTILIZATION: Final = 0.5
-"""Share of the peak FLOP/s that is reached while prompts are read."""
+"""Share of the peak FLOP/s that is reached during prefill."""
 TRAINING_UTILIZATION: Final = 0.4
 """Share of the peak FLOP/s that is reached in training."""
 SECONDS_PER_SHARD: Final = 2.0
@@ -118,7 +118,7 @@ class IterationTime:
 
     @property
     def wall_seconds(self) -> float:
-        """Until the training has ended."""
+        """Duration including training."""
         return max(stage.end_seconds for stage in self.stages)
 
 
@@ -191,7 +191,7 @@ def plan_on_hardware(
 
 
 def estimate_disk_bytes(recipe: Recipe, iteration: int, *, model: ModelSize = LLAMA3_8B) -> int:
-    """Estimate the disk that an iteration needs, training states included."""
+    """Estimate the disk space of an iteration, including training states."""
     return estimate_disk_needed(
         plan_iteration(recipe, iteration), model_bytes=round(model.parameters * _BYTES_PER_WEIGHT)
     )
@@ -230,7 +230,7 @@ def _estimate_reply_tokens(sampling: DecodingRecipe) -> float:
 def _estimate_sampling_seconds(
     load: _TokenLoad, device: Device, devices: int, model: ModelSize, max_num_seqs: int
 ) -> float:
-    """Device-seconds of an engine: reading is bound by arithmetic, drawing by memory or arithmetic.
+    """Estimate device-seconds of an engine: compute-bound prefill, then decoding.
 
     Args:
         devices: of the engine, which splits the model over them.
@@ -253,7 +253,7 @@ def _estimate_sampling_seconds(
 def _estimate_training_seconds(
     recipe: Recipe, iteration: int, device: Device, model: ModelSize
 ) -> float:
-    """Device-seconds of DPO: forward 2, backward 4, recomputed forward 2 operations a weight."""
+    """Estimate device-seconds of DPO: per weight 2 operations forward, 4 back, 2 to recompute."""
     prompt = INSTRUCTION_TOKENS + _estimate_reply_tokens(recipe.actor)
     lengths: dict[PairKind, float] = {
         "actor": prompt,

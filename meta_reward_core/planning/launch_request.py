@@ -40,7 +40,7 @@ PROMPTS: Final = "prompts"
 
 
 class LaunchError(RecipeValuesError):
-    """What is wrong with a request, all at once."""
+    """All errors of a request."""
 
 
 class PromptsReference(BaseModel):
@@ -236,7 +236,7 @@ def check_recipe_values(base: Recipe, values: Mapping[str, Any]) -> Recipe:
 
 
 def find_task_error(recipe: Recipe) -> str:
-    """Why a recipe's task cannot be used here; empty if it can."""
+    """Explain why a recipe's task cannot be used here; empty if it can."""
     try:
         find_task(recipe.task)
     except TaskError as error:
@@ -245,7 +245,7 @@ def find_task_error(recipe: Recipe) -> str:
 
 
 def find_pool_error(recipe: Recipe, *, count: int, iterations: int) -> str:
-    """Why a pool has too few prompts for a request; empty if it has enough.
+    """Explain why a pool has too few prompts for a request; empty if it has enough.
 
     Args:
         count: prompts of the pool.

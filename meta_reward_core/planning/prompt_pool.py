@@ -58,7 +58,7 @@ def read_pool(
 
 
 def _describe_left_out(found: PromptFile) -> Iterator[str]:
-    """Describe the contents of a file that are not used as prompts."""
+    """Describe the rows of a file that are not used as prompts."""
     if found.duplicates:
         yield f"{found.duplicates:,} duplicate(s) left out"
     if found.other_turns:
@@ -81,7 +81,7 @@ def _read_whole_pool(
 
 
 def _build_task_pool(recipe: Recipe, texts: Sequence[str]) -> PromptFile:
-    """The prompts of a task as a pool.
+    """Build a pool from the prompts of a task.
 
     Raises:
         TaskError: a prompt comes twice, or cannot be stored.

@@ -1,14 +1,14 @@
-"""Change the settings of an existing experiment: what may change, from when, and at what cost.
+"""Change the settings of an existing experiment.
 
 A value may change until results depend on it, and later if those results may be discarded and
-their shards rerun. Three rules decide from which iteration a change applies:
+their shards rerun. Three rules determine the iteration from which a change applies:
 
 - completed work is final: an iteration whose manifest is written keeps its settings, and so does
   the training of the iteration in progress once M_t exists. A change of a value that M_t depends
   on applies from the next iteration on;
-- otherwise a change applies to the iteration in progress. Shards made there from the old value
-  are rerun, but only on request: the plan names each stage and its number of such shards;
-- to avoid the rerun, let the change apply from the next iteration on.
+- otherwise a change applies to the iteration in progress. Its shards that depend on the old value
+are rerun, but only on request: the plan names each stage and its number of such shards;
+- to avoid the rerun, apply the change from the next iteration on.
 
 This module uses only files and never opens a model, so web pages can use it.
 """
@@ -127,7 +127,7 @@ class SettingsPlan:
     why_later: str = ""
 
     def describe(self) -> list[str]:
-        """Describe, one fact a line, what changes, from when, and which stages are rerun."""
+        """Describe what changes, from when, and which stages are rerun, one fact per line."""
         lines = [
             f"{get_current_key(key)}: {_format(self.before[key])} -> {_format(self.after[key])}"
             for key in self.after
@@ -243,7 +243,7 @@ def _plan(
 def _find_affected(
     fields: set[str], before: Recipe, after: Recipe, number: int
 ) -> Sequence[StageSpec]:
-    """Stages that depend on the values by the recipe before the change, or by that after it."""
+    """List the stages that depend on the values in the recipe before or after the change."""
     names = {
         spec.name
         for recipe in (before, after)

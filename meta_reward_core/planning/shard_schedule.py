@@ -1,4 +1,4 @@
-"""Simulate when shards end on several engines, and how long engines wait before the training.
+"""Simulate when shards end on several engines, and how long engines are idle before training.
 
 The simulation follows the scheduling rule of `runner.ShardSchedule`: a free engine takes a shard
 of the earliest stage that has one whose inputs are finished.
@@ -16,7 +16,7 @@ from meta_reward_core.recipes.dataflow import STREAMED_INPUTS
 MAX_IDLE_SHARE: Final = 0.02
 """Maximum share of idle engine time before training that the choice of shard size aims for."""
 VARIATION: Final = 0.1
-"""Assumed standard deviation of the logarithm of shards' times: prompts and replies differ."""
+"""Assumed standard deviation of the logarithm of shard durations."""
 _MAX_SHARDS_PER_ENGINE: Final = 32
 
 
@@ -99,9 +99,9 @@ def choose_shard_size(
     engines: int,
     seconds_per_shard: float = 0.0,
 ) -> int:
-    """Choose the largest shard, in prompts, that leaves engines idle for `MAX_IDLE_SHARE` at most.
+    """Choose the largest shard size, in prompts, with an idle share of at most `MAX_IDLE_SHARE`.
 
-    Where no size does, such as for fewer prompts than engines, it is the one with the least time.
+    If there is none (for example with fewer prompts than engines), choose the fastest size.
 
     Args:
         seconds_per_shard: of a shard of any size, such as for its files.
@@ -121,7 +121,7 @@ def choose_shard_size(
 
 
 def _iter_sizes(prompts: int, engines: int) -> Iterator[int]:
-    """Sizes to try, the largest first, each about a seventh smaller than the one before."""
+    """Yield the sizes to try, largest first, each about a seventh smaller than the previous one."""
     shards, tried = min(prompts, engines), 0
     while shards <= min(prompts, engines * _MAX_SHARDS_PER_ENGINE):
         size = math.ceil(prompts / shards)

@@ -1,4 +1,4 @@
-"""Calculate a training's memory on each device, from its recipe and the shape of its model.
+"""Calculate the memory that training needs on each device, from the recipe and the model's shape.
 
 docs/planning.md explains the formula. The values are upper bounds of what the trainer allocates,
 for Llama-style decoders; nothing here is measured.
@@ -22,7 +22,7 @@ RESERVED: Final = 1.5e9
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What the memory of a training depends on.
+    """Inputs of the memory calculation.
 
     Attributes:
         parameters: all weights.
@@ -52,12 +52,12 @@ SHAPES: Final = {
     "llama3-8b": ModelShape(8.03e9, 4096, 14336, 32, 128_256, 131_072),
     "qwen3-8b": ModelShape(8.19e9, 4096, 12288, 36, 151_936, 147_456),
 }
-"""By their published configurations."""
+"""Shapes from published configurations."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingMemory:
-    """Bytes on each device."""
+    """Memory on each device, in bytes."""
 
     weights: float
     gradients: float
@@ -75,10 +75,10 @@ class TrainingMemory:
 
 
 def estimate_training_memory(settings: TrainingSettings, shape: ModelShape) -> TrainingMemory:
-    """Estimate what each device holds at the peak of an optimizer step.
+    """Estimate the peak memory of each device in an optimizer step.
 
-    Precomputed reference log-probabilities keep no second model. With `fsdp` and all weights
-    trained, the reference is loaded in pieces and freed before the first step.
+    Reference log-probabilities are precomputed, so no second model is in memory. With `fsdp` and
+    all weights trained, the reference is loaded in pieces and freed before the first step.
     """
     trained = _count_trained(settings, shape)
     frozen = 0.0 if settings.lora is None else shape.parameters
@@ -100,7 +100,7 @@ def estimate_training_memory(settings: TrainingSettings, shape: ModelShape) -> T
 
 
 def describe_fit(memory: TrainingMemory, settings: TrainingSettings, room: float) -> str:
-    """Describe whether a training fits on a device, and which setting would change that."""
+    """Describe whether training fits on a device, and which setting would change that."""
     needed = (
         f"Training with {settings.processes} process(es) needs {memory.total / 1e9:.1f} GB on each "
         f"device, which has {room / 1e9:.0f} GB"
@@ -141,7 +141,7 @@ def _suggest_for_rows(settings: TrainingSettings) -> str:
 
 
 def _count_trained(settings: TrainingSettings, shape: ModelShape) -> float:
-    """Weights that are trained. Adapters of all linear layers: r x (inputs + outputs) of each.
+    """Number of trained weights. Adapters of all linear layers: r x (inputs + outputs) of each.
 
     Query and output projections are square; keys and values are narrower and counted as square.
     """
@@ -161,7 +161,7 @@ def _get_base_bytes(settings: TrainingSettings) -> float:
 def _estimate_activations(
     settings: TrainingSettings, shape: ModelShape, tokens: int, computed: int
 ) -> float:
-    """One hidden state for each layer, and all of one layer; without checkpoints, of each layer."""
+    """One hidden state per layer, and all of one layer (without checkpoints, of all layers)."""
     inner = 10 * shape.hidden_size + 3 * shape.intermediate_size
     if not settings.gradient_checkpointing:
         return float(tokens * shape.layers * inner * computed)
@@ -179,7 +179,7 @@ def _estimate_logits(
 
 
 def _estimate_gathered(settings: TrainingSettings, shape: ModelShape, computed: int) -> float:
-    """What is whole for a while: of sharded weights two layers and both embeddings.
+    """Temporarily unsharded weights: two layers and both embeddings.
 
     Without sharding, autocast keeps a copy of each trained weight in the precision of the
     computation until the backward pass is done.

@@ -1,14 +1,13 @@
-"""The canonical form of a recipe: it is hashed and stored, and its shape never changes.
+"""The canonical form of a recipe, which is hashed and stored, and whose structure never changes.
 
-Keys of every shard contain the hash of the experiment's recipe, so a hash may not move because a
-key got a better name or a later version has more keys. The canonical form therefore has
+Keys of every shard contain the hash of the experiment's recipe, so a hash must not change when a
+key is renamed or a later version adds keys. The canonical form therefore has
 
-- the names that keys had when the form was frozen (`renamed_keys` maps today's names to them);
-- every key of `FROZEN_KEYS`, whatever its value;
-- a key that is not in `FROZEN_KEYS`, so was added later, only where it is not at its default.
-  So the default of an added key must stay, and must mean what happened before there was the key.
-
-`experiment.json`, the database and records of runs hold this form; people see today's names.
+- the names at the time when the form was frozen (`renamed_keys` maps current names to them);
+- every key of `FROZEN_KEYS`, with any value;
+- keys that were added later (not in `FROZEN_KEYS`) only if they differ from the default. So the
+default of an added key can never change and must mean the behaviour before the key existed.
+`experiment.json`, the database and run records use this form; users see the current names.
 """
 
 from collections.abc import Mapping
@@ -122,7 +121,7 @@ def restore_names(values: Mapping[str, Any]) -> Values:
 def hash_recipe_values(values: Mapping[str, Any]) -> str:
     """Hash the canonical values of a recipe, in hexadecimal.
 
-    An experiment hashes what it has stored, which may be older and lack keys that were frozen
-    later: so an upgrade does not make its work look like another's.
+    An experiment hashes its stored values, which may lack keys that were frozen later, so that an
+    upgrade does not invalidate its work.
     """
     return hash_compact_json(values)

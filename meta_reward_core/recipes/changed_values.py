@@ -1,7 +1,7 @@
 """Changes of a recipe as typed values by key, with all errors at once.
 
-Every way of asking for a changed recipe (command line, API, form) ends here, so that the same
-values give the same recipe, the same list of changes and the same errors.
+All interfaces (command line, API, form) use this module, so that the same values give the same
+recipe, the same list of changes and the same errors.
 """
 
 import copy
@@ -204,7 +204,7 @@ def _is_not_finite(value: Any) -> bool:
 def list_changed_values(before: Recipe, after: Recipe) -> dict[str, Any]:
     """List the values of a recipe that differ from another recipe, by key, in order.
 
-    The adapters are listed whole where one of the two has none.
+    The adapters are listed as a whole if one of the two recipes has none.
     """
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     found: dict[str, Any] = {}

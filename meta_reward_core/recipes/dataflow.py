@@ -1,4 +1,6 @@
-"""What each stage of an iteration reads, writes and depends on. All stage keys derive from this.
+"""What each stage of an iteration reads, writes and depends on.
+
+All stage keys are derived from this.
 
 `iteration` assigns a function to every stage; this module has few imports, so that pages can show
 which stages a changed setting invalidates without loading the code that runs them.
@@ -60,8 +62,9 @@ class Need:
 
 
 ModelUse = Literal["drawing", "training"]
-"""Drawing reads weights, config, tokenizer and chat template, and of the generation config the ids
-that end a reply. Training also copies the generation config into its checkpoint."""
+"""Sampling reads weights, config, tokenizer, chat template, and the end token ids of the generation
+config. Training also copies the generation config into its checkpoint.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +119,7 @@ class StageSpec:
     def list_outputs(self, shard: int) -> list[str]:
         """List all files of a shard except its manifest, relative to the iteration's folder.
 
-        Parts of tables; a whole table or checkpoint where the only shard of the stage makes it.
+        These are parts of tables; for a stage with a single shard, a whole table or checkpoint.
         """
         return [self._get_output(name, shard) for name in self.writes]
 
@@ -151,7 +154,7 @@ def _judges_itself(recipe: Recipe) -> bool:
 
 
 def _stopped_judging_early(recipe: Recipe) -> bool:
-    """Whether an earlier version judged by `judge.early_stop_z`: its shards stay finished."""
+    """Whether an earlier version used `judge.early_stop_z`; its shards stay finished."""
     return recipe.judge.early_stop_z is not None
 
 
@@ -329,7 +332,7 @@ STAGE_SPECS: Final = (
     TRAIN,
     EVALUATE,
 )
-"""In the order of the paper."""
+"""Stages in the order of the paper."""
 
 
 def _list_inputs(spec: StageSpec, *, streamed: bool) -> tuple[str, ...]:
@@ -344,12 +347,13 @@ def _list_inputs(spec: StageSpec, *, streamed: bool) -> tuple[str, ...]:
 STREAMED_INPUTS: Final[Mapping[str, tuple[str, ...]]] = {
     spec.name: _list_inputs(spec, streamed=True) for spec in STAGE_SPECS
 }
-"""By stage, the stages of which shard k must be finished before shard k of this one may start."""
+"""For each stage, the stages whose shard k must be finished before its own shard k may start."""
 
 WHOLE_INPUTS: Final[Mapping[str, tuple[str, ...]]] = {
     spec.name: _list_inputs(spec, streamed=False) for spec in STAGE_SPECS
 }
-"""By stage, the stages of which every shard must be finished before any of this one may start."""
+"""For each stage, the stages that must be completely finished before any of its shards may start.
+"""
 
 NOT_IN_RESULTS: Final[Mapping[str, str]] = {
     "name": "a name, for users only",
@@ -371,7 +375,7 @@ NOT_IN_RESULTS: Final[Mapping[str, str]] = {
     "audit.min_answers": "it decides whether an iteration trains; withheld pairs are a table",
     "audit.on_failure": "it decides whether an iteration trains; withheld pairs are a table",
 }
-"""Values that change no table and no checkpoint, and why."""
+"""Values that affect neither tables nor checkpoints, with the reason."""
 
 SCHEDULED_FIELDS: Final = (
     "train_on",
@@ -379,7 +383,7 @@ SCHEDULED_FIELDS: Final = (
     "pairing.max_chosen_chars",
     "meta_judge.max_chosen_judgment_chars",
 )
-"""Values that may be lists by iteration: a key holds the one of its iteration."""
+"""Values that may be lists by iteration; a key contains the value of its iteration."""
 
 
 def select_needed_values(

@@ -1,6 +1,6 @@
-"""Read recipes: YAML files that extend one another, with `key=value` changes on top.
+"""Read recipes: YAML files that can extend one another, plus `key=value` changes.
 
-Keys that were renamed are read, too: each is reported to `warn` and becomes today's key.
+Renamed keys are accepted: each is reported to `warn` and replaced by the current key.
 """
 
 from collections.abc import Mapping, Sequence
@@ -98,7 +98,7 @@ def parse_stored_recipe(values: Mapping[str, Any], *, origin: str) -> Recipe:
 def read_stored_values(values: Mapping[str, Any], *, origin: str) -> Values:
     """Return all values of a stored recipe under the current keys.
 
-    What another version has stored, and cannot be read here, is shown as far as it goes.
+    Values of other versions that cannot be parsed are shown as far as possible.
     """
     try:
         return parse_stored_recipe(values, origin=origin).model_dump(mode="json")

@@ -15,7 +15,7 @@ from typing import Final
 from meta_reward_core.errors import TemplateError
 
 PLACEHOLDERS: Final = frozenset({"instruction", "response", "rubric", "judgment_a", "judgment_b"})
-"""Every name that a template of the loop may use."""
+"""All placeholders that templates of the loop may use."""
 
 _PLACEHOLDER = re.compile(r"\{(\s*[A-Za-z_][A-Za-z0-9_]*\s*)\}")
 _DOUBLED_BRACES = re.compile(r"\{\{\s*[A-Za-z_][A-Za-z0-9_]*\s*\}\}")
@@ -102,7 +102,7 @@ def load_template(
 
 
 def is_shipped_name(name: str) -> bool:
-    """Whether a name can only be that of a shipped template: no folder, no suffix."""
+    """Whether a name can only refer to a built-in template: no folder, no suffix."""
     return _NAME.fullmatch(name) is not None
 
 

@@ -1,7 +1,7 @@
 """Renamed recipe keys: old names still work for one version, with a warning.
 
-`RENAMED_KEYS` is the only place that knows an old name. It serves recipe files, `--set`, forms,
-the API and what earlier versions have stored; `canonical` uses it the other way round.
+`RENAMED_KEYS` is the only place with old names. It is used for recipe files, `--set`, forms, the
+API and values stored by earlier versions; `canonical` uses it in reverse.
 """
 
 import copy
@@ -13,7 +13,7 @@ from meta_reward_core.errors import DeprecatedNameWarning, RecipeError
 
 Values = dict[str, Any]
 Warn = Callable[[str], None]
-"""Takes one message about a name that is deprecated."""
+"""Called with one message about a deprecated name."""
 
 RENAMED_KEYS: Final[Mapping[str, str]] = {
     "shard_prompts": "prompts_per_shard",
@@ -46,7 +46,7 @@ _GROUND_TRUTH_KEY: Final = "evaluation.ground_truth"
 REMOVED_KEYS: Final[Mapping[str, str]] = dict.fromkeys(
     ("judge.early_stop_z", "judge.hopeless_at"), "all judgments are sampled (docs/fewer_calls.md)"
 )
-"""Key without effect: what happens instead. Recipes that experiments have stored keep it."""
+"""Keys without effect, and what happens instead. Stored recipes of experiments keep them."""
 
 
 def warn_renamed(message: str) -> None:
@@ -90,7 +90,7 @@ def translate_renamed_keys(values: Values, *, base: Values, warn: Warn) -> Value
 
 
 def drop_removed_keys(values: Values, *, warn: Warn) -> Values:
-    """Leave out values that have no effect any more.
+    """Remove values that no longer have an effect.
 
     Args:
         values: nested; not changed.
@@ -106,7 +106,7 @@ def drop_removed_keys(values: Values, *, warn: Warn) -> Values:
 
 
 def describe_removed(key: str, instead: str) -> str:
-    """Say that a value has no effect, and what happens instead."""
+    """Warn that a value has no effect, and state what happens instead."""
     return f"{key} is deprecated and ignored: {instead}"
 
 

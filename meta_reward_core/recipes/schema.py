@@ -1,7 +1,7 @@
 """The schema of a recipe: every value of the method with its unit, bounds and source.
 
-A recipe is validated once, at the edge. Below `iteration`, functions take the values they need.
-This module reads no files; `meta_reward_core.recipes` does.
+A recipe is validated once, when it is loaded. Below `iteration`, functions receive the values they
+need. This module reads no files; `meta_reward_core.recipes` does.
 """
 
 from typing import Annotated, Any, Final, Literal, Self, TypeVar, overload
@@ -35,8 +35,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 NonEmpty = Annotated[list[Value], Field(min_length=1)]
 FORCED_LINE_ENGINES: Final = frozenset({"transformers", "openai", "scripted"})
-"""Engines that can begin a line for the model; see `engines.base.ForcedLineReader`. A server that
-cannot is refused when it is asked for the first time."""
+"""Engines that support forced lines; see `engines.base.ForcedLineReader`.
+
+A server without support is refused at the first request.
+"""
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 
 
@@ -533,7 +535,7 @@ class Recipe(Section):
         return self
 
     def _check_readouts(self) -> None:
-        """Refuse a forced readout where no engine can begin a line for the model."""
+        """Refuse a forced readout if the engine does not support forced lines."""
         if self.forces_lines and self.engine.kind not in FORCED_LINE_ENGINES:
             raise ValueError(
                 "judge.score_readout and meta_judge.verdict_readout force lines, which "

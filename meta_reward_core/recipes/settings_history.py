@@ -102,7 +102,7 @@ class SettingsHistory:
         return parse_stored_recipe(self.get_values(number), origin=self.origin)
 
     def get_recipe_sha256(self, number: int | None = None) -> str:
-        """Return the recipe's hash: as stored for the original, as of now after a change."""
+        """Return the hash of the recipe: stored for the original, computed after a change."""
         held = [
             change for change in self.changes if number is None or change.from_iteration <= number
         ]
@@ -167,8 +167,8 @@ def compare_recipes(old: Recipe, new: Recipe) -> tuple[Values, Values]:
 def find_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Values, Values]:
     """Return the values that differ between two nested mappings, by dotted name: before and after.
 
-    Where a section replaces a value, or the other way round, all of it is the value. A value that
-    one of the two does not name is null there.
+    If a section replaces a value or vice versa, the whole section is the value. A value that is
+    missing on one side is null there.
     """
     before: Values = {}
     after: Values = {}

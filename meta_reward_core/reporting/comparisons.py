@@ -44,7 +44,9 @@ _PLANTED: Final = (
 )
 _PRIMARY_PREFIX: Final = "primary: "
 _MIN_RUNS: Final = 3
-"""Two differences cannot show whether they are about normal, on which their interval rests."""
+"""Minimum differences for a claim: two cannot show whether they are approximately normal, as the
+interval assumes.
+"""
 
 
 def build_comparison_section(arms: Sequence[Arm], baseline: str) -> list[Block]:

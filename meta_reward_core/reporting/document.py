@@ -115,7 +115,7 @@ class TextSpan:
 
 
 def split_code_spans(text: str) -> list[TextSpan]:
-    """Split a sentence at code between backquotes; one without a partner is a plain character."""
+    """Split a sentence at code in backquotes; an unpaired backquote is a plain character."""
     spans: list[TextSpan] = []
     end = 0
     for found in _CODE.finditer(text):
@@ -128,7 +128,7 @@ def split_code_spans(text: str) -> list[TextSpan]:
 
 
 def add_reason_if_empty(grid: ReportTable, *, ours: int, reason: str) -> list[Block]:
-    """Return the table, with the reason if it has no rows of ours."""
+    """Return the table, with the reason if it has no rows from our runs."""
     return [grid] if ours else [grid, Absent(f"{grid.title}, of these models", reason)]
 
 

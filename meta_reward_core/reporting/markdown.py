@@ -76,7 +76,7 @@ def _tabulate_cells(plot: HeatPlot) -> tuple[list[str], list[list[str]]]:
 
 
 def _escape_text(text: str) -> str:
-    """Escape a sentence of ours, in which code between backquotes stays code."""
+    """Escape a sentence from this project; code in backquotes stays code."""
     return "".join(
         f"`{span.text}`" if span.is_code else _escape_marks(span.text)
         for span in split_code_spans(" ".join(text.split()))

@@ -131,7 +131,7 @@ BIAS: Final = (
     ),
 )
 PRIMARY: Final = (QUALITY[0], QUALITY[1], JUDGE[0], JUDGE[1])
-"""What claims are made of; named before any run, the rest is for exploring."""
+"""Primary metrics, chosen before any run; all others are exploratory."""
 COMPARED: Final = (*QUALITY, *JUDGE, *BIAS[:3])
 
 

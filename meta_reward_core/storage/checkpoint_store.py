@@ -31,7 +31,7 @@ from meta_reward_core.storage.layout import CHECKPOINT
 from meta_reward_core.system.settings import read_settings
 
 MAX_RETRY_SECONDS: Final = 600.0
-"""So long a finished training waits for a store that does not answer, before it is lost."""
+"""So long a finished training waits for a store that does not respond, before it is lost."""
 _RETRY_PAUSE_SECONDS: Final = 5.0
 
 
@@ -61,7 +61,7 @@ class Checkpoint:
         """Hash one of its current files; None if it does not exist.
 
         Raises:
-            StorageUnreachableError: the store does not answer.
+            StorageUnreachableError: the store does not respond.
         """
         try:
             return _hash_chunks(self.iter_chunks(file))

@@ -63,7 +63,7 @@ def translate_errors(doing: str) -> Iterator[None]:
 
     Raises:
         ArtifactError: it refuses.
-        StorageUnreachableError: it does not answer, or not now.
+        StorageUnreachableError: it does not respond, or not now.
     """
     try:
         yield

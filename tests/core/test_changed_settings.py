@@ -145,7 +145,7 @@ def test_a_limit_that_was_too_small_is_raised_and_nothing_is_drawn_again(
     assert place.run("--set", "training.max_length=4096") == 0
     said = capsys.readouterr().out
     assert "training.max_length: 16 -> 4096" in said
-    assert "from iteration 1 on" in said
+    assert "from iteration 1\n" in said
     assert "nothing is rerun" in said
     assert place.list_times(*DRAWN) == drawn
     assert right.run(begins=True) == 0
@@ -239,7 +239,7 @@ def test_what_m1_was_made_from_changes_from_the_next_iteration_on(
     assert place.run(begins=True) == 0
     before = place.hash_results()
     assert place.run("--set", "training.epochs=3") == 0
-    assert "from iteration 2 on" in capsys.readouterr().out
+    assert "from iteration 2\n" in capsys.readouterr().out
     assert place.run("--iterations", "2") == 0
     assert place.hash_results() == before
     schedule = [place.open().get_recipe(number).training.epochs for number in (1, 2)]

@@ -26,6 +26,6 @@ def test_what_was_written_is_removed_when_the_description_cannot_be(
 def test_an_experiment_that_exists_is_not_touched(tmp_path: Path) -> None:
     begin(tmp_path)
     before = sorted(tmp_path.rglob("*.parquet"))
-    with pytest.raises(Exception, match="exists already"):
+    with pytest.raises(Exception, match="already exists"):
         begin(tmp_path, prompts=61)
     assert sorted(tmp_path.rglob("*.parquet")) == before != []

@@ -102,7 +102,9 @@ def test_a_part_without_a_manifest_was_never_finished(tmp_path: Path) -> None:
     run_before_training(experiment.build_context(1), resources)
     before = bytes_below(tmp_path)
     (tmp_path / "scripted/iteration-1/manifests/generate-00002.json").unlink()
-    (tmp_path / "scripted/iteration-1/responses/part-00002.parquet").write_bytes(b"other bytes")
+    (tmp_path / "scripted/iteration-1/responses/part-00002.parquet").write_bytes(
+        b"different content"
+    )
     assert run_before_training(experiment.build_context(1), resources) == [("generate", 2)]
     assert bytes_below(tmp_path) == before
 
@@ -151,7 +153,7 @@ def test_a_pool_that_is_used_up_is_refused_unless_reuse_is_allowed(tmp_path: Pat
     experiment = begin(tmp_path, prompts=39)
     resources = make_scripted_resources(tmp_path)
     STAGES[0].run_shard(experiment.build_context(1), 0, resources)
-    with pytest.raises(InputError, match="only 19 were not used"):
+    with pytest.raises(InputError, match="only 19 of the pool's 39 have not been used"):
         STAGES[0].run_shard(second(experiment), 0, resources)
     reusing = begin(tmp_path / "b", prompts=39, sample={"prompts": 20, "allow_reuse": True})
     STAGES[0].run_shard(reusing.build_context(1), 0, resources)

@@ -118,7 +118,7 @@ def test_a_container_asks_whether_its_site_is_well(up: Server) -> None:
     assert asked.wait(60) == 0, up.said("well")
     asked = up.manage("health", "--site", "http://127.0.0.1:9", log="not-well")
     assert asked.wait(60) == 1
-    assert "the site does not answer" in up.said("not-well")
+    assert "the site does not respond" in up.said("not-well")
 
 
 def test_a_second_one_on_the_same_port_says_what_to_do(up: Server) -> None:

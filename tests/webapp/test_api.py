@@ -264,7 +264,7 @@ def test_an_experiment_is_created_by_the_forms_own_rules(program: Program, alice
     [
         ({"recipe": "smoke"}, "name"),
         ({"name": "a b", "recipe": "smoke"}, "letters, digits"),
-        ({"name": "mine", "recipe": "no-such"}, "no recipe 'no-such'"),
+        ({"name": "mine", "recipe": "no-such"}, "'no-such' is not a built-in recipe"),
         ({"name": "mine", "recipe": "smoke", "values": {"actor.samples": 1}}, "actor.samples"),
         ({"name": "mine", "recipe": "smoke", "values": {"actor.sample": 3}}, "actor.sample"),
         ({"name": "mine", "recipe": "smoke", "colour": "red"}, "colour"),

@@ -297,7 +297,7 @@ def trained(alice: User) -> Shard:
 def training_of(client: Client, **changes: str) -> str:
     page = client.post(NEW, filled(until="1", **changes), headers=HTMX)
     told: str = page.context["state"].estimate.training
-    assert ("no training of such a model has been measured" in text(page)) == (told == "")
+    assert ("training of this model has not been measured" in text(page)) == (told == "")
     return told
 
 

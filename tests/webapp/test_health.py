@@ -115,7 +115,7 @@ def test_a_broker_that_died_is_told(
     status, found = report()
     assert (status, found["broker"]) == (503, False)
     [problem] = found["problems"]
-    assert problem.startswith("the broker does not answer: ")
+    assert problem.startswith("the broker does not respond: ")
     assert way in problem
     assert metrics()["meta_reward_broker_up"] == 0
     assert Client().get("/healthz").status_code == 200

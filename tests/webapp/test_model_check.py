@@ -163,7 +163,7 @@ def test_a_program_names_recipe_values_and_prompts(alice: User, model: Path) -> 
         ({"model": {"source": "folder", "name": "../etc"}}, "folder '../etc' not found"),
         ({"model": {"source": "folder", "name": "/etc"}}, "folder '/etc' not found"),
         ({"model": {"source": "hub", "name": "no id"}}, "use an id such as org/name"),
-        ({"recipe": "nothing"}, "no recipe 'nothing' comes with"),
+        ({"recipe": "nothing"}, "'nothing' is not a built-in recipe"),
         ({"values": {"training.max_length": 1}}, "training.max_length: "),
         (
             {"values": {"training.longest": 1}},

@@ -159,7 +159,7 @@ def assert_refused(
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--recipe", "no-such-recipe"], "no recipe 'no-such-recipe'"),
+        (["--recipe", "no-such-recipe"], "recipe 'no-such-recipe' not found"),
         (["--set", "actor.samples=0"], "actor.samples"),
         (["--set", "actor.samples"], "key=value"),
         (["--prompts", "/nowhere/prompts.txt"], "prompts.txt"),
@@ -271,7 +271,7 @@ def test_no_resume_refuses_what_exists(installation: Installation) -> None:
     installation.run_iteration("--no-resume")
     refusal = refusal_of(installation, "--no-resume")
     assert refusal.returncode == 2
-    assert "exists already" in str(refusal)
+    assert "already exists" in str(refusal)
 
 
 def test_rows_whose_files_are_gone(

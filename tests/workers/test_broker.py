@@ -109,5 +109,5 @@ def test_a_link_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 def test_one_that_does_not_answer_is_reported() -> None:
     with short_folder() as folder:
         place = BrokerPaths(data=folder, socket=folder / "broker.sock")
-        with pytest.raises(BrokerError, match="does not answer"):
+        with pytest.raises(BrokerError, match="does not respond"):
             wait_for_broker(place, timeout_seconds=0.1)

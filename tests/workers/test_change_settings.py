@@ -107,7 +107,7 @@ def test_a_change_by_a_command_is_in_the_activity_log(stopped: Installation) -> 
     admin = make_person("root", "admin")
     (entry,) = (one for one in iter_entries(admin, LogFilter()) if one.what == "change settings")
     assert entry.who.startswith("a command of ")
-    assert "training.max_length: 16 → 4096; from iteration 1 on" in entry.details
+    assert "training.max_length: 16 → 4096; from iteration 1" in entry.details
 
 
 def test_a_decision_is_asked_for_before_anything_is_made_again(stopped: Installation) -> None:

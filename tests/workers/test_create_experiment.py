@@ -100,7 +100,7 @@ def test_files_without_a_row_are_somebody_elses(installation: Installation, alic
     installation.run_iteration()
     Experiment.objects.all().delete()
     job = carry_out(job_for(installation, alice))
-    assert "exists already" in job.message
+    assert "already exists" in job.message
     assert not Experiment.objects.exists()
 
 

@@ -330,7 +330,7 @@ def test_a_retried_launch_takes_no_files_that_it_did_not_write(
     Job.objects.filter(pk=job.pk).update(status="waiting", token=None, lease_until=None)
     job = Job.objects.get(pk=job.pk)
     assert run(job).status == "refused"
-    assert "exists already" in job.message
+    assert "already exists" in job.message
     assert Experiment.objects.get().owner == alice
 
 

@@ -350,7 +350,7 @@ def test_a_hub_that_dies_in_the_middle_is_said_not_to_answer(
     hub.faults += [die, failing(503, "/lfs/", method="PUT")]
     job = published(row, repository="org/name")
     assert job.status == "refused"
-    assert "does not answer (ConnectError" in job.message
+    assert "does not respond (ConnectError" in job.message
     assert job.outcome["folder"] == f"{home(row)}/M1"
 
 

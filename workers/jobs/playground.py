@@ -116,7 +116,7 @@ class JobLease:
             heartbeat.send_heartbeat()
             return self._held.update(outcome=self.outcome) == 1
         except _DATABASE_ERRORS as error:
-            _log.warning("the database does not answer: %s", error)
+            _log.warning("the database does not respond: %s", error)
             return True
 
     def _release(self) -> None:

@@ -170,7 +170,7 @@ def run_jobs_forever(handlers: Mapping[str, JobHandler]) -> None:
         try:
             run_waiting_jobs(handlers)
         except DatabaseError as error:
-            _log.warning("the database does not answer: %s", error)
+            _log.warning("the database does not respond: %s", error)
         time.sleep(EVERY_SECONDS)
 
 

@@ -56,7 +56,7 @@ def notify_forever() -> None:
             write_notifications()
             send_due()
         except DatabaseError as error:
-            _log.warning("the database does not answer: %s", error)
+            _log.warning("the database does not respond: %s", error)
         except Exception:  # noqa: BLE001 other notifications are still sent
             _log.exception("could not send notifications; will retry")
         time.sleep(EVERY_SECONDS)
@@ -66,7 +66,7 @@ def send_due() -> int:
     """Send due notifications, one per user and round; return the number sent.
 
     The notifications of a round are sent at the same time, and each has a deadline. So a server
-    that does not answer delays only the notifications of the user who named it.
+    that does not respond delays only the notifications of the user who named it.
     """
     sent, begun = 0, time.monotonic()
     while claims := _claim_round():

@@ -206,7 +206,7 @@ class ShardLease:
             close_old_connections()
             return self._check_rows()
         except _DATABASE_ERRORS as error:
-            _log.warning("the database does not answer: %s", error)
+            _log.warning("the database does not respond: %s", error)
             silent = time.monotonic() - self._extended_at
             return StopReason.LOST if silent > self._lease_seconds else None
 
@@ -300,5 +300,5 @@ def _retry_database(write: Callable[[], bool]) -> bool:
         except _DATABASE_ERRORS as error:
             if time.monotonic() > give_up_at:
                 raise
-            _log.warning("the database does not answer: %s", error)
+            _log.warning("the database does not respond: %s", error)
             time.sleep(0.5)

@@ -1,15 +1,13 @@
-"""Read scores and verdicts out of the text of a judge, a meta-judge or a pairwise judge.
+"""Parse scores and verdicts from the text of a judge, a meta-judge or a pairwise judge.
 
-Knows nothing of prompts or engines. What cannot be read is absent and has a reason; it is never
-a number and never a tie. `tokens` cuts a line into tokens, `statements` knows what stands around a
-value, `scores` and `verdicts` know values; the time is linear in the text, also for a single line
-of a megabyte.
+Independent of prompts and engines. An unreadable value is absent, with a reason; it never becomes a
+number or a tie. `tokens` splits a line into tokens, `statements` handles the text around a value,
+`scores` and `verdicts` parse values. The time is linear in the text, even for a single line of a
+megabyte. Rules:
 
-What counts:
-
-- Only what follows the last closed reasoning block (`<think> ... </think>` and its like) is read.
+- Only the text after the last closed reasoning block (`<think> ... </think>` and similar) is read.
   A reply whose block is not closed has no score and no verdict.
-- Where several complete lines state one, the last counts; an unreadable last line is not replaced
+- If several complete lines state a value, the last counts; an unreadable last line is not replaced
   by an earlier one.
 - A reply that the token limit cut off counts like any other if its last statement is complete: a
   line break or a word follows the value. "Score: 4" at the very limit could have become 4.5,
@@ -85,8 +83,8 @@ def parse_score(
 def parse_verdict(text: str, *, is_cut_off: bool = False) -> ParsedVerdict:
     """Parse the last verdict stated in a comparison, A, B or a tie; see `verdicts`.
 
-    An unreadable reply has no verdict. It is stored apart from a tie, though the battle matrix
-    treats both as a battle without a winner.
+    An unreadable reply has no verdict. It is stored differently from a tie, although the battle
+    matrix treats both as a battle without a winner.
 
     Args:
         text: a meta-judgment, or an annotator's reply, as the engine returned it.
@@ -122,7 +120,7 @@ _A_NUMBER = (None, SCORE_OUT_OF_RANGE, SCORE_ON_ANOTHER_SCALE)
 def has_judge_line(text: str) -> bool:
     """Whether a response contains a line in a judge's format, `Score: 5` or `Winner: Judgement A`.
 
-    Narrower than what is read in a judge's reply: "Answer: 4" or "Total: 3" are honest answers.
+    Stricter than for a judge's reply: "Answer: 4" or "Total: 3" can be honest answers.
     """
     score = read_reply(text, _JUDGE_SCORE, is_cut_off=False)
     verdict = read_reply(text, _JUDGE_VERDICT, is_cut_off=False)
@@ -144,7 +142,7 @@ def find_closing_verdict(text: str) -> int:
 def remove_score_lines(text: str, *, closing: bool = True) -> str:
     """Remove all score statements from a judgment, so that only the reasons remain.
 
-    Afterwards `parse_score` finds none. For the option that hides scores from the meta-judge,
+    Afterwards `parse_score` finds none. Used by the option that hides scores from the meta-judge,
     which otherwise prefers the higher ones.
 
     Args:

@@ -1,6 +1,6 @@
-"""Find the last statement of a completion by a grammar of scores or verdicts.
+"""Find the last statement of a completion with a grammar of scores or verdicts.
 
-Only what follows the closed reasoning of a reply counts.
+Only the text after the closed reasoning of a reply counts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +45,7 @@ class Reading(Generic[V]):
 
 @dataclass(frozen=True, slots=True)
 class Grammar(Generic[V]):
-    """How values are written.
+    """Grammar of values.
 
     Attributes:
         labels: what names a value.
@@ -237,7 +237,7 @@ def _read_next_line(
 
 
 def find_closing_statement(text: str, grammar: Grammar[V]) -> int:
-    """Find the start of the last line with words if it states a value, readable or not.
+    """Find the start of the last non-empty line if it states a value, readable or not.
 
     A value alone on the last line begins with the label's line.
 
@@ -314,7 +314,7 @@ def _cut_before(line: str, start: int | None) -> str:
 
 
 def _drop_closing(kept: list[str], grammar: Grammar[V]) -> None:
-    """Clear the last lines if they state a value without a label."""
+    """Remove the last lines if they state a value without a label."""
     lines = Lines("".join(kept))
     texts = lines.texts
     for number in lines.iter_filled(range(len(texts) - 1, -1, -1)):

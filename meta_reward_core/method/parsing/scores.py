@@ -83,7 +83,7 @@ _CONNECTORS: Final = CONNECTORS | {"total", "exactly", "awarded"}
 _EXCUSES: Final = make_word_set(
     "considered considering previously formerly earlier before was were would not than from instead"
 )
-"""Words behind which another number is compared with the score, and does not replace it."""
+"""Words after which another number is only compared with the score and does not replace it."""
 
 _NUMBERS_A_PART: Final = make_word_set(
     "criterion criteria step steps point points line paragraph section item items rule "
@@ -157,7 +157,7 @@ def _is_bounded(tokens: Tokens, end: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """What a note or a bracket adds to a score: the end of its scale, or its terms."""
+    """Contents of a note or a bracket: the end of the scale, or the terms of a sum."""
 
     top: float | None = None
     total: float | None = None
@@ -248,7 +248,7 @@ def _is_filler(tokens: Tokens, place: int) -> bool:
 
 
 Amount = tuple[float | None, int]
-"""A value, None if it cannot be read, and the index of the first token behind it."""
+"""A value (None if unreadable) and the index of the first token after it."""
 
 
 def _read_number(tokens: Tokens, place: int) -> Amount | None:
@@ -286,8 +286,8 @@ def _get_value_at(tokens: Tokens, place: int) -> float | None:
 def _read_sum(tokens: Tokens, place: int) -> Amount | None:
     """Read a sum and its total, in either order; None if there is no sum.
 
-    Terms may have words between them ("1 (relevance) + 1 (coverage) = 2"). A total that is not
-    the sum cannot be read.
+    Terms may have words between them ("1 (relevance) + 1 (coverage) = 2"). A total that differs
+    from the sum is unreadable.
     """
     middle = next((n for n in range(place, len(tokens)) if tokens[n].text == "="), None)
     if middle is None or (total := _read_number(tokens, middle + 1)) is None:

@@ -1,9 +1,9 @@
-"""Find where a line states its score or verdict, and whether later words retract it.
+"""Find where a line states a score or verdict, and whether later words retract it.
 
 A statement is a label ("Final score"), a separator (":") and a value. This module knows labels,
 separators, what may precede a label, and what may follow a value; `scores` and `verdicts` define
-what a value is. Every rule is a list of words that are allowed or refused, and a line that fits no
-rule is not a statement, or is an unreadable one: a reading is never a guess.
+what a value is. Every rule is a list of allowed or rejected words. A line that fits no rule is not
+a statement, or an unreadable one: values are never guessed.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,10 @@ QUALIFIERS: Final = make_word_set(
     "here's its finale totale final gesamt endgültige abschließende meine mi ma mon "
     "total definitiva globale mia totale итоговая 最终 最後 最终的 总 総合 综合 최종"
 )
-"""Words around a label that leave it the label of the whole. Any other ("relevance score") makes it
-the label of something else."""
+"""Words around a label with which it still refers to the whole.
+
+Any other word ("relevance score") makes it a label of something else.
+"""
 
 CONCLUDING: Final = make_word_set(
     "short so thus therefore hence conclusion summary final finally overall line "
@@ -46,7 +48,7 @@ _REPORTING: Final = make_word_set(
 _STATES: Final = make_word_set(
     "is are was has gets earns receives deserves answers lacks misses names"
 )
-"""Verbs of which a sentence before a label without a full stop has one."""
+"""Verbs that indicate a sentence before a label without a full stop."""
 
 _NO_SENTENCE_END: Final = make_word_set(": ( | for of with to by as in that a the")
 
@@ -61,7 +63,7 @@ CONNECTORS: Final = make_word_set(
     "because since as for due based given with overall i it this the by in although "
     "though even while whereas instead not weil da denn porque car parce 因为 理由"
 )
-"""Words that may stand right behind a value and begin its reason."""
+"""Words that may directly follow a value and begin its reason."""
 
 _TAKES_BACK: Final = make_word_set(
     "draft preliminary initial or and to if unless otherwise maybe perhaps possibly "
@@ -72,12 +74,12 @@ _TAKES_BACK: Final = make_word_set(
     "almost nearly else oder bis vielleicht ou o peut quizás either unsure uncertain 或 "
     "但"
 )
-"""Words that may not begin what follows a value: what they begin limits it or takes it back."""
+"""Words that must not follow a value, because they limit or retract it."""
 
 _CHANGES: Final = make_word_set(
     "reduced raised increased lowered downgraded upgraded adjusted down up changed revised"
 )
-"""Of those, the ones that "from" makes harmless: "4 (lowered from 5)"."""
+"""Those of them that "from" makes harmless: "4 (lowered from 5)"."""
 
 _RECONSIDERS_FIRST: Final = make_word_set(
     "wait hmm hm correction correcting actually rather oops sorry scratch edit update "
@@ -161,7 +163,7 @@ def find_labels(tokens: Tokens, known: LabelWords) -> list[Label]:
 
 
 def _nest_label(outer: Label, inner: Label) -> Label:
-    """Give a label that is the value of another one the same strength."""
+    """Give a label that is the value of another label the same strength."""
     return replace(
         inner,
         is_firm=outer.is_firm or inner.is_firm,
@@ -204,7 +206,7 @@ def _make_label(
 ) -> Label | None:
     """Build the label of `tokens[start:end]`; None if it does not introduce the overall value.
 
-    One that is another label's value is nested: "Final score: <score>4</score>".
+    A label that is the value of another one is nested: "Final score: <score>4</score>".
     """
     lead = tokens[max(0, start - _LOOK_BACK) : start]
     is_key = _is_key(tokens, start, end)
@@ -331,7 +333,7 @@ def skip(tokens: Tokens, place: int, *texts: str) -> int:
 
 
 IsRival = Callable[[Tokens, int], bool]
-"""Whether the token at an index is another value than the one read."""
+"""Checks whether the token at an index is a value other than the one read."""
 
 
 @dataclass(frozen=True, slots=True)

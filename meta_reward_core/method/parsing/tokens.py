@@ -1,8 +1,8 @@
 """Split a completion into lines, and a line into tokens: words, numbers and punctuation.
 
 Markdown, LaTeX commands, control tokens, closing tags and emojis leave no token, so that they
-cannot change a reading. Brackets of every kind are parentheses. Each pattern looks at a bounded
-stretch, and tokens do not overlap: the time is linear in the text.
+cannot change a reading. Brackets of every kind are parentheses. Each pattern matches a bounded
+length, and tokens do not overlap, so the time is linear in the text.
 """
 
 import re
@@ -51,7 +51,7 @@ _UNSPACED_WORDS: Final = (
     "引き分け", "무승부", "裁决", "结论", "因为", "理由", "但", "或", "和", "与",
     "零", "一", "二", "三", "四", "五",
 )  # fmt: skip
-"""Words of scripts without spaces between words; all other characters there are single tokens."""
+"""Words of scripts without spaces; all other characters of these scripts are single tokens."""
 
 _UNSPACED: Final = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _LETTER: Final = (
@@ -99,7 +99,7 @@ _GLUED_UNITS: Final = frozenset({"pt", "pts", "point", "points", "stars"})
 def tokenize(line: str) -> list[Token]:
     """Return the tokens of a line, in order.
 
-    `<tag>` gives its words and a `|`, as the cell of a table does.
+    `<tag>` gives its words and a `|`, like a table cell.
     """
     found: list[Token] = []
     for match in _TOKEN.finditer(line):

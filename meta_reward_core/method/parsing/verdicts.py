@@ -7,8 +7,8 @@
     tail     = nothing, or a reason that does not claim the other option
 
 On the last line a verdict may also be a sentence ("Judgement A is the better one.") or a box
-(`[[A]]`), and a reply that is nothing but an option is one. It serves the meta-judge, the
-annotator of AlpacaEval's kind and, by `read_marks`, Arena-Hard's judge.
+(`[[A]]`), and a reply that consists of an option is one. It is used for the meta-judge, the
+AlpacaEval annotator and, through `read_marks`, the Arena-Hard judge.
 """
 
 from collections.abc import Iterator, Sequence
@@ -99,7 +99,7 @@ _LEADS: Final = (
 _CHOOSES: Final = make_word_set("go choose prefer pick select favor favour")
 
 Option = tuple[Verdict, int]
-"""A verdict, and the index of the first token behind it."""
+"""A verdict, and the index of the first token after it."""
 
 
 def _read_labelled(
@@ -118,12 +118,12 @@ def _read_labelled(
 
 
 def _is_bounded(tokens: Tokens, end: int) -> bool:
-    """Whether the next text shows that a value is one: "Answer: A good one" does not."""
+    """Whether the following text confirms that it is a value; not in "Answer: A good one"."""
     return end >= len(tokens) or tokens[end].kind == "mark" or tokens[end].text in _CONNECTORS
 
 
 def _read_verdict(tokens: Tokens, *, is_strict: bool) -> Reading[Verdict]:
-    """Read an option or a tie, and whether it holds."""
+    """Read an option or a tie, and whether it is not retracted."""
     tie = _read_tie(tokens)
     if tie is not None:
         is_final = is_end(tokens[tie:]) if is_strict else _is_plain_tie(tokens[tie:])
@@ -344,7 +344,7 @@ def _read_sentence(tokens: Tokens) -> Verdict | None:
 
 
 def _remove_other(verdict: Verdict, rest: Tokens) -> Tokens:
-    """Remove "than Judgement B" at the end of what is said of an option."""
+    """Remove "than Judgement B" at the end of a statement about an option."""
     for place, token in enumerate(rest):
         if token.text in ("than", "over", "to"):
             other = _read_option(rest, place + 1)

@@ -34,7 +34,7 @@ _SYSTEM: Final = "systemwords"
 _REPLY: Final = "replywords"
 _DATES: Final = ("2001-02-03", "2031-12-30")
 _MAX_HEAD_WORDS: Final = 3
-"""Words before the first prompt that can be names of roles; more are a text of the template's."""
+"""Maximum words before the first prompt that count as names of roles; more are inserted text."""
 _EXCERPT_CHARS: Final = 80
 _ROUND_TRIPS: Final = {
     "plain text": "Water boils at 100 degrees.",

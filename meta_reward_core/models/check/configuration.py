@@ -56,7 +56,7 @@ _BUFFERS: Final = re.compile(
     r"(^|[._])(position_ids|masked_bias|causal_mask|attn\.bias|attention\.bias|token_type_ids"
     r"|num_batches_tracked)$"
 )
-"""Tensors of older checkpoints that hold no weights: positions and masks, as integers."""
+"""Tensors of older checkpoints that are not weights: positions and masks, as integers."""
 _FLOAT_DTYPES: Final = {
     "F64": "float64",
     "F32": "float32",
@@ -254,7 +254,7 @@ def check_positions(limit: int | None, needs: ModelNeeds, *, is_learned: bool) -
 
     Engines refuse a prompt that leaves no room for a completion, so rows do not grow much beyond
     the limit: a few tokens that the chat template writes after a completion. Rotary positions
-    bear these, a table of learned positions does not.
+    support these, a table of learned positions does not.
 
     Args:
         limit: of the model in tokens; None if it has none.

@@ -183,7 +183,7 @@ def check_generation_config(folder: Path, *, vocabulary: int | None) -> list[Che
             config.save_pretrained(target)
     except Exception as error:  # noqa: BLE001
         found = shorten_error(error)
-        message = f"cannot be saved, so training would stop after its first epoch ({found})"
+        message = f"cannot be saved again, so training would stop after its first epoch ({found})"
         remedy = 'remove the sampling values, or set "do_sample" to true'
         if "do_sample" not in str(error):
             remedy = "correct or remove the named values"

@@ -1,8 +1,8 @@
 """Compare every model parameter with the tensors of a folder, without reading weights.
 
-transformers gives parameters without a tensor random numbers, and only logs it. So its own loader
-is run on tensors that have a shape and no values (on the device `meta`): it knows tied weights,
-renamed keys of older checkpoints, and experts that are stored one by one.
+transformers initializes parameters without a tensor randomly and only logs it. So its own loader is
+run on tensors that have a shape but no values (device `meta`): it handles tied weights, renamed
+keys of older checkpoints, and experts that are stored separately.
 """
 
 import contextlib
@@ -166,7 +166,8 @@ def compare_checkpoint(
 ) -> list[Check]:
     """Compare a checkpoint with its base model: same names, same shapes.
 
-    Tied weights may be stored once or twice, and tensors that transformers does not use are gone.
+    Tied weights may be stored once or twice, and tensors that transformers does not use are
+    missing.
 
     Args:
         config: of both.
@@ -343,7 +344,7 @@ def _check_ties(
 def _check_values(tensors: Mapping[str, TensorInfo], folder: Path) -> list[Check]:
     """Check the ends of each tensor for NaN and infinity, as left by a failed training.
 
-    All values would be the whole model; a training that diverged leaves few that are numbers.
+    Checking all values would read the whole model; after diverged training few values are finite.
     """
     broken = []
     for file in sorted({tensor.file for tensor in tensors.values()}):

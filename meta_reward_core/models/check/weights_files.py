@@ -179,7 +179,7 @@ def _check_layout(name: str, header: Mapping[str, Any]) -> int:
         if bits is None:
             raise UnreadableWeightsError(
                 name,
-                f"holds {key} in an unknown number format, {entry['dtype']!r}",
+                f"holds {key} in the unknown number format {entry['dtype']!r}",
                 "use the original model",
             )
         if not isinstance(values, int) or (end - begin) * 8 != values * bits:

@@ -1,4 +1,4 @@
-"""Check one model: a request as JSON in, the report as a line of JSON out."""
+"""Check one model: read a request as JSON, write the report as one line of JSON."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from meta_reward_core.system.signals import set_parent_death_signal
 
 
 def main() -> None:
-    """Check what the request on the standard input names."""
+    """Check the model in the request on standard input."""
     set_parent_death_signal()
     request = ModelCheckRequest.from_json(json.load(sys.stdin))
     report = check_model(request)

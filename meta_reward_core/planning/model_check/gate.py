@@ -1,4 +1,4 @@
-"""Keep an iteration from generating and training with an unchecked model.
+"""Prevent an iteration from generating or training with an unchecked model.
 
 The process that creates an experiment or changes its settings may lack the model libraries, as the
 site does. Then the first stage on a worker that has them runs the check, before any generation.
@@ -60,10 +60,10 @@ def require_model_checked(context: IterationContext) -> None:
 
 
 def require_savable(context: IterationContext) -> None:
-    """Check that a training can save the current small files of the model.
+    """Check that training can save the current small files of the model.
 
     They may have changed since the model check, and no completion depends on them: without this
-    check, a training would fail only at the end of its first epoch.
+    check, training would only fail at the end of its first epoch.
 
     Raises:
         NeedsAttentionError: they cannot be saved, with one sentence for each problem.

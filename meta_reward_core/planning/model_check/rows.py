@@ -149,7 +149,7 @@ def _build_empty_battle(templates: PromptTemplates, text: str) -> Conversation:
 
 
 def check_prompts(role: RoleLengths, limit: int | None) -> list[Check]:
-    """See how many prompts of a role leave no room for a completion, so that engines refuse them.
+    """Count the prompts of a role that leave no room for a completion, so that engines refuse them.
 
     Args:
         limit: the longest prompt and completion together that an engine takes, in tokens.
@@ -183,7 +183,7 @@ def check_prompts(role: RoleLengths, limit: int | None) -> list[Check]:
 def check_training_rows(
     role: RoleLengths, *, max_length: int, max_refused_share: float, limit: int | None
 ) -> list[Check]:
-    """See which share of a role's rows training would refuse as longer than `max_length`.
+    """Compute the share of a role's rows that training would refuse as longer than `max_length`.
 
     Args:
         max_length: the longest row in tokens, prompt and completion.

@@ -75,7 +75,7 @@ class ModelCheckRequest:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_json`, with as many prompts as are tokenised."""
+        """Inverse of `to_json`, with only the prompts that are tokenised."""
         return cls(
             name=values["name"],
             folder=Path(values["folder"]),
@@ -241,10 +241,10 @@ def _check_with_libraries(
 
 @contextlib.contextmanager
 def _skip_unused_libraries() -> Iterator[None]:
-    """Inside: transformers is imported without SciPy, scikit-learn and what they import.
+    """Context in which transformers is imported without SciPy, scikit-learn and their dependencies.
 
-    It uses them for object detection and assisted generation alone, and they are a quarter of the
-    time that its import takes.
+    It only uses them for object detection and assisted generation, and they take a quarter of its
+    import time.
     """
     from transformers import utils
 
@@ -259,7 +259,7 @@ def _skip_unused_libraries() -> Iterator[None]:
 
 
 def _find_limit(own: object, needs: ModelNeeds) -> int | None:
-    """The longest prompt and completion together that an engine takes, in tokens."""
+    """Maximum tokens of prompt and completion together that an engine accepts."""
     limits = [limit for limit in (own, needs.max_model_len) if isinstance(limit, int) and limit]
     return min(limits) if limits else None
 

@@ -45,7 +45,7 @@ def test_a_plan_writes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -
         (["--model", "my-model"], "there is no model folder 'my-model'"),
         (["--set", "judge.rubric=./none.txt"], "none.txt: template not found"),
         (["--engine", "vllm"], "docs/engines.md"),
-        (["--set", "judge.endpoint=nobody"], "no endpoint 'nobody'"),
+        (["--set", "judge.endpoint=nobody"], "unknown endpoint 'nobody'"),
         (["--recipe", "paper-llama3-8b"], "with --prompts FILE"),
     ],
 )

@@ -69,7 +69,7 @@ def test_an_iteration_that_the_recipe_does_not_plan_is_told_of(
     context = replace(scripted_world.begin(tmp_path, iterations=planned).build_context(1), number=2)
     with ConsoleCallback(make_console(stream), context).show():
         pass
-    said = "the recipe plans 1 iteration: in iteration 2" in " ".join(stream.getvalue().split())
+    said = "the recipe plans 1 iteration: iteration 2" in " ".join(stream.getvalue().split())
     assert said is (planned == 1)
 
 
@@ -230,7 +230,7 @@ def test_a_plan_says_what_is_an_upper_bound() -> None:
     assert "at most 385,000" in shown
     assert "550,000" in shown
     assert " h " in shown
-    assert "no training of such a model has been measured" in " ".join(shown.split())
+    assert "training of this model has not been measured" in " ".join(shown.split())
 
 
 def test_a_plan_with_a_measured_training_includes_it() -> None:

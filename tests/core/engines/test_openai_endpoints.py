@@ -42,7 +42,7 @@ def test_without_the_variable_there_are_none() -> None:
 
 @pytest.mark.usefixtures("known")
 def test_an_unknown_name_is_told_which_there_are() -> None:
-    with pytest.raises(EndpointError, match=r"no endpoint 'there'.*local, outside"):
+    with pytest.raises(EndpointError, match=r"unknown endpoint 'there'.*local, outside"):
         find_endpoint("there")
 
 

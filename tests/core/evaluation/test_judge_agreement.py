@@ -278,7 +278,7 @@ def test_verdicts_are_read_as_they_were_written(tmp_path: Path) -> None:
     [
         ([{"prompt_id": "p", "response_id": "a"}], "neither score, rank nor verdict"),
         ([{"prompt_id": "p", "score": 1}], "has no response_id"),
-        (rows_of([("p", "a", None)]), "no row has a score that can be read"),
+        (rows_of([("p", "a", None)]), "no row has a readable score"),
         ([{"prompt_id": "p", "first_id": "a", "second_id": "b", "verdict": "C"}], "must be A, B"),
         ([{"prompt_id": "p", "first_id": "a", "second_id": "a", "verdict": "A"}], "with itself"),
         (

@@ -148,7 +148,7 @@ def test_a_penalty_that_removes_every_difference_gives_no_rate_of_50() -> None:
     assert found.rate is None
     assert found.unpenalised == pytest.approx(58, abs=4)
     assert "on 60 prompts cross-validation chooses a penalty that removes" in str(found.absent)
-    assert f"it reads {found.unpenalised:.1f}" in str(found.absent)
+    assert f"it gives {found.unpenalised:.1f}" in str(found.absent)
 
 
 def test_a_rate_of_50_is_given_where_it_is_right() -> None:

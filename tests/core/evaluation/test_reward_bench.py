@@ -361,7 +361,7 @@ def test_repeated_ids_are_joined_by_place_and_only_in_the_same_order(tmp_path: P
     "rows, message",
     [
         ([{"id": 1, "subset": "s"}], "has no score_chosen and score_rejected"),
-        ([{"id": 1, "subset": "s", "results": 0.7}], "the result 0.7 is none of"),
+        ([{"id": 1, "subset": "s", "results": 0.7}], "the result 0.7 is not 1"),
         ([{"id": 1, "subset": "s", "num_correct": 1}], "has no list of scores"),
         (
             [{"id": 1, "subset": "s", "scores": [1, 2], "num_correct": 2}],

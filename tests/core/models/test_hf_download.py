@@ -209,11 +209,11 @@ def test_without_an_answer_it_is_said_what_lies_here(hub: Hub, root: Path) -> No
     commit = hub.add("org/tiny", WHOLE)
     fetch("org/tiny", root)
     hub.shut()
-    with pytest.raises(HubError, match="does not answer") as caught:
+    with pytest.raises(HubError, match="does not respond") as caught:
         fetch("org/tiny", root)
     for words in (hub.address, "HF_ENDPOINT", f"Available offline: org/tiny@{commit}"):
         assert words in str(caught.value)
-    with pytest.raises(HubError, match="does not answer") as caught:
+    with pytest.raises(HubError, match="does not respond") as caught:
         fetch("org/other", root)
     assert "Available offline" not in str(caught.value)
 

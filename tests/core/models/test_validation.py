@@ -72,7 +72,7 @@ def _only_half_of_the_shards(folder: Path) -> None:
         (_add("rng_state.PTH"), "may be a pickle"),
         (_add("original/consolidated.00.pth"), "may be a pickle"),
         (_add("optimizer.pt"), "may be a pickle"),
-        (_add("modeling_mine.py"), "code of the model's own"),
+        (_add("modeling_mine.py"), "custom model code"),
         (_add("config.json", '{"auto_map": {"AutoModel": "x.Y"}}'), "auto_map"),
         (_add("tokenizer_config.json", '{"auto_map": {}}'), "auto_map"),
         (_add("config.json", "{"), "is not valid JSON"),

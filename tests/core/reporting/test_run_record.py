@@ -62,7 +62,7 @@ def test_a_record_that_was_changed_is_refused() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b"<<<<<<< ours"])
 def test_what_is_no_record_is_refused(data: bytes) -> None:
-    with pytest.raises(ArtifactError, match="not a record of a run"):
+    with pytest.raises(ArtifactError, match="not a run record"):
         RunRecord.from_json(data)
 
 
