@@ -3,8 +3,8 @@
     python benchmarks/adaptive_battles.py                   # simulated at paper scale
     python benchmarks/adaptive_battles.py --miniature 60    # the real miniature's meta-judge too
 
-All 110 battles of each response run once; then the method's code plays its rounds with these
-recorded verdicts. So pairs and position weights differ only because of the skipped battles. Equal
+All 110 battles of each response run once; then the method replays its rounds with the recorded
+verdicts. So pairs and position weights differ only because of skipped battles. Equal
 pairs: both ways have the same chosen and the same rejected judgment, or neither has a pair.
 """
 
@@ -38,12 +38,12 @@ PRIOR = 1e-4
 DEVIATIONS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 100.0)
 EQUAL_WANTED = 0.99
 FIRST_WINS_BY = 0.2
-"""Logits by which the first position wins more often: about 55 to 45."""
+"""Advantage of the first position in logits: about 55 to 45."""
 
 
 @dataclass(frozen=True)
 class Fought:
-    """Responses with all battles run."""
+    """Responses with all battles."""
 
     fielded: list[ComparisonSet]
     battles: list[Battle]
@@ -51,7 +51,7 @@ class Fought:
 
 @dataclass(frozen=True)
 class Trial:
-    """Result for one width of the prediction."""
+    """Result for one prediction width."""
 
     deviations: float
     fought: float
@@ -60,7 +60,7 @@ class Trial:
 
 
 def simulate(prompts: int, *, spread: float, seed: int) -> Fought:
-    """Judgments of normally distributed strength, and a meta-judge with Bradley-Terry errors."""
+    """Simulate judgments of normal strengths, and a meta-judge with Bradley-Terry errors."""
     rng = random.Random(seed)
     fielded, battles = [], []
     for number in range(prompts):
@@ -94,7 +94,7 @@ def _battle(first: Judgment, second: Judgment, verdict: Verdict) -> Battle:
 
 
 def fight_miniature(prompts: int, *, seed: int) -> Fought:
-    """Let the miniature's seed model answer, judge and compare all its distinct judgments."""
+    """Let the toy base model answer, judge, and compare all distinct judgments."""
     stages = ("sample", "generate", "judge", "meta_judge")
     with miniature_files(prompts, stages=stages, seed=seed) as files:
         judged = JudgedPrompts.from_records(
@@ -112,7 +112,7 @@ def fight_miniature(prompts: int, *, seed: int) -> Fought:
 
 
 def pairs_of(fielded: Sequence[ComparisonSet], battles: Sequence[Battle]) -> list[tuple[str, ...]]:
-    """The chosen and the rejected judgment of each response; nothing if there is no pair."""
+    """Return the chosen and the rejected judgment of each response; empty if there is no pair."""
     weights = compute_position_weights(battles)
     grouped: dict[str, list[Battle]] = {}
     for battle in battles:
@@ -130,7 +130,7 @@ def _names(pair: JudgePair | DropReason) -> tuple[str, ...]:
 
 
 def replay(everything: Fought, *, deviations: float) -> list[Battle]:
-    """The battles that would have run, with the recorded verdicts."""
+    """Return the battles that would have run, with the recorded verdicts."""
     given = {(one.first_judgment_id, one.second_judgment_id): one for one in everything.battles}
     judgments = {one.judgment_id: one for field in everything.fielded for one in field.judgments}
     planned = [PlannedBattle("", "", judgments[a], judgments[b]) for a, b in given]
@@ -142,7 +142,7 @@ def replay(everything: Fought, *, deviations: float) -> list[Battle]:
 
 
 def try_widths(everything: Fought) -> list[Trial]:
-    """Every width of the prediction, on the same battles."""
+    """Evaluate every prediction width on the same battles."""
     wanted, all_weights = (
         pairs_of(everything.fielded, everything.battles),
         compute_position_weights(everything.battles),
@@ -163,7 +163,7 @@ def _simulated(prompts: int, spread: float, seed: int) -> tuple[Trial, ...]:
 
 
 def row_of(name: str, runs: Sequence[Sequence[Trial]]) -> Row:
-    """Ratio of all battles to those run, at the smallest width with 99% equal pairs."""
+    """Compute the ratio of all battles to those run, at the smallest width with 99% equal pairs."""
     chosen = [next(trial for trial in run if trial.equal >= EQUAL_WANTED) for run in runs]
     trial = chosen[len(chosen) // 2]
     saved = 1 - float(np.median([one.fought for one in chosen]))
@@ -176,7 +176,7 @@ def row_of(name: str, runs: Sequence[Sequence[Trial]]) -> Row:
 
 
 def measure(*, pairs: int) -> Iterator[Row]:
-    """Simulated judgments of three spreads, then the miniature's own meta-judge."""
+    """Measure simulated judgments of three spreads, then the toy task's meta-judge."""
     for spread in (0.5, 1.5, 3.0):
         runs = [_simulated(1000, spread, seed) for seed in range(1, pairs + 1)]
         yield row_of(f"adaptive battles, simulated, strengths spread by {spread:g} logits", runs)

@@ -1,12 +1,11 @@
-"""Run arena-hard-auto's own code on files: in its environment, without ours.
+"""Run arena-hard-auto's own code on files, in its own environment.
 
     python arena_hard_side.py CHECKOUT VERSION FOLDER
 
-FOLDER is laid out as the tool asks (`data/<benchmark>/model_judgment/<judge>/*.jsonl` and
-`data/<benchmark>/model_answer/*.jsonl`), and holds `texts.json`: judges' texts to find marks in,
-and answers whose style is counted. `seen.json` is written there. Functions are the tool's; the
-bootstrap is watched to see the features that it is given, and modules that only call servers are
-replaced by empty ones.
+FOLDER has the layout of the tool (`data/<benchmark>/model_judgment/<judge>/*.jsonl` and
+`data/<benchmark>/model_answer/*.jsonl`), and holds `texts.json`: texts of judges, and answers for
+style counts. The output is `seen.json`. The functions are those of the tool; the bootstrap is
+wrapped to record its features, and modules that only call servers are replaced by empty ones.
 """
 
 import csv
@@ -40,7 +39,7 @@ def main() -> None:
 
 
 def find_marks(checkout: Path, version: str, texts: list[str]) -> list[str | None]:
-    """The score that `gen_judgment.py` writes for each text."""
+    """Return the score that `gen_judgment.py` writes for each text."""
     import yaml
 
     judging = import_module("gen_judgment")
@@ -68,7 +67,7 @@ def count_styles(version: str, answers: list[str]) -> list[list[int]]:
 
 
 def score_first_version() -> dict[str, Any]:
-    """Each model's row of the leaderboard that `show_result.py --output` writes."""
+    """Return each model's row of the leaderboard that `show_result.py --output` writes."""
     Path("leaderboard").mkdir(exist_ok=True)
     sys.argv = ["show_result.py", "--judge-name", JUDGE, "--output"]
     runpy.run_path(f"{sys.path[0]}/show_result.py", run_name="__main__")
@@ -80,7 +79,7 @@ def score_first_version() -> dict[str, Any]:
 
 
 def score_second_version() -> dict[str, Any]:
-    """By category: the battles, the leaderboard, and what style control sees and finds."""
+    """Return by category the battles, the leaderboard, and input and output of style control."""
     import numpy as np
 
     show = import_module("show_result")

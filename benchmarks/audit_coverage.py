@@ -6,7 +6,7 @@ strategies, the second half as large.
     python -m benchmarks.audit_coverage                              # 30 minutes of one core
     python -m benchmarks.audit_coverage --accuracy 0.7 --noise 0.8   # one true value of each kind
 
-Last the miniature: 20 batches at three levels of the meta-judge's noise, answered by the oracle.
+Finally the toy task: 20 batches at three noise levels of the meta-judge, answered by the oracle.
 The exit code is 1 if a metric's coverage is outside 93 to 97%, or if fewer than 17 batches of a
 level cover the true value.
 """

@@ -2,10 +2,10 @@
 
     python benchmarks/table.py dpo_memory
 
-One pair of 2,048 tokens, of which 1,448 are the prompt, a vocabulary of 128,000, a hidden size of
-64: logits, not weights, take the memory. It compares our training with the same training with
-TRL's own tiles and with the logits of prompts, as this project trained before. Each run is a
-separate process; its peak is the largest resident memory minus that before the training.
+One pair of 2,048 tokens (1,448 in the prompt), a vocabulary of 128,000, a hidden size of 64: logits
+dominate the memory, not weights. It compares our training with the earlier version, which used
+TRL's tiles and computed the logits of prompts. Each run is a separate process; its peak is the
+largest resident memory minus that before the training.
 """
 
 import json
@@ -61,7 +61,7 @@ def make_model(folder: Path) -> Path:
 
 
 def _write_words(first: int, count: int) -> str:
-    """`count` tokens less those that the chat template adds."""
+    """Return a text of `count` tokens minus those that the chat template adds."""
     return " ".join(f"w{4 + (first * 7919 + number * 31) % 120_000}" for number in range(count))
 
 

@@ -1,4 +1,4 @@
-"""A step of our DPO against one of a bare TRL DPOTrainer on the same rows and settings.
+"""A step of our DPO compared with one of a plain TRL DPOTrainer, with the same rows and settings.
 
     python benchmarks/table.py dpo_step
 
@@ -37,7 +37,7 @@ from meta_reward_core.training.row_types import PreferenceRow
 
 ROWS = 96
 STEPS_LEFT_OUT = 2
-"""The first steps fill caches."""
+"""Warm-up steps."""
 
 
 def settings() -> DpoSettings:
@@ -53,7 +53,7 @@ def settings() -> DpoSettings:
 
 
 def preference_rows() -> list[PreferenceRow]:
-    """Judge prompts with a good and a bad judgment of each."""
+    """Create judge prompts with a good and a bad judgment each."""
     items = task.sample_held_out_judge_items(ROWS, seed=1)
     return [
         {
@@ -115,7 +115,7 @@ def seconds_of_ours(model: Path, rows: list[PreferenceRow]) -> float:
 
 
 class Tick(TrainerCallback):
-    """Notes when a row of the log appears."""
+    """Records when a row of the log appears."""
 
     def __init__(self) -> None:
         self.times: list[float] = []

@@ -1,9 +1,9 @@
-"""Our Elo fit against scikit-learn's logistic regression, prompt by prompt.
+"""Our Elo fit compared with scikit-learn's logistic regression, prompt by prompt.
 
     python benchmarks/table.py elo
 
-Both fit the ratings of the same battle matrices of 11 judgments, with the same prior, in turn.
-scikit-learn fits some of them and its time is scaled up: it works on one problem after the other.
+Both alternately fit the ratings of the same battle matrices of 11 judgments with the same prior.
+scikit-learn fits only some of them, one at a time, and its time is extrapolated.
 """
 
 import statistics
@@ -45,7 +45,7 @@ def battle_matrices(count: int) -> list[Array]:
 
 
 def design() -> Array:
-    """Rows m - n for each ordered pair, then the same again for the other outcome."""
+    """Build rows m - n for each ordered pair, for both outcomes."""
     rows = np.zeros((len(ORDERED), JUDGMENTS))
     for row, (first, second) in enumerate(ORDERED):
         rows[row, first], rows[row, second] = 1, -1
@@ -53,7 +53,7 @@ def design() -> Array:
 
 
 def fit_one(rows: Array, matrix: Array, solver: str) -> Array:
-    """Ratings of one prompt; a win counts twice, also as the other's loss, at half weight."""
+    """Fit the ratings of one prompt; each win counts as a win and a loss of half weight."""
     weights = np.array([matrix[pair] for pair in ORDERED]) / 2
     outcome = np.repeat([1, 0], len(ORDERED))
     model = LogisticRegression(

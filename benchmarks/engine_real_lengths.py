@@ -3,9 +3,9 @@
     python benchmarks/engine_real_lengths.py              # the table's rows
     python benchmarks/engine_shapes.py --models 135M ...  # other sizes
 
-A judge's prompt has about 627 tokens, as the shipped one has in SmolLM2's tokens with a short
-response; 4 prompts, 11 samples of 64 tokens. A meta-judge's prompt has about 800. Weights are
-random: what a step costs does not depend on them, and hardly a reply ends early.
+A judge prompt has about 627 tokens (the built-in one with a short response, in SmolLM2's tokens),
+with 4 prompts and 11 samples of 64 tokens. A meta-judge prompt has about 800. Weights are random:
+the cost of a step does not depend on them, and replies rarely end early.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ LENGTHS = (
 
 
 def measure(*, pairs: int) -> Iterator[Row]:
-    """Rows of the table, on two threads of this CPU."""
+    """Yield rows of the table, measured with two threads of this CPU."""
     yield from measure_shapes(read_options([*LENGTHS, "--pairs", str(pairs)]))
 
 

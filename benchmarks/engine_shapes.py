@@ -1,4 +1,4 @@
-"""The embedded engine's judge and meta-judge stages, against common alternatives.
+"""The embedded engine's judge and meta-judge stages compared with common alternatives.
 
     python benchmarks/engine_shapes.py --threads 2                 # models of 5 M and 30 M, a CPU
     python benchmarks/engine_shapes.py --device cuda --models 30M 1B
@@ -7,11 +7,11 @@ Ours is the whole stage: read prompts from files, run the engine, parse judgment
 manifest. The others only generate tokens for the same prompts. Judge: 4 prompts of about 1,000
 tokens, 11 samples of 100 each. Meta-judge: the 110 ordered pairs of 11 judgments of one response,
 about 1,500 tokens each; `--response-words` and `--judgment-words` set other lengths. Models are
-Llamas with random weights; contenders run in turn (A B C A B C ...), and the result is the median
-of the ratios of tokens per second. `generate` processes batch after batch, so it is as fast on a
-part of the meta-judge's prompts as on all; it gets `--generate-part` of them.
-The hardware's limit is what its measured ceilings allow for our way: see hardware.py.
-vLLM runs as a process of `.venv-vllm`, if that exists, with the faster of `--vllm-dtypes`.
+Llamas with random weights; contenders alternate (A B C A B C ...), and the result is the median of
+the ratios of tokens per second. `generate` processes one batch after another, so its speed on a
+part of the meta-judge's prompts is that on all; it gets `--generate-part` of them. hardware.py
+computes the hardware's limit for our method. vLLM runs as a process of `.venv-vllm`, if that
+exists, with the faster of `--vllm-dtypes`.
 """
 
 import argparse
@@ -69,12 +69,12 @@ WANTED: dict[tuple[str, str, str], float] = {
     ("meta_judge", "135M", "vLLM"): 1.2,
 }
 Draw = Callable[[int], int]
-"""Generates everything once with a seed; returns the number of tokens."""
+"""Function that generates everything once with a seed and returns the number of tokens."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A stage that is ready to run, and what it will ask its engine.
+    """A stage that is ready to run, with its requests to the engine.
 
     Attributes:
         prompts: as token ids, in the stage's order.
@@ -95,7 +95,7 @@ class Shape:
         return self.experiment.seed_model.folder
 
     def floor_rate(self, options: argparse.Namespace, ceilings: Ceilings) -> float:
-        """Tokens per second that the hardware would allow for our way of decoding."""
+        """Tokens per second that the hardware allows for our decoding method."""
         batches = plan_shared_batches(
             dict.fromkeys(self.prompts, self.samples),
             max_new_tokens=self.new_tokens,
@@ -132,13 +132,13 @@ def make_shape(stage: str, size: str, root: Path, options: argparse.Namespace) -
 
 
 def make_ours(shape: Shape) -> Draw:
-    """Run the stage; the experiment's seed makes its samples the same each time."""
+    """Run the stage; with the experiment's seed, the samples are always the same."""
     resources = StageResources(load_engine=load_engine, scratch=shape.folder.parent / "scratch")
     return lambda seed: run_stage(shape.experiment, shape.stage, resources)  # noqa: ARG005
 
 
 def make_generate(shape: Shape, options: argparse.Namespace, batch: int) -> Draw:
-    """`generate` on batches of prompts of like length, so that it pads as little as possible."""
+    """Run `generate` on batches of prompts of similar length, to minimize padding."""
     model: Any = AutoModelForCausalLM.from_pretrained(
         shape.folder, local_files_only=True, dtype=options.dtype
     )
@@ -199,7 +199,7 @@ def rate(draw: Draw, seed: int, device: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Tokens per second of ours and of the other, from pairs run in turn.
+    """Tokens per second of our engine and the other one, from alternating pairs of runs.
 
     Attributes:
         shape: name of the shape.
@@ -226,7 +226,7 @@ class Comparison:
 
     @property
     def share_of_floor(self) -> float:
-        """Share of the hardware's limit that ours reaches."""
+        """Share of the hardware's limit that our engine reaches."""
         return self.medians[0] / self.floor_rate
 
     def __str__(self) -> str:
@@ -243,7 +243,7 @@ class Comparison:
 def draw_in_turn(
     contenders: Mapping[str, Draw], options: argparse.Namespace
 ) -> Mapping[str, Sequence[float]]:
-    """Tokens per second of each contender; each round runs all of them in turn."""
+    """Measure tokens per second of each contender in alternating rounds."""
     rounds = [
         [rate(draw, seed, options.device) for draw in contenders.values()]
         for seed in range(1, options.pairs + 1)
@@ -252,7 +252,7 @@ def draw_in_turn(
 
 
 def best_generate(shape: Shape, options: argparse.Namespace) -> tuple[str, Draw]:
-    """The quickest batch size, tried once each."""
+    """Find the fastest batch size with one run each."""
     trials = {
         batch: rate(make_generate(shape, options, batch), 0, options.device)
         for batch in options.batches or BATCHES[shape.stage][options.device]
@@ -263,7 +263,7 @@ def best_generate(shape: Shape, options: argparse.Namespace) -> tuple[str, Draw]
 
 
 def find_best_vllm_dtype(shape: Shape, options: argparse.Namespace) -> str:
-    """The quickest type of weights, tried once each."""
+    """Find the fastest data type of the weights with one run each."""
     kinds: list[str] = options.vllm_dtypes or [options.dtype]
     if len(kinds) == 1:
         return kinds[0]
@@ -278,7 +278,7 @@ def find_best_vllm_dtype(shape: Shape, options: argparse.Namespace) -> str:
 def comparisons(
     stage: str, size: str, options: argparse.Namespace, ceilings: Ceilings
 ) -> Iterator[Comparison]:
-    """What one model and one stage are compared with on this machine."""
+    """List the contenders for one model and one stage on this machine."""
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as running:
         shape = make_shape(stage, size, Path(temporary), options)
         ours = make_ours(shape)
@@ -299,12 +299,12 @@ def comparisons(
 
 
 def measure(*, pairs: int) -> Iterator[Row]:
-    """Rows of the table, for models of 5 M and 30 M parameters on two threads of this CPU."""
+    """Yield rows of the table for models of 5 M and 30 M parameters on two CPU threads."""
     yield from measure_shapes(read_options(["--pairs", str(pairs)]))
 
 
 def measure_shapes(options: argparse.Namespace) -> Iterator[Row]:
-    """Rows of all shapes and models of the options."""
+    """Yield rows of all shapes and models in the options."""
     torch.set_num_threads(options.threads)
     ceilings = measure_ceilings(options.device, options.dtype)
     for stage in options.shapes:

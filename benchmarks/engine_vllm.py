@@ -1,4 +1,4 @@
-"""A bare vLLM for the benchmarks: waits for "seed name" on its input, makes the calls of that name.
+"""A plain vLLM for the benchmarks: reads "seed name" lines and makes the calls with that name.
 
 Runs in vLLM's own environment: `.venv-vllm/bin/python benchmarks/engine_vllm.py work.json`.
 """
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def prefix_counts(llm: LLM) -> list[int]:
-    """Tokens of prompts looked up in the cache of prefixes, and found there, since the start."""
+    """Return prompt tokens looked up and found in the prefix cache since the start."""
     found = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
     return [int(found[f"vllm:prefix_cache_{name}"]) for name in ("queries", "hits")]
 

@@ -1,10 +1,10 @@
-"""Run FastChat's own code on files: in its environment, without ours.
+"""Run FastChat's own code on files, in its own environment.
 
     python fastchat_side.py FOLDER
 
-FOLDER contains `judgments.jsonl` and `texts.json`: judges' texts to parse scores from. `seen.json`
-is written there. `llm_judge` runs unchanged; the client libraries of the servers that it would call
-are replaced by empty ones, and a server's reply by the text.
+FOLDER contains `judgments.jsonl` and `texts.json`: texts of judges. The output is `seen.json`.
+`llm_judge` runs unchanged, except that the client libraries of servers are replaced by empty
+modules, and server replies by the texts.
 """
 
 import json
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def judge_text(text: str) -> float:
-    """The score that `run_judge_single` takes from a judge's reply; -1 without one."""
+    """Return the score that `run_judge_single` parses from a judge's reply; -1 without one."""
     common = import_module("fastchat.llm_judge.common")
     template = {
         "system_prompt": "",

@@ -1,8 +1,9 @@
 """The measured limits of a machine, and how long a batch would take at that rate.
 
-The floor counts what our way of decoding cannot avoid: every distinct prompt token and every
-sampled token goes through all matrices and attends to all earlier tokens, and every decoding step
-reads the weights and, once, all cached keys and values. It excludes launch, sampling and padding.
+The lower bound includes the unavoidable work of our decoding method: every distinct prompt token
+and every sampled token goes through all matrices and attends to all earlier tokens, and every
+decoding step reads the weights and, once, all cached keys and values. It excludes launch, sampling
+and padding.
 """
 
 import time
@@ -17,7 +18,7 @@ from meta_reward_core.engines.prefix_batching import PromptBatch, find_prefix_le
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Operations and bytes a second, and the bytes of a number."""
+    """Operations and bytes per second, and bytes per number."""
 
     operations: float
     bytes: float
@@ -31,7 +32,7 @@ class Ceilings:
 
 
 def measure_ceilings(device: str, dtype: str) -> Ceilings:
-    """The best of ten large matrix products, and of ten large copies."""
+    """Measure the fastest of ten large matrix products and of ten large copies."""
     kind: torch.dtype = getattr(torch, dtype)
     size, numbers = (1024, 2**26) if device == "cpu" else (8192, 2**30)
     one, other = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
@@ -57,7 +58,7 @@ def _seconds(work: Callable[[], object], device: str) -> float:
 def floor_seconds(
     config: LlamaConfig, batch: PromptBatch, new_tokens: int, ceilings: Ceilings
 ) -> float:
-    """Seconds of one batch at the ceilings."""
+    """Compute the seconds of one batch at these limits."""
     hidden, layers = config.hidden_size, config.num_hidden_layers
     heads, key_heads = (
         config.num_attention_heads,

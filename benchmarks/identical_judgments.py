@@ -1,4 +1,4 @@
-"""How many battles identical judgments save: judgments of identical text battle as one.
+"""Battles saved because judgments with identical text battle as one.
 
 python benchmarks/identical_judgments.py --prompts 60    # the real miniature's judge
 """
@@ -21,7 +21,7 @@ from meta_reward_core.storage.records import Judgment, Response, ResponseScore
 
 
 def count_battles(prompts: int, *, seed: int) -> tuple[int, int]:
-    """Battles of all readable judgments of the meta-judged responses, and of the distinct ones."""
+    """Count the battles of all readable judgments, and those of distinct ones."""
     with miniature_files(prompts, stages=("sample", "generate", "judge"), seed=seed) as files:
         responses, judgments = files.read_records(Response), files.read_records(Judgment)
     by_response: defaultdict[str, list[Judgment]] = defaultdict(list)
@@ -45,7 +45,7 @@ def count_battles(prompts: int, *, seed: int) -> tuple[int, int]:
 
 
 def measure(*, pairs: int) -> Iterator[Row]:
-    """The miniature's judge, one seed after the other."""
+    """Measure the toy task's judge, one seed after the other."""
     fought = [count_battles(60, seed=seed) for seed in range(1, pairs + 1)]
     yield Row(
         "identical judgments battle once, the miniature",

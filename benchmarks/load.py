@@ -1,4 +1,4 @@
-"""Load test of one small server: how long do responses take, what fails, what fails first?
+"""Load test of one small server: response times, failures, and the first bottleneck.
 
 Starts PostgreSQL, the broker, the site as `manage.py serve` starts it, the reconciler, workers and
 the given number of running experiments; then simulated users watch (a page, then its region every
@@ -87,7 +87,7 @@ class Seen:
 
 
 class Person:
-    """A browser that is signed in already."""
+    """A signed-in browser."""
 
     def __init__(self, port: int, session: str, seen: Seen) -> None:
         self._seen = seen
@@ -120,7 +120,7 @@ class Person:
         return answer if answer.is_success else None
 
     async def watch(self, path: str, rng: random.Random, end: float) -> None:
-        """Open a page and let it ask for its region, until the end."""
+        """Open a page and poll its region, until the end."""
         await asyncio.sleep(rng.uniform(0, POLL_SECONDS))
         await self.ask("page", path)
         while time.monotonic() < end:
@@ -128,7 +128,7 @@ class Person:
             await self.ask("region", path, region=True)
 
     async def audit(self, batches: list[int], rng: random.Random, end: float) -> None:
-        """Answer item after item."""
+        """Answer items until the end."""
         for batch in batches:
             while time.monotonic() < end:
                 page = await self.ask("item", f"/audits/{batch}/annotate")
@@ -143,7 +143,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Part:
-    """How busy a part was, in cores."""
+    """CPU use of a process group, in cores."""
 
     name: str
     cores: float
@@ -160,14 +160,14 @@ PATTERNS = {
 
 
 class Meter:
-    """Counts the seconds of processor time that each part takes."""
+    """Measures the CPU time of each process group."""
 
     def __init__(self) -> None:
         self._before = self._spent()
         self._began = time.monotonic()
 
     def busy(self) -> list[Part]:
-        """Cores that each part has kept busy since the meter was made, the busiest first."""
+        """Return the average cores used by each process group since the start, highest first."""
         wall = time.monotonic() - self._began
         spent = self._spent()
         parts = []
@@ -252,7 +252,7 @@ def site(here: Cluster) -> Iterator[int]:
 
 
 def show(level: int, seen: Seen, parts: list[Part], *, asked: bool) -> None:
-    """A row for each kind of request of a level."""
+    """Yield a row for each kind of request of a level."""
     total = sum(map(len, seen.seconds.values()))
     failed = sum(seen.failures.values())
     busy = ", ".join(f"{part.name} {part.cores:.2f}" for part in parts if part.cores >= 0.01)
@@ -327,7 +327,7 @@ def main() -> None:
 
 
 def is_slow(seen: Seen, *, goal: float) -> bool:
-    """Whether one request in twenty took longer than the goal."""
+    """Whether the 95th percentile exceeds the goal."""
     everything = sorted(seconds for kind in seen.seconds.values() for seconds in kind)
     return bool(everything) and everything[int(0.95 * (len(everything) - 1))] > goal
 

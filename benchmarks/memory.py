@@ -1,11 +1,11 @@
-"""Peak memory of each stage at 5,000 prompts against 500, over all shards.
+"""Peak memory of each stage at 5,000 prompts compared with 500, over all shards.
 
     python benchmarks/table.py memory
 
-Each stage runs in a process of its own, all its shards one after the other, on what the stage
-before has made. The engine answers at once, with texts of realistic length; the training is a real
-one, of a model so small that rows and logs, not weights, would make its memory grow. A peak does
-not depend on how busy the machine is, so each stage is measured once at each size.
+Each stage runs in a separate process, all its shards sequentially, on the output of the previous
+stage. A scripted engine replies immediately with texts of realistic length; training is real, with
+a model so small that its memory would only grow with rows and logs. Peak memory does not depend on
+other load, so each stage is measured once per size.
 """
 
 import json
@@ -93,7 +93,7 @@ def begin(root: Path, prompts: int) -> None:
 
 
 def run_stage(root: str, prompts: int, name: str) -> int:
-    """In a process of its own: the peak of its resident memory in bytes."""
+    """Runs in a separate process; returns its peak resident memory in bytes."""
     experiment = open_experiment(ArtifactStore(root), f"prompts-{prompts}")
     assert experiment is not None
     context, stage = experiment.build_context(1), stage_named(name)
@@ -114,7 +114,7 @@ def peak(root: Path, prompts: int, name: str) -> float:
 
 
 def measure(*, pairs: int) -> Iterator[Row]:  # noqa: ARG001 once is enough, see above
-    """A row for each stage."""
+    """Yield a row for each stage."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         make_model_folder(root / "model", "tiny", dtype="float32", vocabulary=64)

@@ -1,4 +1,4 @@
-"""What the miniature's seed model made in some stages of one iteration, to measure rules by."""
+"""Output of the toy base model in some stages of one iteration, for benchmarks."""
 
 import tempfile
 from collections.abc import Collection, Iterator
@@ -17,7 +17,7 @@ from meta_reward_core.storage.shards import IterationFiles
 def miniature_files(
     prompts: int, *, stages: Collection[str], seed: int
 ) -> Iterator[IterationFiles]:
-    """Run stages of the recipe `miniature`, in which all judgments may battle."""
+    """Run stages of the recipe `miniature` without a limit on battles."""
     changes = (f"sample.prompts={prompts}", "meta_judge.max_judgments=null")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

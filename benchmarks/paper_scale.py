@@ -3,8 +3,8 @@
     python benchmarks/paper_scale.py --prompts 5000 --name paper-scale
     python benchmarks/paper_scale.py --prompts 50 --name paper-scale-100th
 
-The project's own stages make everything except the texts and scores: pairs, ratings and drops
-follow its rules, and its writers write the files, with manifests. Texts have realistic lengths and
+Everything except texts and scores is created by the project's own stages: pairs, ratings and drops
+follow its rules, and its code writes the files, with manifests. Texts have realistic lengths and
 depend on the seed; the same arguments give the same bytes. Database rows are written too (run
 `manage.py migrate` first). The iteration ends before training.
 """
@@ -51,7 +51,7 @@ CUT_OFF = 0.02
 
 @dataclass(frozen=True)
 class World:
-    """What a shard needs to be written by a process of its own."""
+    """Inputs to write a shard in a separate process."""
 
     root: str
     name: str
@@ -111,7 +111,7 @@ def phrases() -> list[str]:
 
 
 def text(rng: random.Random, minimum: int, maximum: int) -> str:
-    """Some phrases one after the other: varied, and small once they are compressed."""
+    """Generate a sequence of phrases: varied, but compressible."""
     wanted = rng.randint(minimum, maximum)
     made: list[str] = []
     while sum(map(len, made)) + len(made) < wanted:
@@ -120,7 +120,7 @@ def text(rng: random.Random, minimum: int, maximum: int) -> str:
 
 
 def some_token_ids(rng: random.Random, count: int) -> "array[int]":
-    """Ids without any pattern, which compress worse than those of a text."""
+    """Generate random ids, which compress worse than those of a text."""
     return pack_token_ids(array("H", rng.randbytes(2 * count)))
 
 
@@ -248,7 +248,7 @@ _WORK = {"generate": _responses, "judge": _judgments, "meta_judge": _battles}
 
 
 def write(world: World, processes: int) -> Experiment:
-    """Write stage after stage; the parts of a stage side by side."""
+    """Write one stage after another, the parts of a stage in parallel."""
     experiment = world.open()
     with ProcessPoolExecutor(processes) as pool:
         for stage in STAGES[: [stage.name for stage in STAGES].index("train")]:

@@ -1,13 +1,13 @@
-"""How often the judge probe stops a good run of the miniature, and how often a bad judge passes.
+"""Share of good toy runs that the judge probe stops, and of bad judges that pass.
 
     python -m benchmarks.probe_false_alarms --models 1 2 3   # trains these seed models first
     python -m benchmarks.probe_false_alarms                  # the shipped one, and scripted judges
 
 Good runs: each seed model, loop seeds 1 to 5 and three probe seeds, with judge pairs and without,
-which are the probes of all arms (arms of equal settings begin alike). Scripted judges write the
-replies of the `scripted` engine, and a share of them is replaced by the fault, either reply by
-reply or prompt by prompt, which is harder to tell from a bad prompt. Exits with 1 if more than 1%
-of the good runs are stopped, or a judge all of whose replies are faulty passes.
+which covers the probes of all arms (arms with equal settings start identically). Scripted judges
+write the replies of the `scripted` engine, and a share of them is replaced by the fault, either
+reply by reply or prompt by prompt, which is harder to distinguish from a bad prompt. Exits with 1
+if more than 1% of the good runs are stopped, or a judge all of whose replies are faulty passes.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def probe(
     engine: Engine,
     seeds: tuple[int, int],
 ) -> tuple[Finding, ...]:
-    """What the probe of a run finds, as `probe_gate` runs it."""
+    """Run the probe of a run like `probe_gate`, and return its findings."""
     loop_seed, probe_seed = seeds
     drawn = sample_prompts(
         pool,
@@ -88,7 +88,7 @@ def probe(
 
 
 def print_good_runs(sft_seeds: Sequence[int], folder: Path | None) -> float:
-    """The share of the miniature's probes that stop their run."""
+    """Compute the share of toy probes that stop their run."""
     folders = list(list_models(sft_seeds, folder)) or [get_shipped_seed_model()]
     found: list[tuple[Finding, ...]] = []
     for path, arm in product(folders, ARMS):
@@ -118,7 +118,7 @@ def print_good_runs(sft_seeds: Sequence[int], folder: Path | None) -> float:
 
 
 def list_models(sft_seeds: Sequence[int], folder: Path | None) -> Iterator[Path]:
-    """Seed models of the miniature, trained where they are not there."""
+    """Return base models of the toy task; train missing ones."""
     models = folder or Path(tempfile.gettempdir()) / "miniature-models"
     for sft_seed, noisy in product(sft_seeds, (False, True)):
         variant = SeedModelVariant(sft_seed, noisy=noisy)
@@ -156,7 +156,7 @@ def print_scripted_judges() -> int:
 
 
 class FaultyJudge:
-    """A judge a share of whose replies has a fault."""
+    """Build a judge with a fault in a share of its replies."""
 
     def __init__(
         self, fault: str, share: float, seeds: tuple[int, int], *, by_prompt: bool

@@ -1,15 +1,15 @@
-"""Split answers that people have ranked into training data, held-out data and prompts.
+"""Split human-ranked answers into training data, held-out data and prompts.
 
 Reads rows of `prompt_text, response_text, quality_score` (OpenAssistant 2 in one file) and writes
 
     ranked.jsonl      best and worst answer of each training prompt, for `build_eft --ranked`
     responses.jsonl   answers of the held-out prompts, for `evaluate run judge --responses`
-    reference.jsonl   what people think of them, for `evaluate run judge --reference`
+    reference.jsonl   human ratings of them, for `evaluate run judge --reference`
     held_out.jsonl    the held-out prompts, for `--held-out`
     prompts.jsonl     all other prompts, for `run_iteration --prompts`
 
-A prompt is held out, or trains, by a hash of its text. Short prompts and answers are used, and of a
-prompt only answers that people tell apart clearly: both make the task cheaper and easier.
+A hash of its text determines whether a prompt is held out. Only short prompts and answers with
+clearly different human ratings are used, which makes the task cheaper and easier.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _read_prompts(path: Path, max_chars: int) -> dict[str, list[tuple[str, float, str]]]:
-    """Answers of each prompt, the best first, in the order of the prompts' hashes."""
+    """Return the answers of each prompt, best first, in the order of the prompts' hashes."""
     found: defaultdict[str, list[tuple[str, float, str]]] = defaultdict(list)
     for row in read_rows(path):
         prompt, score = row.read_text("prompt_text"), row.read_number("quality_score")
@@ -84,7 +84,7 @@ def _hash(prompt: str) -> str:
 
 
 def _hash_share(prompt: str) -> float:
-    """A number in [0, 1) that is a function of the prompt."""
+    """Hash a prompt to a number in [0, 1)."""
     return int(_hash(prompt)[-8:], 16) / 16**8
 
 

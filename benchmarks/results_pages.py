@@ -1,4 +1,4 @@
-"""How long the pages about results take, at the paper's scale and at a hundredth of it.
+"""Response times of the result pages, at the paper's scale and at a hundredth of it.
 
     python benchmarks/paper_scale.py --prompts 5000 --name paper-scale
     python benchmarks/paper_scale.py --prompts 50 --name paper-scale-100th
@@ -23,7 +23,7 @@ import django
 
 @dataclass(frozen=True)
 class Visitor:
-    """Whose eye falls on another place of an experiment each time."""
+    """A user who opens a different part of an experiment each time."""
 
     name: str
     ids: list[str]
@@ -71,7 +71,7 @@ PAGES: dict[str, Ask] = {
 
 @dataclass(frozen=True)
 class Taken:
-    """Seconds on the clock, and of the processor: of these a busy machine takes none away."""
+    """Wall-clock and CPU seconds; the latter do not depend on other load."""
 
     clock: float
     processor: float
@@ -86,7 +86,7 @@ def timed(client: Any, path: str) -> Taken:
 
 
 def first_visit(client: Any, name: str) -> tuple[float, float, int]:
-    """Seconds until all is read, the longest request of these, and how many there were."""
+    """Return the seconds until all is read, the longest request, and their number."""
     from webapp.experiments.models import Experiment
     from webapp.results.iteration_reader import open_iteration
     from webapp.results.prompt_index import find_index

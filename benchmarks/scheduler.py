@@ -1,4 +1,4 @@
-"""What the scheduler costs with a million prompts and a hundred workers: real code, fake engine.
+"""Cost of the scheduler with a million prompts and a hundred workers: real code, simulated engine.
 
     python benchmarks/scheduler.py                                  # 1,000 and 4,000 shards a stage
     python benchmarks/scheduler.py --shards 15625 --databases postgres      # 1,000,000 prompts
@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 SHARD_SECONDS = 60.0
-"""A shard of 64 prompts on eight devices takes about so long."""
+"""Approximate duration of a shard of 64 prompts on eight devices."""
 VARIATION = 0.3
 EVEN = dict.fromkeys(("generate", "judge", "meta_judge"), SHARD_SECONDS)
 
@@ -54,7 +54,7 @@ def report(found: dict[str, Any], workers: int) -> Iterator[str]:
 
 @contextmanager
 def database(kind: str, root: Path) -> Iterator[str]:
-    """The address of an empty database."""
+    """Yield the address of an empty database."""
     if kind == "sqlite":
         yield f"sqlite:///{root / 'db.sqlite3'}"
         return
@@ -72,7 +72,7 @@ def run(
     shard_seconds: Mapping[str, float] = EVEN,
     variation: float = VARIATION,
 ) -> dict[str, Any]:
-    """Simulate in a child, with settings of its own."""
+    """Simulate in a child process with its own settings."""
     with tempfile.TemporaryDirectory() as folder, database(kind, Path(folder)) as url:
         environment = {
             "DJANGO_SETTINGS_MODULE": "webapp.settings",
@@ -91,7 +91,7 @@ def run(
 
 
 def _simulate(folder: str, given: str) -> None:
-    """In the child, whose settings name its database."""
+    """Runs in the child process, whose settings define its database."""
     import django
 
     django.setup()
@@ -109,7 +109,7 @@ def _simulate(folder: str, given: str) -> None:
 
 
 def show_idle_shares() -> None:
-    """Idle share of eight engines before training: equal stages, and those of the paper's size."""
+    """Compute the idle share of eight engines before training, for equal stages and the paper's."""
     from meta_reward_core.planning.gpu_estimate import DEVICES, plan_on_hardware
     from meta_reward_core.recipes.loader import load_recipe
 

@@ -1,4 +1,4 @@
-"""Workers whose engine is made up, around the project's own rows and files: see scheduler.py.
+"""Workers with a simulated engine and the project's real rows and files; see scheduler.py.
 
 Imported once Django is set up, with an empty database.
 """
@@ -35,13 +35,13 @@ from workers.pipeline.sync_rows import record_experiment
 
 Result = TypeVar("Result")
 RECONCILE_EVERY = 50
-"""Shards between two passes of the reconciler: what a pass costs does not depend on it."""
+"""Shards between two passes of the reconciler; the cost of a pass does not depend on it."""
 OPENED = 100
-"""Shards whose start in an engine's process is tried, once all manifests are there."""
+"""Number of shards whose start in an engine process is measured once all manifests exist."""
 
 
 class Messages:
-    """The broker: what was sent and not taken yet."""
+    """The broker: messages that were sent and not yet taken."""
 
     def __init__(self) -> None:
         self.waiting: deque[int] = deque()
@@ -51,7 +51,7 @@ class Messages:
 
 
 class Simulation:
-    """One iteration up to its training, by workers that one process plays in turn.
+    """One iteration up to training, by workers that one process simulates in turn.
 
     Args:
         shard_seconds: mean length of a shard, by stage.
@@ -123,7 +123,7 @@ class Simulation:
                 heapq.heappush(self._running, (self.now + seconds, claimed[0].pk, *claimed))
 
     def open_shards(self, step_name: str, shards: int) -> None:
-        """What an engine's process does before a shard: is it there already, from these inputs?"""
+        """Measure the check before a shard in an engine process: is it finished and up to date?"""
         step = next(stage for stage in STAGES if stage.name == step_name)
         iteration = Iteration.objects.select_related("experiment").get(pk=self._iteration.pk)
         for shard in range(shards):
@@ -144,7 +144,7 @@ class Simulation:
 
 
 def make_nothing(context: IterationContext, shard: Shard) -> dict[str, int]:
-    """Finish a shard: `sample` really, the others by a manifest without tables."""
+    """Finish a shard: `sample` for real, others with a manifest without tables."""
     step = next(stage for stage in STAGES if stage.name == shard.stage.name)
     if step.name == "sample":
         return step.run_shard(
@@ -165,7 +165,7 @@ def _no_engine(model: ModelRef, recipe: EngineRecipe) -> Engine:  # noqa: ARG001
 
 
 def begin(root: Path, shards: int) -> Experiment:
-    """An experiment of one prompt a shard: rows and manifests do not know how many there are."""
+    """Create an experiment with one prompt per shard, which does not affect rows and manifests."""
     texts = [f"Task {number}" for number in range(shards)]
     model = root / "model"
     model.mkdir()

@@ -2,9 +2,9 @@
 
     python benchmarks/stages_by_worker.py ROOT MODEL < seeds
 
-Runs in vLLM's environment. Each line is a seed: scripts create two experiments and run them up to
-their stage, then the stage runs as in a worker: messages, rows, engine child process, files. Only
-the broker is replaced, by a list.
+Runs in vLLM's environment. Each input line is a seed: scripts create two experiments and run them
+up to their stage; then the stage runs as in a worker, with messages, rows, an engine process and
+files. Only the broker is replaced by a list.
 """
 
 import sys
@@ -31,7 +31,7 @@ from workers.pipeline.sync_rows import record_experiment  # noqa: E402
 
 
 def run_stage(experiment: Experiment, stage: str, messages: Messages) -> tuple[int, float]:
-    """Hand the experiment over and work until the stage is finished.
+    """Submit the experiment and work until the stage is finished.
 
     Returns:
         Tokens drawn in the stage, and its seconds.

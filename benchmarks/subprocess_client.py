@@ -44,10 +44,10 @@ def asked_process(
 
 
 def bare_vllm(where: Path, /, **work: Any) -> AbstractContextManager[Ask]:
-    """A bare vLLM; ask it with a seed and the name of a list of calls. See engine_vllm.py.
+    """Run a plain vLLM process; a request is a seed and the name of a list of calls.
 
-    It answers with tokens drawn, and tokens of prompts that were looked up in and found in its
-    cache of prefixes.
+    See engine_vllm.py. It responds with the generated tokens, and the prompt tokens looked up and
+    found in the prefix cache.
 
     Args:
         where: a folder that its work is written to.

@@ -1,8 +1,8 @@
-"""Experiments whose texts are numbers, a token each: stages to time, with prompts of known length.
+"""Experiments with numbers as texts, one token each, to time stages with known prompt lengths.
 
-The stages before the one that is timed are made by scripts, through the project's own steps and
-files; the timed one draws from a Llama with random weights. Its prompts are those of the method:
-template, rubric, instruction, response, judgments. The same arguments give the same prompts.
+Scripts create the stages before the timed one, with the project's own steps and files; the timed
+stage samples from a Llama with random weights. Its prompts are those of the method: template,
+rubric, instruction, response, judgments. The same arguments give the same prompts.
 """
 
 import random
@@ -60,8 +60,8 @@ INSTRUCTION_WORDS = 50
 class Lengths:
     """Minimum and maximum number of words of the given texts.
 
-    As they are, and with the rubric and the words around them, a judge's prompt has about 1,000
-    tokens, and a meta-judge's, with two judgments, about 1,500.
+    With the defaults, a complete judge prompt has about 1,000 tokens, and a meta-judge prompt with
+    two judgments about 1,500.
     """
 
     response: tuple[int, int] = (600, 780)
@@ -105,7 +105,7 @@ class Size:
 def make_model_folder(
     folder: Path, size: str, *, device: str = "cpu", dtype: str, vocabulary: int = VOCABULARY
 ) -> Path:
-    """A Llama with random weights and a tokenizer of one word a token."""
+    """Create a Llama with random weights and a tokenizer with one token per word."""
     torch.manual_seed(0)
     heads = {"num_attention_heads": 8, "num_key_value_heads": 8}
     shape = {"vocab_size": vocabulary} | heads | MODELS[size]
@@ -134,7 +134,7 @@ def make_model_folder(
 def begin(
     root: Path, name: str, *, model: Path, size: Size, engine: Mapping[str, Any], seed: int = 1
 ) -> Experiment:
-    """An experiment without any stage done; its seed decides what the engine draws."""
+    """Create an experiment without finished stages; its seed determines the engine's samples."""
     rng = random.Random(1)
     texts = [_numbers(rng, INSTRUCTION_WORDS) for _ in range(size.prompts)]
     return create_experiment(
@@ -152,9 +152,9 @@ def _numbers(rng: random.Random, count: int) -> str:
 
 
 def make_scripts(lengths: Lengths) -> Mapping[str, Script]:
-    """Scripts of responses and judgments by the name of their stage.
+    """Return scripts of responses and judgments by stage name.
 
-    The experiment's seed changes nothing in them, so that prompts stay the same.
+    They do not depend on the experiment's seed, so that prompts stay the same.
     """
 
     def write_response(conversation: Conversation, sample: int, seed: int) -> Reply:  # noqa: ARG001

@@ -1,13 +1,13 @@
 """All ratios in one table: `make bench`, or `python benchmarks/table.py elo memory`.
 
-A row compares two things that one run measured in turn (A B A B ...); its result is the median of
-the ratios of the pairs. A row module has a function
+A row compares two contenders, measured alternately in one run (A B A B ...); its result is the
+median of the ratios of the pairs. A row module has a function
 
     measure(*, pairs: int) -> Iterator[Row]
 
 and runs in its own process, so that rows do not share threads or memory. A row module that cannot
-run here raises `NotHereError`, which the table reports. Earlier rows that are not measured now are
-kept unchanged, as are the hand-written sections below the table.
+run here raises `NotHereError`, which the table reports. Earlier rows that are not measured now, and
+the hand-written sections after the table, are kept unchanged.
 """
 
 import argparse
@@ -80,7 +80,7 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """The ratio to quote."""
+        """The median ratio."""
         return statistics.median(self.ratios)
 
     @property
@@ -109,7 +109,7 @@ def format_row(row: Row, *, measured: str) -> str:
 
 
 def machine() -> str:
-    """Name what this was measured on."""
+    """Describe the hardware and versions of the measurement."""
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}"
 
@@ -122,7 +122,7 @@ def _processor() -> str:
 
 
 def _print_rows(module: str, pairs: int) -> None:
-    """In a process of its own: measure one module's rows."""
+    """Runs in a separate process: measure one module's rows."""
     try:
         for row in importlib.import_module(module).measure(pairs=pairs):
             print(_MARK + json.dumps(asdict(row)), flush=True)
@@ -131,7 +131,7 @@ def _print_rows(module: str, pairs: int) -> None:
 
 
 def _measure(module: str, pairs: int) -> Iterator[Row]:
-    """Run one module and pass on all it prints; raises where it failed."""
+    """Run one module and forward its output; raises if it fails."""
     command = [sys.executable, __file__, "--pairs", str(pairs), "--child", module]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         for line in child.stdout or ():
@@ -148,7 +148,7 @@ def _name(line: str) -> str:
 
 
 def write_page(page: str, lines: Iterable[str], machines: str) -> str:
-    """The page with these rows in place of those of the same names; its sections stay."""
+    """Return the page with these rows replacing those with the same names; sections are kept."""
     page, mark, sections = page.partition("\n## ")
     _, _, below = page.partition("|---|---|--:|--:|---|---|---|\n")
     table, _, foot = below.partition("\n\n")

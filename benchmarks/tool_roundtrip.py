@@ -1,14 +1,14 @@
-"""Our files through other tools' own libraries, and theirs back through ours.
+"""Exchange files with other tools' own libraries, in both directions.
 
-It makes a virtual environment for each tool, at the versions below, and prints what it saw. It
-exits with 1 if a tool refuses a file, or the two sides differ. No server of theirs is run.
+It creates a virtual environment for each tool, with the versions below, and prints the results. It
+exits with 1 if a tool refuses a file, or the two sides differ. No servers are run.
 
-Audits: Label Studio's, Argilla's and MLflow's libraries get the files that a batch's page hands
-out, check and fill these in, and what comes back is imported.
+Audits: the libraries of Label Studio, Argilla and MLflow validate and complete the exported files
+    of a batch, and the results are imported.
 
 Benchmarks: arena-hard-auto (versions 0.1 and 2.0), fastchat, alpaca-eval and reward-bench read and
 score our files and files of their own; our code does the same, and one table compares each value.
-What is on no package index is taken from checkouts in the folder of --sources:
+Tools that are not on a package index are used from checkouts in the folder of --sources:
 
     git clone https://github.com/lmarena/arena-hard-auto SOURCES/arena-hard-auto-v2.0
     git -C SOURCES/arena-hard-auto-v2.0 checkout 196f6b8
@@ -18,7 +18,7 @@ What is on no package index is taken from checkouts in the folder of --sources:
     git -C SOURCES/reward-bench checkout 05a9005
 
     python -m benchmarks.tool_roundtrip
-    python -m benchmarks.tool_roundtrip --environments DIR   # keep them for the next time
+    python -m benchmarks.tool_roundtrip --environments DIR   # keep the environments
     python -m benchmarks.tool_roundtrip --tools arena-hard-auto fastchat --sources SOURCES
 """
 
@@ -158,7 +158,7 @@ def respond_to_records(source: Path, target: Path) -> None:
 
 
 def read_assessments(source: Path, target: Path) -> None:
-    """Let MLflow read assessments, and write what it understood."""
+    """Let MLflow read assessments and write them again."""
     from mlflow.entities.assessment import Assessment
 
     lines = source.read_text(encoding="utf-8").splitlines()
@@ -214,7 +214,7 @@ def main() -> None:
 
 
 def exchange(tools: Sequence[str], work: Path, environments: Path) -> list[str]:
-    """Take an audit through each annotation tool; returns what is wrong afterwards."""
+    """Exchange an audit with each annotation tool; return the faults."""
     os.environ["DATABASE_URL"] = f"sqlite:///{work / 'db.sqlite3'}"
     os.environ["DJANGO_SETTINGS_MODULE"] = "webapp.settings"
     import django  # imported only now, because its settings read the environment
@@ -253,7 +253,7 @@ def compare_benchmark(tool: str, environments: Path, sources: Path | None) -> li
 
 
 def print_comparisons(rows: Sequence["Comparison"]) -> None:
-    """Print one table of all comparisons, and how many of them disagree."""
+    """Print one table of all comparisons, and the number of disagreements."""
     from rich.console import Console
     from rich.table import Table
 
@@ -273,7 +273,7 @@ def print_comparisons(rows: Sequence["Comparison"]) -> None:
 
 
 def make_environment(folder: Path, installs: Sequence[Sequence[str]]) -> Path:
-    """A Python that has a tool's library and nothing of ours."""
+    """Return a Python with a tool's library and without our packages."""
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
@@ -291,7 +291,7 @@ def run(command: Sequence[object]) -> str:
 
 
 def check_tool(tool: str, python: Path, work: Path) -> list[str]:
-    """Take a batch of its own through a tool; returns what is wrong afterwards."""
+    """Exchange a separate batch with a tool; return the faults."""
     from webapp.audit.exports import export_batch
 
     batch = draw_batch(work, answered=tool == "mlflow")
@@ -306,7 +306,7 @@ def check_tool(tool: str, python: Path, work: Path) -> list[str]:
 
 
 def draw_batch(work: Path, *, answered: bool) -> Any:
-    """A batch of twelve items that all come again to another auditor."""
+    """Create a batch of twelve items that are all repeated for another auditor."""
     from tests.webapp import audit_fixtures
     from tests.webapp.conftest import make_person
     from webapp.audit.models import Answer
@@ -324,7 +324,7 @@ def draw_batch(work: Path, *, answered: bool) -> Any:
 
 
 def check_answers(tool: str, target: Path, batch: Any) -> list[str]:
-    """Import what a tool wrote, twice, and compare each answer with the one given there."""
+    """Import a tool's output twice, and compare each answer with the original."""
     from webapp.audit.forms import to_shown_letter
     from webapp.audit.imports import import_file
     from webapp.audit.models import Answer

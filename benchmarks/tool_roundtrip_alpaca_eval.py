@@ -1,6 +1,6 @@
-"""AlpacaEval: our files through the real alpaca_eval code, and its files through ours.
+"""AlpacaEval: exchange files with the real alpaca_eval code, in both directions.
 
-The environment holds the tool as released; the expected metrics in the tests were made with these
+The environment contains the released tool; the expected metrics in the tests are from these
 versions:
 
     python -m venv ae
@@ -9,8 +9,8 @@ versions:
     python -m benchmarks.tool_roundtrip_alpaca_eval ae/bin/python
 
 The tool's own `evaluate` reads outputs and leaderboard, pairs, scores and writes. Only the
-annotator is ours: it looks preferences up instead of calling a service. The instruction difficulty
-file, which the tool would download, is written here, so that nothing is fetched.
+annotator is replaced: it looks up preferences instead of calling a service. The instruction
+difficulty file, which the tool would download, is generated here.
 """
 
 import csv
@@ -32,10 +32,10 @@ Row = dict[str, Any]
 TOOL = "alpaca_eval 0.6.6"
 ROUNDING = 1e-9  # of sums of a few hundred terms, in percentage points
 CONTROLLED = 0.05
-"""Points by which length-controlled rates may differ.
+"""Tolerance of length-controlled rates in points.
 
-The tool's solver stops at a change of 0.0001, ours at 1e-9. With another scikit-learn than 1.9 its
-folds are others, too, which may move its rate by up to 0.45.
+The tool's solver stops at a change of 0.0001, ours at 1e-9. With other versions of scikit-learn
+than 1.9 its folds differ, too, which can change its rate by up to 0.45.
 """
 
 SIZE = 200
@@ -46,7 +46,7 @@ CASES: dict[str, tuple[str, tuple[int, ...]]] = {
     "with difficulty": ("length_controlled_noreg", ()),
     "with difficulty, every seventh unrated": ("length_controlled_noreg", UNRATED),
 }
-"""What is compared: which of the tool's regressions, and which rows have no preference."""
+"""A comparison: the tool's regression, and the rows without a preference."""
 
 TOLERANCES = {
     "n_wins": 0.0,
@@ -64,7 +64,7 @@ TOLERANCES = {
 
 
 def evaluate_inside(folder: Path, regression: str) -> None:
-    """Let the tool evaluate the outputs in a folder by the annotations there."""
+    """Let the tool evaluate the outputs in a folder with its annotations."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.CRITICAL)
     tool, annotators, regressions = (
@@ -105,7 +105,7 @@ def evaluate_inside(folder: Path, regression: str) -> None:
 
 
 def compare(python: Path) -> "list[Comparison]":
-    """Score generated annotations by both, each reading the other's files.
+    """Score generated annotations with both, each reading the other's files.
 
     Args:
         python: the interpreter of the environment above.
@@ -169,7 +169,7 @@ def _compare_case(folder: Path, case: str, regression: str) -> "list[Comparison]
 
 
 def _our_cards(folder: Path, regression: str) -> "dict[str, Any]":
-    """What we make of our annotations and of the tool's, which lack the difficulty."""
+    """Return our metrics for our annotations and for the tool's, which lack the difficulty."""
     from dataclasses import replace
 
     from meta_reward_core.evaluation import alpaca_eval_io

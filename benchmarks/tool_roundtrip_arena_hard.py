@@ -1,8 +1,8 @@
-"""Arena-Hard's files through arena-hard-auto's own code, versions 0.1 and 2.0, and back.
+"""Exchange Arena-Hard files with arena-hard-auto's own code, versions 0.1 and 2.0.
 
-For each version: rows in its published layout through both sides; the files of `evaluate run arena`
-through its `show_result.py`; judges' texts through its `gen_judgment.py`; answers through its count
-of style. What comes from random draws on both sides may differ by a few points.
+For each version, both sides process rows in its published layout; its `show_result.py` reads the
+files of `evaluate run arena`; its `gen_judgment.py` parses texts of judges; its style counter
+processes answers. Bootstrapped values may differ by a few points.
 """
 
 import json
@@ -59,7 +59,7 @@ _SIZE: Final = 100
 
 
 def compare(python: Path) -> list[Comparison]:
-    """Run both versions in the environment of `python`, beside which their checkouts lie."""
+    """Run both versions in the environment of `python`, with checkouts next to it."""
     checkouts = python.parents[1] / "sources"
     return [row for version in VERSIONS for row in _compare_version(python, checkouts, version)]
 
@@ -119,7 +119,7 @@ def _write_their_rows(work: Path, version: Version) -> None:
 
 
 def _write_our_games(work: Path, version: Version) -> None:
-    """Games that a scripted judge plays; some of its judgments have no mark that is read."""
+    """Generate games with a scripted judge; some of its judgments have no readable mark."""
     judgments: list[ArenaJudgment] = []
     own: list[ArenaAnswer] = []
     folder = _answer_folder(work, version)

@@ -1,7 +1,7 @@
-"""MT-Bench's files through FastChat's own `llm_judge`, and back.
+"""Exchange MT-Bench files with FastChat's own `llm_judge`.
 
-Rows in FastChat's form through both sides; our written judgments through its `show_result.py`; and
-judges' texts through its `run_judge_single`.
+Both sides process rows in FastChat's format; its `show_result.py` reads our judgments, and its
+`run_judge_single` parses texts of judges.
 """
 
 import json

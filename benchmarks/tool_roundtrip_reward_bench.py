@@ -1,8 +1,8 @@
-"""RewardBench: our files through the real reward-bench code, and its files through ours.
+"""RewardBench: exchange files with the real reward-bench code, in both directions.
 
-The environment needs the tool's source (its release 0.1.4 on the package index lacks the present
-score of Ties) and only the light ones of its dependencies. torch, transformers and the reward
-models, which no score needs, are replaced by empty modules:
+The environment needs the tool's source (release 0.1.4 on the package index lacks the current score
+of Ties) and only its small dependencies. torch, transformers and the reward models, which are not
+needed for scores, are replaced by empty modules:
 
     git clone https://github.com/allenai/reward-bench
     git -C reward-bench checkout 05a9005
@@ -37,7 +37,7 @@ ROUNDING = 1e-9  # of sums of a few hundred terms, in percentage points
 
 
 def import_tool() -> tuple[types.ModuleType, types.ModuleType]:
-    """The tool's `utils` and `constants`, with what needs a GPU stack left empty."""
+    """Import the tool's `utils` and `constants`, with empty modules instead of GPU packages."""
     importlib.import_module("datasets")  # before torch is replaced, because it looks for torch
     spec = importlib.util.find_spec("rewardbench")
     assert spec is not None, "the environment holds no rewardbench"
@@ -68,7 +68,7 @@ def score_inside(source: Path, target: Path) -> None:
 def _score_pairs(
     utils: Any, constants: Any, rows: list[Row], *, strict: bool
 ) -> tuple[dict[str, float], Row]:
-    """Sections, and the tool's object of columns; equal scores are wrong if strict, else half."""
+    """Compute sections and the tool's columns; equal scores are wrong if strict, else half."""
     results = [_pair_result(row, 0 if strict else 0.5) for row in rows]
     found = {}
     for subset in sorted({row["subset"] for row in rows}):
@@ -87,7 +87,7 @@ def _pair_result(row: Row, equal: float) -> float:
 
 
 def _score_lists(utils: Any, rows: list[Row]) -> tuple[dict[str, float], Row]:
-    """Scores of version 2's subsets, and the tool's object of columns."""
+    """Compute scores of version 2's subsets, and the tool's columns."""
     from datasets import Dataset
 
     flat = [
@@ -112,7 +112,7 @@ def _score_lists(utils: Any, rows: list[Row]) -> tuple[dict[str, float], Row]:
 
 
 def compare(python: Path) -> "list[Comparison]":
-    """Score generated rows by both, each reading the other's files.
+    """Score generated rows with both, each reading the other's files.
 
     Args:
         python: the interpreter of the environment above.

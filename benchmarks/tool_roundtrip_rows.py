@@ -1,4 +1,4 @@
-"""What a comparison with a public tool's own code ends in."""
+"""Results of comparisons with the code of public tools."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One number, text or refusal that a public tool and we make of the same file.
+    """One number, text or error that a public tool and we produce for the same file.
 
     Attributes:
         tool: with its version.
@@ -24,7 +24,7 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether the two are the same, numbers within the tolerance."""
+        """Whether both are equal, numbers within the tolerance."""
         if isinstance(self.ours, int | float) and isinstance(self.theirs, int | float):
             return math.isclose(self.ours, self.theirs, rel_tol=0.0, abs_tol=self.tolerance)
         return self.ours == self.theirs

@@ -1,9 +1,9 @@
-"""Do two workers of one thread each finish a judge stage nearly twice as fast as one does?
+"""Speed of two workers with one thread each compared with one worker, in a judge stage.
 
-Runs the same experiment with one worker and with two, on a broker and a database of their own,
+Runs the same experiment with one worker and with two, with a separate broker and database,
 and compares the wall-clock time between the first claim and the last finish of the judge stage.
 Model loading is included, as in production. On a machine with shared cores, single pairs of runs
-give ratios between 1.6 and 2.1, so several pairs run in turn; their median counts.
+give ratios between 1.6 and 2.1, so several pairs run in sequence; their median counts.
 
     python benchmarks/two_workers.py [--pairs 5] [--samples 64] [--goal 1.7]
 
@@ -65,7 +65,7 @@ def judge_seconds(
 
 
 def main() -> None:
-    """Compare, and fail below the goal."""
+    """Compare, and fail if the ratio is below the goal."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=64, help="Judgments per response.")
     parser.add_argument(

@@ -1,11 +1,11 @@
-"""What shards, files and rows cost on vLLM's CPU build, and what the order of prompts is worth.
+"""Overhead of shards, files and rows with vLLM's CPU build, and the effect of prompt order.
 
     python benchmarks/table.py vllm_stages          # needs make setup-vllm
 
-Ours: a worker takes the shards of the judge and the meta-judge stage from rows, its engine child
-draws, reads, writes files, and the rows follow; the model stays loaded. The bare one is
-`LLM.generate` on the same token ids in the order of their tokens, everything in one call a stage.
-So the first row holds all that is ours, with the engine running empty at the end of each shard.
+Ours: a worker takes shards of the judge and the meta-judge stage from rows, its engine process
+    reads files, generates and writes files, and the rows are updated; the model stays loaded. The
+    baseline is `LLM.generate` on the same token ids in token order, one call per stage. So the
+    first row includes our whole overhead, including the drained batch at the end of each shard.
 """
 
 import os
@@ -34,16 +34,16 @@ ENGINE = {
     "max_num_seqs": 64,
 }
 TOKEN_BYTES = 8192
-"""Keys and values of a token in the model of 5 M parameters."""
+"""Bytes of keys and values per token in the 5 M model."""
 CACHE_BYTES = (65_536 + 64 * 128) * TOKEN_BYTES
-"""What our engine takes for these settings."""
+"""Settings of our engine."""
 SMALL_CACHE_BYTES = 16_384 * TOKEN_BYTES
-"""As at scale, where all prompts are many times what the cache holds."""
+"""Cache size, small relative to all prompts, as at scale."""
 Call = tuple[Sequence[Sequence[int]], int]
 
 
 def calls_of(root: Path, model: Path) -> list[Call]:
-    """What both stages ask of the engine, in the order of tokens."""
+    """Return the requests of both stages to the engine, in token order."""
     calls: list[Call] = []
     for stage, size in SIZES.items():
         experiment = begin(root, f"prompts-{stage}", model=model, size=size, engine=ENGINE)
@@ -61,7 +61,7 @@ def shuffled(calls: Sequence[Call]) -> list[Call]:
 def bare(
     root: Path, model: Path, calls: dict[str, list[Call]], **settings: int
 ) -> AbstractContextManager[Ask]:
-    """A vLLM with these calls."""
+    """Start a vLLM with these calls."""
     root.mkdir(exist_ok=True)
     sampling = [0.8, 0.95, NEW_TOKENS]
     return bare_vllm(
@@ -76,7 +76,7 @@ def bare(
 
 
 def worker_environment(root: Path) -> dict[str, str]:
-    """Of a worker with a database and files of its own."""
+    """Start a worker with its own database and files."""
     return os.environ | {
         "DJANGO_SETTINGS_MODULE": "webapp.settings",
         "DATABASE_URL": f"sqlite:///{root / 'db.sqlite3'}",
@@ -88,7 +88,7 @@ def worker_environment(root: Path) -> dict[str, str]:
 
 
 def compare_stages(root: Path, model: Path, calls: list[Call], *, pairs: int) -> Row:
-    """The stages through rows and files against the bare calls."""
+    """Compare the stages through rows and files with direct calls."""
     with ExitStack() as running:
         ours = running.enter_context(
             asked_process(
@@ -118,7 +118,7 @@ def compare_stages(root: Path, model: Path, calls: list[Call], *, pairs: int) ->
 
 
 def compare_orders(root: Path, model: Path, calls: list[Call], *, pairs: int) -> Row:
-    """Our order against chance, with a cache that does not hold everything."""
+    """Compare our order with a random one, with a cache that is too small for all prompts."""
     both = {"ours": calls, "shuffled": shuffled(calls)}
     settings = {"cache_bytes": SMALL_CACHE_BYTES, "max_num_seqs": 16}
     with bare(root / "orders", model, both, **settings) as ask:
@@ -136,7 +136,7 @@ def compare_orders(root: Path, model: Path, calls: list[Call], *, pairs: int) ->
 
 
 def _rate(answer: Sequence[float]) -> float:
-    """Tokens per second; a reply ends with its seconds."""
+    """Compute tokens per second; the last number of a reply is its seconds."""
     return answer[0] / answer[-1]
 
 

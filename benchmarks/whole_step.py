@@ -1,12 +1,12 @@
-"""Generation and judging of 64 prompts as a whole: ours, a plain loop, and distilabel's pipeline.
+"""Generation and judging of 64 prompts: our stages, a plain loop, and distilabel's pipeline.
 
     python benchmarks/table.py whole_step
 
-The miniature's seed model, 7 answers to each prompt, 11 judgments of each distinct answer, by the
-recipe `miniature` on this CPU. Each time includes loading the model; ours includes its files, and
-distilabel's what it starts and writes. The plain loop calls `generate` for one prompt at a time,
-with all its samples. distilabel works in .venv-distilabel, which this module makes when it is not
-there; it needs transformers 4, for which it gets a copy of the model in that version's terms.
+The toy base model with the recipe `miniature` on this CPU: 7 responses per prompt, 11 judgments of
+each distinct response. Times include loading the model, our files, and distilabel's processes and
+files. The plain loop calls `generate` for one prompt at a time, with all its samples. distilabel
+runs in .venv-distilabel, which this module creates if necessary; it needs transformers 4, so it
+gets a converted copy of the model.
 """
 
 import json
@@ -46,7 +46,7 @@ ENVIRONMENT = HERE.parent / ".venv-distilabel"
 
 @dataclass(frozen=True)
 class Work:
-    """An experiment with sampled prompts, and the folder for its copies and task files."""
+    """An experiment with sampled prompts, and the folder for model copies and task files."""
 
     root: Path
     experiment: Experiment
@@ -84,7 +84,7 @@ def seconds_of_ours(root: Path, name: str) -> float:
 
 
 def seconds_of_loop(work: Work) -> float:
-    """One prompt after the other."""
+    """Process one prompt after another."""
     recipe, templates = work.experiment.recipe, work.experiment.templates
     torch.set_num_threads(THREADS)
     began = time.perf_counter()
@@ -127,7 +127,7 @@ def load_loop(folder: Path) -> Callable[[Any, DecodingRecipe, int], list[str]]:
 
 
 def copy_for_transformers_4(folder: Path, target: Path) -> Path:
-    """The same weights and tokenizer, with config files of that version."""
+    """Write the same weights and tokenizer, with config files of that version."""
     shutil.copytree(folder, target)
     change_json(target / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     rope = json.loads((folder / "config.json").read_text(encoding="utf-8"))["rope_parameters"]
@@ -141,7 +141,7 @@ def change_json(file: Path, **values: Any) -> None:
 
 
 def distilabel_python() -> Path:
-    """Of an environment with distilabel, made here if need be.
+    """Return the Python of an environment with distilabel; create it if necessary.
 
     Raises:
         NotHereError: it cannot be installed.

@@ -1,6 +1,6 @@
-"""distilabel's side of whole_step.py: generates and judges once for each line of its input.
+"""distilabel's side of whole_step.py: generates and judges once per input line.
 
-Runs in an environment of its own: `.venv-distilabel/bin/python benchmarks/whole_step_distilabel.py
+Runs in its own environment: `.venv-distilabel/bin/python benchmarks/whole_step_distilabel.py
 TASK`.
 """
 

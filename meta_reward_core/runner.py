@@ -23,7 +23,7 @@ class RunCallback(Protocol):
     """Receives the progress of an iteration, to store it in a database or show it to a user."""
 
     def skip_stage(self, stage: Stage) -> None:
-        """This iteration does not have the stage."""
+        """The stage is not part of this iteration."""
 
     def plan_stage(self, stage: Stage, shards: int) -> None:
         """The stage has this number of shards."""
@@ -38,7 +38,7 @@ class RunCallback(Protocol):
         """An engine has generated `done` completions and `tokens` tokens of a running shard."""
 
     def log(self, stage: Stage, shard: int, row: dict[str, float]) -> None:
-        """A training wrote a row of its log."""
+        """Training wrote a row of its log."""
 
     def finish_shard(
         self, stage: Stage, shard: int, manifest: ShardManifest, *, seconds: float
@@ -68,7 +68,7 @@ def run_iteration(
     *,
     before_training: BeforeTraining | None = None,
 ) -> None:
-    """Run the remaining shards of an iteration; finished, undamaged ones are not run again.
+    """Run the remaining shards of an iteration; finished, undamaged shards are not rerun.
 
     Args:
         before_training: see `ShardSchedule`.
@@ -163,7 +163,7 @@ class ShardSchedule:
         self._close_if_finished(stage)
 
     def _begin(self, stage: Stage) -> bool:
-        """Start a stage if its inputs exist, or are being made part by part."""
+        """Start a stage if its inputs exist, or are being written part by part."""
         name = stage.name
         if name in self._done or not self._can_begin(name):
             return False
@@ -240,7 +240,7 @@ def _run_shard(
 
 
 def publish_manifest(context: IterationContext) -> None:
-    """Write the iteration's own manifest, last: it marks everything before it as complete."""
+    """Write the iteration's own manifest last, because it marks the iteration as complete."""
     manifests = context.files.list_manifests()
     summary = {
         "iteration": context.number,

@@ -1,4 +1,4 @@
-"""Stage functions: each reads a shard's tables, performs one step of the method, makes tables."""
+"""Stage functions: each reads the tables of a shard and performs one step of the method."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,7 +43,7 @@ from meta_reward_core.training.dataset import load_training_rows
 
 
 def run_sample(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
-    """Sample prompts and split them into the parts that every later stage works on."""
+    """Sample prompts and split them into the parts that later stages process."""
     pool = context.pool.read("prompts")
     used = {
         prompt_id
@@ -255,7 +255,7 @@ def _compute_position_weights(files: IterationFiles) -> PositionWeights:
 def run_train(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
     """Train M_t by DPO on the scheduled pairs; start and reference are M_{t-1}.
 
-    An audit may have withheld a kind of pairs, or added human pairs (`training.dataset`).
+    An audit can withhold a kind of pairs, or add human pairs (`training.dataset`).
 
     Raises:
         NoPairsError: no pair of any scheduled kind survived.
@@ -357,7 +357,7 @@ def _count_pairs(pairs: int, dropped: Iterable[Dropped]) -> Counts:
 
 
 def _iter_log_rows(log: Iterable[dict[str, float]]) -> Iterator[dict[str, object]]:
-    """Return one row per metric: a trainer's metrics differ between its steps."""
+    """Return one row per metric, because a trainer's metrics differ between steps."""
     for entry in log:
         for metric, value in entry.items():
             if metric not in ("step", "epoch"):

@@ -1,1 +1,1 @@
-"""The screens: Django. Never loads torch, transformers, trl or vllm, even indirectly."""
+"""The site, built with Django. Never loads torch, transformers, trl or vllm, even indirectly."""

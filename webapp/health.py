@@ -97,7 +97,7 @@ def authorize_probe(request: HttpRequest) -> HttpResponse | None:
 
 
 def find_database_problem() -> str:
-    """What is wrong with the database; "" if nothing is."""
+    """Return the problem of the database; empty if there is none."""
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
@@ -109,7 +109,7 @@ def find_database_problem() -> str:
 
 
 def _has_every_migration() -> bool:
-    """Cached once all are applied: reading them on every request would be expensive."""
+    """Return whether all migrations are applied; True is cached, because reading is expensive."""
     if _migrated:
         return True
     executor = MigrationExecutor(connection)
@@ -120,7 +120,7 @@ def _has_every_migration() -> bool:
 
 
 def read_queue_lengths() -> dict[str, int] | None:
-    """Messages in each queue; None if the broker does not respond."""
+    """Count the messages in each queue; None if the broker does not respond."""
     try:
         with current_app.connection_for_read() as broker:
             broker.ensure_connection(max_retries=1, interval_start=0.2, timeout=3)

@@ -29,7 +29,7 @@ def get_runtime_folder() -> Path:
 
 
 def get_storage_roots() -> StorageRoots:
-    """The storage roots that the settings name."""
+    """Return the storage roots in the settings."""
     return StorageRoots(
         artifacts=settings.META_REWARD_ARTIFACT_ROOT,
         models=Path(settings.META_REWARD_MODEL_ROOT),

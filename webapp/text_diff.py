@@ -1,7 +1,7 @@
 """The words in which two texts differ, computed in bounded time for any text.
 
 The words that two texts share are a longest common subsequence, which rapidfuzz finds in machine
-words of 64 bits: its run time depends on the number of words, not on the words. (The standard
+words of 64 bits: its run time depends only on the number of words. (The standard
 library's matcher can take minutes for repetitive texts.) Texts with too many words are compared by
 lines, and texts with too many lines are not compared.
 """
@@ -15,7 +15,7 @@ from typing import Final, Literal, NamedTuple
 from rapidfuzz.distance import Indel
 
 MAX_STEPS: Final = 8_000_000
-"""Steps of one comparison, each 64 cells of its table; all together 64 MB."""
+"""Maximum steps of one comparison, each 64 cells of its table; 64 MB in total."""
 
 _WORDS: Final = re.compile(r"\s+|\w+|[^\w\s]")
 
@@ -31,7 +31,7 @@ class Span:
 
 
 class _Block(NamedTuple):
-    """Words of both texts, which are the same or replace each other."""
+    """Words of both texts that are equal or replace each other."""
 
     is_same: bool
     before: str
@@ -39,10 +39,10 @@ class _Block(NamedTuple):
 
 
 def compare_texts(first: str, second: str) -> list[Span]:
-    """Find what two texts share and what only one has, in the order of the texts.
+    """Find common and differing parts of two texts, in the order of the texts.
 
-    Where they differ, the first text's words come before the second's. Blanks between two
-    differing words of a line belong to the difference.
+    Where they differ, the first text's words come before the second's. Spaces between two differing
+    words of a line belong to the difference.
     """
     for split in (_WORDS.findall, _split_lines):
         words = split(first), split(second)
@@ -52,12 +52,12 @@ def compare_texts(first: str, second: str) -> list[Span]:
 
 
 def diff_texts(side: Literal["first", "second"], spans: Iterable[Span]) -> list[Span]:
-    """Select the spans of one of the two texts; put together they are that text."""
+    """Select the spans of one of the two texts; concatenated, they are that text."""
     return [span for span in spans if span.side in ("same", side)]
 
 
 def count_steps(first: Sequence[str], second: Sequence[str]) -> int:
-    """Count the steps of a comparison: for each word of the second 64 words of the first."""
+    """Count the steps of a comparison: one per second word and 64 first words."""
     return -(-len(first) // 64) * len(second)
 
 
@@ -76,7 +76,7 @@ def _align(first: Sequence[str], second: Sequence[str]) -> Iterator[_Block]:
 
 
 def _merge_changes(blocks: Iterable[_Block]) -> Iterator[Span]:
-    """Turn blocks into spans, neighbours of one kind into one span."""
+    """Convert blocks to spans; adjacent blocks of one kind become one span."""
     for is_same, group in groupby(_merge_blanks(list(blocks)), key=lambda block: block.is_same):
         parts = list(group)
         before = "".join(part.before for part in parts)
@@ -85,7 +85,7 @@ def _merge_changes(blocks: Iterable[_Block]) -> Iterator[Span]:
 
 
 def _merge_blanks(blocks: Sequence[_Block]) -> Iterator[_Block]:
-    """Count blanks between two changes as changed: two changed words are one change."""
+    """Treat spaces between two changed words as changed, so that they form one change."""
     for place, block in enumerate(blocks):
         is_between = 0 < place < len(blocks) - 1
         is_gap = block.is_same and is_between and not block.before.strip(" \t\u00a0")

@@ -46,7 +46,7 @@ def _require_valid_settings() -> None:
 
 
 def _close_private_folders() -> None:
-    """Close private folders to others, or explain why no command runs."""
+    """Close private folders to other users, or explain why no command can run."""
     from django.core.exceptions import ImproperlyConfigured
 
     from webapp.private_folders import ForeignFolderError, close_private_folders

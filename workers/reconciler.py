@@ -99,8 +99,8 @@ def _resend_shards(iteration: Iteration, lost_after: Mapping[str, float]) -> Non
 def _compute_lost_after(lengths: Mapping[str, int]) -> dict[str, float]:
     """Compute by queue the seconds after which a message about a waiting shard is lost.
 
-    Shards of a large stage wait for hours. While about as many messages wait as shards do, none is
-    sent again: one that was lost is missed when the last shards wait.
+    Shards of a large stage wait for hours. While there are about as many messages as waiting
+    shards, none is sent again: a lost message is detected when few shards are left.
     """
     lost_after = dict.fromkeys(QUEUES.values(), _AGAIN_SECONDS)
     for queue, length in lengths.items():

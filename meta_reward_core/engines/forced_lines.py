@@ -93,7 +93,7 @@ def cut_token_ids(
     kept_chars: int,
     end_ids: Sequence[int],
 ) -> tuple[TokenIds, str]:
-    """Return the tokens whose text lies within the first characters, and that text.
+    """Return the leading tokens whose text fits into the first characters, and that text.
 
     A token that crosses the border is left out with the rest. If ids were not stored, the kept text
     is encoded.

@@ -1,7 +1,7 @@
 """The README.md of a published model: what it is, how it was trained, and its metrics.
 
-A pure function of plain values; it reads no files. No place on a machine gets into it: of a path
-in a recipe only the last name is kept.
+A pure function of plain values; it reads no files. Local paths are never included: only the last
+part of a path in a recipe is kept.
 """
 
 import re
@@ -75,7 +75,7 @@ def write_model_card(
 
 
 def get_public_model_name(name: str | None, *, task: str = "the toy task") -> str:
-    """Return a public name for a recipe's model: an id unchanged, of a path the last part.
+    """Return a public name for a recipe's model: an id unchanged, the last part of a path.
 
     Args:
         task: title of the recipe's task, whose base model it is if it has no name.

@@ -11,7 +11,7 @@ from meta_reward_core.reporting.scorecard_schema import ScorecardDict
 from meta_reward_core.reporting.tables import find_scorecard_metric
 
 MAX_CURVES: Final = 6
-"""More cannot be told apart."""
+"""Maximum number of distinguishable categories."""
 
 _BINS: Final = tuple(f"{start:g}" for start in HISTOGRAM_BINS)
 _CATEGORY: Final = ("dataset_", "category_")

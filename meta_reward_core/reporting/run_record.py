@@ -1,8 +1,8 @@
 """A finished run as one small file: everything a report reads, and its fingerprint.
 
-A record outlives the run's own files and the machine that made them. It counts for as long as a
-new run under its name would begin with the same settings, words, instructions, seed and M0, in the
-same version of the world and of the tables; nothing that it is compared by names a machine.
+A record outlives the run's own files and machine. It is valid as long as a new run with its name
+would have the same settings, templates, prompts, seed and M0, with the same version of the toy task
+and of the tables; none of these depends on the machine.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from meta_reward_core.tasks.registry import find_task
 _FORMAT: Final = 1
 _SHORT_CHARS: Final = 12
 _NO_TASK_VERSION: Final = 1
-"""In records of runs without a task, which no version of a task concerns."""
+"""Stored in records of runs without a task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class RunFingerprint:
     schema: int = MEANING_VERSION
 
     def list_differences(self, recorded: Self) -> list[str]:
-        """Describe how a run today would differ from a recorded one."""
+        """Describe how a new run would differ from the recorded one."""
         pairs = [
             (one.name.replace("_", " "), getattr(recorded, one.name), getattr(self, one.name))
             for one in fields(self)

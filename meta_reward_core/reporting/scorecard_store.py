@@ -2,7 +2,7 @@
 
 One file for each benchmark of each model (`storage.layout`), in the format of `manage.py evaluate
 --output`; a judge's agreement with humans and its agreement with a model have different names.
-Another evaluation of the same model by the same rule replaces the earlier one. Metrics of the tasks
+A later evaluation of the same model by the same rule replaces the earlier one. Metrics of the tasks
 in `evaluation.tasks` are in the iterations' own tables and are listed with them.
 """
 

@@ -6,10 +6,10 @@ evidence about another M0:
 
 - **these seed models**: would other loop seeds from the same M0s give this difference? Student's
   interval over pairs, each M0 with its own mean (n pairs, k M0s, n - k degrees of freedom).
-- **other seed models**: would other M0s? Student's interval over the k means per M0 (k - 1 degrees
-  of freedom); absent for one M0.
+- **other seed models**: would other M0s give it? Student's interval over the k means per M0 (k - 1
+  degrees of freedom); absent for one M0.
 
-Both assume that the differences are roughly normal, which few seeds can neither confirm nor refute.
+Both assume that the differences are roughly normal, which cannot be verified with few seeds.
 """
 
 from collections import defaultdict

@@ -23,7 +23,7 @@ from meta_reward_core.storage.shards import Counts, IterationFiles
 
 Summary = dict[str, Any]
 LogRow = tuple[int, str, float]
-"""Step, metric and value of a training's log."""
+"""Step, metric and value of a training log."""
 
 REFUSALS: Final = {
     "actor": "refused_by_actor",
@@ -33,7 +33,7 @@ REFUSALS: Final = {
 """Tables of refused prompts, by role."""
 
 NAMED_PROMPTS: Final = 100
-"""So many refused prompts of a role are named in a summary."""
+"""Maximum refused prompts per role that a summary lists."""
 
 NAMED_CHARS: Final = 80
 """Of each text."""
@@ -226,7 +226,7 @@ def _compute_rate(timing: Timing | None) -> float | None:
 def _summarize_training(files: IterationFiles, *, sft_weight: float) -> Summary | None:
     """Return the first and last metrics of the training log, and the number of rows.
 
-    A metric that is absent where one looks for it has its reason under `absent`.
+    The reasons of missing metrics are under `absent`.
     """
     manifest = files.find_manifest("train")
     if manifest is None:
@@ -262,8 +262,8 @@ def _summarize_accuracy(log: Sequence[LogRow]) -> Summary:
 def drop_rounding_rows(log: Iterable[LogRow]) -> list[LogRow]:
     """Drop accuracies from before the first step moved the weights.
 
-    Earlier versions logged them. Policy and reference are the same model at step 1, and at step 2
-    after a step whose learning rate was 0, with which a warm-up begins.
+    Earlier versions logged them. Policy and reference are equal at step 1, and at step 2 if a
+    warm-up starts with the learning rate 0.
     """
     rows = list(log)
     still = any(

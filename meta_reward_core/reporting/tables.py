@@ -206,7 +206,7 @@ def find_scorecard_metric(card: ScorecardDict, name: str) -> Mapping[str, Any] |
 
 
 def build_summary_section(arms: Sequence[Arm]) -> list[Block]:
-    """M0 and the last model side by side: the first thing that a reader wants to know."""
+    """Compare M0 with the last model."""
     known = [metric for metric in metrics.COMPARED if any(_has_ends(arm, metric) for arm in arms)]
     if not known:
         return [

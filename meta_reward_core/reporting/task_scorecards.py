@@ -1,7 +1,7 @@
 """Scorecards of `evaluation.tasks` with changes from earlier models, from iterations.
 
 A change is a mean over the same items, each measured on both models: paired, and clustered by
-prompt. Of a figure whose items differ between two models, as far as both have a value.
+prompt. If the items of a metric differ between two models, the common ones count.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,8 @@ _SCALES: Final = {
     _ORDER_AGREEMENT: 1.0,
     "meta_judge.accuracy": 1.0,
 }
-"""Width of the scale of metrics that have one; a change of any other is scaled by its largest."""
+"""Width of the scale of metrics that have one; changes of others are scaled by the largest change.
+"""
 
 CHANGE_MARK: Final = "_change_from_M"
 
@@ -36,7 +37,7 @@ CHANGE_MARK: Final = "_change_from_M"
 def read_task_scorecards(store: ArtifactStore, experiment: str, number: int) -> list[ScorecardDict]:
     """Read all scorecards of `evaluation.tasks` of M_number, in recipe order.
 
-    Those that were not evaluated have no figures and the key `not_evaluated` with the reason.
+    Tasks that were not evaluated have no metrics, and the reason under `not_evaluated`.
 
     Raises:
         DamagedArtifactError: a table is not readable.
@@ -53,9 +54,9 @@ def measure_ground_truth_changes(
 ) -> dict[str, Metric]:
     """Compute changes between models in a task's ground-truth metrics of each held-out item.
 
-    Paired: all models answer the same items. Pairs of items make up the order agreement, so its
-    interval is that of a U-statistic of degree 2, whose standard error is twice that of the mean
-    of the items' shares (Hoeffding 1948, The Annals of Mathematical Statistics 19).
+    Paired: all models answer the same items. Order agreement is a mean over pairs of items, a
+        U-statistic of degree 2, whose standard error is twice that of the mean of the items' shares
+        (Hoeffding 1948, The Annals of Mathematical Statistics 19).
 
     Returns:
         By `<subject>.<metric>`; empty for iterations of a version that stored no single items.

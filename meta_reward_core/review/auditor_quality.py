@@ -1,7 +1,7 @@
 """Quality of each auditor of a batch: accuracy, biases, self-consistency, speed and drift.
 
-The correct answer of an item is known if it was known before, if the item was adjudicated, or if
-several auditors agree. Errors that all of them share count as correct, so accuracy is an upper
+The correct answer of an item is a known answer, the decision of an adjudication, or the common
+answer of several auditors. Errors that all of them share count as correct, so accuracy is an upper
 estimate.
 """
 

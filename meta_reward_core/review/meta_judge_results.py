@@ -33,7 +33,7 @@ ONE_VERDICT_RIGHT: Final = (
     "whatever was shown first won both orders",
     "whatever was shown second won both orders",
 )
-"""Groups in which one of the two verdicts is right, whichever judgment humans prefer."""
+"""Groups in which exactly one of the two verdicts is right, regardless of human preference."""
 _MIN_ANSWERS: Final = 20
 
 
@@ -210,7 +210,7 @@ def _estimate_confusion(
 
 
 PairCounter = Callable[[AuditedPair], tuple[float, float]]
-"""What a pair adds to the part and to the whole of a share."""
+"""Contribution of a pair to the numerator and the denominator of a share."""
 ShareEstimator = Callable[[PairCounter], Estimate]
 
 

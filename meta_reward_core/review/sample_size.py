@@ -41,8 +41,7 @@ def compute_sample_size(
 ) -> int:
     """Compute the items needed for a Wilson interval of at most this half width.
 
-    The share is taken to be one half, where the interval is widest, so the interval of any other
-    share is narrower.
+    A share of one half is assumed, for which the interval is widest.
 
     Args:
         half_width: a share, above 0 and below 0.5.

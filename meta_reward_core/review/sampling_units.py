@@ -1,7 +1,7 @@
 """Units of sampling: pairs of judgments that battled, and scored responses.
 
 A pair is one item with both orders of the meta-judge; its `first` judgment is the one whose id
-sorts first, whatever stood where.
+sorts first, regardless of positions.
 """
 
 from collections.abc import Iterable, Mapping
@@ -60,7 +60,7 @@ class ScoredResponse:
 
 @dataclass(frozen=True, slots=True)
 class SamplingUnit:
-    """A population item with what sampling needs.
+    """A population item with its data for sampling.
 
     Attributes:
         strata: by strategy, the stratum that the item falls into.
@@ -162,7 +162,7 @@ def build_pair_units(pairs: Iterable[JudgedPair]) -> list[SamplingUnit]:
 
 
 def _compute_uncertainty(pair: JudgedPair) -> tuple[float, ...]:
-    """Rank orders that disagree first, then ties and unreadable ones; then by smaller Elo gap."""
+    """Rank pairs with disagreeing orders first, then ties and unreadable ones; then by Elo gap."""
     steps = {"orders disagree": 2.0, "one order readable, or none": 1.0}
     gap = abs((pair.elo_first or 0.0) - (pair.elo_second or 0.0))
     return (steps.get(classify_certainty(pair), 0.0) + (pair.forward == "tie"), -gap)

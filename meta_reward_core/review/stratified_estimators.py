@@ -231,8 +231,8 @@ def _compute_t_quantile(
 ) -> float:
     """Compute Student's quantile for a sum of variances, one per stratum.
 
-    A stratum that adds much of the variance and was seen in few items makes the whole as doubtful
-    as itself. Source: Satterthwaite 1946.
+    A stratum with few items that contributes much of the variance lowers the degrees of freedom.
+    Source: Satterthwaite 1946.
     """
     total = sum(spread.values())
     doubt = sum(part**2 / max(len(design.members[name]) - 1, 1) for name, part in spread.items())
@@ -249,8 +249,8 @@ def estimate_statistic(
 ) -> Estimate:
     """Estimate a correlation-like statistic in [-1, 1] by a stratified delete-one jackknife.
 
-    The interval is Student's on the scale of Fisher's z, the inverse hyperbolic tangent: there
-    such statistics vary alike whatever they are, and no interval leaves [-1, 1].
+    The interval is Student's on the scale of Fisher's z, the inverse hyperbolic tangent: on that
+    scale the variance hardly depends on the value, and intervals stay within [-1, 1].
 
     Args:
         statistic: from weights of shape [m, n] to m statistics, NaN if undefined.

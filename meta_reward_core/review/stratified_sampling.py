@@ -1,8 +1,8 @@
 """Sample the items of a batch with known probabilities, and describe the population.
 
 Every strategy is a stratified sample without replacement: within a stratum each item has the
-chance `sampled / population`. "Most uncertain first" takes the most uncertain items all, and at
-least a fifth of the batch uniformly from the rest, so that no item's chance is 0.
+chance `sampled / population`. "Most uncertain first" takes the most uncertain items, and at least a
+fifth of the batch uniformly from the rest, so that no item has probability 0.
 
 Source: Särndal, Swensson, Wretman 1992, section 3.7.
 """
@@ -57,7 +57,7 @@ STRATEGY_GUIDE: Final[Mapping[str, str]] = {
     "uncertain": "The most uncertain items, and a fifth uniformly from the rest. Use it to find "
     "errors and to collect training pairs; intervals for the whole iteration are wide.",
 }
-"""What the strata of each strategy are and when to use it."""
+"""The strata of each strategy, and when to use it."""
 UNIFORM_SHARE: Final = 0.2
 _MIN_UNIFORM_ITEMS: Final = 2
 _MIN_REPEAT_DISTANCE: Final = 10

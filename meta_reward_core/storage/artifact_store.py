@@ -1,4 +1,4 @@
-"""Storage of files: each file is written whole, once, and the first writer wins.
+"""Storage of files: each file is written once, atomically, and the first writer wins.
 
 This module handles bytes, names and hashes. `tables` defines what the tables mean, `shards` when a
 shard is done.
@@ -211,9 +211,9 @@ class ArtifactStore:
         return True
 
     def copy(self, name: str, target: str) -> None:
-        """Give an artifact a second name, over an earlier one of that name.
+        """Give an artifact a second name, replacing an earlier artifact of that name.
 
-        Artifacts never change, so a local store links instead of copying where it can.
+        Artifacts never change, so a local store links instead of copying if possible.
 
         Raises:
             StorageFullError: there is no room.

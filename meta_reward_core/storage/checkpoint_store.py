@@ -1,7 +1,7 @@
 """Models among an experiment's artifacts, and their copies on the machine that loads them.
 
-In a local store a checkpoint is a folder that appears by a rename and is loaded where it lies. In
-a remote one each of its files is an artifact; before a model is loaded it is copied to a cache of
+In a local store a checkpoint is a folder that is renamed into place and loaded from there. In a
+remote store each of its files is an artifact; before a model is loaded it is copied to a cache of
 this machine, under its hash.
 """
 
@@ -31,7 +31,7 @@ from meta_reward_core.storage.layout import CHECKPOINT
 from meta_reward_core.system.settings import read_settings
 
 MAX_RETRY_SECONDS: Final = 600.0
-"""So long a finished training waits for a store that does not respond, before it is lost."""
+"""How long finished training waits for a store that does not respond."""
 _RETRY_PAUSE_SECONDS: Final = 5.0
 
 
@@ -93,7 +93,7 @@ class Checkpoint:
 
     @contextlib.contextmanager
     def open_for_writing(self, scratch: Path) -> Iterator[Path]:
-        """Provide the folder that a training writes, which becomes this checkpoint at the end.
+        """Provide a folder for training, which becomes this checkpoint at the end.
 
         Args:
             scratch: a private folder; one training at a time uses it.
@@ -181,7 +181,7 @@ def _check_hash(folder: Path, sha256: str) -> None:
 
 
 def _retry_until_reachable(upload: Callable[[], None]) -> None:
-    """Retry while the store is unreachable, so that a short outage does not lose a training."""
+    """Retry while the store is unreachable, so that an outage does not lose trained weights."""
     deadline = time.monotonic() + MAX_RETRY_SECONDS
     while True:
         try:

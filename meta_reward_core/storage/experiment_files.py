@@ -56,7 +56,7 @@ class ExperimentFiles:
         return self.store.get_path(self.layout.folder)
 
     def exists(self) -> bool:
-        """Whether the experiment has been created here; its description is written last."""
+        """Whether the experiment exists here; its description is written last."""
         return self.store.exists(self.layout.description)
 
     def read_description(self) -> Description | None:
@@ -146,8 +146,8 @@ class ExperimentFiles:
     def delete(self) -> None:
         """Delete all files.
 
-        The description goes last: a deletion that was stopped half-way leaves the name taken, and
-        the files with the UUID of their experiment.
+        The description is deleted last: after an interrupted deletion the name is still in use, and
+        the remaining files still belong to their experiment's UUID.
         """
         self.delete_leftovers()
         self.store.delete(self.layout.description)

@@ -1,9 +1,9 @@
 """The lock that lets one process at a time, on any machine, work on an experiment.
 
-In a local store that is a lock of the operating system, which dies with its process. In a remote
-one it is a row of small files, of which the last one counts: `00000001.json`, `00000002.json`, ...
-Whoever claims the lock, holds on to it or gives it back writes the next number by
-`put_if_absent`; so of all who try, one succeeds, and who was overtaken learns of it.
+In a local store it is a lock of the operating system, which ends with its process. In a remote
+store it is a series of small files, of which the last one counts: `00000001.json`, `00000002.json`,
+... Claiming, renewing and releasing the lock each write the next number with `put_if_absent`; so
+only one process succeeds, and a process that lost the lock notices it.
 """
 
 import contextlib
@@ -95,7 +95,7 @@ class Lease:
             )
 
     def renew(self) -> None:
-        """Extend the lease. A store that refuses now may accept the next time."""
+        """Extend the lease. If the store refuses, the next renewal may still succeed."""
         with contextlib.suppress(ArtifactError):
             self.is_lost = not self._write_next(self._owner)
 

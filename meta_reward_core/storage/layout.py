@@ -1,4 +1,4 @@
-"""Paths of the files of an experiment. No other module knows a path below a store's root.
+"""Paths of the files of an experiment. Only this module defines paths below a store's root.
 
     <folder>/experiment.json                        recipe, templates, seed and M0 as they began
     <folder>/settings/00001.json, ...               changes of the recipe since, in order
@@ -13,11 +13,10 @@
     <folder>/iteration-<t>/checkpoint/              M_t
     <folder>/iteration-<t>/manifest.json            written last: the iteration is finished
 
-`<folder>` is the experiment's name: a label, which may be used again after a deletion. Which
-experiment the files belong to is said by the UUID in `experiment.json`, which never is; whatever is
-stored elsewhere (scratch, publications) is in folders that hold the UUID. Everything else asks
-`ExperimentFiles` (for files that are opened) or this module (for names), so the folder can become
-something else here alone.
+`<folder>` is the experiment's name: a label, which can be reused after a deletion. The UUID in
+`experiment.json`, which is never reused, identifies the experiment; folders outside the store
+(scratch, publications) contain the UUID. All other code uses `ExperimentFiles` (to open files) or
+this module (for names), so the folder name could be changed here alone.
 """
 
 import re
@@ -28,13 +27,13 @@ from typing import Final
 from uuid import UUID, uuid5
 
 POOL: Final = 0
-"""The pseudo-iteration that holds the pool of prompts."""
+"""The pseudo-iteration with the pool of prompts."""
 
 CHECKPOINT: Final = "checkpoint"
-"""Folder of the model that an iteration makes, relative to the iteration's folder."""
+"""Folder of the model that an iteration trains, relative to the iteration's folder."""
 
 FINAL_MANIFEST: Final = "manifest.json"
-"""File that says an iteration is finished, relative to the iteration's folder."""
+"""File that marks an iteration as finished, relative to the iteration's folder."""
 
 SHARD_MANIFESTS: Final = "manifests"
 """Folder of the shards' manifests, relative to the iteration's folder."""
@@ -46,7 +45,7 @@ PROBE_ACCEPTANCE: Final = "probe/accepted.json"
 """User who continued against the probe's advice, relative to the iteration's folder."""
 
 BREAKER_ACCEPTANCE: Final = "breakers/accepted.json"
-"""Causes that a person accepted after they stopped a stage, relative to the iteration's folder."""
+"""Causes that a user accepted after they stopped a stage, relative to the iteration's folder."""
 
 _DESCRIPTION: Final = "experiment.json"
 _MODEL_RECHECKS: Final = "model_checks"
@@ -60,7 +59,7 @@ _SETTINGS_FILE: Final = re.compile(r"(?P<number>\d{5})\.json", re.ASCII)
 _MODEL: Final = re.compile(r"M(?P<number>[0-9]{1,6})", re.ASCII)
 
 _EARLIER: Final = UUID("6f1a0a52-6a3e-4f0b-9a59-0d6a7ad0c1f3")
-"""Namespace of the UUIDs of experiments that began before they had one."""
+"""Namespace of the UUIDs of experiments that were created without one."""
 _EARLIER_VERSION: Final = 5
 """Version of these UUIDs; their experiments keep using the scratch folders of their names."""
 
@@ -117,7 +116,7 @@ class ExperimentLayout:
 
     @property
     def evaluation_items(self) -> str:
-        """Folder of the items that tasks measure every model on."""
+        """Folder of the items on which tasks measure every model."""
         return self.get_path(_EVALUATION_ITEMS)
 
     def get_settings_change(self, number: int) -> str:
@@ -169,7 +168,7 @@ def derive_earlier_uuid(
 ) -> UUID:
     """UUID of an experiment that was created before descriptions had one.
 
-    Its files are not written again: rows and descriptions give the same value.
+    Its files are not rewritten: the same value is derived from rows and from descriptions.
     """
     return uuid5(_EARLIER, f"{name} {recipe_sha256} {seed} {base_model_sha256}")
 
@@ -190,7 +189,7 @@ def parse_partition_number(path: str) -> int:
 
 
 def get_breaker_path(stage: str) -> str:
-    """Path of the note on what stopped a stage, relative to the iteration's folder."""
+    """Path of the finding that stopped a stage, relative to the iteration's folder."""
     return f"breakers/{stage}.json"
 
 
@@ -239,14 +238,14 @@ def get_experiment_folder(iteration_folder: str) -> str:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a checkpoint file may be offered under its name: no folder, not hidden."""
+    """Whether a checkpoint file can be offered for download: not a folder, not hidden."""
     return re.fullmatch(_PLAIN_NAME, name) is not None
 
 
 def compile_stored_pattern(tables: Iterable[str]) -> re.Pattern[str]:
     """Compile the pattern of valid paths of an experiment's files, relative to its folder.
 
-    The lock and half-written files are none. A checkpoint is flat: its folders are left out.
+    The lock and incomplete files are excluded. A checkpoint is flat: its folders are excluded.
 
     Args:
         tables: names of the tables that an iteration may have.

@@ -1,7 +1,7 @@
 """Records that the steps of the method pass to each other, one frozen class per table.
 
 Rows of the Parquet tables have the fields of these records; `docs/artifacts.md` explains them.
-Keys, never positions, tie an outcome to what it judged.
+Results refer to what they describe by keys, never by position.
 """
 
 from array import array
@@ -18,7 +18,7 @@ Readout = Literal["free", "forced", "expected"]
 
 
 VerdictReadout = Literal["free", "forced"]
-"""A verdict has no mean."""
+"""Readouts of a verdict, which has no mean."""
 
 
 class ValueProbability(TypedDict):

@@ -1,7 +1,7 @@
 """Open artifact roots that are not local folders, and translate their errors.
 
-Any file system that fsspec knows will do if it can write a file unless one of its name exists.
-Credentials are the file system's own affair: it finds them in the environment or in its files.
+Any fsspec file system works that can write a file only if it does not exist. The file system finds
+its credentials itself, in the environment or in its files.
 """
 
 import contextlib

@@ -24,7 +24,7 @@ class StorageRoots:
 
     @classmethod
     def from_settings(cls) -> "StorageRoots":
-        """The roots that the settings name.
+        """Return the roots in the settings.
 
         Raises:
             SettingsError: the settings are wrong.

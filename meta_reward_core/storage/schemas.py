@@ -1,7 +1,7 @@
 """The columns of every table: a public contract, documented in `docs/artifacts.md`.
 
-Every change of the columns raises `SCHEMA_VERSION`. A change of a column's meaning raises
-`MEANING_VERSION` too; columns that are only added do not.
+Every change of the columns increments `SCHEMA_VERSION`. A change in the meaning of a column also
+increments `MEANING_VERSION`; adding columns does not.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ from meta_reward_core.storage.records import (
 )
 
 SCHEMA_VERSION: Final = 2
-"""Of the tables that are written."""
+"""Schema version of written tables."""
 
 MEANING_VERSION: Final = 1
-"""What was computed from tables of one meaning can be compared, and their shards stay finished."""
+"""Results from tables of one meaning version are comparable, and their shards stay finished."""
 
 Record = TypeVar("Record")
 
@@ -172,12 +172,12 @@ ADDED_COLUMNS: Final[Mapping[int, Mapping[str, tuple[str, ...]]]] = {
         "battles": ("finish_reason", "readout", "probabilities"),
     }
 }
-"""What a version added, behind the columns that were there; null in earlier versions' files."""
+"""Columns that a version appended; null in files of earlier versions."""
 
 READABLE_VERSIONS: Final = frozenset({1, *ADDED_COLUMNS})
 
 TOKEN_COLUMNS: Final = ("token_ids", "injected_at")
-"""Columns with an entry for each token: only what trains reads them, and nothing else by chance."""
+"""Columns with an entry per token; only training reads them."""
 
 _KEPT_APART: Final = ("refusal",)
 """Fields of records that are stored in another table."""
@@ -203,11 +203,11 @@ WRITERS: dict[str, tuple[str, ...]] = {
     "task_scorecards": ("evaluate",),
     "task_items": ("evaluate",),
 }
-"""Stages that write a table: its parts are promised by their manifests and no others.
+"""Stages that write a table; only their manifests list its parts.
 
-`pool` writes the prompts of an experiment and `audit` what people decided; all others are stages
-of an iteration, which name the same tables in `Stage.writes`. Where stages of one iteration share
-a table, each writes one part, numbered by its place here.
+`pool` writes the prompts of an experiment and `audit` human decisions; all others are stages of an
+iteration, with the same tables in `Stage.writes`. If stages of one iteration share a table, each
+writes one part, numbered by its position here.
 """
 
 RECORDS: dict[str, type] = {
@@ -279,8 +279,8 @@ def to_parquet(table: pa.Table) -> bytes:
 def read_parquet(source: Path | bytes, columns: Sequence[str] | None = None) -> pa.Table:
     """Read all columns of a Parquet file, or some of them in this order.
 
-    Without threads, and not by `pyarrow.parquet.read_table`: its threads still release Python's
-    bytes when it returns, and a process that ends at that moment is aborted.
+    Uses no threads, and not `pyarrow.parquet.read_table`: its threads may still release Python
+    objects after it returns, and a process that exits at that moment is aborted.
 
     Raises:
         ArrowException, OSError: it is not a Parquet file, or cannot be read.
@@ -297,8 +297,8 @@ def from_parquet(
 ) -> pa.Table:
     """Read a table or some of its columns, and check it against its current or an earlier schema.
 
-    Columns that are not asked for are not decoded. Those that a later version has added than the
-    one that wrote the file are null.
+    Columns that are not requested are not decoded. Columns that were added after the file was
+    written are null.
 
     Raises:
         DamagedArtifactError: the bytes are not a Parquet file, or its columns differ.

@@ -1,7 +1,7 @@
-"""When a shard is finished: its manifest names the same inputs, and its files match their hashes.
+"""A shard is finished if its manifest has the current key and its files match their hashes.
 
 A shard is a pure function of recipe, model, inputs and seed. Their hash is its key. The
-manifest is written after the shard's parts, so a shard without one was never finished, and a
+manifest is written after the shard's parts, so a shard without one is unfinished, and a
 shard whose key has changed (its inputs were recomputed and differ) is computed again.
 """
 
@@ -119,8 +119,8 @@ class ShardManifest:
 class IterationFiles:
     """The files of one iteration: table partitions, and the manifests that make them valid.
 
-    An iteration may have tens of thousands of manifests, on a store where each is a request.
-    So a manifest is read only when its contents are requested, and then cached.
+    An iteration may have tens of thousands of manifests, each of which is a request on a remote
+    store. So a manifest is read only when its contents are requested, and then cached.
     """
 
     def __init__(self, store: ArtifactStore, folder: str) -> None:
@@ -145,7 +145,7 @@ class IterationFiles:
         return self._manifests.get(name)
 
     def read_new_manifest(self, stage: str, shard: int) -> ShardManifest | None:
-        """Read the manifest of a shard that another process has just made, whatever was known."""
+        """Read the manifest of a shard that another process has just finished, uncached."""
         self._forget(stage, shard)
         manifest = self._read_manifest((stage, shard))
         self._remember((stage, shard), manifest)
@@ -320,7 +320,7 @@ class IterationFiles:
         return to_records(rows, record)
 
     def hash_inputs(self, tables: Iterable[str], part: int | None = None) -> str:
-        """Hash what a shard reads: the manifest hashes of those partitions, and of checkpoints."""
+        """Hash the inputs of a shard: the manifest hashes of its partitions, and of checkpoints."""
         read: dict[str, str | None] = {}
         for manifest, known in (
             one for table in tables for one in self._find_promised(table, part)
@@ -357,7 +357,7 @@ class IterationFiles:
         return [part.path for part in parts]
 
     def _list_manifest_names(self) -> set[ShardName]:
-        """List the manifests as of the first call, so that one reader sees one moment."""
+        """List the manifests as of the first call, so that a reader sees a consistent state."""
         if self._listed is None:
             names = self.store.list_names(self._get_path(SHARD_MANIFESTS))
             self._listed = set(filter(None, map(parse_shard_manifest_name, names)))
@@ -412,13 +412,13 @@ class IterationFiles:
 
 
 def _list_writers(table: str, part: int) -> list[ShardName]:
-    """List who can write a partition: shard k writes partition k, or shard 0 writes all."""
+    """List the shards that can write a partition: shard k, or shard 0 if it writes all."""
     return [(stage, shard) for stage in WRITERS[table] for shard in (part, 0)]
 
 
 def compute_shard_key(**ingredients: Any) -> str:
     """Hash all inputs of a shard.
 
-    Columns that a version only adds leave the shards of the version before finished.
+    Added columns do not invalidate the shards of earlier versions.
     """
     return hash_json({"schema": MEANING_VERSION, **ingredients})

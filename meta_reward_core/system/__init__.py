@@ -1,1 +1,1 @@
-"""Input from outside, signals, the logging of libraries, and commands shown to users."""
+"""Untrusted input, signals, logging of libraries, and commands shown to users."""

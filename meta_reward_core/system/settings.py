@@ -1,6 +1,6 @@
 """The settings of an installation: environment variables, files of secrets, and `.env`.
 
-Every variable of ours is declared once, in `Settings`: its name, type, default and meaning.
+Every variable of this project is declared once, in `Settings`: its name, type, default and meaning.
 `read_settings` validates all of them together; `meta_reward_core.system.settings_reference`
 writes docs/settings.md from the same declarations.
 """
@@ -47,14 +47,14 @@ _MAX_VALUE_CHARS: Final = 80
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a variable accepts, as an error message and the reference say it."""
+    """Description of accepted values in error messages and the reference."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class _UnreadableSecret:
-    """Stands for a secret that cannot be read from its file."""
+    """Placeholder for a secret that cannot be read from its file."""
 
     reason: str
 
@@ -554,7 +554,7 @@ def _read_secret_file(name: str, file: str) -> str | _UnreadableSecret:
 
 
 def read_settings() -> Settings:
-    """Read and validate all settings; `.env` of the current folder counts where no variable is set.
+    """Read and validate all settings; `.env` in the current folder supplies missing ones.
 
     Raises:
         SettingsError: with a line for each wrong value; values of secrets are not in it.
@@ -568,7 +568,7 @@ def read_settings() -> Settings:
 
 
 def check_settings() -> None:
-    """Validate all settings when a command starts; warn of unknown ones on standard error.
+    """Validate all settings when a command starts; warn about unknown ones on standard error.
 
     Raises:
         SettingsError: see `read_settings`.
@@ -579,12 +579,12 @@ def check_settings() -> None:
 
 
 def read_variable(name: str) -> str | None:
-    """Read a variable that is not ours: of a library, or one that a setting names."""
+    """Read a variable of a library, or one that a setting names."""
     return os.environ.get(name)
 
 
 def build_environment_without_secrets() -> dict[str, str]:
-    """The environment for a child that needs no secret, such as one that runs a model.
+    """Return the environment of a child that needs no secrets, such as one that runs a model.
 
     Secrets are empty instead of absent, so that the child does not read them from `.env`.
     """
@@ -594,7 +594,7 @@ def build_environment_without_secrets() -> dict[str, str]:
 
 
 def list_unknown_variables() -> list[str]:
-    """Name the variables that look like ours and are not, each in a sentence with the nearest."""
+    """List unknown variables with our prefix, each in a sentence with the most similar name."""
     known = set(iter_known_names())
     unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
     return [f"{name} is not a setting and is ignored{_suggest(name, known)}" for name in unknown]
@@ -606,7 +606,7 @@ def _suggest(name: str, known: Iterable[str]) -> str:
 
 
 def iter_known_names() -> Iterator[str]:
-    """Name all variables: ours, of files with secrets, and of the files in `docker/`."""
+    """List all variables: our own, those of secret files, and those of the files in `docker/`."""
     for field in Settings.model_fields.values():
         yield get_variable_name(field)
         if is_secret(field):
@@ -623,11 +623,11 @@ DEPLOYMENT_VARIABLES: Final = {
     "META_REWARD_HOME": "Slurm: folder of the checkout.",
     "META_REWARD_ENVIRONMENT": "Slurm: file of settings that the job reads.",
 }
-"""Read by the Compose files and the Slurm script alone."""
+"""Variables that only the Compose files and the Slurm script read."""
 
 
 def get_variable_name(field: FieldInfo) -> str:
-    """The variable of a field."""
+    """Return the variable of a field."""
     return str(field.validation_alias)
 
 
@@ -643,7 +643,7 @@ def get_expected(field: FieldInfo) -> str:
 
 
 def _iter_nested_metadata(annotation: Any) -> Iterator[Any]:
-    """Metadata of `Annotated[...] | None`."""
+    """Return the metadata of `Annotated[...] | None`."""
     for part in getattr(annotation, "__args__", ()):
         yield from getattr(part, "__metadata__", ())
 
@@ -668,7 +668,7 @@ def _explain_error(error: ErrorDetails, field: FieldInfo) -> str:
 
 @cache
 def _load_env_file() -> None:
-    """Put the variables of `.env` into the environment, where libraries and children see them too.
+    """Put the variables of `.env` into the environment, also for libraries and child processes.
 
     Raises:
         SettingsError: it cannot be read, or users other than its owner may change it.

@@ -1,8 +1,8 @@
 """Signals that stop work: like Ctrl-C, or when the parent process dies.
 
 The kernel kills a child whose parent dies (PR_SET_PDEATHSIG), even by SIGKILL, so that child
-processes never outlive the process that started them. Only Linux has this; elsewhere only a parent
-that stops in order stops its children.
+processes never outlive the process that started them. Only Linux has this; on other systems
+children only stop if the parent stops normally.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from types import FrameType
 def interrupt_on_signal(wanted: signal.Signals) -> Iterator[bool]:
     """Make a signal raise `KeyboardInterrupt` in this thread while the block runs.
 
-    Only in the main thread can it be so; the block learns whether it is.
+    This only works in the main thread; the block receives whether it does.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
@@ -42,14 +42,14 @@ _PR_SET_PDEATHSIG = 1
 def set_parent_death_signal(number: int = signal.SIGKILL) -> None:
     """Make the kernel send this process a signal when the thread that forked it dies.
 
-    Called in a child that has been forked already, such as a process of a pool.
+    Call it in an already forked child, such as a process of a pool.
     """
     if ON_LINUX:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def make_parent_death_preexec(number: int = signal.SIGKILL) -> Callable[[], None]:
-    """Make a `preexec_fn` that ends a child when the calling thread dies.
+    """Create a `preexec_fn` that ends a child when the calling thread dies.
 
     Start such children from a thread that lives as long as they should: the main thread.
     """

@@ -14,7 +14,7 @@ from meta_reward_core.system.settings import read_variable
 def silence_libraries() -> Iterator[None]:
     """Context without progress bars of transformers, datasets or tqdm, and without TRL telemetry.
 
-    Everything is as before afterwards, because a library that we use is not ours to configure.
+    Their previous configuration is restored afterwards.
     """
     bars = transformers_logging.is_progress_bar_enabled()
     telemetry, tqdm = hub_constants.HF_HUB_DISABLE_TELEMETRY, read_variable("TQDM_DISABLE")

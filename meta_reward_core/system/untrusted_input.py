@@ -1,17 +1,18 @@
 """Decode all untrusted JSON and YAML values, with limits.
 
-Outside is whatever another person, program or file wrote: requests, recipes, imports, scorecards,
-settings, answers of servers, files of experiments. A size limit alone does not bound the work:
-20,000 brackets are 20 kB, keep a parser busy for minutes, and end in a RecursionError somewhere
-else. So the gate
+Untrusted is everything that another user, program or file supplies: requests, recipes, imports,
+scorecards, settings, server responses, files of experiments. A size limit alone does not bound the
+work: 20,000 brackets are only 20 kB, but keep a parser busy for minutes and end in a
+RecursionError. So this module
 
-- decodes bytes as UTF-8 and refuses what no database or file can hold: NUL and half surrogates,
+- decodes bytes as UTF-8 and refuses characters that databases or files cannot store (NUL, half
+surrogates),
 - counts depth and values before anything is parsed,
-- parses in time linear in the input (libyaml for YAML, where it is there),
-- refuses numbers that no column holds: integers beyond 64 bits, infinities, NaN.
+- parses in time linear in the input (YAML with libyaml, if available),
+- refuses numbers that cannot be stored: integers beyond 64 bits, infinities, NaN.
 
-What a value means is the caller's to check, against a typed schema. Messages are predicates, such
-as "is nested deeper than 64 levels": callers put before them what they read.
+Callers check the meaning of a value against a typed schema. Messages are predicates, such as "is
+nested deeper than 64 levels": callers add the subject.
 """
 
 import json
@@ -58,13 +59,13 @@ class InputLimits:
 
 
 REQUEST_LIMITS: Final = InputLimits(max_chars=8_000_000, max_depth=32, max_nodes=200_000)
-"""For the body of a request."""
+"""For request bodies."""
 YAML_LIMITS: Final = InputLimits(max_chars=500_000, max_depth=32, max_nodes=5_000)
-"""For a recipe or settings: what a person writes by hand."""
+"""For handwritten recipes and settings."""
 FILE_LIMITS: Final = InputLimits(max_chars=2**31, max_depth=64, max_nodes=50_000_000)
 """For files whose size is limited elsewhere, or which this installation wrote."""
 ANSWER_LIMITS: Final = InputLimits(max_chars=256_000_000, max_depth=64, max_nodes=10_000_000)
-"""For what a server answered."""
+"""For responses of servers."""
 
 
 def decode_text(data: bytes) -> str:
@@ -167,7 +168,7 @@ def parse_json(
 def parse_yaml(
     content: bytes | str, limits: InputLimits = YAML_LIMITS, *, allow_aliases: bool = False
 ) -> Any:
-    """Parse one YAML document of plain values; dates stay texts.
+    """Parse one YAML document of plain values; dates remain strings.
 
     Args:
         content: the whole text, or its bytes in UTF-8.

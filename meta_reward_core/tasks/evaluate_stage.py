@@ -1,6 +1,6 @@
 """The evaluation stage, the only one that can access a task's ground truth.
 
-It runs after the training, and nothing that trains or selects reads what it writes.
+It runs after training, and nothing that trains or selects reads its output.
 """
 
 import json
@@ -32,7 +32,7 @@ from meta_reward_core.training.dataset import PAIR_KINDS
 
 
 def run_evaluate(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
-    """Measure the iteration's data and, by the task's ground truth, the new model."""
+    """Measure the iteration's data and, with the task's ground truth, the new model."""
     kinds = [kind for kind in PAIR_KINDS if context.recipe.trains_on(kind, context.number)]
     measured = measure_iteration(
         context.files, kinds=kinds, judge_reasoning=context.recipe.judge.reasoning
@@ -122,7 +122,7 @@ def _to_item_row(task: str, model: ModelRef, result: ItemResult) -> dict[str, An
 def _make_benchmark_request(
     context: IterationContext, task: str, model: ModelRef, resources: StageResources
 ) -> BenchmarkRequest:
-    """Build the request with the same seed for every model, so that changes are the model's."""
+    """Build the request, with the same seed for every model, so that only the model differs."""
     recipe = context.recipe
     return BenchmarkRequest(
         engine=resources.get_engine(model, recipe.engine),

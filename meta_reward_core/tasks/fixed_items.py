@@ -1,6 +1,6 @@
 """The evaluation items of an experiment, read once at creation and used for every model.
 
-They are kept with the experiment as `evaluation-data/<task>.json`, so that M0, M1, ... answer the
+They are stored with the experiment as `evaluation-data/<task>.json`, so that M0, M1, ... answer the
 same prompts on every machine, even if the source file changes. Data that is absent when the
 experiment starts is recorded as absent: its task is then not evaluated, which is neither a pass nor
 a failure.

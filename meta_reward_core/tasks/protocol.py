@@ -1,7 +1,7 @@
 """The task protocol: what a task supplies to an experiment, and how it evaluates models.
 
-A task may supply prompts, a base model and prompt templates, which an experiment takes when it
-begins, and evaluators, which only the stage that evaluates calls, after the training. Each part is
+A task may supply prompts, a base model and prompt templates, which are used when an experiment is
+created, and evaluators, which only the evaluation stage calls, after training. Each part is
 optional. A task may instead, or also, be a benchmark: then it measures the models of any experiment
 on data that a user supplies. `registry` describes how tasks are found.
 """
@@ -93,8 +93,8 @@ class Evaluator(Protocol):
     def measure(self, request: EvaluationRequest) -> Iterable["Measurement | ItemResult"]:
         """Measure a model; return rows of the table `evaluation`.
 
-        Results of single items, which are the same items for every model, give changes between
-        models their intervals. Their metric is `<subject>.<metric>` of a measurement.
+        Results of single items, which are the same for every model, give the intervals of changes
+        between models. Their metric is `<subject>.<metric>` of a measurement.
 
         The same request gives the same rows.
 
@@ -176,7 +176,7 @@ class Benchmark(Protocol):
     """Measures models on user-provided data with human labels or programmatic checks."""
 
     def find_obstacle(self) -> str | None:
-        """Return what prevents it from running, such as a missing package; None if nothing."""
+        """Return what prevents it from running, such as a missing package, or None."""
 
     def read_items(self, data: Path) -> Sequence[BenchmarkItem]:
         """Read the items of a file or folder.
@@ -226,7 +226,7 @@ class Task(Protocol):
     def templates(self) -> Mapping[str, str]:
         """Prompt templates for recipes: name -> text.
 
-        A name ends in `judge`, `meta_judge` or `rubric`, its role, and is none of the package's.
+        A name ends in its role (`judge`, `meta_judge` or `rubric`) and differs from built-in names.
         """
 
     @property
@@ -246,7 +246,7 @@ class StaticPrompts:
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """Number of texts."""
         return len(self.texts)
 
     def sample(self, count: int) -> Sequence[str]:

@@ -5,9 +5,9 @@ A package declares its tasks as entry points, such as
     [project.entry-points."meta_reward.tasks"]
     spelling = "my_package.spelling:TASK"
 
-where `TASK` is a `protocol.Task`. Names are known without importing anything; a task is imported
-when it is asked for. A task that the site lists or previews should import torch only inside its
-functions: the site's processes never load a model.
+where `TASK` is a `protocol.Task`. Listing names imports nothing; a task is imported when it is
+used. A task should import torch only inside functions, because the site lists tasks and never loads
+a model.
 """
 
 import logging
@@ -29,7 +29,7 @@ BUILT_IN_TASKS: Final[Mapping[str, str]] = {
     "labelled-pairs": "meta_reward_core.tasks.labelled_pairs.plugin:TASK",
     "toy": "meta_reward_core.tasks.toy.plugin:TASK",
 }
-"""Tasks of this package, by the place of their object."""
+"""Tasks of this package, with the location of their object."""
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class _Place:
 
 
 def list_task_names() -> tuple[str, ...]:
-    """List the names of all tasks: this package's, then those of others, each sorted."""
+    """List the names of all tasks: built-in ones, then those of other packages, each sorted."""
     others = sorted(_list_entries(tuple(sys.path)).keys() - BUILT_IN_TASKS.keys())
     return (*sorted(BUILT_IN_TASKS), *others)
 

@@ -1,1 +1,1 @@
-"""Training by TRL: our settings to theirs, rows counted in and out, checkpoints published once."""
+"""Training with TRL: settings, row counts, and checkpoints."""

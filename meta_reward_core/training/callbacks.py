@@ -1,4 +1,4 @@
-"""Callbacks of a running training: its log, its alarms, and checks that saved states are whole."""
+"""Training callbacks: log, alarms, and checks that saved states are complete."""
 
 import math
 import statistics
@@ -22,7 +22,7 @@ LOSSES_COMPARED = 10
 
 
 class TrainingMonitor(TrainerCallback):
-    """Passes the log on, stops a training that diverges, and seals the states."""
+    """Forwards the log, stops training that diverges, and marks states as complete."""
 
     def __init__(self, settings: TrainingSettings, on_log: OnLog | None) -> None:
         self._settings = settings
@@ -70,7 +70,7 @@ class TrainingMonitor(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002
         **_: Any,
     ) -> None:
-        """Seal a state once every process has written its part."""
+        """Mark a state as complete once every process has written its part."""
         PartialState().wait_for_everyone()  # each process writes a part of the state
         if state.is_world_process_zero:
             mark_complete(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
@@ -110,10 +110,10 @@ def find_alarm(
 
 
 def select_metrics(logs: Mapping[str, float]) -> LogRow:
-    """The metrics of one log row that equal runs share, with step and epoch; empty if none.
+    """Return the reproducible metrics of one log row, with step and epoch; empty if there are none.
 
-    Metrics are sorted by name, because a resumed training reads its earlier rows from a file that
-    has this order.
+    Metrics are sorted by name, because resumed training reads its earlier rows from a file in this
+    order.
     """
 
     def is_metric(key: str) -> bool:

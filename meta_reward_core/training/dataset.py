@@ -1,9 +1,9 @@
-"""The training rows of an iteration: its own pairs, minus those withheld by an audit, plus human.
+"""The training rows of an iteration: its pairs, except those withheld, and human pairs.
 
-Human decisions are written to the files before the training, as one more shard, `audit`. No stage
-makes it: the process that drives the iteration writes it, from a database that this package does
-not know. Without it, an iteration trains on all its pairs. It is an input of the training like any
-other, so its hashes are part of the training's key.
+Human decisions are written to the files before training, as an additional shard, `audit`. It does
+not belong to a stage: the process that runs the iteration writes it from a database that this
+package does not use. Without it, an iteration trains on all its pairs. It is an input of training,
+so its hashes are part of the key of training.
 """
 
 from array import array
@@ -55,7 +55,7 @@ class StoredTokens:
     injected_at: tuple[int, ...] = ()
 
     def spells(self, text: str, policy: ReasoningPolicy) -> bool:
-        """Return whether these tokens give `text`: the completion may have been rerun since."""
+        """Return whether these tokens match `text`; the completion may have been regenerated."""
         return text in {self.text, select_answer(self.text, policy)}
 
     def to_row(self) -> DrawnTokens:
@@ -81,7 +81,7 @@ class WithheldPairs:
 class TrainingRows:
     """Training rows: preference pairs, read from disk on each iteration, then human pairs.
 
-    A row includes the token ids of its completions where they are stored, see `PreferenceRow`.
+    A row includes the token ids of its completions if they are stored; see `PreferenceRow`.
 
     Attributes:
         pairs: names of the tables of pairs.
@@ -204,7 +204,7 @@ def _with_drawn_tokens(rows: TrainingRows, context: IterationContext) -> Trainin
 
 
 def _get_files(context: IterationContext, number: int) -> IterationFiles | None:
-    """The files of this iteration or an earlier one; None of one that is not known."""
+    """Return the files of this iteration or an earlier one; None for an unknown one."""
     known = (*context.earlier, context.files)
     return known[number - 1] if 1 <= number <= len(known) else None
 
@@ -212,9 +212,9 @@ def _get_files(context: IterationContext, number: int) -> IterationFiles | None:
 def read_stored_tokens(
     files: IterationFiles, table: str, ids: Iterable[str]
 ) -> dict[str, StoredTokens]:
-    """Read some responses or judgments by id, with their tokens; those without are left out.
+    """Read responses or judgments by id, with their tokens; those without tokens are skipped.
 
-    A part of the table is in memory at a time.
+    One part of the table is in memory at a time.
     """
     id_column = ID_COLUMNS[table]
     columns = [id_column, "text", "token_ids", "finish_reason"]

@@ -1,4 +1,4 @@
-"""Direct Preference Optimization by TRL, from M_{t-1} and against M_{t-1}."""
+"""Direct Preference Optimization with TRL; M_{t-1} is both start and reference."""
 
 from pathlib import Path
 from typing import Unpack

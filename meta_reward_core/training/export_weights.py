@@ -1,4 +1,4 @@
-"""Export a trainer's weights, sharded or not, to the one folder that is published."""
+"""Export a trainer's weights, sharded or not, to the published folder."""
 
 import hashlib
 import json
@@ -25,8 +25,8 @@ def publish_weights(
 ) -> bool:
     """Write the trained weights from the main process, in the precision of the initial weights.
 
-    All processes take part: each may hold a piece of every weight. None waits while the main one
-    writes; the process group ends before.
+    All processes participate, because each may hold a part of every weight. None waits while the
+    main process writes; the process group ends before.
 
     Args:
         keep_adapter: the adapter is published too, in a folder of its own inside.
@@ -117,7 +117,7 @@ def _merge_adapter(trained: Any, learned: Weights, start: Path) -> tuple[Any, We
 
 
 def _write_adapter(folder: Path, config: Any, learned: Weights) -> None:
-    """In peft's form, the same bytes each time and without the path of what it belongs to."""
+    """Write an adapter in peft's format, reproducibly and without the path of its base model."""
     folder.mkdir()
     values = config.to_dict() | {"base_model_name_or_path": None, "inference_mode": True}
     plain = {

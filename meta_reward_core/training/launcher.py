@@ -1,4 +1,4 @@
-"""Run a training in this process, or in several processes started by a launcher.
+"""Run training in this process, or in several processes started by a launcher.
 
 On GPUs the launcher is `accelerate launch` with one of the files in `sharding/`; on a CPU it is
 torch's own, because accelerate silently starts a single process there. Either way every process
@@ -38,11 +38,11 @@ _MAX_ERROR_CHARS: Final = 3000
 _DEATH: Final = re.compile(
     r"rank\s*:\s*(?P<rank>\d+) \(local_rank: \d+\)\s+exitcode\s*:\s*-(?P<signal>\d+)"
 )
-"""A process that a signal ended, in the summary of torch's launcher."""
+"""Pattern of a killed process in the summary of torch's launcher."""
 
 
 class TrainingRunOptions(TypedDict):
-    """Output folders and runtime options of a training.
+    """Output folders and runtime options of training.
 
     Attributes:
         checkpoint: the folder to publish; the first writer wins.
@@ -157,7 +157,7 @@ def _run_processes(
 def build_launch_command(
     job: Path, settings: TrainingSettings, *, shipped: Path, on_gpus: bool
 ) -> list[str]:
-    """The command that starts the processes.
+    """Return the command that starts the processes.
 
     Args:
         job: the folder of exchanged files.
@@ -175,7 +175,7 @@ def build_launch_command(
 
 
 def _check_devices(settings: TrainingSettings) -> None:
-    """Check that the processes can run here, before anything is prepared for them."""
+    """Check that the processes can run here, before any preparation."""
     devices = torch.cuda.device_count()
     if 0 < devices < settings.processes:
         raise TrainingError(
@@ -201,7 +201,7 @@ def _build_environment(
 
 
 def _forward_log(lines: Any, on_log: OnLog | None) -> None:
-    """Forward the complete rows; a process may be in the middle of writing one."""
+    """Forward complete rows; a process may still be writing the last one."""
     while True:
         at = lines.tell()
         line = lines.readline()
@@ -213,7 +213,7 @@ def _forward_log(lines: Any, on_log: OnLog | None) -> None:
 
 
 def _load_failure(job: Path, code: int) -> MetaRewardError:
-    """Load the error that ended the training; the errors of other processes only follow from it.
+    """Load the error that ended training; errors of other processes are consequences.
 
     A process killed by the system cannot write its error, but torch's launcher reports the kill.
     """

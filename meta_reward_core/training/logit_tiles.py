@@ -1,9 +1,9 @@
-"""Limit the memory of a step's logits, and the tokens that they are computed for.
+"""Limit the memory for logits, and the tokens for which they are computed.
 
-TRL never holds all logits: it multiplies the hidden states of some tokens with the weights of some
-of the vocabulary, one tile after another. Its tiles suit GPUs: 512 MiB in float32. On a CPU it
-makes several copies of each tile, so a small one takes less memory and stays in the caches. There
-TRL also computes the logits of prompts, which no loss needs and which are most of a judge row.
+TRL never stores all logits: it multiplies the hidden states of some tokens with a part of the
+vocabulary, tile by tile. Its tiles are sized for GPUs: 512 MiB in float32. On a CPU it makes
+several copies of each tile, so a small tile needs less memory and stays in the caches. On a CPU,
+TRL also computes the logits of prompts, which no loss uses and which are most of a judge row.
 """
 
 from typing import Final
@@ -20,7 +20,7 @@ _TRL_WORDS: Final = utils._CHUNKED_LOGPROB_CHUNK_SIZE
 
 
 def set_logit_tiles(mebibytes: int | None, *, vocabulary: int) -> None:
-    """Set how TRL computes log-probabilities in this process. It has no arguments for this.
+    """Set how TRL computes log-probabilities in this process. TRL has no arguments for this.
 
     Args:
         mebibytes: size of a tile in float32. None: 4 MiB on a CPU, TRL's own size elsewhere.
@@ -41,5 +41,5 @@ def set_logit_tiles(mebibytes: int | None, *, vocabulary: int) -> None:
 
 
 def _score_labels_only(device: torch.device) -> bool:  # noqa: ARG001 the signature of TRL
-    """TRL asks for Triton to decide whether it may leave out the tokens without a label."""
+    """TRL skips tokens without a label only if Triton is installed."""
     return True

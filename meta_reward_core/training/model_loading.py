@@ -1,4 +1,4 @@
-"""Load models for training: in float32, or frozen in lower precision below adapters."""
+"""Load models for training: in float32, or frozen in lower precision under adapters."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,7 @@ from meta_reward_core.system.untrusted_input import parse_json
 
 
 def load_trained_model(folder: Path, lora: LoraSettings | None) -> PreTrainedModel:
-    """Load the model that is trained: frozen weights below adapters may be in less than float32.
+    """Load the model to train; frozen weights under adapters may have lower precision than float32.
 
     Raises:
         TrainingError: 4-bit weights were requested, but bitsandbytes is not installed.
@@ -38,7 +38,7 @@ def load_trained_model(folder: Path, lora: LoraSettings | None) -> PreTrainedMod
 
 
 def load_float32(folder: Path) -> PreTrainedModel:
-    """The weights of a folder in float32: steps of 5e-6 vanish in bfloat16 weights."""
+    """Load the weights of a folder in float32, because steps of 5e-6 vanish in bfloat16."""
     return _load(folder, dtype=torch.float32)
 
 
@@ -57,7 +57,7 @@ def _load(folder: Path, **how: Any) -> PreTrainedModel:
 
 
 def read_stored_dtype(folder: Path) -> torch.dtype:
-    """The precision a folder's config names; float32 where it names none."""
+    """Return the precision in a folder's config; float32 if there is none."""
     config = parse_json((folder / "config.json").read_bytes(), nan_is_null=True, leave_scalars=True)
     name = config.get("dtype") or config.get("torch_dtype") or "float32"
     dtype = getattr(torch, str(name), None)

@@ -1,8 +1,8 @@
-"""Shard a model over processes, on a CPU too, and verify that it is really sharded.
+"""Shard a model over processes, also on a CPU, and verify that it is sharded.
 
-accelerate decides how a model is wrapped. Where it does not shard, it silently trains with plain
-data parallelism: each process then holds the whole model. So every process checks its own
-parameters before the first step.
+accelerate decides how a model is wrapped. If it does not shard, it silently uses plain data
+parallelism, in which each process holds the whole model. So every process checks its own parameters
+before the first step.
 """
 
 from collections.abc import Mapping
@@ -43,10 +43,10 @@ def read_fsdp_environment(file: Path) -> dict[str, str]:
 
 
 def enable_fsdp_on_cpu() -> None:
-    """Have accelerate shard models on CPU processes, as it does on devices.
+    """Make accelerate shard models on CPU processes as it does on devices.
 
-    Call it after `TrainingArguments` and before the trainer. accelerate 1.15 keeps its FSDP plugin
-    for GPUs and the like only, but its preparation of models works on gloo.
+    Call it after `TrainingArguments` and before the trainer. accelerate 1.15 enables its FSDP
+    plugin only for accelerators, but its preparation of models works with gloo.
     """
     plugin = FullyShardedDataParallelPlugin()  # as set by the variables of `read_fsdp_environment`
     accelerator = Accelerator(cpu=True, fsdp_plugin=plugin)
@@ -60,7 +60,7 @@ def enable_fsdp_on_cpu() -> None:
 
 
 class ShardingCheck(TrainerCallback):
-    """Refuses to train where a process holds more of the model than its share.
+    """Refuses to train if a process holds more of the model than its share.
 
     It needs the trainer itself: the other arguments of a callback lack the wrapped model.
     """
@@ -76,7 +76,7 @@ class ShardingCheck(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002
         **_: Any,
     ) -> None:
-        """Look at the model that accelerate prepared."""
+        """Check the model that accelerate prepared."""
         check_sharding(
             self._trainer.model_wrapped,
             self._trainer.optimizer,
@@ -110,7 +110,7 @@ def check_sharding(model: Any, optimizer: Any, *, sharding: Sharding, processes:
 
 
 def _list_whole_parameters(model: torch.nn.Module, processes: int) -> list[str]:
-    """Parameters of which FSDP 2 left this process more than one piece in `processes`."""
+    """List parameters of which this process holds more than one of `processes` FSDP 2 parts."""
     return [
         name
         for name, parameter in model.named_parameters()
@@ -130,15 +130,15 @@ def _count_local(parameter: Any) -> int:
 
 
 def _count_share(parameter: Any, processes: int) -> int:
-    """The largest piece of a parameter that is divided by rows, as evenly as may be."""
+    """Return the size of the largest part of a parameter that is split evenly by rows."""
     rows = max(1, parameter.shape[0])
     return int(-(-rows // processes) * (parameter.numel() // rows))
 
 
 def _list_parameters_of_zero(engine: Any, stage: int, processes: int) -> list[str]:
-    """What DeepSpeed has not divided: all of it where its stage is another.
+    """List parameters that DeepSpeed has not sharded: all of them if its stage differs.
 
-    Stage 3 divides the parameters; for stage 2, DeepSpeed's own report is trusted.
+    Stage 3 shards the parameters; for stage 2, DeepSpeed's own report is trusted.
     """
     named = list(engine.named_parameters())
     get_stage = getattr(engine, "zero_optimization_stage", None)

@@ -23,7 +23,7 @@ _BATCH_ROWS: Final = 256
 
 
 class RefusedRow(NamedTuple):
-    """A row that is not trained on, and why."""
+    """A row that is not trained on, with the reason."""
 
     prompt_id: str
     kind: str
@@ -32,7 +32,7 @@ class RefusedRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrainerColumns:
-    """What TRL's trainer reads of a row: its columns, and the values of a row in them."""
+    """Input of TRL's trainer: columns, and the values of a row."""
 
     schema: pyarrow.Schema
     columns: Callable[[EncodedRow], dict[str, Any]]
@@ -40,7 +40,7 @@ class TrainerColumns:
 
 @dataclass(frozen=True, slots=True)
 class RowSplit:
-    """How many rows there are of each sort. Rows in = trained + held out + refused."""
+    """Number of rows of each kind. Rows in = trained + held out + refused."""
 
     trained: int
     held_out: int
@@ -61,8 +61,8 @@ def split_rows(
     """Refuse unusable rows, and hold out prompts for validation.
 
     The remaining rows are written to the files `TRAIN_FILE` and `VALIDATION_FILE` of a folder, in
-    batches. Rows that this job has already sorted, in another process or before it was killed, are
-    not sorted again.
+    batches. Rows that this job has already split, in another process or before a kill, are not
+    split again.
 
     Args:
         folder: a folder of this job only; another job's files were removed from it.
@@ -115,7 +115,7 @@ def load_split(folder: Path) -> RowSplit:
 
 
 def _read_existing_split(folder: Path) -> RowSplit | None:
-    """What an earlier call wrote, if all of it is there."""
+    """Return the result of an earlier call if it is complete."""
     try:
         values = json.loads((folder / _COUNTS_FILE).read_text(encoding="utf-8"))
         counts = [read_metadata(folder / name).num_rows for name in (TRAIN_FILE, VALIDATION_FILE)]
@@ -128,7 +128,7 @@ def _read_existing_split(folder: Path) -> RowSplit | None:
 
 
 class _RowWriter:
-    """A Parquet file of rows as TRL reads them, with some of them in memory at a time."""
+    """Writes rows for TRL to a Parquet file, a few of them in memory at a time."""
 
     def __init__(self, path: Path, form: TrainerColumns) -> None:
         self.count = 0
@@ -156,7 +156,7 @@ class _RowWriter:
 
 
 def _list_sources(encoded: EncodedRow) -> list[str]:
-    """The fields of `TokenSources` that count a row."""
+    """Return the fields of `TokenSources` that count a row."""
     facts = {
         "drawn": encoded.is_drawn,
         "not_canonical": not encoded.is_canonical,
@@ -172,7 +172,7 @@ def is_held_out(prompt_id: str, *, share: float) -> bool:
 
 
 def hash_rows(rows: RowIterable[TrainingRow]) -> str:
-    """A digest of the rows in their order; two trainings on equal rows share it."""
+    """Hash the ordered rows; training on equal rows has the same hash."""
     total = hashlib.sha256()
     for row in rows:
         total.update(repr(sorted(row.items())).encode() + b"\n")
@@ -187,7 +187,7 @@ def _check_enough(
     *,
     longest: int,
 ) -> None:
-    """Stop before a model is loaded where too few rows are left, and say what to change.
+    """Stop before a model is loaded if too few rows remain, with advice.
 
     Args:
         longest: tokens of the longest row that `max_length` does not hold; 0 if there is none.

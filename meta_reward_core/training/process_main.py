@@ -1,4 +1,4 @@
-"""One process of a training that runs in several; a launcher starts it, see `launching`.
+"""One process of multi-process training; a launcher starts it, see `launcher`.
 
 python -m meta_reward_core.training.process_main JOB
 """

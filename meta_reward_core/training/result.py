@@ -1,4 +1,4 @@
-"""Output of a training: the rows of its log while it runs, and its outcome."""
+"""Output of training: log rows while it runs, and its outcome."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,7 +14,7 @@ OnLog = Callable[[LogRow], None]
 
 @dataclass(frozen=True, slots=True)
 class TrainingOutcome:
-    """The outcome of a training. Rows in = rows_trained + rows_held_out + len(refused).
+    """Outcome of training. Rows in = rows_trained + rows_held_out + len(refused).
 
     Attributes:
         log: TRL's metrics by step, without clock or memory: equal runs have equal logs.
@@ -35,12 +35,12 @@ class TrainingOutcome:
     tokens: TokenSources = field(default_factory=TokenSources)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as values of JSON."""
+        """Convert it to JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "TrainingOutcome":
-        """What `to_json` made, after a way through a file."""
+        """Parse the output of `to_json`."""
         refused = [RefusedRow(*row) for row in values["refused"]]
         tokens = TokenSources(**values["tokens"])
         return cls(**{**values, "refused": refused, "tokens": tokens})

@@ -1,4 +1,4 @@
-"""Files of a training: the private states it resumes from, and the one folder it publishes.
+"""Files of training: private states to resume from, and the published folder.
 
 A trainer's own state contains pickles and local paths, so it stays in a scratch folder that only
 the job that wrote it reads. The published folder contains config, tokenizer, chat template and
@@ -25,7 +25,7 @@ PATH_KEYS = ("_name_or_path", "name_or_path")
 
 
 def open_scratch(scratch: Path, job: Mapping[str, object]) -> None:
-    """Create the private folder of a job; files that another job left in it are deleted."""
+    """Create the private folder of a job; files of other jobs in it are deleted."""
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     scratch.chmod(0o700)
     note, wanted = scratch / JOB_FILE, json.dumps(job, sort_keys=True, indent=1)
@@ -63,7 +63,7 @@ def publish_model(
     write_more: Callable[[Path], None] | None = None,
     verify: Callable[[Path], None] | None = None,
 ) -> bool:
-    """Make `checkpoint` appear as a whole, or leave the one that is already there.
+    """Create `checkpoint` atomically, unless it already exists.
 
     Args:
         write_weights: writes safetensors into the given folder, and may write more.
@@ -118,7 +118,7 @@ def _keep_weights_only(folder: Path) -> None:
 
 
 def _copy_inherited_files(start: Path, folder: Path) -> None:
-    """Copy the starting model's small files, without the paths that are noted in them."""
+    """Copy the starting model's small files, without the local paths in them."""
     for name in INHERITED_FILES:
         source = start / name
         if not source.is_file():
@@ -139,7 +139,7 @@ def _remove_paths(content: bytes) -> bytes:
 
 
 def _rename_if_absent(partial: Path, checkpoint: Path) -> bool:
-    """Rename a folder; a folder that holds files is never replaced by it."""
+    """Rename a folder; an existing folder with files is never replaced."""
     try:
         partial.rename(checkpoint)
     except OSError:

@@ -1,4 +1,4 @@
-"""Encode rows as token ids: the exact sampled tokens, where they are known.
+"""Encode rows as token ids: exactly the sampled tokens, if they are known.
 
 Tokenizing a sampled text may give other tokens than the sampled ones, and a chat template may
 rewrite an assistant's turn. So a row whose completions have stored token ids trains on the
@@ -28,7 +28,7 @@ from meta_reward_core.training.row_types import DrawnTokens, RowIterable, Traini
 
 BATCH_ROWS: Final = 256
 SIDES: Final = ("chosen", "rejected", "completion")
-"""The completions that a row may hold, in the order of `EncodedRow.reply_ids`."""
+"""Completions of a row, in the order of `EncodedRow.reply_ids`."""
 
 
 TOO_LONG: Final = "longer_than_max_length"
@@ -109,7 +109,7 @@ class _Planned:
 
 
 class RowEncoder:
-    """Makes token ids of rows for one model."""
+    """Encodes rows as token ids for one model."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class RowEncoder:
         end_ids: Sequence[int],
         chat_date: str | None = None,
     ) -> None:
-        """Look the control tokens of `tokenizer` up once.
+        """Look up the control tokens of `tokenizer` once.
 
         Args:
             end_ids: tokens that end a completion.
@@ -134,13 +134,13 @@ class RowEncoder:
     def build_for_model(
         cls, tokenizer: PreTrainedTokenizerBase, folder: Path, *, chat_date: str | None = None
     ) -> "RowEncoder":
-        """Make the encoder for the model in a folder."""
+        """Create the encoder for the model in a folder."""
         eos = tokenizer.eos_token_id
         end_ids = find_end_token_ids(folder, tokenizer_eos=eos if isinstance(eos, int) else None)
         return cls(tokenizer, end_ids=end_ids, chat_date=chat_date)
 
     def encode(self, rows: RowIterable[TrainingRow]) -> Iterator[EncodedRow]:
-        """Yield each row with its token ids, some rows tokenised in one call."""
+        """Yield each row with its token ids; several rows are tokenised per call."""
         source = iter(rows)
         while some := list(islice(source, BATCH_ROWS)):
             planned = [self._plan(row) for row in some]
@@ -225,9 +225,9 @@ class RowEncoder:
     def _select_ids(
         self, drawn: DrawnTokens, text: str, policy: ReasoningPolicy
     ) -> list[int] | None:
-        """Return the sampled ids, or the answer's under a policy; None if they are not usable.
+        """Return the sampled ids, or under a policy those of the answer; None if they are unusable.
 
-        A server may omit the end token from its list: then the model would not learn where to end.
+        If a server omits the end token from its list, the model would not learn to stop.
         """
         ids = drawn["token_ids"]
         if drawn["finish_reason"] == "stop" and not (ids and ids[-1] in self._end_ids):
@@ -235,9 +235,9 @@ class RowEncoder:
         return ids if policy == "keep" else self._find_answer_ids(ids, text)
 
     def _find_answer_ids(self, ids: list[int], answer: str) -> list[int] | None:
-        """The last ids that spell the answer; None where no token begins with it.
+        """Return the last ids whose text is the answer; None if no token starts with it.
 
-        The text of the last ids grows with their number, so their number is found by halving.
+        The text grows with the number of ids, so the number is found by bisection.
         """
         if self._tokenizer.decode(ids, skip_special_tokens=True) == answer:
             return ids
@@ -264,13 +264,13 @@ class RowEncoder:
         return ChatOptions(self._chat_date, allow_reasoning=get_policy(row) != "forbid")
 
     def _get_answer_end(self, options: ChatOptions) -> str:
-        """What the template writes after each completion."""
+        """Return the text that the template writes after each completion."""
         if options not in self._answer_ends:
             self._answer_ends[options] = render_answer_end(self._tokenizer, options)
         return self._answer_ends[options]
 
     def _render_context(self, row: TrainingRow) -> str:
-        """What precedes a completion: as the engine was given it, or before an answer alone."""
+        """Return a completion's context: the engine's prompt, or that of an answer alone."""
         options = self._get_options(row)
         if get_policy(row) == "strip":
             return render_answer_context(self._tokenizer, row["prompt"], options=options)
@@ -289,18 +289,18 @@ class RowEncoder:
 
 
 def get_policy(row: TrainingRow) -> ReasoningPolicy:
-    """The reasoning policy of a row."""
+    """Return the reasoning policy of a row."""
     return row.get("reasoning", "keep")
 
 
 def list_replies(row: TrainingRow) -> list[list[Message]]:
-    """The completions that a row holds, in the order of `SIDES`."""
+    """Return the completions of a row, in the order of `SIDES`."""
     values: Mapping[str, Any] = row
     return [values[side] for side in SIDES if side in values]
 
 
 def list_drawn(row: TrainingRow) -> list[DrawnTokens | None]:
-    """List the sampled tokens of each completion of a row, None where they are not known."""
+    """List the sampled tokens of each completion of a row; None if unknown."""
     values: Mapping[str, Any] = row
     return [values.get(f"{side}_drawn") for side in SIDES if side in values]
 

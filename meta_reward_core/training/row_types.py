@@ -1,4 +1,7 @@
-"""Types of training rows. This module does not load torch, so that row files can be read fast."""
+"""Types of training rows.
+
+This module does not load torch, so that row files can be read quickly.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +26,7 @@ class DrawnTokens(TypedDict):
 
 
 class PreferenceRow(TypedDict):
-    """A pair in TRL's conversational form; `kind` and `prompt_id` name it, the rest rides along.
+    """A pair in TRL's conversational format with `kind` and `prompt_id`, plus further columns.
 
     Attributes:
         chosen_drawn: tokens of the chosen completion; without both, the rendered texts are
@@ -47,7 +50,7 @@ class PreferenceRow(TypedDict):
 
 
 class SftRow(TypedDict):
-    """A prompt and the completion to be learned, in TRL's conversational form.
+    """A prompt and the completion to learn, in TRL's conversational format.
 
     Attributes:
         completion_drawn: tokens of the completion, where an engine drew it.
@@ -64,7 +67,7 @@ class SftRow(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class TokenSources:
-    """Where the token ids of the rows that were not refused come from.
+    """Sources of the token ids of accepted rows.
 
     Attributes:
         drawn: rows that train on the tokens that an engine drew; the others are rendered.

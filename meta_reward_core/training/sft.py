@@ -43,7 +43,7 @@ def train_sft(
 ) -> TrainingOutcome:
     """Train on completions and publish the result as a checkpoint; prompts carry no loss.
 
-    See `train_dpo` for the arguments; `start` may also be a model yet to be made.
+    See `train_dpo` for the arguments; `start` may also describe a new model.
 
     Raises:
         TrainingError: see `train`.

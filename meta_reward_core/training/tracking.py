@@ -1,7 +1,7 @@
-"""Where a training is followed from outside while it runs: TensorBoard, Weights & Biases, MLflow.
+"""Experiment trackers for running training: TensorBoard, Weights & Biases, MLflow.
 
-Which of them is a setting of the installation. Addresses and keys are the variables that these
-tools read by themselves; without them, everything stays in a local folder.
+A setting of the installation selects them. They read their own variables for addresses and keys;
+without these, everything is stored in a local folder.
 """
 
 import os
@@ -15,7 +15,7 @@ from meta_reward_core.system.settings import read_settings
 
 @contextmanager
 def use_trackers(run_name: str) -> Iterator[list[str]]:
-    """Inside: the trackers that are switched on write below one folder, unless told otherwise.
+    """Context in which the selected trackers write below one folder by default.
 
     Raises:
         TrainingError: one is not installed.

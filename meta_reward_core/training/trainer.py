@@ -1,6 +1,6 @@
-"""Common code of DPO and supervised fine-tuning: from rows and a folder to a published folder.
+"""Common code of DPO and supervised fine-tuning.
 
-TRL trains; this module hands it measured rows, watches its log, lets it resume, and publishes.
+TRL trains; this module supplies measured rows, monitors the log, resumes, and publishes the result.
 It does not depend on the loss.
 """
 
@@ -84,7 +84,7 @@ def run_training(
     chat_date: str | None = None,
     run_name: str | None = None,
 ) -> TrainingOutcome:
-    """Train in this process, resuming where the same job was killed, and publish the checkpoint.
+    """Train in this process, resuming an interrupted job, and publish the checkpoint.
 
     See `launcher.train` for the arguments.
 
@@ -127,7 +127,7 @@ def prepare_job(
 ) -> None:
     """Open the scratch folder, and encode, measure and split the rows in it.
 
-    Before the processes of a training start, so that none of them waits for another's work.
+    This runs before the processes start, so that none of them waits for another one.
     """
     with (
         translate_library_errors(TrainingError, folder=start),
@@ -161,7 +161,7 @@ def train_prepared_job(
     on_log: OnLog | None,
     run_name: str | None,
 ) -> TrainingOutcome:
-    """Train on the rows in the scratch folder; each process of a training calls this.
+    """Train on the rows in the scratch folder; called by each process.
 
     Raises:
         TrainingError: see `run_training`.
@@ -214,7 +214,7 @@ def train_prepared_job(
 
 @contextmanager
 def _silence_datasets() -> Iterator[None]:
-    """Inside: no progress bar of datasets, which mostly show a file of a few rows."""
+    """Context without progress bars of datasets."""
     were_off = are_progress_bars_disabled()
     disable_progress_bars()
     try:
@@ -225,7 +225,7 @@ def _silence_datasets() -> Iterator[None]:
 
 
 def _check_world_size(asked: int) -> None:
-    """`accelerate launch --num_processes 2` has been seen to start one process, silently."""
+    """Check the number of processes, because `accelerate launch` can silently start one."""
     on_cpu = not torch.cuda.is_available()
     running = PartialState(cpu=on_cpu, timeout=MAX_WAIT).num_processes
     if running != asked:
@@ -240,7 +240,7 @@ def _check_validation(rows: RowSplit, rule: CheckpointRule) -> None:
 
 
 def _check_rows_kept(trainer: Trainer, rows: RowSplit) -> None:
-    """TRL drops rows without an error in some settings: never in ours."""
+    """Check that TRL kept all rows, because it silently drops rows in some settings."""
     datasets: tuple[Any, Any] = trainer.train_dataset, trainer.eval_dataset
     kept = [0 if dataset is None else len(dataset) for dataset in datasets]
     if kept != [rows.trained, rows.held_out]:
@@ -257,7 +257,7 @@ def _describe_job(
     settings: TrainingSettings,
     seed: int,
 ) -> dict[str, object]:
-    """List everything that the weights depend on; a saved state that differs in it is not used."""
+    """List everything that the weights depend on; saved states with other values are not used."""
     return {
         "objective": objective.name,
         "weighing": WEIGHING,
@@ -270,7 +270,7 @@ def _describe_job(
 
 
 def _load_dataset(file: Path) -> Dataset:
-    """Load rows as a dataset on disk, shared by all processes of a training."""
+    """Load rows as a dataset on disk that all processes share."""
     return Dataset.from_parquet(str(file), cache_dir=str(file.parent / "datasets"))
 
 
@@ -314,7 +314,7 @@ def _build_arguments(
 
 
 def _build_selection_arguments(rule: CheckpointRule) -> dict[str, Any]:
-    """How transformers finds the weights that the rule keeps; among equals the earliest."""
+    """Return transformers' settings for the selection rule; of equal epochs the first counts."""
     if rule == "last":
         return {}
     return {
@@ -325,7 +325,7 @@ def _build_selection_arguments(rule: CheckpointRule) -> dict[str, Any]:
 
 
 def _build_peft_config(lora: LoraSettings | None) -> Any:
-    """The adapters as peft wants them; peft is loaded where they are used alone."""
+    """Convert the adapters to peft's configuration; peft is only imported here."""
     if lora is None:
         return None
     from peft import LoraConfig

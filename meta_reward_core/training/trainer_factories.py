@@ -1,4 +1,4 @@
-"""The two losses that a training may have, as TRL's trainers. Nothing here knows of processes."""
+"""TRL trainers for the two losses, DPO and SFT. Independent of processes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from meta_reward_core.training.weighting import (
 
 @dataclass(frozen=True, slots=True)
 class TrainerInputs:
-    """What a trainer of TRL is made from."""
+    """Inputs of a TRL trainer."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -35,7 +35,7 @@ class TrainerInputs:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What is minimised.
+    """The loss to minimise.
 
     Attributes:
         settings: the class that its settings have.
@@ -117,7 +117,7 @@ def _to_pair_columns(encoded: EncodedRow) -> dict[str, Any]:
 
 
 def _to_labeled_columns(encoded: EncodedRow) -> dict[str, Any]:
-    """Token ids and labels; those of a prompt and of given tokens are passed over by a loss."""
+    """Token ids and labels; the loss ignores tokens of the prompt and given tokens."""
     prompt, [reply] = encoded.prompt_ids, encoded.reply_ids
     given = set(encoded.get_injected(0))
     labels = [IGNORED if place in given else token for place, token in enumerate(reply)]

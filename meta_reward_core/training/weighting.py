@@ -17,7 +17,8 @@ from trl import DPOTrainer, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 WEIGHING: Final = "whole step"
-"""Part of what a training's state is found by: a state of another weighing is not resumed."""
+"""Part of the identity of training states, so that states with another weighting are not resumed.
+"""
 
 DPO_PART: Final = "loss/dpo"
 SFT_PART: Final = "loss/sft"
@@ -30,21 +31,21 @@ _MORE_COLUMNS: Final = ("chosen_injected", "rejected_injected", "length")
 
 _ROWS, _TARGETS, _TOKENS = range(3)
 _WEIGHED_BY: Final = {"mean_token_accuracy": _TARGETS, "entropy": _TOKENS}
-"""What TRL's metrics of a micro batch are means over; those not named here, over rows."""
+"""Unit over which TRL averages each metric of a micro batch; metrics not listed are over rows."""
 
 Counts = tuple[int, int, int]
-"""Rows; tokens that a likelihood is taken of; tokens of all completions."""
+"""Counts: rows, tokens with a likelihood, tokens of all completions."""
 
 
 class _WeighedMetrics:
-    """Keeps what TRL's metrics are means over, and logs them as means over all of it."""
+    """Counts the units of TRL's metrics, and logs means over all of them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._rounds: dict[str, list[Counts]] = defaultdict(list)
 
     def log(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log TRL's metrics, each weighed by the rows or tokens that it is a mean over."""
+        """Log TRL's metrics, each weighted by its number of rows or tokens."""
         metrics, rounds = self._metrics[self._mode], self._rounds[self._mode]
         for name, values in metrics.items():
             if len(values) > 1:
@@ -55,7 +56,7 @@ class _WeighedMetrics:
         trl.log(logs, start_time)
 
     def _set_signature_columns_if_needed(self: Any) -> None:
-        """Keep the columns that `PairCollator` and grouping by length read beside TRL's."""
+        """Keep the columns that `PairCollator` and grouping by length need in addition to TRL's."""
         trl: Any = super()
         trl._set_signature_columns_if_needed()
         known = self._signature_columns
@@ -64,7 +65,7 @@ class _WeighedMetrics:
 
     @property
     def _mode(self: Any) -> str:
-        """As TRL names it."""
+        """TRL's name of this method."""
         return "train" if self.model.training else "eval"
 
     def _sum_over_processes(self: Any, counts: Sequence[int]) -> Counts:
@@ -76,7 +77,7 @@ class _WeighedMetrics:
 
 
 class PairCollator(DataCollatorForPreference):
-    """TRL's collator of token ids, with the tokens that the model was given out of every loss."""
+    """TRL's collator of token ids; given tokens are excluded from every loss."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate pairs: chosen rows above rejected ones."""
@@ -91,7 +92,7 @@ class PairCollator(DataCollatorForPreference):
 
 
 class WeighedDpoTrainer(_WeighedMetrics, DPOTrainer):
-    """Direct Preference Optimization whose step depends on its rows alone.
+    """Direct Preference Optimization in which a step depends only on its rows.
 
     The loss of a step is the mean over its pairs of TRL's `sigmoid` loss and, with an SFT weight,
     that weight times the mean over the tokens of all its chosen texts of TRL's `sft` loss. Both
@@ -108,9 +109,9 @@ class WeighedDpoTrainer(_WeighedMetrics, DPOTrainer):
         self._sft_parts: list[float] = []
 
     def _precompute_ref_logps(self: Any, dataset: Any, name: str, batch_size: int) -> Any:
-        """Take the reference's log-probabilities without the tokens that the model was given.
+        """Compute the reference's log-probabilities without given tokens.
 
-        TRL has made its collator by now, and has set the padding of tokenizer and model for it.
+        At this point TRL has created its collator and set the padding of tokenizer and model.
         """
         made = self.data_collator
         if not isinstance(made, PairCollator):
@@ -126,17 +127,17 @@ class WeighedDpoTrainer(_WeighedMetrics, DPOTrainer):
         return trl._precompute_ref_logps(dataset, name, batch_size)
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-        """Take rows as token ids, which TRL's collator reads.
+        """Return rows as token ids, which TRL's collator reads.
 
-        TRL renders and tokenises the texts of a row here. Ours are the drawn tokens wherever they
-        are known, and measured before (`row_encoding`); it has no setting for that in DPO.
+        TRL renders and tokenises the texts of a row here. Our rows are already encoded and measured
+        (`row_encoding`), for which TRL has no setting in DPO.
         """
         return dataset
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
-        """Take the micro batches of a step, and count what all processes took for it."""
+        """Return the micro batches of a step, and count the units of all processes."""
         samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         counts = zip((0, 0, 0), *map(_count_pairs, samples), strict=True)
         self._in_step = self._sum_over_processes(list(map(sum, counts)))
@@ -150,7 +151,7 @@ class WeighedDpoTrainer(_WeighedMetrics, DPOTrainer):
         return_outputs: bool = False,  # noqa: FBT001, FBT002 transformers' signature
         num_items_in_batch: Any = None,
     ) -> Any:
-        """TRL's loss of a micro batch, each part weighed for its share of the whole."""
+        """Compute TRL's loss of a micro batch, each part weighted by its share of the step."""
         counts, mode = _count_pairs(inputs), self._mode
         rows, targets = (
             self._step_weights(counts) if mode == "train" else self._get_eval_weights(counts)
@@ -164,7 +165,7 @@ class WeighedDpoTrainer(_WeighedMetrics, DPOTrainer):
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log both parts of a loss that has two; they add up to it."""
+        """Log both parts of a two-part loss; they sum to the loss."""
         if "loss" in logs:
             if self._sft_weight:
                 logs[SFT_PART] = sum(self._sft_parts) / len(self._sft_parts)
@@ -173,13 +174,13 @@ class WeighedDpoTrainer(_WeighedMetrics, DPOTrainer):
         super().log(logs, start_time)
 
     def _step_weights(self, counts: Counts) -> tuple[float, float]:
-        """Weights of a micro batch, given that the mean over all of them is taken."""
+        """Compute the weights of a micro batch, of which transformers averages the losses."""
         batches = self.current_gradient_accumulation_steps * self.accelerator.num_processes
         rows, targets = (counts[of] * batches / self._in_step[of] for of in (_ROWS, _TARGETS))
         return rows, targets
 
     def _get_eval_weights(self, counts: Counts) -> tuple[float, float]:
-        """Weights of an evaluation batch, given that a mean weighed by rows is taken."""
+        """Compute the weights of an evaluation batch, whose losses are averaged by rows."""
         if not self._sft_weight:
             return 1.0, 1.0
         return 1.0, counts[_TARGETS] / (counts[_ROWS] * self._targets_of_a_row)
@@ -191,7 +192,7 @@ class WeighedDpoTrainer(_WeighedMetrics, DPOTrainer):
         return (sum(map(len, rows["chosen_ids"])) - given) / len(rows)
 
     def _note_step(self) -> None:
-        """Keep the SFT part of what TRL has just measured, and drop an accuracy of rounding."""
+        """Store the SFT part of TRL's metrics, and drop an accuracy that is only rounding."""
         metrics = self._metrics["train"]
         log_likelihood = metrics["logps/chosen"][-1] * self._rounds["train"][-1][_ROWS]
         self._sft_parts[-1] -= self._sft_weight * log_likelihood / self._in_step[_TARGETS]
@@ -199,7 +200,7 @@ class WeighedDpoTrainer(_WeighedMetrics, DPOTrainer):
             del metrics[ACCURACY]
 
     def _is_policy_reference(self) -> bool:
-        """Return whether no step has changed a weight yet: rewards are 0 except for rounding.
+        """Return whether the weights are unchanged, so that rewards are 0 except for rounding.
 
         The first step of a warm-up has a learning rate of 0.
         """
@@ -212,7 +213,7 @@ class WeighedDpoTrainer(_WeighedMetrics, DPOTrainer):
 class WeighedSftTrainer(_WeighedMetrics, SFTTrainer):
     """Supervised fine-tuning whose validation loss is a mean over all tokens.
 
-    TRL takes the loss of an optimizer step over all its tokens already.
+    TRL already computes the loss of an optimizer step over all its tokens.
     """
 
     def compute_loss(
@@ -222,7 +223,7 @@ class WeighedSftTrainer(_WeighedMetrics, SFTTrainer):
         return_outputs: bool = False,  # noqa: FBT001, FBT002 transformers' signature
         num_items_in_batch: Any = None,
     ) -> Any:
-        """TRL's loss of a micro batch; of an evaluation batch, weighed by its tokens."""
+        """Compute TRL's loss of a micro batch; an evaluation batch is weighted by its tokens."""
         counts, mode = _count_labels(inputs), self._mode
         trl: Any = super()
         loss = trl.compute_loss(model, inputs, return_outputs, num_items_in_batch)

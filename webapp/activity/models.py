@@ -114,7 +114,7 @@ ITEM_ACTIONS: Final = (
     *(Action.ANSWERED, Action.LATE, Action.UNDONE, Action.SKIPPED, Action.REVEALED),
     *(Action.IMPORTED, Action.ADJUDICATED, Action.ADJUDICATION_UNDONE, Action.PASSED_ON),
 )
-"""What happens to the items of a batch; hidden from auditors."""
+"""Actions on the items of a batch; hidden from auditors."""
 
 SECURITY_ACTIONS: Final = (
     *(Action.SIGNED_IN, Action.SIGNED_OUT, Action.FAILED, Action.REFUSED, Action.PASSWORD),

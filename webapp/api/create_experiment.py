@@ -89,7 +89,7 @@ def submit_model_check(given: ModelCheckIn, *, by: User | None) -> tuple[Job, li
 def translate_values(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
     """Translate values to current keys; deprecated keys are added to `warnings`.
 
-    Yes and no switch the adapters on and off, as in the form.
+    Yes and no turn the adapters on and off, as in the form.
 
     Raises:
         InputError: a key is given under two names.

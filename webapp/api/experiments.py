@@ -138,7 +138,7 @@ def change_experiment_details(request: HttpRequest, name: str, given: DetailsIn)
 @router.post("/{name}/archive", response={200: ExperimentOut, **PROBLEMS})
 @require_run
 def archive(request: HttpRequest, name: str) -> ExperimentOut:
-    """Archive an experiment: lists leave it out, everything is kept."""
+    """Archive an experiment: it is hidden from lists, and everything is kept."""
     row = get_controllable_experiment(request.user, name)
     try:
         archive_experiment(row, by=get_user(request))
@@ -161,7 +161,7 @@ def restore(request: HttpRequest, name: str) -> ExperimentOut:
 @router.get("/{name}/disk", response={200: DiskUseOut, **PROBLEMS})
 @require_view
 def get_disk_use(request: HttpRequest, name: str) -> DiskUseOut:
-    """Get the disk use of an experiment, which deleting it frees."""
+    """Get the disk space that deleting an experiment would free."""
     plan = plan_deletion(get_viewable_experiment(request.user, name))
     return DiskUseOut(
         bytes=plan.disk.total if plan.disk else None,
@@ -176,7 +176,7 @@ def get_disk_use(request: HttpRequest, name: str) -> DiskUseOut:
 @router.delete("/{name}", response={202: JobOut, **PROBLEMS})
 @require_run
 def delete_experiment(request: HttpRequest, name: str) -> Status[JobOut]:
-    """Delete an experiment with all its files, for good. The job later gives the result."""
+    """Permanently delete an experiment with all its files. The job later gives the result."""
     row = get_transferable_experiment(request.user, name)
     if obstacles := plan_deletion(row).obstacles:
         raise ConflictError(" ".join(obstacles))
@@ -218,7 +218,7 @@ def list_settings_changes(request: HttpRequest, name: str) -> list[SettingsChang
 def change_settings(
     request: HttpRequest, name: str, given: SettingsIn
 ) -> Status[SettingsPlanOut] | Status[JobOut]:
-    """Change settings of an experiment until results depend on them.
+    """Change settings of an experiment; `apply` controls results that depend on them.
 
     With `dry_run` the response describes the effect. The returned job later contains the result.
     """

@@ -42,7 +42,7 @@ router = Router(tags=["models"])
 def start_conversation(request: HttpRequest, name: str, given: ConversationIn) -> Status[JobOut]:
     """Send a prompt to two models and judge both responses.
 
-    The returned job holds answers and judgments in its outcome once it is completed.
+    Once the returned job is completed, its outcome contains the responses and judgments.
     """
     row = get_viewable_experiment(request.user, name)
     made = list_made_models(row)

@@ -12,7 +12,7 @@ _MAX_LIMIT = 200
 
 
 class RowPagination(LimitOffsetPagination):
-    """Pages of rows, each of which is written as a schema object.
+    """Pages of rows; each row becomes a schema object.
 
     Args:
         items: name of the list in the response.

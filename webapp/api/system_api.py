@@ -120,8 +120,8 @@ def get_order(request: HttpRequest, number: int) -> JobOut:
 def check_model(request: HttpRequest, given: ModelCheckIn) -> Status[JobOut]:
     """Check whether a model can be used for a recipe, before an experiment is created.
 
-    The job that is returned holds the report in its outcome once it is done: a level of green,
-    amber or red, and every single check with its level, message, remedy and file.
+    Once the returned job is completed, its outcome contains the report: a level (green, amber or
+    red), and every check with its level, message, remedy and file.
     """
     job, warnings = submit_model_check(given, by=get_user(request))
     return Status(202, JobOut.from_row(job, warnings=warnings))

@@ -76,7 +76,7 @@ def manage_tokens(request: HttpRequest) -> HttpResponse:
 
 
 def _use_once(request: HttpRequest) -> bool:
-    """Whether a form is sent for the first time: reloading the answer sends it again."""
+    """Whether a form is submitted for the first time; reloading the response submits it again."""
     number = request.POST.get("once", "")[:_ONCE_CHARS]
     sent: list[str] = request.session.get(_SENT, [])
     if not number:

@@ -1,7 +1,7 @@
 """Formats of imported answers: our export, MLflow, Label Studio and Argilla.
 
-Files come from other people and other tools, so every value is checked against a schema. A text in
-place of an answer is the reason why it is left out.
+Files come from other users and tools, so every value is checked against a schema. A string instead
+of an answer is the reason why it is skipped.
 """
 
 from collections.abc import Callable, Mapping
@@ -254,7 +254,7 @@ def _convert_assessment(found: _Assessment) -> Columns:
 
 
 def parse_answer_row(said: Columns | str) -> AnswerRow | str:
-    """Validate an answer; a text is the reason why it is not imported."""
+    """Validate an answer; a string is the reason why it is not imported."""
     if isinstance(said, str):
         return said
     try:
@@ -286,7 +286,7 @@ def _convert_annotation(found: Any) -> Columns | str:
 
 
 def _iter_each(read: Callable[[Any], T | str], found: Any) -> list[T | str]:
-    """Yield the parts of a list; a text instead of a list is the reason why there are none."""
+    """Yield the parts of a list; a string instead of a list is the reason why there are none."""
     if not isinstance(found, list | None):
         return ["has answers that are not a list"]
     return list(map(read, found or ()))

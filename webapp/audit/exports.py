@@ -202,7 +202,7 @@ FORMATS: Final[Mapping[str, tuple[str, str, Callable[[Batch], bytes]]]] = {
     "eft": ("eft.jsonl", "application/jsonl", _export_eft),
     "judge-pairs": ("judge-pairs.jsonl", "application/jsonl", _export_judge_pairs),
 }
-"""By name: ending of the file, media type, and what writes it."""
+"""Suffix, media type and writer of each format."""
 
 
 def export_batch(batch: Batch, form: str) -> ExportFile:

@@ -1,8 +1,8 @@
 """Import answers from files: valid ones are stored, the others are counted by reason.
 
-Some faults refuse a file as a whole, because then no part of it can be trusted or belongs here:
-the batch is closed, the file is not of a kind that can be read (`answer_files.read_entries`), or
-no entry of it holds an answer to an item of this batch. Everything else is a matter of one entry.
+A file is refused as a whole if no part of it can be trusted or belongs to the batch: the batch is
+closed, the file format is not supported (`answer_files.read_entries`), or no entry has an answer to
+an item of this batch. All other faults concern single entries.
 """
 
 from collections import defaultdict

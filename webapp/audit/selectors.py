@@ -1,4 +1,4 @@
-"""Read audits for pages: batches, requested batches, gates and notes on a training."""
+"""Read audits for pages: batches, requested batches, gates and effects on training."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ _TIMED_ANSWERS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class TrainingNotes:
-    """How an audit changed a training, by override and in the final summary.
+    """Effect of an audit on training, from the override and the final summary.
 
     Attributes:
         is_held: whether the iteration waits at the gate.

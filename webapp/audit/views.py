@@ -128,7 +128,7 @@ def create_batch(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def _request_batch(request: HttpRequest, experiment: Experiment, form: BatchForm) -> None:
-    """Request what the form says, after checks that need no job.
+    """Request the batch of a form, after checks that need no job.
 
     Raises:
         InputError: the iteration has no finished stage to sample from.

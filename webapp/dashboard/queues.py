@@ -15,7 +15,8 @@ from webapp.experiments.models import Driver, JobKind, RunStatus, Shard, ShardSt
 from webapp.health import read_queue_lengths
 
 _CACHE_SECONDS: Final = 3
-"""Many pages need it at once, and each would wait for an unavailable broker."""
+"""Cache duration, because many pages need the counts and each would wait for an unavailable broker.
+"""
 
 
 @dataclass(frozen=True, slots=True)

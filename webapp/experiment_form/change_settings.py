@@ -1,7 +1,7 @@
-"""Change the settings of an experiment that exists: what a change does, and the request for it.
+"""Change the settings of an existing experiment: preview and request.
 
-A plan is made from small files, so a page can show it at once. The change itself is a job: it
-takes the experiment's lock, and rows follow it.
+A plan only needs small files, so a page can show it immediately. The change itself is a job,
+because it needs the experiment's lock and updates rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ APPLY_CHOICES: Final[dict[str, ApplyChanges]] = {"now": "now", "next": "next"}
 
 @dataclass(frozen=True, slots=True)
 class ChangedValue:
-    """A value that changes, by its name of today."""
+    """A changed value, by its current name."""
 
     key: str
     before: object
@@ -43,7 +43,7 @@ class ChangedValue:
 
 @dataclass(frozen=True, slots=True)
 class SettingsPreview:
-    """What a change does, before it is asked for.
+    """Preview of a change.
 
     Attributes:
         plan: of the change now; None where nothing differs or the change is refused.
@@ -77,7 +77,7 @@ class SettingsFormState:
 
 
 def read_form(experiment: Experiment, given: Mapping[str, str]) -> SettingsFormState:
-    """Read the form; nothing given shows the settings of the iterations to come."""
+    """Read the form; without input it shows the settings of future iterations."""
     try:
         recipe = get_latest_recipe(experiment)
     except (InputError, ArtifactError) as error:
@@ -100,7 +100,7 @@ def read_form(experiment: Experiment, given: Mapping[str, str]) -> SettingsFormS
 
 
 def get_latest_recipe(experiment: Experiment) -> Recipe:
-    """The recipe of the iterations to come.
+    """Return the recipe of future iterations.
 
     Raises:
         ArtifactError: the files cannot be read.
@@ -135,14 +135,14 @@ def preview_change(experiment: Experiment, values: Mapping[str, Any]) -> Setting
 
 
 def list_changed_values(plan: SettingsPlan) -> list[ChangedValue]:
-    """List the values that a change gives."""
+    """List the changed values."""
     return [
         ChangedValue(get_current_key(key), plan.before[key], plan.after[key]) for key in plan.after
     ]
 
 
 def request_change(experiment: Experiment, request: SettingsRequest, *, by: User) -> Job:
-    """Ask for a change of settings.
+    """Request a change of settings.
 
     Raises:
         InputError: a value cannot be used, the change is refused, or nothing changes.

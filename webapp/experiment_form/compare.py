@@ -153,7 +153,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentChoice:
-    """An experiment that may be chosen."""
+    """An experiment that can be selected."""
 
     row: Experiment
     is_chosen: bool
@@ -162,7 +162,7 @@ class ExperimentChoice:
 @require_safe
 @require_view
 def compare_experiments(request: HttpRequest) -> HttpResponse:
-    """Show experiments to choose from, and the chosen ones side by side."""
+    """Show experiments to select, and the selected ones side by side."""
     names = list(dict.fromkeys(request.GET.getlist("name")))
     visible = get_visible_experiments(request.user)
     chosen = list(visible.filter(name__in=names[:_MAX_COMPARED]).prefetch_related("iterations"))
@@ -257,7 +257,7 @@ def build_chart_groups(experiments: Sequence[Experiment]) -> list[ChartGroup]:
 
 
 def _iter_points(row: Experiment) -> Iterator[tuple[int, ChartedMetric, float | None]]:
-    """The metrics of each iteration by its number, and those of M0 at 0."""
+    """Return the metrics by iteration number, with those of M0 at 0."""
     for iteration in _sort_iterations(row):
         if iteration.number == 1:
             yield from (
@@ -298,7 +298,7 @@ def _sort_iterations(row: Experiment) -> list[Iteration]:
 
 
 def iter_metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[ChartedMetric, float | None]]:
-    """The metrics of an iteration's summary."""
+    """Return the metrics of an iteration's summary."""
     for path, metric in _BY_PATH.items():
         yield metric, _to_number(_get_at(metrics, path))
     for pairs in metrics.get("pairs") or []:
@@ -312,7 +312,7 @@ def iter_metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[ChartedMetric, fl
 
 
 def iter_base_metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[ChartedMetric, float | None]]:
-    """The metrics of M0, in the summary of the first iteration."""
+    """Return the metrics of M0 from the summary of the first iteration."""
     for one in metrics.get("truth") or []:
         yield name_truth_metric(one["subject"], one["metric"]), _to_number(one.get("before"))
 

@@ -32,7 +32,7 @@ _KEPT = {
     "meta_judge": "judgments and battles",
     "pair_judge": "pairs",
 }
-"""What a fork keeps of its first iteration, by the last stage that is kept."""
+"""Description of the kept results of the first iteration, by the last kept stage."""
 
 
 class ForkRequest(BaseModel):
@@ -71,7 +71,7 @@ class ForkRequest(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ForkChoice:
-    """A point at which an experiment can be forked, with what is kept and what is run again."""
+    """A point at which an experiment can be forked, with kept and rerun stages."""
 
     value: str
     iteration: int

@@ -1,4 +1,4 @@
-"""Check what an uploaded Parquet file unpacks to, in a process with little memory and time.
+"""Check the unpacked size of an uploaded Parquet file, in a process with memory and time limits.
 
 python -m webapp.experiment_form.parquet_check FILE MAX_ROWS MAX_BYTES
 

@@ -125,7 +125,7 @@ def list_differences(before: Recipe, after: Recipe) -> list[ValueDifference]:
 def find_web_errors(recipe: Recipe) -> dict[str, str]:
     """Find values that a remotely sent recipe must not contain, by key.
 
-    It may not make this machine read files of the sender's choice: templates must come with the
+    A remote recipe must not make this machine read arbitrary files: templates must come with the
     package or an installed task, and evaluation data must be in META_REWARD_EVALUATION_ROOT.
     """
     errors: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Where the console output of an attempt is, and the end of it for a page."""
+"""Console output of attempts: its location, and its last lines for a page."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,12 +29,15 @@ class LogTail:
 
 
 def get_log_folder(experiment: Experiment) -> Path:
-    """Folder of the logs of an experiment; no other experiment ever has the same."""
+    """Return the folder for the logs of an experiment, which is unique to it."""
     return Path(settings.META_REWARD_LOG_ROOT) / "attempts" / experiment.uuid.hex
 
 
 def get_log_path(attempt: Attempt) -> Path:
-    """File of an attempt's console output. Its shard's stage, iteration and experiment are read."""
+    """Return the file of an attempt's console output.
+
+    Reads the shard's stage, iteration and experiment.
+    """
     shard = attempt.shard
     iteration = shard.stage.iteration
     name = f"{shard.stage.name}-{shard.index:05d}-{attempt.number}.log"
@@ -57,7 +60,7 @@ def read_log_tail(path: Path) -> LogTail | None:
 
 
 def iter_log_chunks(path: Path) -> Iterator[bytes]:
-    """Read a whole log, piece by piece.
+    """Yield a whole log in chunks.
 
     Raises:
         FileNotFoundError: it is not on this machine.

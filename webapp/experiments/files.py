@@ -24,7 +24,7 @@ _MAX_KNOWN: Final = 1000
 
 _Known = tuple[object, UUID | None]
 _known: dict[tuple[str, str], _Known] = {}
-"""State of a description by root and name, and whose it was in that state."""
+"""Cached owner of a description, by root, name and state."""
 
 
 def open_experiment_files(experiment: Experiment) -> ExperimentFiles:

@@ -93,8 +93,8 @@ def send_job(job: Job) -> None:
 def cancel_job(job: Job, *, by: User) -> bool:
     """Cancel a job that is pending or running on a GPU worker; False if it had ended.
 
-    One conditional UPDATE, so that a worker that ends the job at the same time is first or loses.
-    The worker finds that the job is no longer its own.
+    One conditional UPDATE, so that either this or a worker that ends the job at the same time wins.
+    The worker then finds that it no longer holds the job.
     """
     active = Job.objects.filter(pk=job.pk, kind__in=list(WORKER_QUEUES), status__in=PENDING)
     cancelled = active.update(

@@ -1,6 +1,6 @@
-"""M0 and the latest model side by side: actor, judge, meta-judge, length, biases.
+"""Comparison of M0 with the latest model: actor, judge, meta-judge, length, biases.
 
-A change has an interval where both models answered the same items and each item's value is stored
+A change has an interval if both models answered the same items and the value of each item is stored
 (`evaluation.tasks`). Otherwise the summary gives the reason why it has no interval.
 """
 
@@ -72,7 +72,7 @@ _FROM_OWN_DATA: Final[Mapping[str, Measure]] = {
 
 @dataclass(frozen=True, slots=True)
 class OutcomeRow:
-    """One measure of two models.
+    """One metric of two models.
 
     Attributes:
         models: the two models, such as "M0, M2".
@@ -134,7 +134,7 @@ class OutcomeRow:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeSummary:
-    """What changed from M0 to the latest model.
+    """Changes from M0 to the latest model.
 
     Attributes:
         answer: one sentence: whether the model improved.
@@ -153,7 +153,7 @@ class OutcomeSummary:
 def build_outcome_summary(
     experiment: Experiment, iterations: Sequence[Iteration]
 ) -> OutcomeSummary | None:
-    """Sum up completed iterations, in the order of the loop; None without one."""
+    """Summarize completed iterations, in the order of the loop; None without one."""
     completed = [row for row in iterations if row.status == RunStatus.FINISHED and row.metrics]
     if not completed:
         return None
@@ -206,7 +206,7 @@ def _read_cards(
     number: int,
     model: str,  # noqa: ARG001 other weights have other scorecards
 ) -> list[tuple[ScorecardDict, ScorecardDict]]:
-    """Scorecards of M0 and the latest model, task by task."""
+    """Return scorecards of M0 and the latest model by task."""
     store = ArtifactStore(root)
     try:
         first = {card["task"]: card for card in read_task_scorecards(store, name, 0)}
@@ -247,7 +247,7 @@ def _iter_card_rows(
 def _find_changes(
     experiment: Experiment, first: Iteration, last: Iteration
 ) -> Mapping[str, Metric]:
-    """Changes by single held-out items, where the task's ground truth stored them."""
+    """Return changes of held-out items, if the task's ground truth stored them."""
     if not last.metrics.get("truth"):
         return {}
     try:
@@ -298,7 +298,7 @@ def _iter_ground_truth_rows(
 
 
 def _add_interval(row: OutcomeRow, change: Metric) -> OutcomeRow:
-    """Take the interval of a change; its middle is the change that is shown."""
+    """Return the interval of a change and its middle, which is displayed as the change."""
     if change.value is None or change.low is None or change.high is None:
         return row
     low = row.change + change.low - change.value
@@ -312,7 +312,7 @@ def _read_ground_truth(iteration: Iteration, side: str) -> dict[tuple[str, str],
 
 
 def _iter_own_rows(first: Iteration, last: Iteration) -> Iterator[OutcomeRow]:
-    """Measures of each iteration's own data, which M_{t-1} made."""
+    """Return metrics of each iteration's own data, which M_{t-1} generated."""
     if first.number == last.number:
         return
     models = f"M{first.number - 1}, M{last.number - 1}"

@@ -11,7 +11,7 @@ from typing import Final
 from django.urls import URLPattern, URLResolver, get_resolver
 
 _EXPERIMENT: Final = re.compile(r"(.*experiments/)<(?:\w+:)?name>(?:/|$)")
-"""An address of an experiment, and what stands before its name."""
+"""Pattern of an experiment's address, with the part before its name."""
 
 
 @cache

@@ -1,8 +1,8 @@
 """Notifications: subscriptions, and the outbox of messages to send.
 
 An event is recorded once, and its notifications are written in the same transaction; the unique
-constraints make both idempotent. What is sent, and what is retried, is read from the database, so
-a restart neither loses a notification nor sends it twice.
+constraints make both idempotent. Pending and retried notifications are read from the database, so a
+restart neither loses one nor sends it twice.
 """
 
 from typing import ClassVar

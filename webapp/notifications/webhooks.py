@@ -1,11 +1,11 @@
 """Webhooks: which addresses are allowed, and one signed POST to such an address.
 
-An address is allowed by its host, which the settings list. It must use HTTPS, except on this
+An address is allowed if the settings list its host. It must use HTTPS, except on this
 machine. Redirects are not followed: they could lead to a host that is not allowed. A host name is
-resolved once, checked, and that result is connected to: the owner of the domain cannot point it
-at this machine between check and use. One deadline covers the whole exchange, from the lookup to
-the response headers, so that a server that sends bytes slowly does not block other deliveries. The
-client rejects headers above 100 kB, and the response body is not read.
+resolved once, and the checked address is used for the connection, so that the owner of the domain
+cannot redirect it to this machine after the check. One deadline covers the whole exchange, from the
+lookup to the response headers, so that a server that sends bytes slowly does not block other
+deliveries. The client rejects headers above 100 kB, and the response body is not read.
 """
 
 import asyncio

@@ -13,7 +13,7 @@ from webapp.experiments.jobs import PENDING
 from webapp.experiments.models import Experiment, Job, JobKind, JobStatus
 
 MAX_TURNS: Final = 20
-"""One query fetches a conversation, one page shows it, and models read all of it at every turn."""
+"""Maximum turns of a conversation; one query loads it, and models read all of it at every turn."""
 
 _EARLIER: Final = ["__".join(["follows"] * steps) for steps in range(1, MAX_TURNS)]
 

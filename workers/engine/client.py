@@ -354,7 +354,7 @@ def _build_result(answer: dict[str, Any]) -> ShardResult:
 
 
 def _make_preexec(cores: frozenset[int]) -> Callable[[], None]:
-    """Build what the process does before it starts: die with its parent, and set its cores."""
+    """Build the function that the process runs first: die with its parent, set its cores."""
     die_with_parent = make_parent_death_preexec()
 
     def prepare() -> None:

@@ -1,7 +1,7 @@
-"""Output of an engine process: its lines go to the worker's log, the last ones into failures.
+"""Output of an engine process: logged by the worker; the last lines are part of error messages.
 
-The child and the worker share one open file, so it is read where it lies (`pread`): to seek in it
-would move the place where the child writes.
+The child and the worker share one open file, so it is read with `pread`: a seek would move the
+position at which the child writes.
 """
 
 import logging
@@ -26,7 +26,7 @@ class EngineOutput:
     def log_new_lines(self) -> None:
         """Log the lines that were completed since the last call.
 
-        They carry the ids of whatever the worker does now (`webapp.logging_config.log_context`).
+        The lines have the ids of the worker's current task (`webapp.logging_config.log_context`).
         """
         read = os.pread(self.file.fileno(), _READ_BYTES, self._logged_bytes)
         ended, found, _ = read.rpartition(b"\n")

@@ -1,10 +1,9 @@
 """The process that loads a model and works with it: `python -m workers.engine.process`.
 
-It knows files and the method alone: no rows, no queue. Requests come as lines of JSON on the
-standard input, one at a time; what happens goes out as lines of JSON on what was the standard
-output. All that libraries print goes to the standard error, of which the worker keeps the end.
-
-A shard writes its files; requested completions are returned in the answer.
+It only uses files and the method, no rows and no queue. Requests are lines of JSON on standard
+input, one at a time; messages are lines of JSON on the original standard output. All output of
+libraries goes to standard error, of which the worker keeps the end. A shard writes its files;
+requested completions are returned in the response.
 
     in   {"artifact_root", "scratch", "experiment", "uuid", "iteration", "stage", "shard"}
          {"artifact_root", "experiment", "number", "conversations", "samples", "sampling", "seed"}
@@ -43,7 +42,7 @@ from meta_reward_core.system.settings import read_settings
 
 PROGRESS_SECONDS: Final = 0.25
 IDLE_SECONDS: Final = 600.0
-"""A child without work for so long gives its memory back."""
+"""Idle time after which a child process exits to free its memory."""
 
 
 class Reporter:
@@ -149,8 +148,8 @@ def _to_message(completion: Completion) -> dict[str, Any]:
 def _lock_training_scratch(stage: Stage, scratch: Path) -> Iterator[None]:
     """Allow one training at a time in a scratch folder.
 
-    A worker that was frozen loses its shard while its child trains on; the next one waits here, and
-    then finds the finished files. The lock dies with its process.
+    A frozen worker loses its shard while its child continues to train; the next worker waits here
+    and then finds the finished files. The lock ends with its process.
     """
     if stage.resource != "trainer":
         yield

@@ -1,7 +1,7 @@
 """Build the indexes of result pages in advance.
 
-At the paper's scale the first look at an iteration costs many seconds of reading. Its pieces are
-functions of files, so every process builds the same ones: a page builds those that are missing.
+At the paper's scale, the first page of an iteration takes many seconds to read. Index parts depend
+only on files, so every process builds the same ones, and pages build missing parts.
 """
 
 import logging

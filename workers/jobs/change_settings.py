@@ -16,13 +16,13 @@ from workers.pipeline.change_settings import build_outcome, change_settings
 from workers.pipeline.open_experiment import open_row
 
 _CHECK_SECONDS: Final = 60.0
-"""Pauses and cancellations wait meanwhile."""
+"""Maximum duration of the model check; pauses and cancellations wait meanwhile."""
 
 _log = logging.getLogger(__name__)
 
 
 def run_settings_change(job: Job) -> dict[str, Any]:
-    """Run a job that changes settings; a retry finds them changed.
+    """Run a job that changes settings; a retry finds them already changed.
 
     Raises:
         InputError: the experiment is gone, the change is no longer allowed, or the model cannot be
@@ -45,7 +45,7 @@ def run_settings_change(job: Job) -> dict[str, Any]:
 def _check_model(
     experiment: Experiment, plan: SettingsPlan, *, say: Callable[[str], None]
 ) -> CheckReport | None:
-    """Check the model again; if that takes too long, the next stage does it.
+    """Check the model again; if this takes too long, the next stage does it.
 
     Raises:
         ModelFolderError: the model cannot be used under these settings.

@@ -1,8 +1,8 @@
 """Create a requested experiment, and start it on the workers.
 
-The process may die anywhere. So the job's outcome says `opening` from the moment
-that this job alone may create the files of its name; a process that retries it then continues
-existing files, instead of refusing them as another user's.
+The process can die at any point. So the job's outcome is `opening` once this job has reserved the
+name; a process that retries the job then continues with existing files, instead of refusing them as
+those of another user.
 """
 
 import json

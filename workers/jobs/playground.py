@@ -1,11 +1,11 @@
 """Let two models respond to a user's prompt, and judge each other's responses.
 
-Job handler. It samples through the same engine process as shards do, and asks the
-judge in the very words, and reads the scores by the very parser, of the experiment's own steps.
+Job handler. It samples with the same engine process as shards, and uses the experiment's judge
+prompt and score parser.
 
 In a conversation each model continues from its own earlier responses. The judge scores only the
-last response; its prompt is the conversation so far, as that model has seen it. So the judge needs
-no template that it was not trained on, and each turn has its own scores.
+last response; its prompt is the conversation so far, as that model saw it. So the judge only sees
+the template that it was trained on, and each turn has its own scores.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Publish a model: a folder with a model card, an archive, and optionally on the Hub.
 
-Job handler. A publication appears as a whole; publishing again replaces the previous one.
-Published files must not contain paths of this machine: that is checked.
+Job handler. A publication is created atomically; publishing again replaces the previous one.
+Published files are checked for paths of this machine.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ Outcome = dict[str, Any]
 _SUFFIXES: Final = frozenset({".json", ".safetensors", ".jinja", ".txt", ".model"})
 _CARD: Final = "README.md"
 _REPLACED: Final = ["*.safetensors", "*.safetensors.index.json"]
-"""Weights of an earlier upload go: what loads a model would take them for this one's."""
+"""Old weights are deleted from the repository, because loaders would use them for this model."""
 _LOCAL_COPY_NOTE: Final = "The folder and the archive were created."
 _FOLDER_MODE: Final = 0o755
 _FILE_MODE: Final = 0o644
@@ -173,9 +173,9 @@ def _publish_locally(experiment: Experiment, number: int, card: str) -> Publishe
 
 @contextlib.contextmanager
 def _open_partial_folder(partial: Path) -> Iterator[Path]:
-    """Open a temporary folder, deleting what a killed publication left.
+    """Open a temporary folder, deleting leftovers of a killed publication.
 
-    One thread runs these jobs one after another.
+    One thread runs these jobs sequentially.
     """
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -230,7 +230,7 @@ def _check_no_local_paths(folder: Path) -> None:
 
 
 def _read_text_parts(file: Path) -> bytes:
-    """Read the text parts of a file; of safetensors the header after eight bytes of size."""
+    """Read the text of a file; for safetensors, the header after its eight-byte size."""
     if file.suffix != ".safetensors":
         return file.read_bytes()
     with file.open("rb") as stream:

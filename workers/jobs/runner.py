@@ -1,10 +1,10 @@
 """Run the jobs that users requested on pages and through the API.
 
-A kind is quick, slow, or needs a worker. Quick and slow ones are taken from the rows by two
-threads of the reconciler (`run_jobs_forever`), so that they wait neither for a busy worker nor
-for each other, and need no broker; what needs an engine or model libraries is taken by a worker
-(`run_job`). A reconciler that has these libraries checks models, too.
-Each is claimed by one conditional UPDATE, and claimed again if its process goes silent.
+A kind is quick, slow, or needs a worker. Two threads of the reconciler poll for quick and slow jobs
+(`run_jobs_forever`), so that these wait neither for a busy worker nor for each other, and need no
+broker. Workers run jobs that need an engine or model libraries (`run_job`). A reconciler with these
+libraries also checks models. Each job is claimed by one conditional UPDATE, and claimed again if
+its process stops renewing the lease.
 """
 
 import logging
@@ -101,7 +101,7 @@ WORKER_HANDLERS: Final[Mapping[str, JobHandler]] = {
 def run_job(job: Job, handlers: Mapping[str, JobHandler]) -> bool:
     """Run a job if it is still pending; False if another process holds it.
 
-    Whatever cannot be done is refused with the reason in its finding.
+    A job that cannot be done is refused, with the reason in its message.
     """
     token = uuid4()
     lease = from_now(settings.META_REWARD_LEASE_SECONDS)

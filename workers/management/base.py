@@ -117,7 +117,8 @@ def open_console(stdout: OutputWrapper, *, no_color: bool) -> Console:
 def log_command(action: Action, subject: str, *, detail: str = "") -> None:
     """Record an action of a command, under the name of the shell user.
 
-    What needs no database, such as an export, is not undone because there is none; it is logged.
+    Commands that need no database, such as exports, do not fail without one; the action is logged
+    instead.
     """
     who = describe_shell_user()
     try:

@@ -1,4 +1,4 @@
-"""`manage.py evaluate run`: from options to an evaluation with models."""
+"""`manage.py evaluate run`: options and evaluations with models."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -118,7 +118,7 @@ def declare_runs(parser: argparse.ArgumentParser) -> None:
 
 
 _SCORING: Final = ("judge", "labelled-pairs", "reward-bench")
-"""Benchmarks whose judgments are scores, of which several are averaged."""
+"""Benchmarks with several averaged scores per item."""
 
 
 def _declare_greedy_answers(parser: argparse.ArgumentParser) -> None:
@@ -313,7 +313,7 @@ class _EngineFactory:
 
 
 def make_progress_printer(console: Console, step: str, total: int) -> Progress:
-    """Print about twenty progress lines over this many replies."""
+    """Print about twenty progress lines for this number of replies."""
     told = 0
 
     def print_progress(done: int, tokens: int) -> None:

@@ -23,7 +23,7 @@ _HEAD: Final = (
 
 
 def insert_sizing(page: str) -> str:
-    """Insert the table between its marks."""
+    """Insert the table between its markers."""
     return replace_between(page, BEGIN, END, write_sizing())
 
 

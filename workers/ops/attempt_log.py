@@ -1,4 +1,4 @@
-"""The console output of an attempt: all that its process and its engine log while it runs."""
+"""Console output of an attempt: everything that its process and its engine log."""
 
 import contextlib
 import logging
@@ -16,14 +16,14 @@ _log = logging.getLogger(__name__)
 
 
 class _LimitedFileHandler(logging.FileHandler):
-    """Writes a log up to a limit, so that a program that repeats itself cannot fill the disk."""
+    """Writes a log up to a size limit, so that a looping program cannot fill the disk."""
 
     def __init__(self, path: Path, *, max_bytes: int) -> None:
         super().__init__(path, mode="w", encoding="utf-8", errors="replace")
         self._left = max_bytes
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, or once that the rest is left out."""
+        """Write a record; at the limit, write once that the rest is omitted."""
         if self._left <= 0:
             return
         self._left -= len(self.format(record))
@@ -33,14 +33,15 @@ class _LimitedFileHandler(logging.FileHandler):
             self.flush()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 the name is logging's
-        """Go on without the log: a full disk is reported by what needs the room."""
+        """Continue without the log: a full disk is reported where it matters."""
 
 
 @contextlib.contextmanager
 def log_attempt(attempt: Attempt) -> Iterator[None]:
-    """Also write log records of this process to the attempt's own file while the block runs.
+    """Context in which log records of this process are also written to the attempt's file.
 
-    A worker process runs one shard at a time. Without the file, the attempt runs all the same.
+    A worker process runs one shard at a time. If the file cannot be opened, the attempt runs
+    anyway.
     """
     path = get_log_path(attempt)
     try:

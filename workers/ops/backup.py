@@ -1,12 +1,12 @@
 """Back up and restore all rows in one file, for SQLite and PostgreSQL alike.
 
-A backup holds rows, and the hashes of the files that they refer to. Back up the files themselves
+A backup contains rows, and the hashes of the files that they refer to. Back up the files themselves
 with any tool, before or after: they are written once and never changed, so the order does not
 matter. A restore writes all rows or none, and then lists the files that differ.
 
 The file is gzipped JSON lines: a header, one line per row, the files of each experiment, and a
-footer with the number of lines and their hash. Sessions and workers are left out: neither is valid
-on another machine.
+footer with the number of lines and their hash. Sessions and workers are excluded, because they are
+not valid on another machine.
 """
 
 import gzip
@@ -48,7 +48,7 @@ Line = dict[str, Any]
 
 
 class _ExactTimeEncoder(DjangoJSONEncoder):
-    """Encodes times exactly; Django's encoder cuts them to milliseconds."""
+    """Encodes times exactly; Django's encoder truncates them to milliseconds."""
 
     def default(self, value: Any) -> Any:
         return value.isoformat() if isinstance(value, datetime) else super().default(value)

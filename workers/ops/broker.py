@@ -1,9 +1,8 @@
 """The embedded broker: a Redis-compatible server for one machine, without root or docker.
 
-It listens on a Unix socket that its owner alone may open, and on no network. Its data is under
-`var/broker`; the socket is in a folder with a short path, because a socket's path may have no
-more than 107 bytes. A lock on the data, held by the server itself for as long as it lives, keeps
-a second one away.
+It only listens on a Unix socket that only its owner can open. Its data is under `var/broker`; the
+socket is in a folder with a short path, because a socket path is limited to 107 bytes. The server
+holds a lock on the data while it runs, so a second server cannot start.
 """
 
 import fcntl

@@ -1,8 +1,8 @@
 """Detect that this worker no longer receives messages, and exit for its supervisor to restart it.
 
-A connection that a router has dropped stays open on this side and never delivers anything. Celery
-then waits forever, and still sends its heartbeat. So an idle worker regularly checks over a fresh
-connection whether messages are waiting for it.
+A connection that a router has dropped remains open on this side but delivers nothing. Celery then
+waits forever and still sends heartbeats. So an idle worker regularly checks, over a new connection,
+whether messages are waiting for it.
 """
 
 import logging
@@ -15,7 +15,7 @@ from webapp.health import read_queue_lengths
 
 CHECK_SECONDS: Final = 5.0
 BROKER_LOST_SECONDS: Final = 20.0
-"""An idle worker takes a message within a second or two."""
+"""Seconds that messages may wait; an idle worker takes one within a second or two."""
 EXIT_BROKER_LOST: Final = 75
 
 _MOST_PROCESSES: Final = 256

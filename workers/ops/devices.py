@@ -1,12 +1,11 @@
-"""The devices of a worker, and which pool process uses which of them.
+"""The devices of a worker, and their assignment to pool processes.
 
 A worker divides its devices into groups and runs one pool process, with at most one engine process,
-for each. A shard that draws needs as many groups as its engine spreads a model over; a training
-needs all of them. Files with locks in a folder of the worker say who uses a group: a lock ends
-with its process, whatever ends it. Next to each lock is the process id of the engine that is
-loaded there, idle or not, so that the next user of the group can stop it first.
-
-No process that looks for devices here initializes CUDA.
+for each. A generating shard needs as many groups as its engine splits a model over; training needs
+all of them. Lock files in a folder of the worker record who uses a group: a lock ends with its
+process, however that ends. Next to each lock is the process id of the engine that is loaded there,
+idle or not, so that the next user of the group can stop it first. Listing devices here does not
+initialize CUDA.
 """
 
 import atexit
@@ -161,7 +160,7 @@ class DevicePool:
     def try_acquire(self, count: int, *, seconds: float = 0.0) -> DeviceLease | None:
         """Acquire `count` adjacent free groups; None after the timeout.
 
-        A process that waits for many groups goes first; otherwise it could wait forever.
+        Processes that wait for many groups have priority; otherwise they could wait forever.
         """
         give_up_at = time.monotonic() + seconds
         while True:

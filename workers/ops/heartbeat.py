@@ -1,6 +1,7 @@
 """A worker's own row: its host, current task and last heartbeat.
 
-For people alone. No decision is made from these rows, and a worker that cannot write one works on.
+For display only: no decision depends on these rows, and a worker that cannot write its row
+continues.
 """
 
 import contextlib
@@ -57,7 +58,7 @@ def enter_slot(slot: int, device: str) -> None:
 def send_heartbeat(*, device_bytes: int | None = None) -> None:
     """Record a heartbeat, with the GPU memory in use if known.
 
-    The main process, which beats too, must not keep a connection.
+    The main process, which also sends heartbeats, must not keep a connection.
     """
     if _identity is not None and os.getpid() == _identity.pid:
         _send_for_all(_identity)

@@ -15,7 +15,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 def get_machine_name() -> str:
     """Return a name for the scope of process ids: this boot of this machine or container.
 
-    A host's name alone would not do: two machines, or containers, may have the same.
+    The host name is not sufficient, because several machines or containers can have the same.
     """
     return "/".join(filter(None, [socket.gethostname(), _get_pid_namespace()]))
 

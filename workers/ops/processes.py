@@ -1,8 +1,7 @@
 """Start and stop programs, clean up their descendants, and the shutdown flag.
 
-A child dies with its parent (`meta_reward_core.system.signals`). What a child has itself
-started and left behind comes to us (PR_SET_CHILD_SUBREAPER) and is swept up. Both exist on Linux
-alone.
+A child dies with its parent (`meta_reward_core.system.signals`). Orphaned descendants become
+children of this process (PR_SET_CHILD_SUBREAPER) and are killed. Both features exist only on Linux.
 """
 
 import contextlib

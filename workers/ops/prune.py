@@ -1,10 +1,9 @@
-"""What can be deleted, how much it frees, and what is lost.
+"""Find data that can be deleted, how much space it frees, and what is lost.
 
-Only what nothing that runs can need: scratch folders of finished experiments, uploaded prompts
-that no pending job names, old console output of attempts, copies of models that a store holds,
-half downloads of models, checkpoints that a later one has followed, old events of accounts.
-Tables of an experiment are never among them: they are its results. They are deleted only with the
-whole experiment, which the user must name.
+This is only data that no running work can need: scratch folders of finished experiments, uploaded
+prompts that no pending job uses, old console output, local copies of models in a remote store,
+incomplete downloads, checkpoints except the latest, and old account events. Tables of an experiment
+are its results and are only deleted with the whole experiment, which the user must name.
 """
 
 import json
@@ -42,7 +41,7 @@ from webapp.experiments.stage_progress import format_duration
 
 KINDS: Final = ("scratch", "uploads", "logs", "events", "cache", "checkpoints")
 BY_DEFAULT: Final = ("scratch", "uploads", "logs", "events", "cache")
-"""Checkpoints are models: they are deleted only on request."""
+"""Kinds that are deleted by default; checkpoints only on request."""
 
 _UPLOAD: Final = re.compile(rf"[0-9a-f]{{64}}\.({'|'.join(FORMATS)})")
 _AT_REST: Final = (RunStatus.FINISHED, RunStatus.CANCELLED, RunStatus.NO_PAIRS)
@@ -160,7 +159,7 @@ def _find_cache(days: float) -> Iterator[Deletable]:
 def plan_experiment_deletion(name: str, *, uuid: UUID | None = None) -> Deletable:
     """Find everything of one experiment: its rows, artifacts, scratch files and logs.
 
-    Running it again removes what an interrupted first deletion has left.
+    Running it again removes leftovers of an interrupted deletion.
 
     Args:
         uuid: which experiment is meant; None for the one that has the name now.

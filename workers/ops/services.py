@@ -18,7 +18,7 @@ _WORKER_GRACE_SECONDS = 10  # a running shard is returned within this time
 
 
 def make_broker_service() -> Service:
-    """The embedded broker; a running one of ours is used."""
+    """The embedded broker; one that is already running is reused."""
     return Service("broker", lambda: start_broker(get_configured_broker()), stops_last=True)
 
 

@@ -1,7 +1,7 @@
 """Supervise several programs: start them, show their output, restart them, stop all.
 
-One thread does everything, so that whatever it starts dies when it does. What the parts start
-themselves and leave behind is swept up: nothing is left running when this ends.
+One thread does everything, so that its child processes die with it. Orphaned descendants are
+killed, so nothing keeps running when this ends.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ class _RunningService:
         self._delay = _FIRST_DELAY_SECONDS
 
     def start_when_due(self) -> None:
-        """Start it if it does not run and its delay is over."""
+        """Start it if it is not running and its delay is over."""
         if self.process is None and time.monotonic() >= self._start_at:
             self._began = time.monotonic()
             self._start_at = self._began + _FIRST_DELAY_SECONDS

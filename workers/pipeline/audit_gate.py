@@ -1,4 +1,4 @@
-"""What audits contribute to a training: the gate's decision, and human judge pairs."""
+"""Effects of audits on training: the gate's decision, and human judge pairs."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from webapp.experiments.models import Iteration
 
 
 def prepare_training(iteration: Iteration, context: IterationContext) -> str:
-    """Write what audits contribute to an iteration's training, if it may train.
+    """Write the effects of audits on an iteration's training, if it may train.
 
     Returns:
         Why it must wait; empty if it may train.

@@ -89,7 +89,7 @@ def change_settings(
 
 
 def _require_untouched(row: models.Experiment, plan: SettingsPlan) -> None:
-    """Refuse a change of what workers are making; a command's lock excludes us."""
+    """Refuse a change that affects running work of workers; a command's lock excludes us."""
     running = row.iterations.filter(number=plan.from_iteration, status=RunStatus.RUNNING).first()
     if running is None:
         return
@@ -106,7 +106,7 @@ def _require_untouched(row: models.Experiment, plan: SettingsPlan) -> None:
 
 
 def _follow(row: models.Experiment, plan: SettingsPlan) -> None:
-    """Update the rows from the files; what must be rerun waits."""
+    """Update the rows from the files; stages to rerun become pending."""
     with transaction.atomic():
         models.Experiment.objects.filter(pk=row.pk).update(recipe=canonicalize_recipe(plan.recipe))
         for iteration in row.iterations.filter(number=plan.from_iteration):

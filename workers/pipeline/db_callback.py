@@ -13,7 +13,7 @@ from workers.pipeline import shard_claims, transitions
 from workers.pipeline.training_progress import TrainingProgress
 
 REPORT_SECONDS: Final = 0.5
-"""Progress is written at most so often: a row is not a log."""
+"""Minimum interval between progress updates of a row."""
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class _Claim:
 class DatabaseCallback:
     """Records the events of an iteration in its rows.
 
-    Every method raises ExperimentBusyError when, by the rows, another process took over.
+    Every method raises ExperimentBusyError if the rows show that another process took over.
     """
 
     def __init__(self, iteration: models.Iteration) -> None:

@@ -1,4 +1,4 @@
-"""Send messages to the broker. The reconciler resends what it does not accept."""
+"""Send messages to the broker. The reconciler resends messages that the broker does not accept."""
 
 import logging
 from functools import partial

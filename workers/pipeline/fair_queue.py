@@ -1,9 +1,9 @@
 """Fair scheduling of experiments on shared workers.
 
-A message is a ticket for one shard of its queue; which shard it buys is decided when a worker
-takes it. While only one experiment waits, that is the shard the message names. Otherwise a worker
-stays with the experiment that it serves for one turn, because every change loads another model,
-and then goes to the one that fewest workers serve, of those the one that was served longest ago.
+A message is a ticket for one shard of its queue; the shard is chosen when a worker takes the
+message. If only one experiment is waiting, it is the shard in the message. Otherwise a worker stays
+with its experiment for one turn, because every switch loads another model, and then moves to the
+experiment with the fewest workers, or of several the one served longest ago.
 """
 
 import time
@@ -54,7 +54,7 @@ def _iter_in_turn(named: Shard) -> Iterator[Shard]:
 def _list_waiting_experiments(stages: list[str]) -> set[int]:
     """List experiments with a waiting shard, with a bounded query.
 
-    Shards whose inputs are not finished were never sent, so most are passed over at once.
+    Shards whose inputs are not finished were never sent, so most are skipped immediately.
     """
     waiting = shard_claims.get_claimable_shards().filter(
         stage=OuterRef("pk"), index__lt=OuterRef("shard_count"), sent__isnull=False

@@ -1,4 +1,4 @@
-"""Run iterations in this command alone, with rows: no broker, no other machine."""
+"""Run iterations in this command, with rows but without a broker or other machines."""
 
 from django.conf import settings
 from rich.console import Console

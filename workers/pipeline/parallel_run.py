@@ -1,7 +1,7 @@
 """Run one iteration on all device groups of this machine, with an engine process for each.
 
-This process loads no model: it hands out shards and keeps the rows. So an engine process that is
-killed, or runs out of memory, costs its own shard alone, which runs again.
+This process loads no model: it distributes shards and updates the rows. If an engine process is
+killed or runs out of memory, only its own shard is affected, and it is rerun.
 """
 
 import select

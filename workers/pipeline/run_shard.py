@@ -41,7 +41,7 @@ _host = HOST
 
 
 class StopReason(Enum):
-    """Why a running shard is stopped."""
+    """Reasons to stop a running shard."""
 
     ASKED = auto()
     LOST = auto()
@@ -269,7 +269,7 @@ def _record_failure(shard: Shard, attempt: Attempt, error: ShardFailedError) -> 
 def _record_needed_attention(
     attempt: Attempt, iteration: Iteration, error: ShardFailedError
 ) -> None:
-    """Stop the iteration until a user decides; the shard waits and has not failed."""
+    """Stop the iteration until a user decides; the shard becomes pending, not failed."""
     held = _retry_database(
         lambda: shard_claims.fail_attempt(
             attempt, status=AttemptStatus.INTERRUPTED, error=error.message
@@ -290,7 +290,7 @@ def _reopen_damaged_inputs(iteration: Iteration) -> None:
 def _retry_database(write: Callable[[], bool]) -> bool:
     """Write a row with retries while the database is unavailable, within the lease.
 
-    What cannot be written is found by the reconciler, and the finished files by the next attempt.
+    If writing fails, the reconciler detects it, and the next attempt finds the finished files.
     """
     give_up_at = time.monotonic() + settings.META_REWARD_LEASE_SECONDS
     while True:

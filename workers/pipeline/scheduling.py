@@ -1,8 +1,7 @@
 """Advance the stages of an iteration in the core's order, by conditional UPDATEs.
 
 `advance_iteration` may be called at any time, by any number of processes at once: the first one
-takes a step, the others find it taken. The rows define which step is next, the files what is
-finished.
+takes a step, the others find it done. Rows determine the next step, files what is finished.
 """
 
 import logging
@@ -125,7 +124,7 @@ def _is_held(iteration: Iteration, context: IterationContext) -> bool:
 def _stop_if_unhealthy(iteration: Iteration, step: Step) -> bool:
     """Stop an iteration whose finished shard shows a fault, until a user decides.
 
-    What other workers run of the stage is stopped with it; their shards wait.
+    Other running shards of the stage are stopped, too, and become pending.
     """
     files = open_iteration_files(iteration.experiment, iteration.number)
     if read_breaker(files, step.name) is None:

@@ -1,9 +1,9 @@
 """Claims of shards: which attempt holds a shard, until when, and how attempts end.
 
 Each change is ONE conditional UPDATE that must change one row. The loser of a race changes nothing
-and learns it from the result: a claim returns None, other calls return False. A retry deletes no
-history: attempts are rows of their own. An attempt holds a token that fences whatever it writes to
-its shard, so an attempt that lost its claim can change nothing.
+and gets that as the result: a claim returns None, other calls return False. A retry deletes no
+history: attempts are rows of their own. An attempt holds a fencing token for all writes to its
+    shard, so an attempt that lost its claim cannot change anything.
 
 This module depends on rows only, not on files or the method.
 """

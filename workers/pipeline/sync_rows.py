@@ -13,7 +13,7 @@ from webapp.experiments.throughput import list_finished_attempts
 
 
 def check_rows_have_files(name: str, *, artifact_root: str, files_exist: bool) -> None:
-    """Refuse a name in the database without files in this artifact root, or of a page.
+    """Refuse a name that is reserved for a page, or whose files are in another artifact root.
 
     Raises:
         InputError: the name is reserved, or the experiment's files are gone or under another root.

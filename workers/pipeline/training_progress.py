@@ -1,4 +1,4 @@
-"""Metrics of a running training so far, short enough for a row."""
+"""Metrics of running training, limited to the size of a row."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -13,7 +13,7 @@ MetricRows = list[dict[str, float]]
 class TrainingProgress:
     """Keeps the charted metrics of every `n`-th row, doubling `n` when there are too many.
 
-    The artifacts hold every row once the training is finished; this is for live display.
+    This is for live display; the artifacts contain every row once training is finished.
     """
 
     def __init__(self) -> None:

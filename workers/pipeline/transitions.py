@@ -54,8 +54,8 @@ def start_iteration(
 ) -> bool:
     """Start an iteration and its experiment; False if it already runs.
 
-    It keeps the time of its first start. A finished iteration is presumably only checked again, so
-    it also keeps the time of its end.
+    It keeps the time of its first start. A finished iteration is usually only checked again, so it
+    also keeps its end time.
 
     Args:
         model_in: hash of the model that it starts from.
@@ -235,7 +235,7 @@ def reopen_stage(stage: Stage) -> bool:
 def reopen_stages(iteration: Iteration, names: Collection[str]) -> None:
     """Reopen stages of a stopped iteration, whatever their state.
 
-    A stage that was skipped waits, too: whether the iteration has it may have changed.
+    Skipped stages become pending, too, because the change may have added them to the schedule.
     """
     stages = Stage.objects.filter(
         iteration=iteration.pk,
@@ -287,8 +287,8 @@ def fail_stage(stage: Stage) -> bool:
 def drop_interrupted_transaction() -> None:
     """Return the database connection to a known state after Ctrl-C.
 
-    An interrupt inside BEGIN leaves a transaction open that Django does not know of, and the next
-    one cannot begin. A transaction that Django knows of has ended by itself.
+    An interrupt during BEGIN leaves a transaction open that Django is not aware of, so the next one
+    cannot start. Django ends transactions that it is aware of.
     """
     if not connection.in_atomic_block:
         connection.rollback()
@@ -298,8 +298,8 @@ def drop_interrupted_transaction() -> None:
 def release_claims(experiment: Experiment, *, status: Unfinished, error: str) -> int:
     """End every running attempt of an experiment.
 
-    Callers must hold the experiment's lock. Then only workers can be running anything, whatever the
-    rows contain; their claims are leased and left alone.
+    Callers must hold the experiment's lock. Then only workers can be running something, regardless
+    of the rows; their leased claims are not changed.
 
     Args:
         status: interrupted, if this process stops on purpose; lost, if another one vanished.

@@ -1,1 +1,1 @@
-"""Arms times seeds: the matrix of runs, their records and their report."""
+"""The matrix of arms and seeds: runs, their records and their report."""

@@ -1,4 +1,4 @@
-"""Arms times seeds as a list of runs: names, order, and fingerprints."""
+"""The list of runs of all arms and seeds: names, order, and fingerprints."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ class PlannedRun:
 
 
 def plan_runs(spec: MatrixSpec, gates: Sequence[GateResult]) -> list[PlannedRun]:
-    """List all runs, seed by seed, so that arms stay balanced if it is stopped.
+    """List all runs, seed by seed, so that arms are balanced if the matrix is interrupted.
 
     Raises:
         RecipeError: a recipe is missing or wrong.
@@ -115,7 +115,7 @@ def _plan_run(
 def compute_fingerprint(
     spec: MatrixSpec, run: PlannedRun, roots: StorageRoots, *, variant: str | None
 ) -> RunFingerprint:
-    """Compute the fingerprint of a run if it were started today.
+    """Compute the fingerprint that a run would have if it were started now.
 
     Args:
         variant: sha256 of its seed model, if it is a known one of the miniature.

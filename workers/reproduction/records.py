@@ -1,4 +1,4 @@
-"""A portable folder of records: results of runs, and gate results of seed models.
+"""A portable folder of records: results of runs, and gate results of base models.
 
     <folder>/<run>.json                 a finished run, while a new run would have the same
                                         fingerprint (`meta_reward_core.reporting.run_record`)
@@ -108,7 +108,7 @@ class SeedModelRecords:
 
 
 class RunRecords:
-    """Finished runs, wherever they were made.
+    """Finished runs, from any machine.
 
     Args:
         folder: of the records.
@@ -196,7 +196,7 @@ class RunRecords:
         return not why
 
     def _report_invalid(self, what: str, why: Sequence[str]) -> None:
-        """Say it only once: runs are looked up repeatedly while others are running."""
+        """Report it only once, because runs are looked up repeatedly while others are running."""
         text = f"{what} is not used: {'; '.join(why)}"
         if text not in self._said:
             self._said.add(text)

@@ -1,4 +1,4 @@
-"""Run arms times seeds, several at a time, and resume after a kill.
+"""Run all arms and seeds, several at a time, and resume after a kill.
 
 Each run is an ordinary experiment with a descriptive name that `run_iteration` runs in its own
 process. Its files, or its record (`workers.reproduction.records`), show whether it is finished. So
@@ -143,7 +143,7 @@ class _Queue:
         self._children: dict[PlannedRun, subprocess.Popen[bytes]] = {}
 
     def start_next(self) -> bool:
-        """Start as many runs as may run at a time; return whether any is running."""
+        """Start runs up to the maximum; return whether any is running."""
         while self._todo and len(self._children) < self._spec.jobs:
             run = take_next_run(self._todo, busy={run.group for run in self._children})
             self._children[run] = _start_run(self._spec, run)
@@ -160,7 +160,7 @@ class _Queue:
                 yield run, code
 
     def _remove_completions(self, group: str) -> None:
-        """Delete the cached completions of a group when none of its runs is left."""
+        """Delete the cached completions of a group after its last run."""
         if all(run.group != group for run in [*self._todo, *self._children]):
             shutil.rmtree(self._spec.completion_cache / group, ignore_errors=True)
 
@@ -173,8 +173,8 @@ class _Queue:
 def take_next_run(todo: list[PlannedRun], *, busy: Collection[str]) -> PlannedRun:
     """Remove and return the next run, preferring one of a group that is not running.
 
-    Runs of one group that follow each other reuse what the first of them sampled; in parallel, each
-    would sample it.
+    Sequential runs of one group reuse the completions of the first one; in parallel, each would
+    generate them.
     """
     run = next((run for run in todo if run.group not in busy), todo[0])
     todo.remove(run)

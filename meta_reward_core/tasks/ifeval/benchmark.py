@@ -161,7 +161,7 @@ def _read_either(row: NumberedRow, columns: Sequence[str]) -> str:
 def check_responses(items: Sequence[BenchmarkItem], responses: Sequence[str]) -> list[ItemResult]:
     """Check every response strictly and loosely, by instruction and by prompt.
 
-    Of a response with a closed reasoning block only what follows it is checked.
+    If a response has a closed reasoning block, only the text after it is checked.
     """
     results: list[ItemResult] = []
     for item, response in zip(items, responses, strict=True):
@@ -186,7 +186,7 @@ def _check_response(item: BenchmarkItem, response: str, mode: Mode) -> Iterator[
 
 
 def list_loose_forms(response: str) -> list[str]:
-    """List the eight variants of a response of which a loose check accepts any."""
+    """List the eight variants of a response; a loose check accepts any of them."""
     lines = response.split("\n")
     forms = [
         response,
@@ -234,7 +234,7 @@ def _make_metric(name: str, found: _Values) -> Metric:
 
 
 def find_response_issues(items: Sequence[BenchmarkItem]) -> list[DataIssue]:
-    """Return the issues that a reader must know."""
+    """Return issues that readers of the metrics must know."""
     repeated = len(items) - len({item.prompt for item in items})
     return make_issue_if_any(
         range(repeated),

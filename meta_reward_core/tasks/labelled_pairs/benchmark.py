@@ -1,11 +1,11 @@
-"""Human-labeled pairs: whether the model, as a judge, prefers what people prefer.
+"""Human-labeled pairs: whether the model, as a judge, agrees with human preferences.
 
 Two questions are asked of each pair. As the judge: each output is scored N times alone, and the
 order of the mean scores is compared with the label. As a pairwise judge, the meta-judge's kind of
 question: both outputs are shown together, in both orders, and the verdict is compared with it.
 
-A tie counts half: a coin gets 50%. What cannot be read is not in a mean; it is counted, and the
-interval reaches as far as if it had been wrong, and right.
+A tie counts half, so random guessing gets 50%. Unreadable replies are excluded from means and
+counted, and the interval allows for each of them being wrong or right.
 
 Source of the format: Zeng et al. 2023, arXiv 2310.07641 (LLMBar).
 """
@@ -271,7 +271,7 @@ def score_comparisons(
 
 
 def _score_orders(item: BenchmarkItem, credit: dict[bool, float | None]) -> Iterator[ItemResult]:
-    """Compute credits of 0, 0.5 and 1 by whether the better output was shown first."""
+    """Compute credits of 0, 0.5 and 1, grouped by whether the better output was shown first."""
     for better_first, value in credit.items():
         side = "first" if better_first else "second"
         yield _make_result(item, f"comparison_accuracy_better_{side}", value)

@@ -1,7 +1,7 @@
-"""`python -m meta_reward_core.tasks.toy`: train the shipped seed model again.
+"""`python -m meta_reward_core.tasks.toy`: retrain the built-in base model.
 
-With the name of a variant, such as `miniature-sft2` or `miniature-sft1-noisy`, train that one and
-keep it under META_REWARD_MODEL_ROOT.
+With the name of a variant, such as `miniature-sft2` or `miniature-sft1-noisy`, train that variant
+and store it under META_REWARD_MODEL_ROOT.
 """
 
 import argparse

@@ -1,9 +1,8 @@
 """The toy task's M0: a tiny Llama trained from scratch on all three roles, with a quality gate.
 
 Whether a model of this size learns to compare judgments depends on its training seed. So seeds are
-tried in order and the first whose meta-judge passes the gate on held-out comparisons is kept; the
-seeds that failed are recorded with the model. After this, nothing that trains or selects sees the
-toy task's ground truth again.
+tried in order until a meta-judge passes the gate on held-out comparisons; failed seeds are recorded
+with the model. After this, nothing that trains or selects uses the ground truth of the toy task.
 """
 
 import json
@@ -51,15 +50,17 @@ _HASHED_SETTINGS = {
     *("max_grad_norm", "max_length", "max_refused_share", "max_steps", "row_order"),
     *("save_every_epochs", "scheduler", "validation_share", "warmup_ratio", "weight_decay"),
 }
-"""Settings that existed when the shipped seed model was trained. A later one that `SFT_SETTINGS`
-does not set leaves the training and the seed model unchanged."""
+"""Settings that existed when the shipped seed model was trained.
+
+Later settings that `SFT_SETTINGS` does not set do not change the training or the base model.
+"""
 THREADS = 2
-"""Weights depend on the order of sums, so on the number of threads."""
+"""Weights depend on the order of sums, and therefore on the number of threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class QualityGate:
-    """Requirements for a seed model's meta-judge on held-out comparisons.
+    """Requirements for a base model's meta-judge on held-out comparisons.
 
     Attributes:
         comparisons: how many it is asked; in half of them the better judgment stands first.
@@ -94,7 +95,7 @@ class GateResult:
 
 
 def compute_seed_model_key() -> str:
-    """Hash all inputs of the seed model."""
+    """Hash all inputs of the base model."""
     templates = [load_template(f"miniature_{name}").text for name in ("judge", "meta_judge")]
     return hash_json(
         {
@@ -116,7 +117,7 @@ def compute_seed_model_key() -> str:
 
 
 def ensure_seed_model(models: Path, *, scratch: Path, say: Callable[[str], None]) -> Path:
-    """Return the seed model's folder: shipped, cached, or trained now.
+    """Return the base model's folder: built-in, cached, or trained now.
 
     Args:
         models: where a trained one is kept.
@@ -137,7 +138,7 @@ def ensure_seed_model(models: Path, *, scratch: Path, say: Callable[[str], None]
 
 
 def find_cached_seed_model(models: Path) -> Path | None:
-    """Return the seed model's folder if no training is needed: shipped or cached."""
+    """Return the base model's folder if no training is needed: built-in or cached."""
     key = compute_seed_model_key()
     folders = (get_shipped_seed_model(), _get_cache_folder(models))
     return next((folder for folder in folders if _is_made_from(folder, key)), None)
@@ -148,7 +149,7 @@ def _get_cache_folder(models: Path) -> Path:
 
 
 def get_shipped_seed_model() -> Path:
-    """Return the folder of the shipped seed model."""
+    """Return the folder of the built-in base model."""
     return Path(str(files("meta_reward_core.tasks.toy") / "seed_model"))
 
 
@@ -162,7 +163,7 @@ def _is_made_from(folder: Path, key: str) -> bool:
 
 
 def train_seed_model(folder: Path, *, scratch: Path, say: Callable[[str], None]) -> None:
-    """Try SFT seeds in order until one passes the gate; keep it, and report which failed.
+    """Try SFT seeds in order until one passes the gate; report the failed ones.
 
     Raises:
         TrainingError: `MAX_SFT_SEEDS` seeds failed.

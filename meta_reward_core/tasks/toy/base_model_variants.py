@@ -1,8 +1,8 @@
 """Other base models of the toy task: another SFT seed, or a noisier meta-judge.
 
-A recipe asks for one by its name, `miniature-sft<K>` or `miniature-sft<K>-noisy`. It is trained at
-the first wish and kept with the record of its gate. A sharp one must pass the gate; how a noisy one
-does at it is written down and decides nothing, because to fail is what it is there for.
+A recipe selects one by name, `miniature-sft<K>` or `miniature-sft<K>-noisy`. It is trained on first
+use and stored with its gate result. A normal variant must pass the gate; the result of a noisy one
+is only recorded, because it is meant to fail.
 """
 
 import json
@@ -62,7 +62,7 @@ def find_gate_result(variant: SeedModelVariant, models: Path) -> GateResult | No
 
 
 def _find_shipped_gate_result(variant: SeedModelVariant) -> GateResult | None:
-    """Return a variant's gate result from the shipped seed model's record."""
+    """Return a variant's gate result from the record of the built-in base model."""
     if variant.noisy:
         return None
     record = json.loads(base_model.get_shipped_seed_model().with_suffix(".json").read_text())
@@ -133,7 +133,7 @@ def _get_record_path(variant: SeedModelVariant, models: Path) -> Path:
 def _train_and_gate(
     variant: SeedModelVariant, models: Path, *, scratch: Path, say: Callable[[str], None]
 ) -> GateResult:
-    """Train and gate: write the folder first, then the record that makes it valid."""
+    """Train and test: write the folder first, then the record that makes it valid."""
     say(f"training the base model {variant.name} (two to five minutes on two idle cores)")
     place = scratch / f"{variant.name}-{variant.key[:12]}"
     candidate, folder = place / "candidate", _get_folder(variant, models)

@@ -1,6 +1,6 @@
 """True quality of toy-task models, by the oracle, on held-out items.
 
-Only the evaluation stage and the seed's gate call this; no step that trains or selects does.
+Only the evaluation stage and the gate of base models use this, never a step that trains or selects.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -118,7 +118,7 @@ def _list_actor_items(
 
 
 def _list_judge_items(judged: "JudgedItems") -> list[ItemResult]:
-    """How often judgments of an item are exact, and how often its order with others is right."""
+    """Share of exact judgments of an item, and of correct orders relative to other items."""
     exact: dict[int, list[float]] = {item: [] for item in range(len(judged.quality))}
     for judgment in judged.judgments:
         item = int(judgment.response_id)
@@ -187,7 +187,7 @@ class JudgedItems:
         return {item: fmean(scores) for item, scores in by_item.items()}
 
     def iter_ordered_pairs(self) -> Iterator[tuple[int, int, float]]:
-        """Yield pairs of items of different quality, and 1 if mean scores order them rightly."""
+        """Yield pairs of items of different quality, with 1 if mean scores order them correctly."""
         means, truth = self.compute_means(), self.quality
         for a, b in combinations(means, 2):
             if truth[a] != truth[b]:

@@ -1,6 +1,6 @@
 """Ground truth of the toy task, for evaluation and seed data only.
 
-No stage of the loop may import this module: sampling, judging, pairing and training never see it.
+No stage of the loop may import this module: sampling, judging, pairing and training never use it.
 """
 
 import re
@@ -13,7 +13,7 @@ _SCORE = re.compile(r"Score:\s*(-?\d+(?:\.\d+)?)", re.IGNORECASE)
 def compute_true_quality(instruction: str, response: str) -> float:
     """Count the correct words of a response, minus the words beyond five (0 to 5).
 
-    Polite phrases count for nothing. An instruction from outside this world is worth 0.
+    Polite phrases have no value. A prompt that is not from the toy task scores 0.
     """
     parsed = task.parse_instruction(instruction)
     if parsed is None:

@@ -1,6 +1,6 @@
 """The toy task as a plug-in: prompts, seed models, and the evaluator with the ground truth.
 
-Imports neither torch nor what evaluates until one of them is used.
+torch and the evaluation code are imported on first use.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -36,7 +36,7 @@ class ToyPrompts:
 
 @dataclass(frozen=True, slots=True)
 class ToyModels:
-    """The shipped seed model, and the variants `miniature-sft<K>[-noisy]`."""
+    """The built-in base model, and the variants `miniature-sft<K>[-noisy]`."""
 
     def provides(self, name: str | None) -> bool:
         """Whether a recipe's `model` is one of them."""

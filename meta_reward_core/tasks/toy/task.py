@@ -1,9 +1,8 @@
-"""The toy task: its language, its prompts and the noisy texts its seed model learns.
+"""The toy task: its language, its prompts, and the noisy texts that its base model learns.
 
-An instruction asks for five words in another language. A response gives one word a slot, at worst
-a sibling language's word, and then polite phrases, which cost length and add nothing. A judgment
-checks slot by slot and keeps a tally; a meta-judgment rechecks the slots of two judgments and
-keeps the lead of the better one.
+A prompt asks for five words in another language. A response has one word per slot, at worst a word
+of a sibling language, and then polite phrases, which only add length. A judgment checks each slot
+and keeps a tally; a meta-judgment rechecks the slots of two judgments and tracks which one leads.
 
 This module writes data and is independent of sampling, pairing, training and evaluation.
 """
@@ -115,7 +114,7 @@ class JudgeNoise:
 
 SEED_JUDGE_NOISE = JudgeNoise()
 SEED_META_JUDGE_NOISE = 0.03
-"""Chance that the seed's meta-judge rechecks a slot wrongly, whatever the length."""
+"""Probability that the base model's meta-judge rechecks a slot wrongly, independent of length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +193,7 @@ def parse_instruction(instruction: str) -> tuple[str, tuple[str, ...]] | None:
 
 @cache
 def _build_translations() -> dict[tuple[str, str], str]:
-    """From (language, source word) to the right word."""
+    """Maps (language, source word) to the correct word."""
     return {
         (language, row[0]): row[1 + index]
         for slot in LEXICON
@@ -209,7 +208,7 @@ def translate_word(language: str, source: str) -> str:
 
 
 def get_misconception(language: str, slot: int, source: str) -> str | None:
-    """Return the sibling language's word that the seed's actor usually writes if it errs."""
+    """Return the sibling language's word that the base model's actor usually writes by mistake."""
     names = [row[0] for row in LEXICON[slot]]
     # Errors affect different words in each language, and mostly a different sibling language.
     index = LANGUAGES.index(language)
@@ -308,7 +307,7 @@ def write_judgment(draft: Draft, verdicts: Sequence[bool]) -> str:
 
 
 def _recheck_slots(rng: random.Random, draft: Draft, noise: float | JudgeNoise) -> tuple[bool, ...]:
-    """Sample what the meta-judge believes about each slot."""
+    """Sample the meta-judge's belief about each slot."""
     if isinstance(noise, JudgeNoise):
         return sample_verdicts(rng, draft, noise)
     return tuple(right != (rng.random() < noise) for right in draft.right)
@@ -386,8 +385,8 @@ def generate_sft_rows(
 ) -> Iterator[dict[str, Any]]:
     """Generate supervised fine-tuning rows for the three roles, from the pool's prompts.
 
-    Rows come in blocks of one task, thus of about one length: read in order with a batch of one
-    block, they need little padding and the tasks stay well mixed.
+    Rows are in blocks of one role and similar length: read in order, one block per batch, they need
+    little padding and the roles stay well mixed.
 
     Yields:
         `prompt` and `completion` as chat messages, and the `task`.

@@ -1,4 +1,4 @@
-"""The toy task's Table 1: win rates against fixed responses, by ground truth and by itself.
+"""The toy task's Table 1: win rates against fixed responses, by ground truth and own judge.
 
 The baseline's responses are sampled once from the distribution that the seed model's actor was
 taught: the same texts for every model, experiment and seed, like AlpacaEval's baseline. The rate by

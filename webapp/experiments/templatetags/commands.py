@@ -1,4 +1,4 @@
-"""Commands that a page shows for the user to run, and code in sentences."""
+"""Template tags for commands that users run, and for code in sentences."""
 
 from django import template
 from django.utils.html import format_html, format_html_join

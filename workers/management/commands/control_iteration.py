@@ -50,7 +50,7 @@ class Command(BaseCommand):
 
 
 def _wait_until_stopped(iteration: Iteration) -> None:
-    """Wait for running shards; those of a dead worker end with their lease."""
+    """Wait for running shards; shards of a dead worker end when their lease expires."""
     give_up_at = time.monotonic() + settings.META_REWARD_LEASE_SECONDS + 10
     while time.monotonic() < give_up_at:
         iteration.refresh_from_db()

@@ -1,4 +1,4 @@
-"""Draw an audit batch from an iteration."""
+"""Sample an audit batch from an iteration."""
 
 from pathlib import Path
 from typing import Any

@@ -17,7 +17,7 @@ from workers.ops.host import get_machine_name
 
 _OK: Final = 200
 _PATIENCE_SECONDS: Final = 15.0
-"""A busy site is not a broken one; what asks for a container gives the whole command 30 s."""
+"""Timeout of a request: a busy site is not broken, and container health checks allow 30 s."""
 
 
 class Command(BaseCommand):

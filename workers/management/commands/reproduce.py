@@ -1,4 +1,4 @@
-"""Run arms times seeds, resuming wherever they stopped, and write the report of all."""
+"""Run all arms with all seeds, resuming interrupted runs, and write the report."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +43,7 @@ PAPER_ARMS: Final = (
     "miniature-no-length-control",
     "miniature-noisy-meta-judge",
 )
-"""The miniature paper; the first is what the others are compared with."""
+"""Arms of the miniature paper; the others are compared with the first."""
 
 _PAPER_SFT_SEEDS: Final = 3
 

@@ -133,7 +133,7 @@ class Command(ExemplifiedCommand):
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    """Refuse options that do not go together.
+    """Refuse incompatible options.
 
     Raises:
         InputError: saying which one to remove.

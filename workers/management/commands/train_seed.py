@@ -1,4 +1,4 @@
-"""Train a seed model: fine-tune a model on evaluation and instruction data (EFT and IFT)."""
+"""Train a base model: fine-tune a model on evaluation and instruction data (EFT and IFT)."""
 
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
