@@ -102,9 +102,7 @@ def test_a_part_without_a_manifest_was_never_finished(tmp_path: Path) -> None:
     run_before_training(experiment.build_context(1), resources)
     before = bytes_below(tmp_path)
     (tmp_path / "scripted/iteration-1/manifests/generate-00002.json").unlink()
-    (tmp_path / "scripted/iteration-1/responses/part-00002.parquet").write_bytes(
-        b"different content"
-    )
+    (tmp_path / "scripted/iteration-1/responses/part-00002.parquet").write_bytes(b"other bytes")
     assert run_before_training(experiment.build_context(1), resources) == [("generate", 2)]
     assert bytes_below(tmp_path) == before
 

@@ -23,7 +23,7 @@ HOST = "http://testserver"
 
 @pytest.fixture(scope="session")
 def public_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `make docs` fills, built anew."""
+    """The folder that `make docs` fills, built again."""
     root = tmp_path_factory.mktemp("public")
     recipe = re.search(
         r"^docs:.*\n\t\$\(BIN\)/python (-m sphinx .*)$", (CHECKOUT / "Makefile").read_text(), re.M
@@ -122,7 +122,7 @@ def test_every_page_can_be_used_and_searched(client: Client, public_root: Path) 
         assert {path: found for path, found in problems.items() if found} == {}
         page.set_viewport_size(DESK)
         page.goto(f"{HOST}/docs/")
-        page.get_by_placeholder("Search").fill("tensor parallel")
+        page.get_by_placeholder("Search").fill("install vLLM")
         page.keyboard.press("Enter")
         page.locator("#search-results a", has_text="Engines").first.wait_for()
         assert [text for text in logged if "Content Security" in text] == []
