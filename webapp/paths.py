@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from django.conf import settings
+from django.http import HttpRequest
 
 from meta_reward_core.storage.roots import StorageRoots
 from meta_reward_core.system.settings import read_settings
@@ -26,6 +27,11 @@ def get_runtime_folder() -> Path:
     """
     installation = hashlib.sha256(os.fsencode(VAR_ROOT)).hexdigest()[:10]
     return Path(tempfile.gettempdir()) / f"meta-reward-{os.geteuid()}-{installation}"
+
+
+def add_documentation_url(_: HttpRequest) -> dict[str, str]:
+    """Context processor: the URL of the documentation; empty if it is not built."""
+    return {"documentation_url": settings.DOCUMENTATION_URL}
 
 
 def get_storage_roots() -> StorageRoots:

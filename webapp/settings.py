@@ -152,6 +152,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "webapp.paths.add_documentation_url",
             ],
         },
     },
@@ -223,6 +224,7 @@ WHITENOISE_USE_FINDERS = STATIC_ROOT is None
 PUBLIC_ROOT = _given.var / "public"
 WHITENOISE_ROOT = str(PUBLIC_ROOT) if PUBLIC_ROOT.is_dir() else None
 WHITENOISE_INDEX_FILE = True
+DOCUMENTATION_URL = "/docs/" if (PUBLIC_ROOT / "docs" / "index.html").is_file() else ""
 
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"

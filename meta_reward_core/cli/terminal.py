@@ -369,7 +369,7 @@ def _make_table(title: str, *columns: str) -> Table:
 
 
 def _make_stage_table(stages: list[Summary]) -> Table:
-    table = _make_table("Stages", "stage", "made", "unread", "tokens", "tokens/s", "seconds")
+    table = _make_table("Stages", "stage", "made", "unreadable", "tokens", "tokens/s", "seconds")
     for stage in stages:
         counts = stage["counts"]
         table.add_row(

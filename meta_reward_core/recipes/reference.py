@@ -36,9 +36,9 @@ These keys still work, with a warning, and will be removed in a later version.
 
 def write_reference() -> str:
     """Generate the page."""
-    lines = [_HEAD, "## Shipped\n"]
+    lines = [_HEAD, "## Built-in recipes\n"]
     lines += [f"- `{name}`: {load_recipe(name).description}" for name in list_shipped_recipes()]
-    lines += ["", "## Values", "", "| key | default | bounds | unit | meaning | source |"]
+    lines += ["", "## Fields", "", "| key | default | bounds | unit | meaning | source |"]
     lines += ["|---|---|---|---|---|---|", *_iter_rows(Recipe, "")]
     lines += [_RENAMED, "| old key | key |", "|---|---|"]
     lines += [

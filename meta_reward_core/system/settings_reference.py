@@ -53,7 +53,7 @@ def write_reference() -> str:
         ]
         lines += [_format_row(f) for f in _iter_fields() if _get_extra(f)["section"] == section]
         lines.append("")
-    lines += ["## Read by libraries\n", "| variable | meaning |", "|---|---|"]
+    lines += ["## Variables of libraries\n", "| variable | meaning |", "|---|---|"]
     lines += [_format_meaning(name, text) for name, text in _LIBRARIES.items()]
     lines += ["", "## Docker Compose and Slurm\n"]
     lines += [

@@ -5,6 +5,7 @@ from django.contrib.auth.models import User
 from django.db import DatabaseError
 from django.test import Client
 from django.urls import reverse
+from pytest_django.fixtures import Settings
 
 from webapp import health
 from webapp.experiments.models import Iteration
@@ -80,3 +81,11 @@ def test_the_admin_is_for_staff(client: Client, alice: User) -> None:
 def test_the_character_nul_is_no_address(client: Client, path: str) -> None:
     """PostgreSQL would refuse the question itself."""
     assert client.get(path).status_code == 404
+
+
+@pytest.mark.parametrize("url", ["/docs/", ""])
+def test_pages_link_to_the_documentation_if_it_is_built(
+    client: Client, settings: Settings, url: str
+) -> None:
+    settings.DOCUMENTATION_URL = url
+    assert ('<a href="/docs/">Docs</a>' in client.get("/").content.decode()) is bool(url)
