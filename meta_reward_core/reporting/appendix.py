@@ -30,17 +30,17 @@ def build_compute_section(arms: Sequence[Arm]) -> list[Block]:
     """Build the table of tokens, pairs, steps and seconds of each arm."""
     rows = [_make_compute_row(arm) for arm in arms if arm.runs]
     if not rows:
-        return [Absent("Compute of each arm", "no iteration is finished")]
+        return [Absent("Cost of each arm", "no iteration is finished")]
     return [
         ReportTable(
-            "Compute of each arm, mean of a run over its finished iterations",
+            "Cost of each arm, mean per run over finished iterations",
             ("arm", "runs", *(f"tokens, {role}" for role in _ROLES), "tokens in all",
              "pairs trained", "DPO steps", "seconds"),
             rows,
-            note="Tokens are those drawn in the loop; evaluation is not counted. Seconds are of "
-            "the stages, on whatever machine and beside whatever else ran, and without those of "
-            "draws that a run had in common with an earlier one: compare tokens and steps, not "
-            "seconds. A dash: not known, such as the seconds of files without rows.",
+            note="Tokens are those generated in the loop, without evaluation. Seconds are "
+            "those of the stages, depend on the machine and its other load, and exclude "
+            "completions reused from an earlier run: compare tokens and steps, not seconds. A "
+            "dash means unknown, such as the seconds of files without rows.",
         )
     ]  # fmt: skip
 
@@ -96,7 +96,7 @@ def build_repeats_section(arms: Sequence[Arm]) -> list[Block]:
     if any(len(arm.runs) > 1 for arm in arms):
         blocks += [_make_seed_spread_table(arms)]
     else:
-        blocks += [Absent("Spread over seeds", "each arm has one run: give several seeds")]
+        blocks += [Absent("Spread over seeds", "each arm has one run: use several seeds")]
     again = [
         (f"{run.name} M{t}", format_number(found["value"], 3), f"{found['count']:,}")
         for arm in arms
@@ -109,7 +109,7 @@ def build_repeats_section(arms: Sequence[Arm]) -> list[Block]:
     if again:
         columns = ("model", "standard deviation, points", "annotations")
         return [*blocks, ReportTable("The same outputs annotated again", columns, again)]
-    reason = "no repeated annotation is kept: `evaluate annotations --repeats FILE...`"
+    reason = "no repeated annotation is stored: `evaluate annotations --repeats FILE...`"
     return [*blocks, Absent("The same outputs annotated again", reason)]
 
 
@@ -123,7 +123,7 @@ def _make_seed_spread_table(arms: Sequence[Arm]) -> ReportTable | Absent:
             rows.append((metric.title, *cells))
     title = f"Standard deviation between loop seeds of one M0, at M{last}"
     if not rows:
-        return Absent(title, "no metric is known of two runs from the same M0")
+        return Absent(title, "no metric has values for two runs from the same M0")
     return ReportTable(title, ("metric", *(arm.label for arm in arms)), rows)
 
 
@@ -131,11 +131,13 @@ def build_limitations_section(arms: Sequence[Arm]) -> list[Block]:
     """List alarms, evaluation issues, and responses that manipulate the judge."""
     return [
         Text("Alarms of the iterations:"),
-        Notes(_list_alarms(arms) or ["none rang"]),
-        Text("Warnings of the kept evaluations (null models, copies of the baseline, marks of a "
-             "judge, instructions to it, and what else limits a metric):"),
+        Notes(_list_alarms(arms) or ["none"]),
+        Text(
+            "Warnings of the stored evaluations (null models, copies of the baseline, judge marks, "
+            "instructions to the judge, and other limitations):"
+        ),
         _make_issues_block(arms),
-        Text("The same search in the loop's own answers, which its judge has scored:"),
+        Text("The same search in the loop's own responses, which its judge scored:"),
         _make_judge_hacking_block(arms),
     ]  # fmt: skip
 
@@ -169,7 +171,9 @@ def _make_issues_block(arms: Sequence[Arm]) -> Block:
         for card in cards
     ]
     if not kept:
-        return Absent("Warnings of the evaluations", "no evaluation is kept for these experiments")
+        return Absent(
+            "Warnings of the evaluations", "no evaluation is stored for these experiments"
+        )
     lines = [
         f"{run.name} M{t}, {card['benchmark']}: {one['name']}. {one['sentence']} {one['advice']}"
         for run, t, card in kept
@@ -182,7 +186,7 @@ def _make_judge_hacking_block(arms: Sequence[Arm]) -> Block:
     looked = [(run, run.gaming) for arm in arms for run in arm.runs if run.gaming is not None]
     if not looked:
         return Absent(
-            "Answers that play the judge", "this page does not read them: `manage.py report` does"
+            "Responses that manipulate the judge", "only `manage.py report` reads all responses"
         )
     lines = [
         f"{run.name}, iteration {t}: {one.name}. {one.sentence} {one.advice}"
@@ -190,7 +194,7 @@ def _make_judge_hacking_block(arms: Sequence[Arm]) -> Block:
         for t, metrics in sorted(gaming.items())
         for one in metrics
     ]
-    return Notes(lines or [f"none in the answers of {len(looked)} experiments"])
+    return Notes(lines or [f"none in the responses of {len(looked)} experiments"])
 
 
 def build_provenance_section(arms: Sequence[Arm]) -> list[Block]:

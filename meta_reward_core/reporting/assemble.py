@@ -82,14 +82,16 @@ def _make_contents_blocks(arms: Sequence[Arm]) -> list[Block]:
         {arm.recipe.judge.endpoint for arm in arms if arm.recipe and arm.recipe.judge.endpoint}
     )
     return [
-        ReportTable(
-            "What stands side by side" if len(arms) > 1 else "The experiment", columns, rows
-        ),
+        ReportTable("Compared arms" if len(arms) > 1 else "The experiment", columns, rows),
         *([Notes(unfinished)] if unfinished else []),
-        *([Text(f"Judged from outside, by the endpoint {', '.join(outside)}.")] if outside else []),
+        *(
+            [Text(f"Judged by an external judge, the endpoint {', '.join(outside)}.")]
+            if outside
+            else []
+        ),
         *_describe_readouts(arms),
         Text(
-            "The paper's tables (Wu et al. 2024, arXiv 2407.19594) follow in its order. What could "
-            "not be computed is named with the reason."
+            "The paper's tables (Wu et al. 2024, arXiv 2407.19594) follow in its order. "
+            "Values that could not be computed are listed with the reason."
         ),
     ]

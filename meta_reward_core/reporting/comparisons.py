@@ -33,14 +33,14 @@ _METHOD: Final = (
     "Differences are taken within pairs of runs that started from the same M0 with the same loop "
     'seed. "These seed models": 95% by Student\'s t over pairs, each M0 with its own mean; it '
     'covers other loop seeds. "Other seed models": 95% by Student\'s t over the means of the M0s; '
-    "it covers other M0s, and is wide with three of them. Metrics other than the primary ones are "
-    "exploratory: one in twenty 95% intervals misses the true value."
+    "it covers other M0s, and is wide with three of them. All metrics except the primary ones "
+    "are exploratory: one in twenty 95% intervals misses the true value."
 )
 _PLANTED: Final = (
-    "What this does not prove: the miniature is a synthetic world in which the signal to be found "
-    "is planted, with a seed model whose meta-judge is good because it was trained and gated to "
-    "be. It tests that the mechanism works, where it works and how it fails; it says nothing about "
-    "how large the effect is for large language models, nor that it is there."
+    "Limits of these results: the toy task is synthetic, its signal is planted, and its base "
+    "model has a good meta-judge because it was trained and selected for that. The results "
+    "show whether, where and how the mechanism works or fails; they do not show the size, or "
+    "the existence, of the effect for large language models."
 )
 _PRIMARY_PREFIX: Final = "primary: "
 _MIN_RUNS: Final = 3
@@ -59,7 +59,7 @@ def build_comparison_section(arms: Sequence[Arm], baseline: str) -> list[Block]:
     others = [arm for arm in arms if arm.runs and arm is not base]
     title = "Differences between arms"
     if base is None or not others:
-        return [Absent(title, "it takes finished runs of the baseline and of another arm")]
+        return [Absent(title, "finished runs of the baseline and of another arm are required")]
     last = find_last_model([base, *others])
     if not last:
         return [Absent(title, "no iteration is finished in all arms")]
@@ -75,7 +75,7 @@ def build_comparison_section(arms: Sequence[Arm], baseline: str) -> list[Block]:
     oracle = any(arm.recipe and arm.recipe.has_ground_truth for arm in arms)
     return [
         Text(f"At M{last}, the last model that all arms have, against the arm {base.label}:"),
-        Notes(sentences or ["no primary metric is known for both arms of a pair"]),
+        Notes(sentences or ["no primary metric has values for both arms of a pair"]),
         *([Text(_PLANTED)] if oracle else []),
         Text(_METHOD),
         *blocks,
@@ -119,7 +119,7 @@ def _format_interval(interval: Interval | None, metric: MetricSpec, absent: str)
 
 
 def _explain_missing_interval(found: SeedEstimate) -> str:
-    return "one seed model" if found.seed_models < 2 else "all seed models are equal"
+    return "one seed model" if found.seed_models < 2 else "all base models are equal"
 
 
 def _format_count(number: int, what: str) -> str:
@@ -151,10 +151,10 @@ def _describe_interval(
     interval: Interval | None, of: str, metric: MetricSpec, *, runs: int, absent: str
 ) -> str:
     if interval is None:
-        return f"For {of} nothing can be claimed: {absent}."
+        return f"For {of} no claim is possible: {absent}."
     text = format_interval(*interval, metric.decimals)
     if is_significant(interval) and runs < _MIN_RUNS:
         return f"For {of} the interval {text} excludes 0, but {runs} pairs are too few to claim it."
     if is_significant(interval):
-        return f"For {of} that stands: the interval {text} excludes 0."
-    return f"For {of} it does not stand: the interval {text} includes 0."
+        return f"For {of} the difference is shown: the interval {text} excludes 0."
+    return f"For {of} the difference is not shown: the interval {text} includes 0."

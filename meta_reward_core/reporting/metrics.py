@@ -67,13 +67,13 @@ def _compute_correlation_interval(value: float, count: int) -> Interval | None:
 
 
 QUALITY: Final = (
-    MetricSpec("true quality of sampled answers, 0 to 5", "actor", "true_quality", bounds=(0, 5)),
+    MetricSpec("true quality of sampled responses, 0 to 5", "actor", "true_quality", bounds=(0, 5)),
     MetricSpec(
-        "true quality of greedy answers, 0 to 5", "actor", "true_quality_greedy", bounds=(0, 5)
+        "true quality of greedy responses, 0 to 5", "actor", "true_quality_greedy", bounds=(0, 5)
     ),
-    MetricSpec("win rate by the truth, %", "actor", "win_rate", decimals=1, bounds=(0, 100)),
+    MetricSpec("win rate by the ground truth, %", "actor", "win_rate", decimals=1, bounds=(0, 100)),
     MetricSpec(
-        "length-controlled win rate by the truth, %",
+        "length-controlled win rate by the ground truth, %",
         "actor",
         "length_controlled_win_rate",
         decimals=1,
@@ -97,7 +97,7 @@ QUALITY: Final = (
         bounds=(0, 100),
         items="none",
     ),
-    MetricSpec("length of answers, words", "actor", "length_words", decimals=1),
+    MetricSpec("length of responses, words", "actor", "length_words", decimals=1),
 )
 JUDGE: Final = (
     MetricSpec(
@@ -108,26 +108,24 @@ JUDGE: Final = (
         items="judge_items",
     ),
     MetricSpec(
-        "order of two responses as in truth",
+        "correct order of two responses",
         "judge",
         "order_agreement",
         bounds=(0, 1),
         items="judge_items",
     ),
-    MetricSpec("Spearman correlation with the truth", "judge", "spearman", bounds=(-1, 1)),
-    MetricSpec(
-        "judgments that can be read", "judge", "parse_rate", bounds=(0, 1), items="judge_items"
-    ),
+    MetricSpec("Spearman correlation with the ground truth", "judge", "spearman", bounds=(-1, 1)),
+    MetricSpec("readable judgments", "judge", "parse_rate", bounds=(0, 1), items="judge_items"),
 )
 BIAS: Final = (
-    MetricSpec("points that ten words of filler are worth", "judge", "points_per_10_words"),
-    MetricSpec("mean points on the same held-out responses", "judge", "mean_score"),
+    MetricSpec("score gained by ten filler words", "judge", "points_per_10_words"),
+    MetricSpec("mean score of the same held-out responses", "judge", "mean_score"),
     MetricSpec("meta-judge right, share", "meta_judge", "accuracy", bounds=(0, 1)),
     MetricSpec(
-        "the same, the better one first", "meta_judge", "accuracy_better_first", bounds=(0, 1)
+        "the same, better one shown first", "meta_judge", "accuracy_better_first", bounds=(0, 1)
     ),
     MetricSpec(
-        "the same, the better one second", "meta_judge", "accuracy_better_second", bounds=(0, 1)
+        "the same, better one shown second", "meta_judge", "accuracy_better_second", bounds=(0, 1)
     ),
 )
 PRIMARY: Final = (QUALITY[0], QUALITY[1], JUDGE[0], JUDGE[1])

@@ -24,8 +24,8 @@ _COUNTS: Final = {
     "judge": {"judgments": "judgments", "unscored": "judgments without a readable score"},
     "meta_judge": {"battles": "battles of judgments"},
     "train": {
-        "rows": "pairs given to the training",
-        "trained": "of them trained on",
+        "rows": "pairs available for training",
+        "trained": "of these, trained on",
         "refused": "of them refused",
     },
 }
@@ -88,14 +88,15 @@ def get_public_model_name(name: str | None, *, task: str = "the toy task") -> st
 _LICENSE: Final = """\
 ## License
 
-This card grants no license. The weights derive from the seed model, and the preference pairs from
-the instructions that were given: the licenses of both decide what may be done with this model.
-Whoever publishes it states the license here."""
+This card grants no license. The weights are derived from the base model, and the preference pairs
+from the prompts: the licenses of both determine how this model may be used. The publisher must
+state the license here.
+"""
 
 _USE: Final = """\
 ## Use
 
-The folder holds config, tokenizer, chat template and safetensors weights, and no code.
+The folder contains config, tokenizer, chat template and safetensors weights, and no code.
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -104,8 +105,9 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 model = AutoModelForCausalLM.from_pretrained("FOLDER")
 ```
 
-The model was trained to be preferred by itself. Nothing here measures truth or safety: evaluate it
-for your purpose before you rely on it."""
+The model was trained to be preferred by itself. Neither truth nor safety was measured: evaluate it
+for your purpose before you rely on it.
+"""
 
 
 def _format_front_matter(title: str, lineage: Lineage) -> str:
@@ -126,8 +128,8 @@ def _format_introduction(number: int) -> str:
     rounds = "one iteration" if number == 1 else f"{number} iterations"
     return (
         f"A language model after {rounds} of Meta-Rewarding ([Wu et al. 2024]({_PAPER})): it "
-        "answered instructions, judged its own answers, judged its own judgments, and was trained "
-        "by DPO on the pairs that it found."
+        f"responded to prompts, judged its own responses, judged its own judgments, and was "
+        f"trained by DPO on the resulting pairs."
     )
 
 
@@ -144,7 +146,7 @@ def _describe_origin(number: int, seed_model: str) -> str:
     if number == 0:
         return f"seed model: {_escape_cell(seed_model)}"
     before = number - 1
-    return f"M{before} trained on what it made in iteration {number}; M{before} is the reference"
+    return f"M{before}, trained on the pairs of iteration {number}; M{before} is the reference"
 
 
 def _format_iteration(summary: Summary) -> str:
@@ -157,7 +159,7 @@ def _format_iteration(summary: Summary) -> str:
         _format_list("Training", _describe_training(summary.get("training"))),
         _format_list("Audit by people", describe_audit(summary.get("audit"))),
         _format_list(
-            "Against the truth of the synthetic world", _describe_ground_truth(summary, number)
+            "Measured by the ground truth of the toy task", _describe_ground_truth(summary, number)
         ),
         _format_list(
             "Alarms", [_format_alarm(alarm) for alarm in summary.get("alarms", [])] or ["none"]
@@ -223,7 +225,7 @@ def _describe_training(training: Mapping[str, Any] | None) -> list[str]:
         for name, ends in training.items()
         if isinstance(ends, Mapping)
     ]
-    return [*metrics, f"weights kept: of step {training['kept_step']:,}"]
+    return [*metrics, f"published weights: step {training['kept_step']:,}"]
 
 
 def _describe_ground_truth(summary: Summary, number: int) -> list[str]:
@@ -260,7 +262,7 @@ def _format_recipe(recipe: Recipe, seed: int) -> str:
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True).rstrip()
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"## Recipe\n\nSeed of the randomness: {seed}.\n\n{fence}yaml\n{text}\n{fence}"
+    return f"## Recipe\n\nRandom seed: {seed}.\n\n{fence}yaml\n{text}\n{fence}"
 
 
 def remove_local_paths(value: Any) -> Any:

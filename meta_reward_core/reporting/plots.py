@@ -43,7 +43,9 @@ def _plot_win_rates(arms: Sequence[Arm]) -> list[Block]:
         if (points := _list_metric_points(arm, one))
     ]
     if not curves:
-        return [Absent(title, "no AlpacaEval-style evaluation is kept, and there is no truth")]
+        return [
+            Absent(title, "no AlpacaEval-style evaluation is stored, and there is no ground truth")
+        ]
     return [
         LinePlot(title if len(curves) <= MAX_CURVES else f"{title} ({number})", part,
                  "model (M0, M1, ...)", "percent")
@@ -82,7 +84,7 @@ def _plot_categories(arms: Sequence[Arm]) -> list[Block]:
     return [
         Absent(
             "Win rate by category",
-            "no kept evaluation names categories: AlpacaEval's column `dataset`, or "
+            "no stored evaluation has categories: AlpacaEval's column `dataset`, or "
             "`evaluate mt-bench --questions`",
         )
     ]
@@ -125,7 +127,9 @@ def _plot_arm_languages(arm: Arm) -> HeatPlot | None:
     }
     if not cells:
         return None
-    return _make_heat_plot(f"Wins by the truth, by language: {arm.label}", cells, "language", "")
+    return _make_heat_plot(
+        f"Wins by the ground truth, by language: {arm.label}", cells, "language", ""
+    )
 
 
 def _make_heat_plot(
@@ -164,7 +168,7 @@ def _plot_score_distributions(arms: Sequence[Arm]) -> list[Block]:
             plots.append(
                 HeatPlot(
                     f"Judge scores: {arm.label}", rows, _BINS, cells, "judge",
-                    "score, from", "Share of its judgments. Failing judges give mostly 5s.",
+                    "score, from", "Share of its judgments. Collapsed judges mostly give 5.",
                 )
             )  # fmt: skip
     return plots or [Absent("Judge scores by iteration", "no iteration is finished")]

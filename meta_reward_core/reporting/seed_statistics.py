@@ -59,7 +59,7 @@ def estimate_over_seeds(values: Mapping[Key, float]) -> SeedEstimate:
     for (model, _), value in values.items():
         groups[model].append(value)
     if not groups:
-        return SeedEstimate(None, 0, 0, absent="no run has it")
+        return SeedEstimate(None, 0, 0, absent="no run has this metric")
     means = [fmean(group) for group in groups.values()]
     free = len(values) - len(groups)
     inside = sum((value - fmean(group)) ** 2 for group in groups.values() for value in group)
@@ -95,8 +95,8 @@ def _compute_t_interval(mean: float, error: float, free: int) -> Interval | None
 
 def _explain_missing_interval(deviation: float | None, *, free: int) -> str:
     if not free:
-        return "one run of each seed model"
-    return "all of them are equal" if (deviation or 0.0) <= _NO_SPREAD else ""
+        return "only one run per base model"
+    return "all values are equal" if (deviation or 0.0) <= _NO_SPREAD else ""
 
 
 def compute_differences(

@@ -49,11 +49,11 @@ _TRAINING_METRICS: Final = {
 }
 
 NO_ACCURACY_YET: Final = (
-    "There is no accuracy before a step has moved the weights: the model is its own reference, so "
-    "all rewards are equal, and which is higher is rounding."
+    "There is no accuracy before the weights have changed: the model equals its reference, so "
+    "all rewards are equal except for rounding."
 )
 PARTS_NOT_LOGGED: Final = (
-    "The version that trained did not log the DPO part and the SFT part of the loss."
+    "The version that trained this model did not log the two parts of the loss."
 )
 
 
@@ -159,8 +159,8 @@ def describe_refusals(refused: Sequence[Summary], *, shown: int) -> list[str]:
     said = []
     for one in refused:
         said.append(
-            f"The engine of the {one['role']} refused {one['prompts']:,} of the prompts; all are "
-            f"in the table {one['table']}:"
+            f"The engine of the {one['role']} refused {one['prompts']:,} of the prompts; all "
+            f"are in the table {one['table']}:"
         )
         said += [
             f"  {named['prompt_id'][:16]} {named['text']!r}: {named['reason']}"
@@ -299,9 +299,9 @@ def describe_audit(audit: Mapping[str, Any] | None) -> list[str]:
     ]
     if audit["human_pairs_offered"]:
         said.append(
-            f"{audit['human_pairs']:,} rows of the training ({audit['human_share']:.1%}) are "
-            "judgments that people preferred in audits of earlier iterations; "
-            f"{audit['human_pairs_offered']:,} were there"
+            f"{audit['human_pairs']:,} training rows ({audit['human_share']:.1%}) are "
+            "human-preferred judgments from audits of earlier iterations, out of "
+            f"{audit['human_pairs_offered']:,}"
         )
     return said
 

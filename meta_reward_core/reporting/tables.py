@@ -25,9 +25,10 @@ from meta_reward_core.reporting.run_loader import Arm, ExperimentRun
 from meta_reward_core.reporting.scorecard_schema import ScorecardDict
 from meta_reward_core.reporting.seed_statistics import estimate_over_seeds
 
-_PAPERS: Final = "The last rows are the paper's own, of models with 8 billion parameters."
+_PAPERS: Final = "The last rows are from the paper, for models with 8 billion parameters."
 _NO_CARD: Final = (
-    "no evaluation of this kind is kept for these models: score its files by `manage.py evaluate "
+    "no evaluation of this kind is stored for these models: score its files with `manage.py "
+    "evaluate "
     "{command} --save-to EXPERIMENT/M<t>`"
 )
 
@@ -44,7 +45,7 @@ def build_paper_tables(arms: Sequence[Arm]) -> list[tuple[str, list[Block]]]:
         ),
         ("Table 2: Arena-Hard", _make_arena_table(arms)),
         (
-            "Table 3: the judge against a stronger judge",
+            "Table 3: agreement of the judge with a stronger judge",
             [
                 *_make_ground_truth_blocks(arms, "Table 3", metrics.JUDGE),
                 *_make_judge_table(arms, "model"),
@@ -56,7 +57,7 @@ def build_paper_tables(arms: Sequence[Arm]) -> list[tuple[str, list[Block]]]:
             [*_make_ground_truth_blocks(arms, "Table 5", metrics.BIAS), *_make_bias_table(arms)],
         ),
         ("Table 6: MT-Bench", _make_mt_bench_table(arms)),
-        ("Table 7: the judge against people", _make_judge_table(arms, "humans")),
+        ("Table 7: agreement of the judge with humans", _make_judge_table(arms, "humans")),
     ]
 
 
@@ -156,7 +157,7 @@ def _make_comparison_table(
         title,
         columns,
         [*ours, *_label_paper_rows(theirs)],
-        note=f"{_PAPERS} In brackets: 95% intervals over prompts.",
+        note=f"{_PAPERS} Brackets contain 95% intervals over prompts.",
         outside=len(theirs),
     )
     return add_reason_if_empty(grid, ours=len(ours), reason=_NO_CARD.format(command=command))
@@ -211,9 +212,9 @@ def build_summary_section(arms: Sequence[Arm]) -> list[Block]:
     if not known:
         return [
             Absent(
-                "M0 and the last model side by side",
-                "nothing was measured of both on the same items: a task with a ground truth, or "
-                "`evaluation.tasks`, does that",
+                "M0 and the last model",
+                "nothing was measured for both models on the same items; use a task with a "
+                "ground truth, or `evaluation.tasks`",
             )
         ]
     return [_make_end_table(arm, known) for arm in arms if arm.iterations]
@@ -257,7 +258,7 @@ def _make_ground_truth_blocks(
     absent: list[Block] = [
         Absent(
             f"{table} in the miniature: {one.title}",
-            "these runs were evaluated before it was measured; a new experiment has it",
+            "these runs were evaluated before this metric was introduced; new experiments have it",
         )
         for one in wanted
         if one not in known
@@ -324,10 +325,11 @@ def _has_value(run: ExperimentRun, metric: MetricSpec, t: int) -> bool:
 def _describe_intervals(arms: Sequence[Arm]) -> str:
     if max(len(arm.runs) for arm in arms) > 1:
         return (
-            "Means over runs; in brackets 95% intervals over loop seeds of these seed models. "
-            "Between loop seeds of one seed model, M0 differs only by its evaluation samples."
+            "Means over runs; brackets contain 95% intervals over loop seeds of these base "
+            "models. For loop seeds of one base model, M0 differs only by its evaluation "
+            "samples."
         )
-    return "One run: in brackets 95% intervals over held-out items, not over other seeds."
+    return "One run; brackets contain 95% intervals over held-out items, not over seeds."
 
 
 def _make_length_control_table(arms: Sequence[Arm]) -> list[Block]:
@@ -340,17 +342,17 @@ def _make_length_control_table(arms: Sequence[Arm]) -> list[Block]:
         rho = get_scheduled_value(arm.recipe.pairing.rho, last)
         rows.append((f"{arm.label} M{last}", f"{rho:g}", _format_length(arm, last)))
     grid = ReportTable(
-        "Length of the answers with and without length control, characters",
+        "Length of responses with and without length control, in characters",
         ("model", "rho of the last iteration", "characters"),
         [
             *rows,
             *((name, name.rpartition("rho ")[2], value) for name, value in _iter_paper_lengths()),
         ],
-        note=f"{_PAPERS} In brackets: 95% intervals over loop seeds.",
+        note=f"{_PAPERS} Brackets contain 95% intervals over loop seeds.",
         outside=len(published_results.LENGTH_CONTROL),
     )
     different = len({row[1] for row in rows}) > 1
-    reason = "it takes two experiments of different pairing.rho: report them together"
+    reason = "it requires two experiments with different pairing.rho in one report"
     return add_reason_if_empty(grid, ours=int(different), reason=reason)
 
 
@@ -361,7 +363,7 @@ def _iter_paper_lengths() -> Iterator[tuple[str, str]]:
 
 def _format_length(arm: Arm, t: int) -> str:
     """Format the length of M_t's held-out responses, else of those in the next iteration."""
-    metric = MetricSpec("length of answers, characters", "actor", "length_chars", decimals=1)
+    metric = MetricSpec("length of responses, characters", "actor", "length_chars", decimals=1)
     return (
         _format_cell(arm, metric, t)
         if _has_metric(arm, metric)
@@ -374,7 +376,7 @@ def _format_training_length(arm: Arm, t: int) -> str:
     known = [chars for chars in found if chars is not None]
     if not known:
         return DASH
-    return f"{sum(known) / len(known):,.0f} (of the answers that M{t - 1} gave to train M{t})"
+    return f"{sum(known) / len(known):,.0f} (of the responses that M{t - 1} gave to train M{t})"
 
 
 def _make_bias_table(arms: Sequence[Arm]) -> list[Block]:
@@ -389,14 +391,14 @@ def _make_bias_table(arms: Sequence[Arm]) -> list[Block]:
         if _select_meta_judged_runs(arm, t)
     ]  # fmt: skip
     grid = ReportTable(
-        "What wins the battles, percent",
+        "Biases of battle outcomes, percent",
         ("battles", "higher score", "shown first", "verdict changes with the order"),
         [*rows, *_label_paper_rows(published_results.META_JUDGE_BIAS)],
-        note=f"{_PAPERS} In brackets 95% intervals: over runs where there are several; of one run, "
-        "with all battles of a response taken as one observation.",
+        note=f"{_PAPERS} Brackets contain 95% intervals: over runs if there are several, "
+        f"otherwise over responses, whose battles count as one observation.",
         outside=len(published_results.META_JUDGE_BIAS),
     )
-    reason = "no iteration of these experiments asked its meta-judge"
+    reason = "no iteration of these experiments used its meta-judge"
     return add_reason_if_empty(grid, ours=len(rows), reason=reason)
 
 

@@ -61,8 +61,8 @@ def _make_metric_table(title: str, cards: Mapping[int, ScorecardDict]) -> Report
         title,
         ("figure", *(f"M{number}" for number in cards)),
         [(name, *(_format_metric(card, name) for card in cards.values())) for name in names],
-        note="Shares; every model answers the same items. In brackets: 95% intervals, clustered "
-        "by prompt.",
+        note="Shares; every model answers the same items. Brackets contain 95% intervals, "
+        "clustered by prompt.",
     )
 
 
@@ -83,8 +83,8 @@ def _make_change_table(title: str, cards: Mapping[int, ScorecardDict]) -> Report
         f"{title}, changes",
         ("figure", "models", "change", "of"),
         rows,
-        note="Differences of the same items on both models, with 95% intervals clustered by "
-        "prompt: an interval that holds 0 shows no change.",
+        note="Differences of the same items between both models, with 95% intervals clustered "
+        "by prompt: if an interval contains 0, no change is shown.",
     )
 
 

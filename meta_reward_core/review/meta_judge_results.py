@@ -30,8 +30,8 @@ OUTCOMES: Final = ("A", "B", "tie")
 CHANCE_AGREEMENT: Final = 0.5
 ONE_VERDICT_RIGHT: Final = (
     "orders disagree",
-    "whatever was shown first won both orders",
-    "whatever was shown second won both orders",
+    "the judgment shown first won both orders",
+    "the judgment shown second won both orders",
 )
 """Groups in which exactly one of the two verdicts is right, regardless of human preference."""
 _MIN_ANSWERS: Final = 20

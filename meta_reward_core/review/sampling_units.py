@@ -131,8 +131,8 @@ def classify_certainty(pair: JudgedPair) -> str:
 def classify_position(pair: JudgedPair) -> str:
     """Classify the effect of position."""
     positions = {
-        ("first", "second"): "whatever was shown first",
-        ("second", "first"): "whatever was shown second",
+        ("first", "second"): "the judgment shown first",
+        ("second", "first"): "the judgment shown second",
         ("first", "first"): "the same judgment",
         ("second", "second"): "the same judgment",
     }

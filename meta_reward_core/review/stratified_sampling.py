@@ -23,10 +23,10 @@ STRATEGIES: Final[Mapping[str, str]] = {
     "score_gap": "by the gap between the two judgments' scores",
     "score": "by the judge's mean score",
     "certainty": "by certainty: the two orders, or the judgments, agree or not",
-    "position": "by position: what the place of a judgment did",
+    "position": "by position: effect of the order of the judgments",
     "length": "by length",
     "decided": "by whether the item decided a preference pair",
-    "uncertain": "most uncertain first, and a fifth uniformly from the rest",
+    "uncertain": "most uncertain first, plus a fifth uniformly from the rest",
 }
 STRATEGIES_BY_KIND: Final[Mapping[UnitKind, tuple[str, ...]]] = {
     "judgments": (

@@ -251,14 +251,14 @@ class Settings(BaseSettings):
     )
     model_root: Folder = _declare(
         "META_REWARD_MODEL_ROOT",
-        "The one folder that models may be loaded from (safetensors only).",
+        "The only folder from which models are loaded (safetensors only).",
         default=_in_var("models"),
         section=_FILES,
         shown="`models` in `META_REWARD_VAR`",
     )
     evaluation_root: Folder = _declare(
         "META_REWARD_EVALUATION_ROOT",
-        "The one folder whose files the form and the API may name in `evaluation.tasks`.",
+        "The only folder from which the form and the API accept files in `evaluation.tasks`.",
         default=_in_var("evaluation"),
         section=_FILES,
         shown="`evaluation` in `META_REWARD_VAR`",
@@ -308,7 +308,7 @@ class Settings(BaseSettings):
     )
     debug: Switch = _declare(
         "META_REWARD_DEBUG",
-        "Django's debug pages. Never on a machine that others can reach.",
+        "Django's debug pages. Never enable them on a machine that others can reach.",
         default=False,
         section=_SITE,
     )
@@ -326,7 +326,7 @@ class Settings(BaseSettings):
     )
     site_url: Address | None = _declare(
         "META_REWARD_SITE_URL",
-        "Address of the site, for links in notifications.",
+        "Address of the site for links in notifications.",
         default=None,
         section=_SITE,
         shown="none: no links",
@@ -346,13 +346,13 @@ class Settings(BaseSettings):
     )
     web_concurrency: Count = _declare(
         "WEB_CONCURRENCY",
-        "Web processes that `serve` starts, each with 4 threads.",
+        "Number of web processes that `serve` starts, each with 4 threads.",
         default=2,
         section=_SITE,
     )
     region_seconds: Amount = _declare(
         "META_REWARD_REGION_SECONDS",
-        "How long a rendered part of a page is shared by all who watch it.",
+        "Time for which a rendered part of a page is shared by all viewers.",
         default=1.0,
         section=_SITE,
     )
@@ -371,14 +371,14 @@ class Settings(BaseSettings):
     )
     log: Annotated[Literal["text", "json"], Expected("text or json")] = _declare(
         "META_REWARD_LOG",
-        "Form of log lines; `json` is one object a line.",
+        "Format of log lines; `json`: one object per line.",
         default="text",
         section=_SITE,
     )
     log_level: Annotated[str, AfterValidator(_read_log_level), Expected(", ".join(_LOG_LEVELS))] = (
         _declare(
             "META_REWARD_LOG_LEVEL",
-            "Least level of log lines.",
+            "Minimum level of log lines.",
             default="INFO",
             section=_SITE,
         )
@@ -401,19 +401,19 @@ class Settings(BaseSettings):
 
     lease_seconds: Amount = _declare(
         "META_REWARD_LEASE_SECONDS",
-        "A worker without a heartbeat for so long loses its shard.",
+        "Time without a heartbeat after which a worker loses its shard.",
         default=30.0,
         section=_WORKERS,
     )
     max_attempts: Count = _declare(
         "META_REWARD_MAX_ATTEMPTS",
-        "A shard that failed so often is not retried until a user resumes the iteration.",
+        "Number of failures after which a shard is not retried until a user resumes the iteration.",
         default=5,
         section=_WORKERS,
     )
     turn_seconds: Amount = _declare(
         "META_REWARD_TURN_SECONDS",
-        "How long a worker stays with one experiment while others wait.",
+        "Time that a worker stays with one experiment while others wait.",
         default=60.0,
         section=_WORKERS,
     )
@@ -435,14 +435,14 @@ class Settings(BaseSettings):
 
     endpoints: Annotated[str, Expected("a file, or YAML")] = _declare(
         ENDPOINTS_VARIABLE,
-        "A file that names OpenAI-compatible servers, or its text ([engines.md](engines.md)).",
+        "A file with OpenAI-compatible servers, or its text ([engines.md](engines.md)).",
         default="",
         section=_MODELS,
         shown="none",
     )
     trackers: Trackers = _declare(
         "META_REWARD_TRACKERS",
-        "Tools that also follow a training while it runs. They need `pip install "
+        "Experiment trackers for training. They need `pip install "
         "'meta-reward[tracking]'` and read their own variables, such as `WANDB_API_KEY` and "
         "`MLFLOW_TRACKING_URI`.",
         default=(),
@@ -507,7 +507,7 @@ class Settings(BaseSettings):
     )
     webhook_hosts: HostsAndPorts = _declare(
         "META_REWARD_WEBHOOK_HOSTS",
-        "Hosts that webhooks may be sent to; with a port where it is not the usual one.",
+        "Hosts that webhooks may be sent to; with a port unless it is the default.",
         default=(),
         section=_NOTIFICATIONS,
     )
@@ -617,8 +617,8 @@ def iter_known_names() -> Iterator[str]:
 DEPLOYMENT_VARIABLES: Final = {
     "META_REWARD_SITE": "Host name of the site: the proxy's certificate, allowed host, origin and "
     "links follow from it.",
-    "META_REWARD_ENGINE": "Package that is added to the worker's image, such as `vllm==0.32.0`.",
-    "META_REWARD_PRIVATE_ADDRESS": "Address of the server in the network that workers share.",
+    "META_REWARD_ENGINE": "Package to add to the worker's image, such as `vllm==0.32.0`.",
+    "META_REWARD_PRIVATE_ADDRESS": "Address of the server in the workers' network.",
     "META_REWARD_NFS_SERVER": "Machine that exports artifacts and models.",
     "META_REWARD_HOME": "Slurm: folder of the checkout.",
     "META_REWARD_ENVIRONMENT": "Slurm: file of settings that the job reads.",

@@ -393,7 +393,7 @@ def test_a_second_annotator_answers_the_items_repeat(client: Client, repeated: B
     tasks = json.loads(exported(client, repeated, "label-studio"))
     assert len(tasks) == 12
     content = by_two(tasks)
-    assert "Imported 24 answers, 0 were there" in send(client, repeated, "done.json", content)
+    assert "Imported 24 answers, 0 had been" in send(client, repeated, "done.json", content)
     for item in repeated.items.filter(repeat_kind="").select_related("answer"):
         repeat = item.repeats.get(repeat_kind="other")
         names = (item.answer.auditor_name, repeat.answer.auditor_name)

@@ -46,7 +46,7 @@ def test_the_page_shows_what_is_kept_and_says_why_the_rest_is_absent(
     page = client.get("/reports", {"name": row.name}).content.decode()
     assert "31.25 (28.00 to 34.50)" in page
     assert "paper: Meta-Rewarding, iteration 4" in page
-    assert "Table 7: the judge against people" in page
+    assert "Table 7: agreement of the judge with humans" in page
     assert "manage.py evaluate" in page
 
 

@@ -446,7 +446,7 @@ def test_the_next_iteration_mixes_in_what_people_preferred(
     shown = " ".join(installation.run_iteration(*SHARE).split())
     following = Iteration.objects.get(number=2)
     check_mixed(following)
-    assert "are judgments that people preferred in audits of earlier iterations" in shown
+    assert "are human-preferred judgments from audits of earlier iterations" in shown
     rows = table(following, "human_pairs")
     assert {(row["kind"], row["iteration"]) for row in rows} == {("human", 1)}
     item = preferred.items.select_related("hidden_verdict")[0]

@@ -240,7 +240,7 @@ def test_a_report_of_nothing_finished_names_what_is_planned(
     assert "Planned: 6 arms, loop seeds 1 to 5, 3 seed models" in text
     assert "1 of 1 SFT seeds passed" in text
     assert "| miniature-noisy-meta-judge | no run is finished | 0 of 5 |" in text
-    assert "it takes finished runs of the baseline and of another arm" in text
+    assert "finished runs of the baseline and of another arm" in text
 
 
 def test_an_unknown_baseline_is_refused_before_the_work(

@@ -214,7 +214,7 @@ def test_a_summary_is_shown_as_tables(context: IterationContext, tmp_path: Path)
         "0.1000",
         "loss, SFT part",
         "0.8750",
-        "There is no accuracy before a step has moved the weights",
+        "There is no accuracy before the weights have changed",
         "spearman",
         "0.500",
     ):

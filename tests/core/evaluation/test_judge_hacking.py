@@ -1,4 +1,4 @@
-"""Answers that play the judge are found, and honest ones are not."""
+"""Responses that manipulate the judge are found, and honest ones are not."""
 
 import pytest
 

@@ -60,7 +60,7 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
     [
         "# mine M1",
         f"| M0 | seed model: the toy task's seed model | `{'a' * 64}` |",
-        "| M1 | M0 trained on what it made in iteration 1; M0 is the reference |",
+        "| M1 | M0, trained on the pairs of iteration 1; M0 is the reference |",
         "35,000 answers drawn",
         "2 prompts refused by the engine",
         "9 pairs of kind judge; 4 prompts without one (no_winner 3, too_long 1)",
@@ -68,11 +68,11 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
         "mean score: 3.25",
         "won by the judgment shown first: 53.0%",
         "margin: 0.000 at the first, 1.250 at the last step",
-        "weights kept: of step 1,200",
+        "published weights: step 1,200",
         "actor, true_quality: M0 0.400, M1 0.500",
         "judge, accuracy: M1 0.750",
         "Alarms:\n\n- none",
-        "Seed of the randomness: 7.",
+        "Random seed: 7.",
         "grants no license",
     ],
 )

@@ -29,11 +29,11 @@ from tests.core.reporting.fixtures import (
 TABLES = [
     "Table 1: AlpacaEval 2",
     "Table 2: Arena-Hard",
-    "Table 3: the judge against a stronger judge",
+    "Table 3: agreement of the judge with a stronger judge",
     "Table 4: length control",
     "Table 5: biases of the meta-judge",
     "Table 6: MT-Bench",
-    "Table 7: the judge against people",
+    "Table 7: agreement of the judge with humans",
 ]
 
 
@@ -146,14 +146,14 @@ def test_length_control_needs_two_arms_of_different_rho() -> None:
     assert "pairing.rho" in str(absent(one, TABLES[3]))
     two = report([make_run("a"), make_run("b", recipe="miniature-no-length-control")])
     assert not absent(two, TABLES[3])
-    title = "Length of the answers with and without length control, characters"
+    title = "Length of responses with and without length control, in characters"
     rows = grid(two, TABLES[3], title).rows
     assert [row[1] for row in rows[:2]] == ["0.3", "0"]
 
 
 def test_biases_take_all_battles_of_a_response_as_one() -> None:
     """70% of 100 responses: Wilson 60.4 to 78.1."""
-    table = grid(report([make_run("a")]), TABLES[4], "What wins the battles, percent")
+    table = grid(report([make_run("a")]), TABLES[4], "Biases of battle outcomes, percent")
     assert cells(table.rows, "miniature, iteration 1")[0] == "70.0 (60.4 to 78.1)"
 
 
@@ -199,7 +199,7 @@ def test_answers_of_the_loop_that_play_the_judge_are_flagged() -> None:
     text = write_markdown(report([make_run("a", gaming=gaming)]))
     assert "a, iteration 1: verdict\\_marks. Answers with marks: 4. Read them." in text
     unread = report([make_run("a")])
-    assert "Answers that play the judge" in absent(unread, "Limitations")
+    assert "Responses that manipulate the judge" in absent(unread, "Limitations")
 
 
 def test_alarms_of_many_runs_are_counted() -> None:
@@ -231,13 +231,16 @@ def test_a_claim_stands_where_the_interval_excludes_zero_and_says_for_whom() -> 
     document = report(arms_that_differ([0.20, 0.21, 0.22]))
     said = sentence(document, "share of single judgments")
     assert "miniature is 0.210 higher than miniature-self-rewarding (3 pairs, 1 seed model)" in said
-    assert "For these seed models that stands: the interval 0.185 to 0.235 excludes 0." in said
-    assert "For other seed models nothing can be claimed: one seed model." in said
+    assert (
+        "For these seed models the difference is shown: the interval 0.185 to 0.235 excludes 0."
+        in said
+    )
+    assert "For other seed models no claim is possible: one seed model." in said
 
 
 def test_a_claim_whose_interval_includes_zero_does_not_stand() -> None:
     said = sentence(report(arms_that_differ([0.2, -0.1, 0.0])), "share of single judgments")
-    assert "it does not stand: the interval" in said
+    assert "the difference is not shown: the interval" in said
     assert "includes 0" in said
 
 
@@ -249,7 +252,7 @@ def test_two_pairs_are_too_few_to_claim_anything() -> None:
 
 def test_what_is_not_proven_is_said() -> None:
     text = write_markdown(report(arms_that_differ([0.1, 0.2])))
-    assert "What this does not prove" in text
+    assert "Limits of these results" in text
     assert "planted" in text
 
 
@@ -262,7 +265,7 @@ def test_runs_that_are_not_finished_are_named() -> None:
 
 def test_nothing_finished_is_a_report_of_reasons() -> None:
     document = build_report([Arm("miniature", [], {}, 5), Arm("other", [], {}, 5)], title="x")
-    assert "it takes finished runs" in str(absent(document, "What follows"))
+    assert "finished runs of the baseline" in str(absent(document, "What follows"))
     assert "no iteration is finished" in str(absent(document, "Compute"))
 
 
