@@ -31,7 +31,6 @@ from meta_reward_core.evaluation.circuit_breaker import accept_findings
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
 from meta_reward_core.models.library_errors import explain_library_error
-from meta_reward_core.planning.cost_estimate import MeasuredThroughput
 from meta_reward_core.planning.engine_loading import make_stage_resources
 from meta_reward_core.planning.experiment_request import ExperimentRequest
 from meta_reward_core.planning.experiment_setup import (
@@ -39,6 +38,7 @@ from meta_reward_core.planning.experiment_setup import (
     list_next_iterations,
     open_or_create,
 )
+from meta_reward_core.planning.shard_size import ONE_ENGINE
 from meta_reward_core.reporting.summary import Summary, summarize_iteration
 from meta_reward_core.runner import run_iteration
 from meta_reward_core.storage.roots import StorageRoots
@@ -116,7 +116,7 @@ def _execute_command(options: dict[str, Any], console: Console) -> Summary:
             options["iterations"],
             roots,
             console,
-            speeds_of=lambda _: MeasuredThroughput(),
+            capacity=ONE_ENGINE,
         )
     return _run_iterations(request, options["iterations"], roots, console)
 

@@ -14,6 +14,7 @@ from typing import Protocol
 from meta_reward_core.context import IterationContext, StageResources
 from meta_reward_core.errors import InputError
 from meta_reward_core.iteration import STAGES, Stage
+from meta_reward_core.planning.shard_schedule import select_stage
 from meta_reward_core.recipes.dataflow import STREAMED_INPUTS, WHOLE_INPUTS
 from meta_reward_core.storage.shards import ShardManifest
 from meta_reward_core.system.command_hint import format_command
@@ -106,6 +107,8 @@ class ShardSchedule:
     Args:
         before_training: called once all pairs exist; it may write an audit's results
             (`training.dataset.write_audit`), and prevents the training by raising.
+        engines_ahead: how many of several engines take shards of the latest stage, instead of the
+            earliest (`shard_schedule.choose_engines_ahead`).
 
     Raises:
         InputError: the recipe requires an audit, but `before_training` is not given.
@@ -117,6 +120,7 @@ class ShardSchedule:
         callback: RunCallback,
         *,
         before_training: BeforeTraining | None = None,
+        engines_ahead: int = 0,
     ) -> None:
         if before_training is None and context.recipe.audit.required:
             raise InputError(
@@ -127,11 +131,14 @@ class ShardSchedule:
         self._context = context
         self._callback = callback
         self._before_training = before_training
+        self._engines_ahead = engines_ahead
         self._open: dict[str, _OpenStage] = {}
         self._done: set[str] = set()
 
     def take_next(self) -> tuple[Stage, int] | None:
-        """Take a shard of the earliest stage that has one whose inputs are finished.
+        """Take a shard whose inputs are finished, of the earliest stage that has one.
+
+        Some engines of several take one of the latest stage; see `shard_schedule.select_stage`.
 
         Returns:
             None if the remaining shards wait for running ones, or none remain.
@@ -139,13 +146,28 @@ class ShardSchedule:
         Raises:
             NeedsAttentionError: a finished shard of a stage that is starting shows a fault.
         """
+        ready: dict[str, tuple[Stage, int]] = {}
         for stage in STAGES:
             if stage.name not in self._open and not self._begin(stage):
                 continue
-            shard = self._take_ready(stage)
+            shard = self._find_ready(stage)
             if shard is not None:
-                return stage, shard
-        return None
+                ready[stage.name] = stage, shard
+                if not self._engines_ahead:
+                    break
+        if not ready:
+            return None
+        running = [self._count_running_from(name) for name in ready]
+        name = select_stage(list(ready), running, engines_ahead=self._engines_ahead)
+        stage, shard = ready[name]
+        self._open[name].waiting.remove(shard)
+        return stage, shard
+
+    def _count_running_from(self, name: str) -> int:
+        """Count the running shards of a stage and of later ones."""
+        names = [stage.name for stage in STAGES]
+        opened = [self._open[one] for one in names[names.index(name) :] if one in self._open]
+        return sum(len(one.unfinished) - len(one.waiting) for one in opened)
 
     def put_back(self, stage: Stage, shard: int) -> None:
         """Return a taken shard to the waiting ones."""
@@ -185,14 +207,14 @@ class ShardSchedule:
             one in self._done or one in self._open for one in STREAMED_INPUTS[name]
         )
 
-    def _take_ready(self, stage: Stage) -> int | None:
+    def _find_ready(self, stage: Stage) -> int | None:
         inputs = [self._open[name] for name in STREAMED_INPUTS[stage.name] if name in self._open]
         opened = self._open[stage.name]
         while (shard := _find_ready(opened, inputs)) is not None:
-            opened.waiting.remove(shard)
             made = stage.find_finished_shard(self._context, shard)
             if made is None:
                 return shard
+            opened.waiting.remove(shard)
             self._callback.reuse_shard(stage, shard, made)
             opened.unfinished.remove(shard)
         self._close_if_finished(stage)

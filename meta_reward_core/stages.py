@@ -58,7 +58,7 @@ def run_sample(context: IterationContext, shard: int, resources: StageResources)
         seed=_derive_stage_seed(context, "sample"),
     )
     rows = {row["prompt_id"]: row for row in pool.to_pylist()}
-    size = context.recipe.prompts_per_shard
+    size = context.recipe.shard_size
     tables = {
         ("prompts", start // size): build_table(
             "prompts", [rows[prompt.prompt_id] for prompt in sampled[start : start + size]]

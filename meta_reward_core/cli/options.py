@@ -1,7 +1,7 @@
 """Options of a run and output of a plan, for both command lines."""
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ from meta_reward_core.planning.experiment_setup import (
     check_next_engine,
     check_seed_model,
 )
+from meta_reward_core.planning.shard_size import EngineCapacity, estimate_shard_size
 from meta_reward_core.recipes.loader import list_shipped_recipes
-from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.reporting.summary import Summary
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.roots import StorageRoots
@@ -119,7 +119,7 @@ def show_plan(
     roots: StorageRoots,
     console: Console,
     *,
-    speeds_of: Callable[[Recipe], MeasuredThroughput],
+    capacity: EngineCapacity,
     engine_here: bool = True,
 ) -> Summary:
     """Print the plan of a run and its cost, without writing anything.
@@ -129,7 +129,8 @@ def show_plan(
     Args:
         target_iteration: the last iteration to run; None for one more.
         engine_here: whether this environment would also run it, and not the workers'.
-        speeds_of: speeds measured on finished shards of this experiment or a similar one.
+        capacity: the engines that would run it, and what was measured on finished shards of this
+            experiment or a similar one.
 
     Raises:
         InputError: the request is invalid.
@@ -152,7 +153,8 @@ def show_plan(
         recipe, launch = inputs.recipe, inputs.launch
         unknown = check_seed_model(recipe, roots)
     done = existing.count_finished_iterations() if existing else 0
-    speeds = speeds_of(recipe)
+    speeds = capacity.measure(recipe)
+    size = estimate_shard_size(recipe, engines=capacity.count(recipe), measured=speeds)
     plans = {
         number: plan_iteration(recipe, number, measured=speeds)
         for number in _select_iterations(done, target_iteration)
@@ -164,6 +166,7 @@ def show_plan(
         print_total(console, list(plans.values()))
     if not plans:
         console.print(f"nothing to run: {done} iterations are already finished")
+    console.print(f"{size.describe()}.", soft_wrap=True)
     console.print(_describe_estimate_basis(speeds))
     if unknown is not None:
         console.print(escape(unknown), soft_wrap=True)
@@ -173,6 +176,7 @@ def show_plan(
         "request": None if launch is None else launch.model_dump(mode="json"),
         "outside_judge": recipe.judge.endpoint,
         "not_checked": unknown,
+        "shards": asdict(size),
         "plan": {str(number): [asdict(stage) for stage in plan] for number, plan in plans.items()},
     }
 

@@ -163,7 +163,7 @@ def _plan_stage(
     per_call = rate.tokens_per_call if rate else limit * REPLY_SHARE
     per_second = rate.tokens_per_second if rate else ASSUMED_TOKENS_PER_SECOND
     tokens = round(calls * per_call)
-    shards = -(-recipe.sample.prompts // recipe.prompts_per_shard)
+    shards = -(-recipe.sample.prompts // recipe.shard_size)
     starting = shards * rate.seconds_per_shard if rate else 0.0
     return StagePlan(
         stage=stage,

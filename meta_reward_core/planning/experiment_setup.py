@@ -50,6 +50,11 @@ from meta_reward_core.planning.settings_change import (
     change_settings,
     plan_settings_change,
 )
+from meta_reward_core.planning.shard_size import (
+    ONE_ENGINE,
+    EngineCapacity,
+    freeze_shard_size,
+)
 from meta_reward_core.recipes.canonical import canonicalize_recipe, get_current_key
 from meta_reward_core.recipes.changed_values import change_recipe, parse_changes
 from meta_reward_core.recipes.dataflow import flatten_values
@@ -81,6 +86,7 @@ def open_or_create(
     engine_here: bool = False,
     iterations: int | None = None,
     change: Callable[[ExperimentFiles, SettingsPlan], object] = change_settings,
+    capacity: EngineCapacity = ONE_ENGINE,
 ) -> Experiment:
     """Open the experiment, or create it if none has this name.
 
@@ -89,6 +95,7 @@ def open_or_create(
         engine_here: whether this environment will also run it, and not another machine's.
         iterations: the last iteration to run, of a new experiment.
         change: changes the settings of an existing experiment.
+        capacity: the engines that will run a new experiment; its shards are made for them.
 
     Raises:
         InputError: the request is invalid.
@@ -99,7 +106,13 @@ def open_or_create(
     existing = open_experiment(store, request.experiment)
     if existing is None:
         return _create(
-            request, roots, store, say=say, engine_here=engine_here, iterations=iterations
+            request,
+            roots,
+            store,
+            say=say,
+            engine_here=engine_here,
+            iterations=iterations,
+            capacity=capacity,
         )
     plan = check_can_resume(request, existing)
     if plan is None:
@@ -243,10 +256,14 @@ def check_can_resume(request: ExperimentRequest, existing: Experiment) -> Settin
 def _sort_differences(
     request: ExperimentRequest, existing: Experiment
 ) -> tuple[Recipe, Sequence[str]]:
-    """Return the recipe with the individually set values, and the other differences."""
+    """Return the recipe with the individually set values, and the other differences.
+
+    A request that leaves the size of shards open keeps the one that was chosen.
+    """
     if request.recipe is None:
-        return change_recipe(existing.recipe, parse_changes(request.list_changes())), ()
-    asked = load_requested_recipe(request)
+        changed = change_recipe(existing.recipe, parse_changes(request.list_changes()))
+        return _keep_shard_size(changed, existing.recipe), ()
+    asked = _keep_shard_size(load_requested_recipe(request), existing.settings.get_recipe(0))
     began = flatten_values(_normalize(existing.settings.get_recipe(0)))
     before, after = find_differences(_normalize(existing.recipe), _normalize(asked))
     given = (change.partition("=")[0].strip() for change in request.list_changes())
@@ -259,6 +276,12 @@ def _sort_differences(
         if key not in changed
     ]
     return change_recipe(existing.recipe, {key: after[key] for key in changed}), other
+
+
+def _keep_shard_size(asked: Recipe, existing: Recipe) -> Recipe:
+    if asked.prompts_per_shard is not None:
+        return asked
+    return asked.model_copy(update={"prompts_per_shard": existing.prompts_per_shard})
 
 
 def _normalize(recipe: Recipe) -> Mapping[str, Any]:
@@ -296,11 +319,12 @@ def _create(
     say: Callable[[str], None],
     engine_here: bool,
     iterations: int | None,
+    capacity: EngineCapacity,
 ) -> Experiment:
     inputs = check_can_create(
         request, store, engine_here=engine_here, iterations=iterations, say=say
     )
-    recipe = inputs.recipe
+    recipe = freeze_shard_size(inputs.recipe, capacity)
     model = resolve_base_model(recipe, roots, say=say)
     check_disk_space(recipe, model.folder, roots)
     report = check_new_experiment(

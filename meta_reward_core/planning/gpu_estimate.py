@@ -19,22 +19,20 @@ from meta_reward_core.planning.cost_estimate import (
 from meta_reward_core.planning.shard_schedule import (
     MAX_IDLE_SHARE,
     choose_shard_size,
-    simulate_shards,
+    estimate_shards,
 )
 from meta_reward_core.recipes.schema import DecodingRecipe, Recipe
 from meta_reward_core.storage.records import PairKind
 
-PREFILL_UTILIZATION: Final = 0.6
+DECODE_UTILIZATION: Final = 0.6
 """Share of the memory bandwidth that is reached during generation."""
-DECODE_UTILIZATION: Final = 0.5
+PREFILL_UTILIZATION: Final = 0.5
 """Share of the peak FLOP/s that is reached during prefill."""
 TRAINING_UTILIZATION: Final = 0.4
 """Share of the peak FLOP/s that is reached in training."""
 SECONDS_PER_SHARD: Final = 2.0
 """Worker overhead: claiming, reading and writing files."""
 
-INSTRUCTION_TOKENS: Final = 200
-RUBRIC_TOKENS: Final = 400
 _BYTES_PER_WEIGHT: Final = 2
 _MEMORY_UTILIZATION: Final = 0.9
 
@@ -123,6 +121,24 @@ class IterationTime:
 
 
 @dataclass(frozen=True, slots=True)
+class TextLengths:
+    """Mean lengths of texts in tokens.
+
+    Attributes:
+        response, judgment, verdict: None for half of the limit of each.
+    """
+
+    instruction: float = 200
+    rubric: float = 400
+    response: float | None = None
+    judgment: float | None = None
+    verdict: float | None = None
+
+
+ASSUMED_LENGTHS: Final = TextLengths()
+
+
+@dataclass(frozen=True, slots=True)
 class _TokenLoad:
     """Tokens of a stage: prompt tokens read once each, generated tokens, and context length."""
 
@@ -139,6 +155,7 @@ def plan_on_hardware(
     devices: int,
     workers: int,
     model: ModelSize = LLAMA3_8B,
+    lengths: TextLengths = ASSUMED_LENGTHS,
 ) -> IterationTime:
     """Estimate the stages that generate or train.
 
@@ -146,12 +163,13 @@ def plan_on_hardware(
         devices: devices per worker. One engine runs on each `engine.tensor_parallel_size` of them,
             or on as many as hold the model.
         workers: machines that run shards; one of them trains.
+        lengths: of prompts and replies.
 
     Raises:
         ValueError: the model's weights do not fit on a worker.
     """
     plans = {plan.stage: plan for plan in plan_iteration(recipe, iteration)}
-    prompts, size = recipe.sample.prompts, recipe.prompts_per_shard
+    prompts, size = recipe.sample.prompts, recipe.shard_size
     shards = math.ceil(prompts / size)
     per_engine = max(recipe.engine.tensor_parallel_size, _count_devices_per_copy(device, model))
     if per_engine > devices:
@@ -166,10 +184,10 @@ def plan_on_hardware(
         stage: _estimate_sampling_seconds(
             load, device, per_engine, model, recipe.engine.max_num_seqs
         )
-        for stage, load in _compute_loads(recipe, plans)
+        for stage, load in _compute_loads(recipe, plans, lengths)
     }
     per_prompt = {stage: one / prompts / per_engine for stage, one in seconds.items()}
-    times = simulate_shards(
+    times = estimate_shards(
         {stage: SECONDS_PER_SHARD + size * one for stage, one in per_prompt.items()},
         shards=shards,
         engines=engines,
@@ -198,17 +216,19 @@ def estimate_disk_bytes(recipe: Recipe, iteration: int, *, model: ModelSize = LL
 
 
 def _compute_loads(
-    recipe: Recipe, plans: Mapping[str, StagePlan]
+    recipe: Recipe, plans: Mapping[str, StagePlan], lengths: TextLengths
 ) -> Iterator[tuple[str, _TokenLoad]]:
     """Compute the tokens each stage reads and generates; shared prefixes are read once."""
-    response, judgment = _estimate_reply_tokens(recipe.actor), _estimate_reply_tokens(recipe.judge)
-    verdict, prompts = _estimate_reply_tokens(recipe.meta_judge), recipe.sample.prompts
+    response = lengths.response or _estimate_reply_tokens(recipe.actor)
+    judgment = lengths.judgment or _estimate_reply_tokens(recipe.judge)
+    verdict = lengths.verdict or _estimate_reply_tokens(recipe.meta_judge)
+    instruction, prompts = lengths.instruction, recipe.sample.prompts
     calls = plans["generate"].calls
     yield (
         "generate",
-        _TokenLoad(prompts * INSTRUCTION_TOKENS, calls * response, INSTRUCTION_TOKENS + response),
+        _TokenLoad(prompts * instruction, calls * response, instruction + response),
     )
-    asked = RUBRIC_TOKENS + INSTRUCTION_TOKENS + response
+    asked = lengths.rubric + instruction + response
     yield "judge", _TokenLoad(calls * asked, plans["judge"].calls * judgment, asked + judgment)
     if "meta_judge" in plans:
         battles = plans["meta_judge"].calls
@@ -243,10 +263,10 @@ def _estimate_sampling_seconds(
     replies = max(1, min(max_num_seqs, int(room / (load.context * model.kv_bytes))))
     moved = weights + replies * load.context * model.kv_bytes
     step = max(
-        moved / (devices * device.bandwidth * PREFILL_UTILIZATION),
-        2 * model.parameters * replies / (devices * device.flops * DECODE_UTILIZATION),
+        moved / (devices * device.bandwidth * DECODE_UTILIZATION),
+        2 * model.parameters * replies / (devices * device.flops * PREFILL_UTILIZATION),
     )
-    reading = 2 * model.parameters * load.read / (device.flops * DECODE_UTILIZATION)
+    reading = 2 * model.parameters * load.read / (device.flops * PREFILL_UTILIZATION)
     return reading + devices * step * load.drawn / replies
 
 
@@ -254,10 +274,10 @@ def _estimate_training_seconds(
     recipe: Recipe, iteration: int, device: Device, model: ModelSize
 ) -> float:
     """Estimate device-seconds of DPO: per weight 2 operations forward, 4 back, 2 to recompute."""
-    prompt = INSTRUCTION_TOKENS + _estimate_reply_tokens(recipe.actor)
+    prompt = ASSUMED_LENGTHS.instruction + _estimate_reply_tokens(recipe.actor)
     lengths: dict[PairKind, float] = {
         "actor": prompt,
-        "judge": RUBRIC_TOKENS + prompt + _estimate_reply_tokens(recipe.judge),
+        "judge": ASSUMED_LENGTHS.rubric + prompt + _estimate_reply_tokens(recipe.judge),
     }
     trained = [length for kind, length in lengths.items() if recipe.trains_on(kind, iteration)]
     tokens = (

@@ -1,23 +1,33 @@
-"""Simulate when shards end on several engines, and how long engines are idle before training.
+"""Which shard comes next on several engines, when shards end, and how long engines are idle.
 
-The simulation follows the scheduling rule of `runner.ShardSchedule`: a free engine takes a shard
-of the earliest stage that has one whose inputs are finished.
+A free engine takes a shard of the earliest stage that has one whose inputs are finished, so that no
+engine waits. If later stages take longer, that alone leaves their long shards for the end, where
+few engines can take part. So some engines work ahead: they take the latest stage instead. How many
+is found by simulation, and `select_stage` applies it in real runs.
 """
 
 import heapq
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from statistics import fmean
+from typing import Final, TypeVar
 
 from meta_reward_core.recipes.dataflow import STREAMED_INPUTS
+
+_StageName = TypeVar("_StageName")
 
 MAX_IDLE_SHARE: Final = 0.02
 """Maximum share of idle engine time before training that the choice of shard size aims for."""
 VARIATION: Final = 0.1
 """Assumed standard deviation of the logarithm of shard durations."""
 _MAX_SHARDS_PER_ENGINE: Final = 32
+MAX_SHARDS_AHEAD: Final = 512
+"""Shards of a stage above which no engine works ahead: the end is a small part of the whole."""
+_MAX_CHOICES_AHEAD: Final = 8
+_FEW_TIMES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,54 +52,148 @@ class ShardTimes:
     idle_share: float
 
 
+def select_stage(
+    waiting: Sequence[_StageName], running: Sequence[int], *, engines_ahead: int
+) -> _StageName:
+    """Select the stage of which a free engine takes a shard.
+
+    Args:
+        waiting: stages with a shard that may start, from the earliest to the latest.
+        running: for each of them, the engines that run a shard of it or of a later stage.
+        engines_ahead: how many engines take the latest stage; the others take the earliest.
+    """
+    return waiting[-1] if running[-1] < engines_ahead else waiting[0]
+
+
+def choose_engines_ahead(
+    seconds_per_shard: Mapping[str, float], *, shards: int, engines: int
+) -> int:
+    """Choose how many engines take the latest stage instead of the earliest: the least time wins.
+
+    Args:
+        seconds_per_shard: mean by stage, in the order of the paper.
+        shards: number of shards of each stage.
+    """
+    if shards > MAX_SHARDS_AHEAD or engines == 1:
+        return 0
+    return _choose_engines_ahead(tuple(seconds_per_shard.items()), shards, engines)
+
+
+@lru_cache(maxsize=64)
+def _choose_engines_ahead(means: tuple[tuple[str, float], ...], shards: int, engines: int) -> int:
+    seconds_per_shard = dict(means)
+    seconds = {(name, shard): mean for name, mean in means for shard in range(shards)}
+    choices = sorted({round(engines * part / _MAX_CHOICES_AHEAD)
+                      for part in range(_MAX_CHOICES_AHEAD + 1)})  # fmt: skip
+    stages = list(seconds_per_shard)
+    times = {
+        ahead: _simulate(stages, seconds, engines=engines, engines_ahead=ahead).seconds
+        for ahead in choices
+    }
+    return min(choices, key=lambda ahead: (round(times[ahead], 6), ahead))
+
+
 def simulate_shards(
     seconds_per_shard: Mapping[str, float],
     *,
     shards: int,
     engines: int,
     variation: float = VARIATION,
+    seed: int = 0,
 ) -> ShardTimes:
     """Simulate the shards of stages that read each other part by part.
 
     Args:
         seconds_per_shard: mean by stage, in the order of the paper.
         shards: number of shards of each stage.
-        variation: spread of their times, which are sampled with a fixed seed.
+        variation: spread of their times.
+        seed: of their times.
     """
-    draw = random.Random(0)
+    draw = random.Random(seed)
     seconds = {
         (name, shard): mean * draw.lognormvariate(-(variation**2) / 2, variation)
         for name, mean in seconds_per_shard.items()
         for shard in range(shards)
     }
-    stages = list(seconds_per_shard)
+    ahead = choose_engines_ahead(seconds_per_shard, shards=shards, engines=engines)
+    return _simulate(list(seconds_per_shard), seconds, engines=engines, engines_ahead=ahead)
+
+
+def estimate_shards(
+    seconds_per_shard: Mapping[str, float], *, shards: int, engines: int
+) -> ShardTimes:
+    """Simulate several times, and return the first run with the mean time and idle share of all."""
+    several = _FEW_TIMES if shards <= MAX_SHARDS_AHEAD else 1
+    runs = [
+        simulate_shards(seconds_per_shard, shards=shards, engines=engines, seed=seed)
+        for seed in range(several)
+    ]
+    return ShardTimes(
+        runs[0].spans,
+        fmean(one.seconds for one in runs),
+        fmean(one.idle_share for one in runs),
+    )
+
+
+def _simulate(
+    stages: Sequence[str],
+    seconds: Mapping[tuple[str, int], float],
+    *,
+    engines: int,
+    engines_ahead: int,
+) -> ShardTimes:
+    shards = len(seconds) // max(1, len(stages))
     inputs = {name: [one for one in STREAMED_INPUTS[name] if one in stages] for name in stages}
+    readers = {name: [one for one in stages if name in inputs[one]] for name in stages}
     ready = {name: [] if inputs[name] else list(range(shards)) for name in stages}
+    busy = dict.fromkeys(stages, 0)
     finished: dict[str, set[int]] = {name: set() for name in stages}
     begins: dict[str, float] = {}
     ends: dict[str, float] = {}
     running: list[tuple[float, str, int]] = []
     now, free = 0.0, engines
     while running or any(ready.values()):
-        for name in stages:
-            while free and ready[name]:
-                shard = heapq.heappop(ready[name])
-                heapq.heappush(running, (now + seconds[name, shard], name, shard))
-                begins.setdefault(name, now)
-                free -= 1
+        while free and (waiting := [name for name in stages if ready[name]]):
+            later = [_count_from(stages, busy, name) for name in waiting]
+            name = select_stage(waiting, later, engines_ahead=engines_ahead)
+            shard = heapq.heappop(ready[name])
+            heapq.heappush(running, (now + seconds[name, shard], name, shard))
+            begins.setdefault(name, now)
+            busy[name] += 1
+            free -= 1
         now, ended, shard = heapq.heappop(running)
         ends[ended] = now
         finished[ended].add(shard)
+        busy[ended] -= 1
         free += 1
-        for name in stages:
-            if ended in inputs[name] and all(shard in finished[one] for one in inputs[name]):
+        for name in readers[ended]:
+            if all(shard in finished[one] for one in inputs[name]):
                 heapq.heappush(ready[name], shard)
-    busy = sum(seconds.values())
+    worked = sum(seconds.values())
     return ShardTimes(
         {name: StageSpan(begins[name], ends[name]) for name in begins},
         now,
-        1 - busy / (engines * now) if now else 0.0,
+        1 - worked / (engines * now) if now else 0.0,
     )
+
+
+def _count_from(stages: Sequence[str], busy: Mapping[str, int], name: str) -> int:
+    """Count the engines that run a stage or a later one."""
+    return sum(busy[one] for one in stages[stages.index(name) :])
+
+
+def compute_least_seconds(seconds: Sequence[float], *, engines: int) -> float:
+    """Compute a time that no order of indivisible shards on these engines can beat.
+
+    It is at least their sum divided by the engines. And of the k * engines + 1 longest shards, some
+    engine runs k + 1, which take at least as long as the k + 1 shortest of them.
+    """
+    longest = sorted(seconds, reverse=True)
+    piled = (
+        sum(longest[rounds * engines - rounds : rounds * engines + 1])
+        for rounds in range(math.ceil(len(longest) / engines))
+    )
+    return max(sum(longest) / engines, *piled)
 
 
 def choose_shard_size(
@@ -98,34 +202,32 @@ def choose_shard_size(
     prompts: int,
     engines: int,
     seconds_per_shard: float = 0.0,
+    max_size: int | None = None,
 ) -> int:
     """Choose the largest shard size, in prompts, with an idle share of at most `MAX_IDLE_SHARE`.
 
-    If there is none (for example with fewer prompts than engines), choose the fastest size.
+    Where no size does, such as for fewer prompts than engines, or where shards of this size would
+    take longer because each costs time of its own, it is the one with the least time.
 
     Args:
         seconds_per_shard: of a shard of any size, such as for its files.
+        max_size: largest size to choose.
     """
     best, best_seconds = prompts, math.inf
-    for size in _iter_sizes(prompts, engines):
-        times = simulate_shards(
-            {name: seconds_per_shard + size * one for name, one in seconds_per_prompt.items()},
-            shards=math.ceil(prompts / size),
-            engines=engines,
-        )
-        if times.idle_share <= MAX_IDLE_SHARE:
-            return size
+    for size in _iter_sizes(prompts, engines, max_size or prompts):
+        seconds = {name: seconds_per_shard + size * one for name, one in seconds_per_prompt.items()}
+        times = estimate_shards(seconds, shards=math.ceil(prompts / size), engines=engines)
         if times.seconds < best_seconds:
             best, best_seconds = size, times.seconds
+        if times.idle_share <= MAX_IDLE_SHARE:
+            break
     return best
 
 
-def _iter_sizes(prompts: int, engines: int) -> Iterator[int]:
-    """Yield the sizes to try, largest first, each about a seventh smaller than the previous one."""
-    shards, tried = min(prompts, engines), 0
-    while shards <= min(prompts, engines * _MAX_SHARDS_PER_ENGINE):
-        size = math.ceil(prompts / shards)
-        if size != tried:
-            yield size
-        tried = size
-        shards = max(shards + 1, math.floor(shards * 1.15))
+def _iter_sizes(prompts: int, engines: int, max_size: int) -> Iterator[int]:
+    """Sizes to try, the largest first, each about a seventh smaller than the one before."""
+    size = min(max_size, math.ceil(prompts / min(prompts, engines)))
+    smallest = min(size, math.ceil(prompts / (engines * _MAX_SHARDS_PER_ENGINE)))
+    while size >= smallest:
+        yield size
+        size = min(size - 1, math.ceil(size / 1.15))

@@ -54,6 +54,10 @@ FROZEN_KEYS: Final = frozenset(
 _FROZEN_NAMES: Final = {new: old for old, new in RENAMED_KEYS.items()}
 _FROZEN_TASKS: Final = {new: old for old, new in RENAMED_TASKS.items()}
 
+_SHARD_SIZE_KEY: Final = "shard_prompts"
+OPEN_SHARD_SIZE: Final = 64
+"""Prompts per shard of a recipe that leaves the number open: the largest that is chosen for it."""
+
 
 def get_frozen_key(key: str) -> str:
     """Return the name of a key, with its section, in the canonical form."""
@@ -100,6 +104,8 @@ def canonicalize_recipe(recipe: BaseModel, *, is_complete: bool = False) -> Valu
     measured.
     """
     found = canonicalize_section(recipe, "", is_complete=is_complete)
+    if found.get(_SHARD_SIZE_KEY, 0) is None:
+        found[_SHARD_SIZE_KEY] = OPEN_SHARD_SIZE
     task = found.pop("task", None)
     is_measured = found["evaluation"].pop("ground_truth", True)
     world = canonicalize_task(task)

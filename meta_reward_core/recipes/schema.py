@@ -9,7 +9,11 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar, overload
 from pydantic import Field, model_validator
 
 from meta_reward_core.models.reasoning import ReasoningPolicy
-from meta_reward_core.recipes.canonical import canonicalize_recipe, hash_recipe_values
+from meta_reward_core.recipes.canonical import (
+    OPEN_SHARD_SIZE,
+    canonicalize_recipe,
+    hash_recipe_values,
+)
 from meta_reward_core.recipes.field import OURS, PAPER, SECONDARY, Section, declare_field
 from meta_reward_core.recipes.training_settings import DpoSettings
 from meta_reward_core.storage.records import PairKind, Readout, VerdictReadout
@@ -503,8 +507,10 @@ class Recipe(Section):
         "Kinds of pairs to train on; by iteration.",
         source=PAPER,
     )
-    prompts_per_shard: int = declare_field(
-        64, "Prompts per shard, the unit of work that is claimed, saved and retried.",
+    prompts_per_shard: int | None = declare_field(
+        None, "Prompts per shard, the unit of work that is claimed, saved and retried. None: at "
+        "most 64, chosen when the experiment is created, so that its engines are idle for less "
+        "than 2% of the time before training.",
         source=OURS, unit="prompts", ge=1,
     )  # fmt: skip
     sample: PromptSampleRecipe = PromptSampleRecipe()
@@ -517,6 +523,11 @@ class Recipe(Section):
     audit: AuditRecipe = AuditRecipe()
     engine: EngineRecipe = EngineRecipe()
     evaluation: EvaluationRecipe = EvaluationRecipe()
+
+    @property
+    def shard_size(self) -> int:
+        """Prompts per shard; the maximum if the size is still open."""
+        return self.prompts_per_shard or OPEN_SHARD_SIZE
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> Self:

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.db.models.sql import compiler
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
-from webapp.experiments.models import Experiment, Iteration, Shard, Stage
+from meta_reward_core.recipes.canonical import canonicalize_recipe
+from meta_reward_core.recipes.schema import Recipe
+from webapp.experiments.models import Attempt, Experiment, Iteration, Shard, Stage, Worker
 from workers.pipeline import fair_queue, shard_claims
 
 pytestmark = pytest.mark.django_db
@@ -123,3 +126,49 @@ def test_a_claim_does_not_read_every_shard_that_waits(monkeypatch: pytest.Monkey
     monkeypatch.setattr(compiler, "cursor_iter", fetch_and_count)
     take(alice.shards.get(index=0))
     assert 0 < read < 30
+
+
+def finish_in(stage: Stage, seconds: float, *, shards: int, calls: str) -> None:
+    """Finish the first shards of a stage, each after so many seconds."""
+    now = timezone.now()
+    stage.shards.filter(index__lt=shards).update(
+        status="finished", counts={calls: 10, "tokens": 100}
+    )
+    for shard in stage.shards.filter(status="finished"):
+        Attempt.objects.create(
+            shard=shard, number=1, status="finished", started=now, seconds=seconds, pid=1,
+            token=uuid4(),
+        )  # fmt: skip
+
+
+def test_engines_work_ahead_where_that_ends_the_stages_sooner() -> None:
+    """20 shards on 8 engines. A prompt has 10 responses, 50 judgments and 20 battles of 10 tokens.
+
+    At 100, 500 and 50 tokens a second these take 1 s, 1 s and 4 s.
+    """
+    values = {
+        "name": "long", "prompts_per_shard": 1, "sample": {"prompts": 20},
+        "actor": {"samples": 10}, "judge": {"samples": 5}, "meta_judge": {"max_judgments": 5},
+    }  # fmt: skip
+    judge = begin("alice", shards=20)
+    Experiment.objects.update(recipe=canonicalize_recipe(Recipe.model_validate(values)))
+    now = timezone.now()
+    Worker.objects.bulk_create(
+        Worker(name="w", host="h", pid=pid, queues="gpu,cpu", since=now, started=now, heartbeat=now)
+        for pid in range(8)
+    )
+    stages = {"generate": judge, "judge": judge}
+    for position, name in ((1, "generate"), (4, "meta_judge")):
+        stages[name] = Stage.objects.create(
+            iteration=judge.iteration, name=name, position=position, status="running",
+            shard_count=20,
+        )  # fmt: skip
+        Shard.objects.bulk_create(Shard(stage=stages[name], index=k, sent=now) for k in range(20))
+    finish_in(stages["generate"], 1.0, shards=20, calls="completions")
+    finish_in(judge, 0.2, shards=12, calls="judgments")
+    assert fair_queue._choose_engines_ahead(judge.iteration) == 0, "battles are not measured"
+    finish_in(stages["meta_judge"], 2.0, shards=1, calls="battles")
+    ahead = fair_queue._choose_engines_ahead(judge.iteration)
+    assert ahead == 6
+    served = [take(judge.shards.get(index=12)).stage.name for _ in range(8)]
+    assert served == ["meta_judge"] * ahead + ["judge"] * (8 - ahead)

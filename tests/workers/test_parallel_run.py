@@ -67,6 +67,29 @@ def test_a_shard_may_run_once_its_own_input_is_finished(tmp_path: Path) -> None:
     ]
 
 
+def test_an_engine_ahead_judges_before_the_last_part_is_generated(tmp_path: Path) -> None:
+    """Three parts: with one engine ahead, judge 0 comes before generate 2, and judge 1 after it."""
+    context = scripted_world.begin(tmp_path / "artifacts").build_context(1)
+    resources = scripted_world.make_scripted_resources(tmp_path)
+    schedule = ShardSchedule(context, CallbackList(), engines_ahead=1)
+
+    def take() -> tuple[Any, int]:
+        taken = schedule.take_next()
+        assert taken is not None
+        return taken
+
+    def finish(stage: Any, shard: int) -> None:
+        stage.run_shard(context, shard, resources)
+        schedule.finish_shard(stage, shard)
+
+    finish(*take())
+    generated = [take(), take()]
+    for taken in generated:
+        finish(*taken)
+    order = [f"{stage.name} {shard}" for stage, shard in (take(), take(), take())]
+    assert order == ["judge 0", "generate 2", "judge 1"]
+
+
 def test_gpus_hold_as_many_models_as_their_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
     count: Callable[..., int] = count_engine_processes

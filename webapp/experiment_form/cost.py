@@ -14,11 +14,12 @@ from meta_reward_core.planning.cost_estimate import (
     estimate_disk_for_iterations,
     plan_iteration,
 )
+from meta_reward_core.planning.shard_size import estimate_shard_size
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from webapp.accounts.permissions import AnyUser, get_visible_experiments
 from webapp.experiment_form.model_choices import find_model_bytes
-from webapp.experiments.throughput import find_similar_throughput
+from webapp.experiments.throughput import count_worker_engines, find_similar_throughput
 
 _TITLES = {
     "generate": "responses",
@@ -51,6 +52,7 @@ class CostEstimate:
 
     Attributes:
         time: generation time.
+        shards: their size, and how long engines are idle because of it.
         training: maximum training time; empty until such a training has been measured.
         basis: text about the source of rates and lengths.
         disk_bytes: None while the size of the model is unknown.
@@ -62,6 +64,7 @@ class CostEstimate:
     calls: int
     tokens: int
     time: str
+    shards: str
     training: str
     basis: str
     disk_bytes: int | None
@@ -72,6 +75,7 @@ class CostEstimate:
 def estimate_cost(person: AnyUser, recipe: Recipe, *, target_iteration: int) -> CostEstimate:
     """Estimate the iterations from the first to `target_iteration`."""
     speeds = find_similar_throughput(get_visible_experiments(person), recipe)
+    size = estimate_shard_size(recipe, engines=count_worker_engines(recipe), measured=speeds)
     plans = [
         plan_iteration(recipe, number, measured=speeds) for number in range(1, target_iteration + 1)
     ]
@@ -89,6 +93,7 @@ def estimate_cost(person: AnyUser, recipe: Recipe, *, target_iteration: int) -> 
         calls=sum(stage.calls for stage in generating),
         tokens=sum(stage.tokens for stage in generating),
         time=_format_time(generating),
+        shards=f"{size.describe()}.",
         training=_format_time([stage for stage in stages if not stage.tokens]),
         basis=_describe_basis(speeds.measured_in),
         disk_bytes=disk,

@@ -1,10 +1,12 @@
 """Measured throughput of engines and training, for plans."""
 
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from functools import lru_cache
 from typing import Final
 
 from django.db.models import QuerySet
+from django.utils import timezone
 
 from meta_reward_core.planning.cost_estimate import (
     MeasuredThroughput,
@@ -21,7 +23,9 @@ from webapp.experiments.models import (
     Iteration,
     RunStatus,
     ShardStatus,
+    Worker,
 )
+from webapp.experiments.progress import SILENT_SECONDS
 
 _CALLS: Final = {"generate": "completions", "judge": "judgments", "meta_judge": "battles"}
 _TRAINING_SPEED: Final = (
@@ -86,6 +90,32 @@ def _compute_seconds_per_row(attempts: Sequence[Attempt]) -> float | None:
             seconds += attempt.seconds
             passes += shard.counts.get("trained", 0) * epochs
     return seconds / passes if passes else None
+
+
+def find_throughput(name: str, recipe: Recipe) -> MeasuredThroughput:
+    """Return the throughput of an experiment, if it exists and has any, else of a similar one."""
+    row = Experiment.objects.filter(name=name).first()
+    own = measure_throughput(row) if row else MeasuredThroughput()
+    return own if own.measured_in else find_similar_throughput(Experiment.objects.all(), recipe)
+
+
+def count_worker_engines(recipe: Recipe) -> int:
+    """Count the engines of a recipe that the running workers have at the same time, at least one.
+
+    A worker has a pool process for each engine; one that splits a model takes several.
+    """
+    return count_engines(count_worker_processes(), recipe)
+
+
+def count_engines(processes: int, recipe: Recipe) -> int:
+    """Count the engines that a number of pool processes run at the same time, at least one."""
+    return max(1, processes // recipe.engine.tensor_parallel_size)
+
+
+def count_worker_processes() -> int:
+    """Count the pool processes of running workers that generate."""
+    heard = timezone.now() - timedelta(seconds=SILENT_SECONDS)
+    return Worker.objects.filter(queues__contains="gpu", heartbeat__gte=heard).count()
 
 
 def find_similar_throughput(

@@ -8,6 +8,7 @@ those of another user.
 import json
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -22,6 +23,7 @@ from meta_reward_core.planning.experiment_request import ExperimentRequest, chec
 from meta_reward_core.planning.experiment_setup import open_or_create
 from meta_reward_core.planning.fork import ForkPoint
 from meta_reward_core.planning.launch_request import LaunchRequest
+from meta_reward_core.planning.shard_size import EngineCapacity
 from meta_reward_core.recipes.changed_values import change_recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles, make_missing_files_error
@@ -38,6 +40,7 @@ from webapp.experiment_form.uploads import get_stored_path, store_prompts
 from webapp.experiments import models
 from webapp.experiments.files import open_experiment_files, read_settings_history
 from webapp.experiments.models import Job, JobKind, RunStatus
+from webapp.experiments.throughput import count_worker_engines, find_throughput
 from webapp.paths import get_storage_roots
 from workers.pipeline.control import submit_to_workers
 from workers.pipeline.sync_rows import check_rows_have_files, record_experiment
@@ -75,6 +78,9 @@ def launch_experiment(job: Job) -> dict[str, Any]:
             roots,
             say=say,
             iterations=launch_request.iterations,
+            capacity=EngineCapacity(
+                count_worker_engines, partial(find_throughput, launch_request.experiment)
+            ),
         )
     except ExperimentBusyError as error:
         raise InputError(

@@ -4,18 +4,29 @@ A message is a ticket for one shard of its queue; the shard is chosen when a wor
 message. If only one experiment is waiting, it is the shard in the message. Otherwise a worker stays
 with its experiment for one turn, because every switch loads another model, and then moves to the
 experiment with the fewest workers, or of several the one served longest ago.
+
+Within an experiment, some engines work ahead if that ends the generating stages sooner
+(`shard_schedule.choose_engines_ahead`): they take a shard of the latest stage that has one, and
+all others one of the earliest.
 """
 
 import time
 from collections.abc import Iterator
+from functools import lru_cache
+from typing import Final
 
 from django.conf import settings
 from django.db.models import Count, Exists, F, Max, OuterRef
 
-from webapp.experiments.models import Attempt, Shard, ShardStatus
+from meta_reward_core.planning.shard_schedule import MAX_SHARDS_AHEAD, select_stage
+from meta_reward_core.planning.shard_size import choose_engines_ahead_for
+from meta_reward_core.recipes.loader import parse_stored_recipe
+from webapp.experiments.models import Attempt, Iteration, Shard, ShardStatus, Stage
+from webapp.experiments.throughput import count_engines, count_worker_processes, find_throughput
 from workers.pipeline import shard_claims
 from workers.pipeline.dispatch import get_queue, list_stages
 
+_TRIES: Final = 8
 # the experiment of this process, and the start of its turn
 _served: tuple[int, float] | None = None
 
@@ -43,12 +54,67 @@ def _mark_served(experiment: int) -> None:
 def _iter_in_turn(named: Shard) -> Iterator[Shard]:
     """Yield waiting shards, those of the experiment in turn first, the named one before."""
     stages = list_stages(get_queue(named.stage.name))
-    waiting = shard_claims.get_waiting_shards(stages)
+    waiting = shard_claims.get_waiting_shards(stages).select_related("stage__iteration__experiment")
     for experiment in _sort_experiments(_list_waiting_experiments(stages)):
+        if (following := _find_next_stage(experiment, stages)) is not None:
+            yield from waiting.filter(stage=following).order_by("index")[:_TRIES]
         if experiment == named.stage.iteration.experiment_id:
             yield named
         theirs = waiting.filter(stage__iteration__experiment=experiment)
-        yield from theirs.select_related("stage__iteration__experiment").order_by("?")[:8]
+        yield from theirs.order_by("?")[:_TRIES]
+
+
+def _find_next_stage(experiment: int, stages: list[str]) -> Stage | None:
+    """Find the stage of which this engine takes a shard, if engines of an experiment work ahead.
+
+    Returns:
+        None if the order of messages is as good, as with one engine or with many shards.
+    """
+    opened = (
+        shard_claims.get_running_stages()
+        .filter(iteration__experiment=experiment, name__in=stages)
+        .select_related("iteration__experiment")
+    )
+    rows = sorted(opened, key=lambda row: stages.index(row.name))
+    if len(rows) < 2 or any((row.shard_count or 0) > MAX_SHARDS_AHEAD for row in rows):
+        return None
+    ahead = _choose_engines_ahead(rows[0].iteration)
+    waiting = [row for row in rows if _has_waiting_shard(row)] if ahead else []
+    if not waiting:
+        return None
+    running = [_count_running_from(row, stages) for row in waiting]
+    return select_stage(waiting, running, engines_ahead=ahead)
+
+
+def _count_running_from(row: Stage, stages: list[str]) -> int:
+    """Count the running shards of a stage and of later ones."""
+    later = stages[stages.index(row.name) :]
+    running = Shard.objects.filter(stage__iteration=row.iteration_id, stage__name__in=later)
+    return running.filter(status=ShardStatus.RUNNING).count()
+
+
+def _has_waiting_shard(stage: Stage) -> bool:
+    return shard_claims.get_waiting_shards([stage.name]).filter(stage=stage).exists()
+
+
+def _choose_engines_ahead(iteration: Iteration) -> int:
+    finished = Shard.objects.filter(stage__iteration=iteration, status=ShardStatus.FINISHED)
+    measured = finished.values_list("stage__name", flat=True).distinct().order_by("stage__name")
+    return _compute_engines_ahead(iteration.pk, tuple(measured), count_worker_processes())
+
+
+@lru_cache(maxsize=64)
+def _compute_engines_ahead(pk: int, measured: tuple[str, ...], processes: int) -> int:  # noqa: ARG001
+    """Compute how many engines work ahead; again once another stage has been measured."""
+    iteration = Iteration.objects.select_related("experiment").get(pk=pk)
+    row = iteration.experiment
+    recipe = parse_stored_recipe(row.recipe, origin=row.name)
+    return choose_engines_ahead_for(
+        recipe,
+        iteration.number,
+        engines=count_engines(processes, recipe),
+        measured=find_throughput(row.name, recipe),
+    )
 
 
 def _list_waiting_experiments(stages: list[str]) -> set[int]:

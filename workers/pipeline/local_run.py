@@ -14,10 +14,12 @@ from meta_reward_core.errors import (
 )
 from meta_reward_core.experiment import Experiment
 from meta_reward_core.iteration import STAGES
+from meta_reward_core.planning.shard_size import choose_engines_ahead_for
 from meta_reward_core.reporting.summary import Summary, summarize_iteration
 from meta_reward_core.runner import run_iteration
 from webapp.experiments import models
 from webapp.experiments.models import AttemptStatus, RunStatus
+from webapp.experiments.throughput import find_throughput
 from workers.pipeline import transitions
 from workers.pipeline.audit_gate import require_audit_passed
 from workers.pipeline.db_callback import DatabaseCallback
@@ -111,6 +113,12 @@ def _run_stages(
     if engine_processes == 1:
         run_iteration(context, resources, callback, before_training=before_training)
         return
+    ahead = choose_engines_ahead_for(
+        context.recipe,
+        context.number,
+        engines=engine_processes,
+        measured=find_throughput(experiment.name, context.recipe),
+    )
     run = ParallelRun(
         experiment,
         context,
@@ -118,6 +126,7 @@ def _run_stages(
         processes=engine_processes,
         scratch=str(resources.scratch),
         max_attempts=settings.META_REWARD_MAX_ATTEMPTS,
+        engines_ahead=ahead,
     )
     run.run(before_training=before_training)
 

@@ -55,6 +55,7 @@ class ParallelRun:
         scratch: private folder of the iteration.
         max_attempts: a shard that failed so often, because its engine process was killed or failed,
             ends the run.
+        engines_ahead: see `runner.ShardSchedule`.
     """
 
     def __init__(
@@ -66,12 +67,14 @@ class ParallelRun:
         processes: int,
         scratch: str,
         max_attempts: int,
+        engines_ahead: int = 0,
     ) -> None:
         self._experiment = experiment
         self._context = context
         self._callback = callback
         self._scratch = scratch
         self._max_attempts = max_attempts
+        self._engines_ahead = engines_ahead
         engine = canonicalize_section(context.recipe.engine, "engine.")
         self._model = hash_json([context.model.sha256, engine])
         self._pool = DevicePool(divide_devices(processes))
@@ -81,7 +84,12 @@ class ParallelRun:
 
     def run(self, *, before_training: BeforeTraining) -> None:
         """Run the rest of the iteration like `runner.run_iteration`, with the same errors."""
-        schedule = ShardSchedule(self._context, self._callback, before_training=before_training)
+        schedule = ShardSchedule(
+            self._context,
+            self._callback,
+            before_training=before_training,
+            engines_ahead=self._engines_ahead,
+        )
         reason = "another shard failed"
         try:
             self._start_ready(schedule)

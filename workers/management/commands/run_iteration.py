@@ -24,7 +24,6 @@ from meta_reward_core.data.file_io import require_writable, write_json
 from meta_reward_core.errors import InputError, NoPairsError
 from meta_reward_core.evaluation.circuit_breaker import accept_findings
 from meta_reward_core.experiment import Experiment
-from meta_reward_core.planning.cost_estimate import MeasuredThroughput
 from meta_reward_core.planning.engine_loading import make_stage_resources
 from meta_reward_core.planning.experiment_request import ExperimentRequest
 from meta_reward_core.planning.experiment_setup import (
@@ -32,6 +31,7 @@ from meta_reward_core.planning.experiment_setup import (
     list_next_iterations,
     open_or_create,
 )
+from meta_reward_core.planning.shard_size import EngineCapacity
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.reporting.summary import Summary
 from meta_reward_core.storage.artifact_store import ArtifactStore
@@ -39,7 +39,7 @@ from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.roots import StorageRoots
 from meta_reward_core.system.command_hint import format_command
 from webapp.experiments import models
-from webapp.experiments.throughput import find_similar_throughput, measure_throughput
+from webapp.experiments.throughput import count_worker_engines, find_throughput
 from webapp.paths import get_storage_roots
 from workers.management.base import (
     ExemplifiedCommand,
@@ -162,13 +162,14 @@ def _plan(request: ExperimentRequest, options: dict[str, Any], console: Console)
         options["iterations"],
         roots,
         console,
-        speeds_of=partial(_measure_throughput, request.experiment),
+        capacity=_find_capacity(request.experiment, options),
         engine_here=not options["queue"],
     )
 
 
 def _execute(request: ExperimentRequest, options: dict[str, Any], console: Console) -> Summary:
     target_iteration, roots = options["iterations"], get_storage_roots()
+    capacity = _find_capacity(request.experiment, options)
     if not options["queue"]:
         cached = options["completion_cache"]
         processes = options["engine_processes"] or settings.META_REWARD_ENGINE_PROCESSES
@@ -179,16 +180,25 @@ def _execute(request: ExperimentRequest, options: dict[str, Any], console: Conso
             console,
             completion_cache=cached,
             engine_processes=processes if cached is None else 1,
+            capacity=capacity,
         )
-    return _run_by_workers(request, target_iteration, roots, console)
+    return _run_by_workers(request, target_iteration, roots, console, capacity=capacity)
 
 
-def _measure_throughput(name: str, recipe: Recipe) -> MeasuredThroughput:
-    """Return the throughput of the experiment itself, else of a similar one."""
-    row = models.Experiment.objects.filter(name=name).first()
-    own = measure_throughput(row) if row else MeasuredThroughput()
-    return (
-        own if own.measured_in else find_similar_throughput(models.Experiment.objects.all(), recipe)
+def _find_capacity(name: str, options: dict[str, Any]) -> EngineCapacity:
+    """Return the engines of this command, or of the workers with --queue."""
+    measure = partial(find_throughput, name)
+    if options["queue"]:
+        return EngineCapacity(count_worker_engines, measure)
+    one = options["completion_cache"] is not None
+    wanted = 1 if one else options["engine_processes"] or settings.META_REWARD_ENGINE_PROCESSES
+    return EngineCapacity(partial(_count_local_engines, wanted), measure)
+
+
+def _count_local_engines(wanted: int, recipe: Recipe) -> int:
+    engine = recipe.engine
+    return count_engine_processes(
+        wanted, engine=engine.kind, gpus_per_model=engine.tensor_parallel_size
     )
 
 
@@ -224,8 +234,16 @@ def _run(
     *,
     completion_cache: Path | None,
     engine_processes: int,
+    capacity: EngineCapacity,
 ) -> Summary:
-    experiment = _open(request, roots, console, engine_here=True, target_iteration=target_iteration)
+    experiment = _open(
+        request,
+        roots,
+        console,
+        engine_here=True,
+        target_iteration=target_iteration,
+        capacity=capacity,
+    )
     check_next_engine(experiment, target_iteration=target_iteration)
     row = record_experiment(experiment, artifact_root=roots.artifacts)
     with run_exclusively(experiment, row):
@@ -259,10 +277,20 @@ def _accept_findings(experiment: Experiment) -> None:
 
 
 def _run_by_workers(
-    request: ExperimentRequest, target_iteration: int | None, roots: StorageRoots, console: Console
+    request: ExperimentRequest,
+    target_iteration: int | None,
+    roots: StorageRoots,
+    console: Console,
+    *,
+    capacity: EngineCapacity,
 ) -> Summary:
     experiment = _open(
-        request, roots, console, engine_here=False, target_iteration=target_iteration
+        request,
+        roots,
+        console,
+        engine_here=False,
+        target_iteration=target_iteration,
+        capacity=capacity,
     )
     row = record_experiment(experiment, artifact_root=roots.artifacts)
     if request.accept_probe:
@@ -312,6 +340,7 @@ def _open(
     *,
     engine_here: bool,
     target_iteration: int | None,
+    capacity: EngineCapacity,
 ) -> Experiment:
     _check_rows(request.experiment, roots)
     return open_or_create(
@@ -321,6 +350,7 @@ def _open(
         engine_here=engine_here,
         iterations=target_iteration,
         change=make_changer(roots.artifacts, who=describe_shell_user()),
+        capacity=capacity,
     )
 
 
