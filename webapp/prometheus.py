@@ -161,7 +161,8 @@ def _iter_speed_metrics() -> Iterator[Metric]:
 
 def _iter_worker_metrics() -> Iterator[Metric]:
     now = timezone.now()
-    rows = list(Worker.objects.values_list("name", "host", "heartbeat", "shard", "device_bytes"))
+    columns = ("name", "host", "heartbeat", "shard", "device_bytes", "device_utilization")
+    rows = list(Worker.objects.values_list(*columns))
     labels = [{"worker": name, "host": host} for name, host, *_ in rows]
     yield _build_metric(
         "worker_silent_seconds",
@@ -178,8 +179,14 @@ def _iter_worker_metrics() -> Iterator[Metric]:
     yield _build_metric(
         "worker_device_memory_bytes",
         "gauge",
-        "Memory in use on a worker's GPU, as last reported by its engine.",
+        "Memory in use on a worker's GPUs, or by its engine process on a CPU.",
         [(about, row[4]) for about, row in zip(labels, rows, strict=True) if row[4] is not None],
+    )
+    yield _build_metric(
+        "worker_device_utilization_ratio",
+        "gauge",
+        "Share of the time in which a worker's devices compute.",
+        [(about, row[5]) for about, row in zip(labels, rows, strict=True) if row[5] is not None],
     )
 
 

@@ -57,6 +57,7 @@ class HostHere:
         self.ran: list[tuple[str, int]] = []
         self.kills = 0
         self.groups: tuple[DeviceGroup, ...] = ()
+        self.pid: int | None = None
 
     def kill(self) -> None:
         self.kills += 1

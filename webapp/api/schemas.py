@@ -490,14 +490,19 @@ class WorkerOut(Schema):
     is_silent: bool
     since: datetime
     heartbeat: datetime
+    device_bytes: int | None
+    device_utilization: float | None
+    tokens_per_second: float | None
 
     @classmethod
     def from_state(cls, state: WorkerState) -> "WorkerOut":
         """Convert a worker's state."""
         row = state.row
         same = ("name", "host", "pid", "device", "since", "heartbeat")
+        used = ("device_bytes", "device_utilization")
         return cls(
-            **{name: getattr(row, name) for name in same},
+            **{name: getattr(row, name) for name in (*same, *used)},
+            tokens_per_second=state.tokens_per_second,
             queues=list(state.queues),
             doing=state.doing,
             is_silent=state.is_silent,

@@ -326,7 +326,8 @@ class Worker(models.Model):
         slot: number of its pool process, if it has several; each has a row.
         queues: names of the queues it takes work from, separated by commas.
         device: device of its engine, once reported.
-        device_bytes: GPU memory in use as last reported by the engine; none on a CPU.
+        device_bytes: memory in use on its GPUs, or by its engine process on a CPU.
+        device_utilization: share of the time in which its devices compute; none while it is idle.
         engines: kinds of engines that are installed there, separated by commas; empty for a worker
             of an earlier version.
         shard: what it works on.
@@ -340,6 +341,7 @@ class Worker(models.Model):
     queues = models.CharField(max_length=255)
     device = models.CharField(max_length=255, blank=True, default="")
     device_bytes = models.BigIntegerField(null=True, blank=True)
+    device_utilization = models.FloatField(null=True, blank=True)
     engines = models.CharField(max_length=255, blank=True, default="")
     shard = models.ForeignKey(
         Shard, on_delete=models.SET_NULL, null=True, blank=True, related_name="workers"

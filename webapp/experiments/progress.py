@@ -78,13 +78,24 @@ class ExperimentSummary:
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """A worker as of its last heartbeat."""
+    """A worker as of its last heartbeat: one of its pool processes, with its devices.
+
+    Attributes:
+        tokens_per_second: of the running shard.
+    """
 
     row: Worker
     queues: Sequence[str]
     doing: str
     is_silent: bool
     silent_seconds: int
+    tokens_per_second: float | None = None
+
+    @property
+    def utilization_percent(self) -> int | None:
+        """Share of the time in which its devices compute, in percent."""
+        used = self.row.device_utilization
+        return None if used is None else round(100 * used)
 
     @property
     def silent_for(self) -> str:
@@ -262,4 +273,12 @@ def _make_worker_state(worker: Worker, now: datetime, named: Container[int]) -> 
         doing=_describe_work(worker, named),
         is_silent=silent_seconds > SILENT_SECONDS,
         silent_seconds=silent_seconds,
+        tokens_per_second=_compute_token_rate(worker),
     )
+
+
+def _compute_token_rate(worker: Worker) -> float | None:
+    seconds = (worker.heartbeat - worker.since).total_seconds()
+    if worker.shard is None or not worker.shard.tokens or seconds <= 0:
+        return None
+    return worker.shard.tokens / seconds

@@ -7,7 +7,7 @@ requested completions are returned in the response.
 
     in   {"artifact_root", "scratch", "experiment", "uuid", "iteration", "stage", "shard"}
          {"artifact_root", "experiment", "number", "conversations", "samples", "sampling", "seed"}
-    out  {"progress": [done, tokens], "device_bytes": of its GPU in use, if there is one} ...
+    out  {"progress": [done, tokens]} ...
          {"log": {...}} ... then one of
          {"finished": counts, "reused": whether the files were there, "device": where}
          {"finished": by conversation, the completions, "device": where}
@@ -62,7 +62,7 @@ class Reporter:
         now = time.monotonic()
         if now - self._reported_at >= PROGRESS_SECONDS:
             self._reported_at = now
-            self.send(progress=[done, tokens], **_get_device_memory())
+            self.send(progress=[done, tokens])
 
     def report_log_row(self, row: dict[str, float]) -> None:
         """Report a row of the training log."""
@@ -208,15 +208,6 @@ def _get_device() -> str:
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     return "cpu"
-
-
-def _get_device_memory() -> dict[str, int]:
-    """Return the memory in use on this process's GPU by all processes, in bytes."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return {}
-    free, total = torch.cuda.mem_get_info()
-    return {"device_bytes": total - free}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
 """A worker's own row: its host, current task and last heartbeat.
 
+<<<<<<< HEAD
 For display only: no decision depends on these rows, and a worker that cannot write its row
 continues.
+=======
+For people, and for estimates of how many engines run. A worker that cannot write a row works on.
+>>>>>>> e3d7aaa (Show tokens per second, memory and utilization of each engine on the workers page)
 """
 
 import contextlib
@@ -18,6 +22,7 @@ from django.db.models.functions import Now
 
 from meta_reward_core.engines.registry import list_installed_engines
 from webapp.experiments.models import Shard, Worker
+from workers.ops.device_use import DeviceUse
 from workers.ops.host import get_machine_name
 
 SILENT_SECONDS: Final = 60.0
@@ -55,8 +60,8 @@ def enter_slot(slot: int, device: str) -> None:
     _update_row(shard=None, since=Now(), device=device)
 
 
-def send_heartbeat(*, device_bytes: int | None = None) -> None:
-    """Record a heartbeat, with the GPU memory in use if known.
+def send_heartbeat(use: DeviceUse | None = None) -> None:
+    """Record a heartbeat, with the use of the devices if known.
 
     The main process, which also sends heartbeats, must not keep a connection.
     """
@@ -64,7 +69,11 @@ def send_heartbeat(*, device_bytes: int | None = None) -> None:
         _send_for_all(_identity)
         connections.close_all()
     else:
-        _update_row(**({} if device_bytes is None else {"device_bytes": device_bytes}))
+        _update_row(**({} if use is None else _to_columns(use)))
+
+
+def _to_columns(use: DeviceUse) -> dict[str, Any]:
+    return {"device_bytes": use.memory_bytes, "device_utilization": use.utilization}
 
 
 def _send_for_all(identity: _WorkerIdentity) -> None:
@@ -82,7 +91,7 @@ def track_work(shard: Shard) -> Iterator[None]:
     try:
         yield
     finally:
-        _update_row(shard=None, since=Now())
+        _update_row(shard=None, since=Now(), device_utilization=None)
 
 
 def set_device(device: str) -> None:

@@ -25,6 +25,7 @@ from workers.engine.client import (
 )
 from workers.ops import heartbeat, processes
 from workers.ops.attempt_log import log_attempt
+from workers.ops.device_use import DeviceMeter
 from workers.ops.devices import DeviceLease, count_groups, get_pool
 from workers.pipeline import fair_queue, scheduling, shard_claims, transitions
 from workers.pipeline.dispatch import send_following_shards, send_shards
@@ -182,14 +183,13 @@ class ShardLease:
         self._lease_seconds = lease_seconds
         self._extended_at = time.monotonic()
         self._done = self._tokens = 0
-        self._device_bytes: int | None = None
+        self._meter = DeviceMeter()
         self._progress = TrainingProgress()
 
     def handle_message(self, message: dict[str, Any]) -> None:
         """Process a progress message of the engine."""
         if "progress" in message:
             self._done, self._tokens = message["progress"]
-            self._device_bytes = message.get("device_bytes", self._device_bytes)
         elif "log" in message:
             self._done = int(message["log"].get("step", 0))
             self._progress.add_row(message["log"])
@@ -221,7 +221,7 @@ class ShardLease:
         ):
             return StopReason.LOST
         self._extended_at = asked_at
-        heartbeat.send_heartbeat(device_bytes=self._device_bytes)
+        heartbeat.send_heartbeat(self._meter.measure(_host.groups, _host.pid))
         return None if shard_claims.can_continue(self._attempt) else StopReason.ASKED
 
 
