@@ -21,13 +21,17 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+SECONDS_PER_SHARD = 2.0
+"""Time of a shard outside of its engine, as plans assume it."""
 SHARD_SECONDS = 60.0
 """Approximate duration of a shard of 64 prompts on eight devices."""
 VARIATION = 0.3
+ENGINES = 8
 EVEN = dict.fromkeys(("generate", "judge", "meta_judge"), SHARD_SECONDS)
 
 
@@ -71,6 +75,8 @@ def run(
     *,
     shard_seconds: Mapping[str, float] = EVEN,
     variation: float = VARIATION,
+    measured_shards: int = 0,
+    seed: int = 1,
 ) -> dict[str, Any]:
     """Simulate in a child process with its own settings."""
     with tempfile.TemporaryDirectory() as folder, database(kind, Path(folder)) as url:
@@ -81,7 +87,7 @@ def run(
             "META_REWARD_ARTIFACT_ROOT": f"{folder}/artifacts",
             "META_REWARD_LEASE_SECONDS": "86400",
         }
-        given = json.dumps([shards, workers, shard_seconds, variation])
+        given = json.dumps([shards, workers, shard_seconds, variation, measured_shards, seed])
         child = [sys.executable, __file__, "--child", folder, given]
         done = subprocess.run(
             child, env=os.environ | environment, check=True, stdout=subprocess.PIPE, text=True
@@ -97,37 +103,69 @@ def _simulate(folder: str, given: str) -> None:
     django.setup()
     from simulated_workers import simulate
 
-    shards, workers, shard_seconds, variation = json.loads(given)
+    shards, workers, shard_seconds, variation, measured_shards, seed = json.loads(given)
     found = simulate(
         Path(folder),
         shards=shards,
         workers=workers,
         shard_seconds=shard_seconds,
         variation=variation,
+        measured_shards=measured_shards,
+        seed=seed,
     )
     print(json.dumps(found))
 
 
 def show_idle_shares() -> None:
-    """Compute the idle share of eight engines before training, for equal stages and the paper's."""
+    """Idle share of eight engines before training, and the least that any order can reach.
+
+    An earlier experiment has measured how long a shard of each stage takes.
+    """
+    from meta_reward_core.planning.cost_estimate import MeasuredThroughput, StageRate
     from meta_reward_core.planning.gpu_estimate import DEVICES, plan_on_hardware
+    from meta_reward_core.planning.shard_size import estimate_shard_size
     from meta_reward_core.recipes.loader import load_recipe
 
     paper = load_recipe("paper-llama3-8b")
-    plan = plan_on_hardware(paper, 1, device=DEVICES["h100"], devices=8, workers=1)
-    advised = plan.advised_shard_size or paper.prompts_per_shard
+    plan = plan_on_hardware(paper, 1, device=DEVICES["h100"], devices=ENGINES, workers=1)
     drawn = [one for one in plan.stages if one.stage != "train"]
-    print("8 engines, one iteration before its training; barriers leave 16.7% idle with 20 shards")
-    for shards in (20, -(-paper.sample.prompts // advised)):
+    rates = {
+        one.stage: StageRate(1.0, one.calls / (one.device_hours * 3600), SECONDS_PER_SHARD)
+        for one in drawn
+    }
+    chosen = estimate_shard_size(
+        paper.model_copy(update={"prompts_per_shard": None}),
+        engines=ENGINES,
+        measured=MeasuredThroughput("plan", rates),
+    )
+    print(f"{ENGINES} engines, one iteration before its training")
+    print(f"default size of shards on H100: {chosen.describe()}")
+    for shards in (20, chosen.shards):
         stages = {one.stage: one.device_hours * 3600 / shards for one in drawn}
         for title, seconds in (("equal stages", EVEN), ("stages as on H100", stages)):
-            for variation in (0.0, 0.1):
-                found = run("sqlite", shards, 8, shard_seconds=seconds, variation=variation)
-                print(
-                    f"  {shards} shards, {title}, times varied by {variation:.0%}: "
-                    f"{found['idle_share']:.1%} idle",
-                    flush=True,
-                )
+            for variation, seeds in ((0.0, 1), (0.1, 5)):
+                _show_idle_share(shards, title, seconds, variation, seeds)
+
+
+def _show_idle_share(
+    shards: int, title: str, seconds: Mapping[str, float], variation: float, seeds: int
+) -> None:
+    from meta_reward_core.planning.shard_schedule import compute_least_seconds
+
+    idle, limits = [], []
+    for seed in range(seeds):
+        found = run(
+            "sqlite", shards, ENGINES, shard_seconds=seconds, variation=variation,
+            measured_shards=ENGINES, seed=seed,
+        )  # fmt: skip
+        least = compute_least_seconds(found["shard_seconds"], engines=ENGINES)
+        idle.append(found["idle_share"])
+        limits.append(1 - sum(found["shard_seconds"]) / (ENGINES * least))
+    print(
+        f"  {shards} shards, {title}, times varied by {variation:.0%}: {fmean(idle):.1%} idle "
+        f"({min(idle):.1%} to {max(idle):.1%}), no order below {abs(fmean(limits)):.1%}",
+        flush=True,
+    )
 
 
 def main() -> None:

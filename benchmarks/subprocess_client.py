@@ -2,14 +2,38 @@
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 VLLM_PYTHON = Path(".venv-vllm/bin/python")
-Ask = Callable[[str], Sequence[float]]
-"""Sends a line; returns the numbers in the reply."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A process that replies to each line with numbers."""
+
+    process: "subprocess.Popen[str]"
+    script: str
+
+    def __call__(self, line: str) -> Sequence[float]:
+        """Send a line; return the numbers in the reply."""
+        self.send(line)
+        return self.receive()
+
+    def send(self, line: str) -> None:
+        """Send a line."""
+        print(line, file=self.process.stdin, flush=True)
+
+    def receive(self) -> Sequence[float]:
+        """Wait for the numbers in the reply."""
+        assert self.process.stdout is not None
+        while not (answer := self.process.stdout.readline()).startswith("drawn "):
+            if not answer:
+                raise SystemExit(f"{self.script} ended without an answer")
+        return [float(word) for word in answer.split()[1:]]
 
 
 @contextmanager
@@ -25,21 +49,11 @@ def asked_process(
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
-    asked, answers = process.stdin, process.stdout
-    assert asked is not None
-    assert answers is not None
-
-    def ask(line: str) -> Sequence[float]:
-        print(line, file=asked, flush=True)
-        while not (answer := answers.readline()).startswith("drawn "):
-            if not answer:
-                raise SystemExit(f"{script} ended without an answer")
-        return [float(word) for word in answer.split()[1:]]
-
     try:
-        yield ask
+        yield Ask(process, script)
     finally:
-        asked.close()
+        assert process.stdin is not None
+        process.stdin.close()
         process.wait()
 
 

@@ -6,8 +6,9 @@ median of the ratios of the pairs. A row module has a function
     measure(*, pairs: int) -> Iterator[Row]
 
 and runs in its own process, so that rows do not share threads or memory. A row module that cannot
-run here raises `NotHereError`, which the table reports. Earlier rows that are not measured now, and
-the hand-written sections after the table, are kept unchanged.
+run here raises `NotHereError`, which the table reports. Earlier rows that are not measured now are
+kept unchanged, as are the hand-written sections below the table. With --collect, the pairs of
+several short runs of a module are kept in a file, and its rows are those of all of them.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +37,11 @@ MODULES = (
     "dpo_memory",
     "memory",
     "adaptive_battles",
-    "fewer_judgments",
+    "identical_judgments",
+    "two_engines",
+    "two_workers",
+    "two_vllm_engines",
+    "flowing_stages",
 )
 PACKAGES = ("torch", "transformers", "trl", "numpy", "pyarrow")
 _MARK = "ROW "
@@ -143,6 +148,14 @@ def _measure(module: str, pairs: int) -> Iterator[Row]:
         raise SystemExit(f"benchmarks/{module}.py failed; rows measured before it are written")
 
 
+def _collect(row: Row, file: Path) -> Row:
+    """Add a row's pairs to those that a file has of it."""
+    kept = json.loads(file.read_text()) if file.is_file() else {}
+    kept[row.name] = [*kept.get(row.name, ()), *row.ratios]
+    file.write_text(json.dumps(kept))
+    return replace(row, ratios=kept[row.name])
+
+
 def _name(line: str) -> str:
     return line.split(" | ", 1)[0].removeprefix("| ")
 
@@ -170,6 +183,9 @@ def main() -> None:
     parser.add_argument("modules", nargs="*", metavar="module", help=", ".join(MODULES))
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--output", type=Path, default=PAGE)
+    parser.add_argument(
+        "--collect", type=Path, metavar="FILE", help="add the pairs to those of earlier runs"
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -177,7 +193,8 @@ def main() -> None:
         return
     today = f"{datetime.now(tz=UTC):%Y-%m-%d}"
     for module in options.modules or MODULES:
-        for row in _measure(module, options.pairs):
+        for measured in _measure(module, options.pairs):
+            row = measured if options.collect is None else _collect(measured, options.collect)
             line = format_row(row, measured=today)
             print(line, flush=True)
             page = options.output.read_text(encoding="utf-8") if options.output.is_file() else ""

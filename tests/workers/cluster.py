@@ -73,16 +73,21 @@ class WorkerSite(Site):
 
 @dataclass
 class Cluster:
-    """The processes of one test; whatever it leaves is killed."""
+    """The processes of one test; whatever it leaves is killed.
+
+    Attributes:
+        python: the environment's interpreter.
+    """
 
     site: WorkerSite
     broker: RedisLike
+    python: str = sys.executable
     processes: list[Process] = field(default_factory=list)
 
     def start(self, *command: str) -> Process:
         with (self.site.root / "log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, *command],
+                [self.python, *command],
                 cwd=CHECKOUT,
                 env=self.site.environment,
                 stdout=log,

@@ -1,0 +1,188 @@
+"""How far plans are from measured runs: three sizes on two devices, each one CPU core.
+
+    python benchmarks/plan_error.py --output docs/planning.md
+
+`run_iteration --engine-processes 2` runs an iteration of the toy task with 12, 24 and 48 prompts.
+Measured is the time from the first shard of the actor to the last one of the meta-judge. Two plans
+are compared with it:
+
+- from specifications, like `manage.py plan`: the core's arithmetic and memory bandwidth, measured
+  by a large product and a large copy, and the number of tokens that the run had;
+- from throughput, like `run_iteration --dry-run` and the form: the tokens per second and the
+  seconds per shard of the run before, of another size.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from hardware import measure_ceilings
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from two_engines import list_calls
+
+from meta_reward_core.engines.prompt_encoder import PromptEncoder
+from meta_reward_core.experiment import open_experiment
+from meta_reward_core.planning.cost_estimate import MeasuredThroughput, ShardCost, fit_rate
+from meta_reward_core.planning.gpu_estimate import Device, ModelSize, TextLengths, plan_on_hardware
+from meta_reward_core.planning.shard_size import estimate_shard_size
+from meta_reward_core.recipes.loader import load_recipe
+from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
+from tests.workers.cluster import make_site
+
+MARK = "| prompts | measured | from specifications | from throughput |\n|--:|--:|--:|--:|\n"
+DEVICES = 2
+PROMPTS = (12, 24, 48)
+SETTINGS = (
+    "prompts_per_shard=3", "judge.samples=32", "meta_judge.max_judgments=6", "engine.threads=1",
+    "train_on=[[actor,judge]]", "evaluation.prompts=2", "evaluation.judge_items=2",
+    "evaluation.comparisons=2",
+)  # fmt: skip
+CALLS = {"generate": "completions", "judge": "judgments", "meta_judge": "battles"}
+"""By stage, the name of its counted calls."""
+SHARDS = (
+    "select t.name, s.counts, a.seconds, julianday(a.started) * 86400, "
+    "julianday(a.finished) * 86400 from experiments_attempt a "
+    "join experiments_shard s on s.id = a.shard_id join experiments_stage t on t.id = s.stage_id "
+    "where a.status = 'finished'"
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A measured iteration.
+
+    Attributes:
+        seconds: of the generating stages.
+        throughput: measured on its shards.
+        tokens_per_call: by stage.
+    """
+
+    recipe: Recipe
+    seconds: float
+    throughput: MeasuredThroughput
+    tokens_per_call: dict[str, float]
+
+
+def run(root: Path, models: Path, prompts: int) -> Run:
+    """Run an iteration and measure it."""
+    site = make_site(root, models)
+    changes = (f"sample.prompts={prompts}", *SETTINGS)
+    words = [word for change in changes for word in ("--set", change)]
+    finished = site.run_iteration("--engine-processes", str(DEVICES), *words)
+    assert finished.returncode == 0, finished.stdout
+    rows = [(name, json.loads(counts), *times) for name, counts, *times in site.rows(SHARDS)]
+    drawn = [row for row in rows if row[0] in CALLS]
+    costs = {
+        stage: [
+            ShardCost(counts[calls], counts["tokens"], seconds)
+            for name, counts, seconds, *_ in drawn
+            if name == stage
+        ]
+        for stage, calls in CALLS.items()
+    }
+    rates = {stage: rate for stage, some in costs.items() if (rate := fit_rate(some))}
+    return Run(
+        load_recipe(str(site.recipe), changes=changes),
+        max(row[4] for row in drawn) - min(row[3] for row in drawn),
+        MeasuredThroughput(str(prompts), rates),
+        {stage: rate.tokens_per_call for stage, rate in rates.items()},
+    )
+
+
+def measure_core() -> Device:
+    """Measure one core.
+
+    Plans count two bytes for a number; here it has four, so a core moves half as many numbers.
+    """
+    torch.set_num_threads(1)
+    limits = measure_ceilings("cpu", "float32")
+    return Device("one CPU core", limits.operations, limits.bytes / 2, 8e9)
+
+
+def read_size(folder: Path) -> ModelSize:
+    """Read the size of a model."""
+    config = AutoConfig.from_pretrained(folder)
+    width = config.hidden_size // config.num_attention_heads * config.num_key_value_heads
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    return ModelSize(
+        sum(one.numel() for one in model.parameters()), 2 * config.num_hidden_layers * width * 2
+    )
+
+
+def measure_lengths(site: Path, run: Run) -> TextLengths:
+    """Count the tokens of prompts that were not given by the model."""
+    files = open_experiment(ArtifactStore(str(site / "artifacts")), "tiny")
+    assert files is not None
+    encoder = PromptEncoder(AutoTokenizer.from_pretrained(files.seed_model.folder))
+    instruction, judged = (
+        fmean(
+            len(prompt)
+            for shard in list_calls(files, [stage])
+            for call in shard
+            for prompt in encoder.encode(call.conversations)
+        )
+        for stage in ("generate", "judge")
+    )
+    response = run.tokens_per_call["generate"]
+    return TextLengths(
+        instruction=instruction,
+        rubric=max(0.0, judged - instruction - response),
+        response=response,
+        judgment=run.tokens_per_call["judge"],
+        verdict=run.tokens_per_call["meta_judge"],
+    )
+
+
+def compare(root: Path) -> Iterator[str]:
+    """Run the three sizes, and yield the lines of the table."""
+    models = root / "models"
+    shutil.copytree(get_shipped_seed_model(), models / "seed")
+    core, size = measure_core(), read_size(models / "seed")
+    run(root / "first", models, PROMPTS[0])  # compiles, and fills caches of files
+    before = run(root / "before", models, PROMPTS[0] * 3 // 2)
+    for prompts in PROMPTS:
+        found = run(root / str(prompts), models, prompts)
+        lengths = measure_lengths(root / str(prompts), found)
+        planned = plan_on_hardware(
+            found.recipe, 1, device=core, devices=DEVICES, workers=1, model=size, lengths=lengths
+        )
+        drawn = max(one.end_seconds for one in planned.stages if one.stage in CALLS)
+        estimated = estimate_shard_size(
+            found.recipe, engines=DEVICES, measured=before.throughput
+        ).seconds
+        cells = [f"{found.seconds:.1f} s"]
+        cells += [f"{one:.1f} s ({one / found.seconds - 1:+.0%})" for one in (drawn, estimated)]
+        yield f"| {prompts} | " + " | ".join(cells) + " |"
+        before = found
+
+
+def main() -> None:
+    """Print the table, and write it into a page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, help="page with the table")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        lines = list(compare(Path(folder)))
+    print(*lines, sep="\n")
+    if options.output is not None:
+        page = options.output.read_text(encoding="utf-8")
+        head, _, below = page.partition(MARK)
+        rest = re.sub(r"\A(\| \d[^\n]*\n)*", "", below)
+        text = head + MARK + "\n".join([*lines, ""]) + rest
+        options.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
