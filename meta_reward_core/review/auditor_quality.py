@@ -5,8 +5,9 @@ answer of several auditors. Errors that all of them share count as correct, so a
 estimate.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Final
 
@@ -18,6 +19,9 @@ from meta_reward_core.review.stratified_estimators import (
 
 MAX_SCORE_ERROR: Final = 1.0
 """Largest difference from the known score at which a score still counts as correct."""
+MIN_BLOCK: Final = 8
+"""Minimum number of answers with a known correct answer in each block of a trend."""
+MAX_BLOCKS: Final = 8
 
 Value = str | float
 
@@ -48,6 +52,18 @@ class AuditorAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class AccuracyBlock:
+    """Accuracy in consecutive answers of one auditor.
+
+    Attributes:
+        last: number of the auditor's last answer in the block, from 1.
+    """
+
+    last: int
+    accuracy: Estimate
+
+
+@dataclass(frozen=True, slots=True)
 class AuditorQuality:
     """Quality of one auditor; shares have Wilson 95% intervals.
 
@@ -57,6 +73,8 @@ class AuditorQuality:
         prefers_first, prefers_longer, prefers_higher_score: shares of answers that name a winner.
         consistency: share of own repeats with the same answer.
         drift: accuracy of the second half of the answers minus that of the first half.
+        trend: accuracy over time, in blocks of about equal size; empty if there are too few
+            answers for two blocks.
         seconds: median time per answer; None if unknown.
         is_flagged: whether the accuracy is shown to be below the bound.
     """
@@ -70,6 +88,7 @@ class AuditorQuality:
     prefers_higher_score: Estimate
     consistency: Estimate
     drift: Estimate
+    trend: tuple[AccuracyBlock, ...]
     seconds: float | None
     is_flagged: bool
 
@@ -105,9 +124,22 @@ def _measure(name: str, answers: Sequence[AuditorAnswer], min_accuracy: float) -
         drift=estimate_difference(
             _measure_accuracy(answers[:half]), _measure_accuracy(answers[half:])
         ),
+        trend=tuple(_iter_blocks(answers)),
         seconds=median(spent) if spent else None,
         is_flagged=accuracy.high is not None and accuracy.high < min_accuracy,
     )
+
+
+def _iter_blocks(answers: Sequence[AuditorAnswer]) -> Iterator[AccuracyBlock]:
+    """Split the answers whose correct answer is known into blocks, in order of submission."""
+    graded = [(number, one) for number, one in enumerate(answers, start=1) if one.known is not None]
+    count = min(MAX_BLOCKS, len(graded) // MIN_BLOCK)
+    if count < 2:
+        return
+    ends = [len(graded) * block // count for block in range(count + 1)]
+    for start, end in pairwise(ends):
+        block = graded[start:end]
+        yield AccuracyBlock(block[-1][0], _measure_accuracy(one for _, one in block))
 
 
 def _measure_accuracy(answers: Iterable[AuditorAnswer]) -> Estimate:

@@ -1,15 +1,27 @@
 """Items with known answers, repeats that somebody can answer, and items that a user picks."""
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
-from meta_reward_core.errors import InputError
-from tests.webapp.audit_fixtures import artifacts, audited, batch, browser, carol, dave, draw
+from meta_reward_core.errors import ArtifactError, InputError
+from tests.webapp.audit_fixtures import (
+    artifacts,
+    audited,
+    batch,
+    browser,
+    carol,
+    dave,
+    draw,
+    record,
+)
 from tests.webapp.conftest import make_person
 from webapp.audit import annotation_queue
 from webapp.audit.adjudication import Decision, adjudicate_item
@@ -21,7 +33,7 @@ from webapp.audit.exports import export_batch
 from webapp.audit.gate import evaluate_gate
 from webapp.audit.human_preference_pairs import build_human_pairs
 from webapp.audit.known_items import read_known_answers
-from webapp.audit.models import Batch, Gate, Item, RepeatKind
+from webapp.audit.models import Batch, Gate, HiddenVerdict, Item, RepeatKind
 from webapp.audit.pooled_report import pool_iteration
 from webapp.audit.services import add_picked_items, assign_auditors
 from webapp.experiments.models import Experiment, Job
@@ -71,6 +83,7 @@ def test_each_auditor_answers_the_known_items_first_and_is_measured_by_them(
     own = find_own_quality(batch, carol)
     assert own is not None
     assert own.known_accuracy.count == 6
+    assert own == found["carol"]
     report = make_report(batch)
     assert (report.items, report.answered, report.conflicts) == (12, 12, 0)
     page = browser(carol).get(f"/audits/{batch.pk}/annotate").content.decode()
@@ -213,7 +226,9 @@ def test_a_picked_battle_goes_to_one_open_batch_that_is_no_sample(
         assign_auditors(picked, [carol], by=alice)
         Item.objects.filter(pk=one.pk).update(holder=carol)
         give(one, carol, "first")
-    assert client.get(f"/audits/{picked.pk}").content.decode().count("these items only")
+    page = client.get(f"/audits/{picked.pk}").content.decode()
+    assert "these items only" in page
+    assert "whole iteration" not in page
     assert [pooled.batches for pooled in pool_iteration(audited, 1)] == [()]
     assert build_human_pairs(audited, before=2) == []
     Gate.objects.create(experiment=audited, min_answers=1)
@@ -246,3 +261,54 @@ def test_a_scored_response_can_be_picked_and_an_operator_of_others_cannot_pick(
         "Send this response"
         not in other.get(f"/experiments/scripted/iterations/1/prompts/{prompt}").content.decode()
     )
+
+
+def test_the_own_quality_is_that_of_the_report_and_needs_no_answers_to_other_items(
+    audited: Experiment, alice: User, carol: User, dave: User
+) -> None:
+    batch = draw(
+        audited, by=alice, auditors=[carol, dave], other_share=0.5, same_share=0.3,
+        shows_quality=True,
+    )  # fmt: skip
+    turns = [carol, dave]
+    while turns:
+        item = annotation_queue.lease_next_item(batch, turns[0])
+        if item is None:
+            turns.pop(0)
+            continue
+        give(item, turns[0], "first")
+        turns = [*turns[1:], turns[0]]
+    report = {one.name: one for one in make_auditor_report(batch).auditors}
+    assert report["carol"].accuracy.count > 0
+    assert find_own_quality(batch, carol) == report["carol"]
+    only_dave = batch.items.exclude(answer__auditor=carol).filter(original=None)
+    elsewhere = only_dave.exclude(repeats__answer__auditor=carol)
+    assert elsewhere.exists()
+    HiddenVerdict.objects.filter(item__in=elsewhere).delete()
+    assert find_own_quality(batch, carol) == report["carol"]
+
+
+def test_a_picked_item_is_read_from_its_own_partition(
+    artifacts: Path, tmp_path: Path, alice: User
+) -> None:
+    shutil.copytree(artifacts, tmp_path, dirs_exist_ok=True)
+    audited = record(tmp_path, owner=alice)
+    folder = tmp_path / "scripted" / "iteration-1"
+    parts = sorted(path.name for path in (folder / "battles").glob("*.parquet"))
+    assert len(parts) > 1
+    battle = pq.read_table(folder / "battles" / parts[0]).to_pylist()[0]
+    key = " ".join(sorted((battle["first_judgment_id"], battle["second_judgment_id"])))
+    with pytest.raises(InputError, match="has no item"):
+        pick_items(audited, 1, "judgments", [key], part=1)
+    for table in ("prompts", "responses", "judgments", "battles"):
+        for name in parts[1:]:
+            damaged = folder / table / name
+            damaged.write_bytes(b"x" * damaged.stat().st_size)
+    with pytest.raises(ArtifactError):
+        pick_items(audited, 1, "judgments", [key])
+    picked = pick_items(audited, 1, "judgments", [key], part=0)
+    facts = picked.facts[key]
+    assert picked.texts.prompts[facts["prompt_id"]]
+    assert picked.texts.judgments[battle["first_judgment_id"]]
+    assert facts["elo_first"] is not None
+    assert set(facts["groups"]) == {"score_gap", "certainty", "position", "decided"}

@@ -254,6 +254,24 @@ def test_viewers_read_and_change_nothing(batch: Batch) -> None:
     assert other.post(f"/audits/{batch.pk}/close").status_code == 403
 
 
+def test_review_leads_close_and_assign_on_the_site_as_in_the_admin(
+    batch: Batch, dave: User
+) -> None:
+    lead = browser(make_person("lena", "lead"))
+    page = lead.get(f"/audits/{batch.pk}").content.decode()
+    assert "Close batch" in page
+    assert "Import answers" not in page
+    lead.post(f"/audits/{batch.pk}/auditors", {"auditors": [dave.pk]})
+    lead.post(f"/audits/{batch.pk}/close")
+    batch.refresh_from_db()
+    assert (batch.status, list(batch.auditors.all())) == ("closed", [dave])
+    acts = Activity.objects.filter(actor_name="lena").values_list("action", flat=True)
+    assert set(acts) == {"assigned", "closed"}
+    assert lead.post(f"/audits/{batch.pk}/import").status_code == 403
+    Experiment.objects.update(is_private=True)
+    assert lead.post(f"/audits/{batch.pk}/close").status_code == 404
+
+
 def test_a_batch_is_closed_and_opened(client: Client, batch: Batch) -> None:
     client.post(f"/audits/{batch.pk}/close")
     assert Batch.objects.get().status == "closed"

@@ -119,8 +119,12 @@ def test_the_page_hides_a_private_experiment_from_others() -> None:
 @pytest.mark.parametrize("kind", ["no role", "viewer", "auditor", "lead"])
 def test_the_page_lets_nobody_start_or_steer_who_may_not(kind: str) -> None:
     """By POST these change at most their own account, and what their role decides about items."""
-    of_role = {"auditor": "audits/<int:pk>/", "lead": "audits/<int:pk>/items/<int:number>/review"}
-    own = ("account/", *([of_role[kind]] if kind in of_role else []))
+    batch = "audits/<int:pk>/"
+    of_role = {
+        "auditor": [batch],
+        "lead": [f"{batch}{one}" for one in ("items/<int:number>/review", "close", "auditors")],
+    }
+    own = ("account/", *of_role.get(kind, []))
     for (route, method), answer in cells(kind).items():
         if method == "POST" and not route.startswith(own) and route not in OPEN:
             assert answer in {"401", "403", "404", "405"}, (route, kind)

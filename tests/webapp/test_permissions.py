@@ -56,8 +56,6 @@ OPERATORS: Final = {
         "audit_gate",
         "audit_gate_remove",
         "audit_override",
-        "audit_close",
-        "audit_auditors",
     ),
     "audit_import",
     *(
@@ -76,6 +74,7 @@ AUDITORS: Final = {
     "audit_reveal",
 }
 LEADS: Final = {"audit_review_draft", "audit_review_undo"}
+OPERATORS_AND_LEADS: Final = {"audit_close", "audit_auditors"}
 OF_AN_EXPERIMENT: Final = {
     "name": "first",
     "number": 1,
@@ -111,6 +110,7 @@ ADDRESSES: Final = dict(named_patterns(get_resolver()))
 
 def test_every_address_is_in_the_table_once() -> None:
     table = [*ANYBODY, *WATCHERS, *MEMBERS, *VIEWERS, *OPERATORS, *AUDITORS, *LEADS]
+    table += OPERATORS_AND_LEADS
     assert sorted(table) == sorted(ADDRESSES)
 
 
@@ -186,6 +186,13 @@ THEIRS: Final = sorted(name for name, keys in ADDRESSES.items() if "name" in key
 def test_only_leads_adjudicate(iteration: Iteration, role: str, name: str) -> None:
     status = ask(browser_of(make_person("nora", role)), name)
     assert status == (404 if role == "lead" else 403)
+
+
+@pytest.mark.parametrize("name", sorted(OPERATORS_AND_LEADS))
+@pytest.mark.parametrize("role", ["", "viewer", "operator", "auditor", "lead"])
+def test_operators_and_leads_manage_batches(iteration: Iteration, role: str, name: str) -> None:
+    status = ask(browser_of(make_person("nora", role)), name)
+    assert status == (404 if role in ("operator", "lead") else 403)
 
 
 @pytest.mark.parametrize("name", THEIRS)

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from django.contrib.auth.models import User
-from django.db.models import Q
+from django.db.models import Q, QuerySet
+from django.db.models.functions import Coalesce
 
 from meta_reward_core.review.auditor_quality import (
     AuditorAnswer,
@@ -42,20 +43,57 @@ class AuditorReport:
 
 
 def find_own_quality(batch: Batch, person: User) -> AuditorQuality | None:
-    """Return an auditor's own quality if the batch shows it; None if there is nothing to show."""
+    """Return an auditor's own quality if the batch shows it; None if there is nothing to show.
+
+    Only answers to items that the auditor answered are read.
+    """
     if not batch.shows_quality:
         return None
     name = person.get_username()
-    return next((one for one in make_auditor_report(batch).auditors if one.name == name), None)
+    own = Answer.objects.filter(item__batch=batch, auditor_name=name)
+    roots = own.values_list(Coalesce("item__original", "item"), flat=True)
+    answers = _load_answers(
+        Answer.objects.filter(Q(item__in=roots) | Q(item__original__in=roots), item__batch=batch)
+    )
+    graded = _grade_answers(batch, answers)
+    measured = measure_auditors(
+        (one for one in graded.answers if one.auditor == name), min_accuracy=batch.min_accuracy
+    )
+    return measured[0] if measured else None
 
 
 def make_auditor_report(batch: Batch) -> AuditorReport:
     """Measure the auditors of a batch."""
-    answers = list(
-        Answer.objects.filter(item__batch=batch)
-        .select_related("item", "item__original", "item__hidden_verdict")
-        .order_by("submitted", "pk")
+    graded = _grade_answers(batch, _load_answers(Answer.objects.filter(item__batch=batch)))
+    auditors = tuple(measure_auditors(graded.answers, min_accuracy=batch.min_accuracy))
+    flagged = [one.name for one in auditors if one.is_flagged]
+    return AuditorReport(
+        auditors,
+        graded.open_disagreements,
+        _estimate_without(batch, flagged) if flagged else None,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _GradedAnswers:
+    """Answers with the correct answers of their items.
+
+    Attributes:
+        open_disagreements: items on which auditors differ and that have no decision.
+    """
+
+    answers: list[AuditorAnswer]
+    open_disagreements: int
+
+
+def _load_answers(answers: QuerySet[Answer]) -> list[Answer]:
+    """Load answers with their items, in the order of submission."""
+    related = answers.select_related("item", "item__original", "item__hidden_verdict")
+    return list(related.order_by("submitted", "pk"))
+
+
+def _grade_answers(batch: Batch, answers: Sequence[Answer]) -> _GradedAnswers:
+    """Find the correct answers of items, from all answers to these items."""
     by_item: defaultdict[int, list[Answer]] = defaultdict(list)
     for answer in answers:
         by_item[answer.item.original_id or answer.item_id].append(answer)
@@ -66,16 +104,9 @@ def make_auditor_report(batch: Batch) -> AuditorReport:
     )
     decided |= dict(iter_known_values(batch))
     known = {key: _find_known(batch, found, decided.get(key)) for key, found in by_item.items()}
-    measured = measure_auditors(
-        _iter_auditor_answers(answers, known), min_accuracy=batch.min_accuracy
-    )
-    auditors = tuple(measured)
-    flagged = [one.name for one in auditors if one.is_flagged]
     differing = [key for key, found in by_item.items() if len(_list_values(found)) > 1]
-    return AuditorReport(
-        auditors,
-        sum(key not in decided for key in differing),
-        _estimate_without(batch, flagged) if flagged else None,
+    return _GradedAnswers(
+        list(_iter_auditor_answers(answers, known)), sum(key not in decided for key in differing)
     )
 
 

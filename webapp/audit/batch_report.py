@@ -67,6 +67,7 @@ class BatchReport:
         adjudicated: items whose decision counts instead of their answers.
         answers_only: the same estimates from answers alone; None if nothing is adjudicated.
         is_stale: whether a batch has items that were generated again since, or are gone.
+        is_sample: whether the items are a sample, so that results apply to the whole iteration.
     """
 
     items: int
@@ -80,11 +81,12 @@ class BatchReport:
     is_stale: bool
     adjudicated: int = 0
     answers_only: MetaJudgeResults | JudgeResults | None = None
+    is_sample: bool = True
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """Conclusions in plain sentences."""
-        found = self.pairs or self.responses
+        """Conclusions about the whole iteration in plain sentences; none about picked items."""
+        found = (self.pairs or self.responses) if self.is_sample else None
         return found.sentences if found else ()
 
     @property
@@ -159,6 +161,7 @@ def make_report(*batches: Batch) -> BatchReport:
         answers_only=_estimate_results(alone, frame, is_pairs=is_pairs, one=one, adjudicated=False)
         if decided
         else None,
+        is_sample=not any(batch.is_hand_picked for batch in batches),
     )
 
 

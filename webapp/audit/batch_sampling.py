@@ -19,6 +19,7 @@ from meta_reward_core.review.sampling_units import (
     build_response_units,
 )
 from meta_reward_core.review.stratified_sampling import (
+    STRATEGIES,
     BatchSample,
     SampledItem,
     StratumPlan,
@@ -123,6 +124,11 @@ class SampledBatch:
     texts: ItemTexts
 
 
+def format_strategy(name: str) -> str:
+    """Format a sampling strategy briefly."""
+    return "hand-picked items" if name == HAND_PICKED else STRATEGIES[name].partition(":")[0]
+
+
 def _ignore_status(doing: str) -> None:
     """Ignore status messages."""
 
@@ -186,9 +192,15 @@ def pick_items(
     kind: UnitKind,
     keys: Sequence[str],
     *,
+    part: int | None = None,
     say: StatusCallback = _ignore_status,
 ) -> SampledBatch:
     """Build a batch of hand-picked items, by their keys.
+
+    Their facts have no group by length, which is relative to all items of the iteration.
+
+    Args:
+        part: number of the partitions that hold the items; None if they may be in any.
 
     Raises:
         InputError: the iteration has no finished stage to take them from, or no such item.
@@ -207,7 +219,10 @@ def pick_items(
         strata = (StratumPlan(HAND_PICKED, len(keys), len(keys)),)
         return BatchSample(strata, tuple(SampledItem(key, HAND_PICKED, 1.0) for key in keys))
 
-    return _sample_batch(experiment, number, plan, pick, say)
+    picked = _sample_batch(experiment, number, plan, pick, say, part=part)
+    for facts in picked.facts.values():
+        facts["groups"].pop("length", None)
+    return picked
 
 
 def _sample_batch(
@@ -216,16 +231,18 @@ def _sample_batch(
     plan: BatchPlan,
     draw: Callable[[Sequence[SamplingUnit]], BatchSample],
     say: StatusCallback,
+    *,
+    part: int | None = None,
 ) -> SampledBatch:
     require_finished(experiment, number, plan.kind)
     files = open_iteration_files(experiment, number)
     digest = files.hash_inputs(SOURCES[plan.kind])
     policies = read_reasoning_policies(experiment)
-    population = _POPULATIONS[plan.kind](files, say, policies)
+    population = _POPULATIONS[plan.kind](files, part, say, policies)
     sample = draw(population.units)
     say("reading the texts of the sampled items")
     facts = {item.key: population.facts_of(item.key) for item in sample.items}
-    texts = _read_texts(files, list(facts.values()), policies)
+    texts = _read_texts(files, list(facts.values()), policies, part)
     return SampledBatch(experiment, number, plan, digest, sample, facts, texts)
 
 
@@ -246,23 +263,30 @@ def require_finished(experiment: Experiment, number: int, kind: UnitKind) -> Non
         )
 
 
-def _read_records(files: IterationFiles, record: type[Record]) -> list[Record]:
-    return [row for part in files.list_partition_numbers(get_table_name(record))
-            for row in files.read_records(record, part)]  # fmt: skip
+def _list_parts(files: IterationFiles, table: str, part: int | None) -> list[int]:
+    """List the partitions of a table to read: one, or all."""
+    return files.list_partition_numbers(table) if part is None else [part]
+
+
+def _read_records(
+    files: IterationFiles, record: type[Record], part: int | None = None
+) -> list[Record]:
+    return [row for one in _list_parts(files, get_table_name(record), part)
+            for row in files.read_records(record, one)]  # fmt: skip
 
 
 def _load_pair_population(
-    files: IterationFiles, say: StatusCallback, policies: ReasoningPolicies
+    files: IterationFiles, part: int | None, say: StatusCallback, policies: ReasoningPolicies
 ) -> _Population:
     battles: list[Battle] = []
     judgments: dict[str, Judgment] = {}
-    parts = files.list_partition_numbers("battles")
-    for place, part in enumerate(parts, start=1):
+    parts = _list_parts(files, "battles", part)
+    for place, one in enumerate(parts, start=1):
         say(f"reading battles, part {place} of {len(parts)}")
         found = [Battle(text="", **row) for row in
-                  files.read("battles", part, columns=_OUTCOME).to_pylist()]  # fmt: skip
+                  files.read("battles", one, columns=_OUTCOME).to_pylist()]  # fmt: skip
         names = {b.first_judgment_id for b in found} | {b.second_judgment_id for b in found}
-        written = select_answers(files.read_records(Judgment, part), policies.judge)
+        written = select_answers(files.read_records(Judgment, one), policies.judge)
         judgments |= {j.judgment_id: j for j in written if j.judgment_id in names}
         battles += found
     chosen = files.read("judge_pairs", columns=["chosen_judgment_id", "rejected_judgment_id"])
@@ -297,6 +321,7 @@ def _make_pair_facts(pair: JudgedPair, groups: Mapping[str, str]) -> Facts:
 
 def _load_response_population(
     files: IterationFiles,
+    part: int | None,
     say: StatusCallback,
     policies: ReasoningPolicies,  # noqa: ARG001 scores are of what counts already
 ) -> _Population:
@@ -308,7 +333,7 @@ def _load_response_population(
                   *chosen["rejected_response_id"].to_pylist()}  # fmt: skip
     scored = {
         score.response_id: ScoredResponse(score, score.response_id in paired)
-        for score in _read_records(files, ResponseScore)
+        for score in _read_records(files, ResponseScore, part)
     }
     units = build_response_units(scored.values())
     strata = {unit.key: unit.strata for unit in units}
@@ -330,36 +355,37 @@ _POPULATIONS: Final = {"judgments": _load_pair_population, "responses": _load_re
 
 
 def _read_texts(
-    files: IterationFiles, drawn: Sequence[Facts], policies: ReasoningPolicies
+    files: IterationFiles, drawn: Sequence[Facts], policies: ReasoningPolicies, part: int | None
 ) -> ItemTexts:
     """Read the texts that the judge and the meta-judge saw."""
-    names = [fact.get(f"{side}_judgment_id") for fact in drawn for side in ("first", "second")]
+
+    def read(
+        table: str, key: str, wanted: Iterable[str | None], policy: ReasoningPolicy
+    ) -> dict[str, str]:
+        return _read_text_column(files, table, part, key, wanted, policy)
+
+    judgments = [fact.get(f"{side}_judgment_id") for fact in drawn for side in ("first", "second")]
     return ItemTexts(
-        prompts=_read_text_column(
-            files, "prompts", "prompt_id", [fact["prompt_id"] for fact in drawn]
+        prompts=read("prompts", "prompt_id", [fact["prompt_id"] for fact in drawn], "keep"),
+        responses=read(
+            "responses", "response_id", [fact["response_id"] for fact in drawn], policies.actor
         ),
-        responses=_read_text_column(
-            files,
-            "responses",
-            "response_id",
-            [fact["response_id"] for fact in drawn],
-            policies.actor,
-        ),
-        judgments=_read_text_column(files, "judgments", "judgment_id", names, policies.judge),
+        judgments=read("judgments", "judgment_id", judgments, policies.judge),
     )
 
 
 def _read_text_column(
     files: IterationFiles,
     table: str,
+    part: int | None,
     key: str,
     wanted: Iterable[str | None],
-    policy: ReasoningPolicy = "keep",
+    policy: ReasoningPolicy,
 ) -> dict[str, str]:
     names = {name for name in wanted if name}
     found: dict[str, str] = {}
-    for part in files.list_partition_numbers(table) if names else ():
-        rows = files.read(table, part, columns=[key, "text"]).to_pylist()
+    for one in _list_parts(files, table, part) if names else ():
+        rows = files.read(table, one, columns=[key, "text"]).to_pylist()
         found |= {
             row[key]: select_answer(row["text"], policy) or "" for row in rows if row[key] in names
         }

@@ -13,10 +13,11 @@ from meta_reward_core.review.judge_results import JudgeResults
 from meta_reward_core.review.meta_judge_results import OUTCOMES, MetaJudgeResults
 from meta_reward_core.review.sample_size import SampleSize, plan_sample_sizes
 from meta_reward_core.review.stratified_estimators import Estimate
-from meta_reward_core.review.stratified_sampling import STRATEGIES, STRATEGY_GUIDE
+from meta_reward_core.review.stratified_sampling import STRATEGY_GUIDE
 from webapp.activity.models import Activity, ObjectType
 from webapp.audit.auditor_report import AuditorReport
 from webapp.audit.batch_report import BatchReport
+from webapp.audit.batch_sampling import format_strategy
 from webapp.audit.gate import read_terms
 from webapp.audit.models import Batch, BatchStatus, OnGateFailure
 from webapp.audit.pooled_report import PooledReport, TrendPoint, describe_trend
@@ -171,8 +172,7 @@ def _make_number_line(name: str, found: Estimate) -> MetricLine:
 
 def make_batch_view(batch: Any) -> BatchView:
     """Build the view of a batch from a query with annotated counts."""
-    label = "hand-picked items" if batch.is_hand_picked else STRATEGIES[batch.strategy]
-    return BatchView(batch, label.partition(":")[0], batch.item_count, batch.answer_count)
+    return BatchView(batch, format_strategy(batch.strategy), batch.item_count, batch.answer_count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ def make_planning_view(person: User, experiment: Experiment) -> PlanningView:
     spent = list_answer_seconds(person, experiment)
     seconds = median(spent) if spent else None
     sizes = plan_sample_sizes(repeat_share=USUAL_REPEAT_SHARE, seconds=seconds)
-    guide = ((STRATEGIES[name].partition(":")[0], text) for name, text in STRATEGY_GUIDE.items())
+    guide = ((format_strategy(name), text) for name, text in STRATEGY_GUIDE.items())
     return PlanningView(tuple(sizes), USUAL_REPEAT_SHARE, seconds, len(spent), tuple(guide))
 
 
@@ -223,6 +223,24 @@ def make_auditor_lines(report: AuditorReport) -> list[AuditorLine]:
 def make_own_line(found: AuditorQuality | None) -> AuditorLine | None:
     """Build the line of one auditor; None if there is nothing to show."""
     return _make_auditor_line(found) if found else None
+
+
+def make_accuracy_charts(report: AuditorReport, *, min_accuracy: float) -> list[Chart]:
+    """Build a chart of accuracy over time for each auditor with enough answers."""
+    return [
+        _make_chart(
+            one.name,
+            [(block.last, block.accuracy) for block in one.trend],
+            x_label="answers so far",
+            y_label="accuracy",
+            within=SHARE,
+            description="Each point covers the answers since the point before it.",
+            bound=min_accuracy,
+            is_whole=True,
+        )
+        for one in report.auditors
+        if one.trend
+    ]
 
 
 def _make_auditor_line(found: AuditorQuality) -> AuditorLine:
@@ -308,7 +326,9 @@ def _make_groups(report: BatchReport) -> tuple[tuple[str, tuple[MetricLine, ...]
         found.setdefault(group.division, []).append(line)
     for part in report.responses.groups if report.responses else ():
         found.setdefault(part.division, []).append(_make_number_line(part.name, part.difference))
-    return tuple((name.replace("_", " "), tuple(lines)) for name, lines in found.items())
+    return tuple(
+        (name.replace("_", " ").capitalize(), tuple(lines)) for name, lines in found.items()
+    )
 
 
 def _make_consistency_lines(report: BatchReport) -> tuple[MetricLine, ...]:
@@ -393,19 +413,31 @@ def _make_chart(
     *,
     y_label: str,
     description: str,
+    x_label: str = "iteration",
     within: tuple[float, float] | None = None,
+    bound: float | None = None,
+    is_whole: bool = False,
 ) -> Chart:
+    """Draw an estimate with its interval over a number.
+
+    Args:
+        bound: value to compare with, drawn as a line.
+        is_whole: whether the axis covers all of `within`, to compare charts.
+    """
     names = {"estimate": "value", "lower end": "low", "upper end": "high"}
     series = [
         Series(name, [(number, getattr(estimate, end)) for number, estimate in found])
         for name, end in names.items()
     ]
+    if bound is not None:
+        series.append(Series("bound", [(number, bound) for number, _ in found]))
     return build_line_chart(
         title,
         series,
-        x_label="iteration",
+        x_label=x_label,
         y_label=y_label,
         within=within,
+        is_whole=is_whole,
         description=description,
     )
 

@@ -11,7 +11,7 @@ from django.shortcuts import get_object_or_404
 
 from meta_reward_core.reporting.summary import describe_audit
 from webapp.accounts.permissions import can_control, get_visible_experiments
-from webapp.accounts.roles import RUN_ALL, SEE
+from webapp.accounts.roles import ADJUDICATE, RUN, RUN_ALL, SEE
 from webapp.activity.models import AUDIT_ACTIONS, Activity
 from webapp.audit import annotation_queue
 from webapp.audit.gate import explain_hold, find_override, list_overrides
@@ -122,6 +122,30 @@ def get_changeable_batch(person: User, pk: int) -> Batch:
     """
     batch = get_object_or_404(get_visible_batches(person).select_related("experiment"), pk=pk)
     if batch.experiment is not None and not can_control(person, batch.experiment):
+        raise PermissionDenied("This audit belongs to another user's experiment.")
+    return batch
+
+
+def can_manage(person: User, batch: Batch) -> bool:
+    """Whether a user can close a visible batch and assign its auditors."""
+    if person.has_perm(ADJUDICATE):
+        return True
+    return person.has_perm(RUN) and (
+        batch.experiment is None or can_control(person, batch.experiment)
+    )
+
+
+def get_manageable_batch(person: User, pk: int) -> Batch:
+    """Find a batch that a user can close, reopen and assign, here and in the admin.
+
+    Raises:
+        Http404: there is none, or the user cannot see it.
+        PermissionDenied: the user is no review lead and cannot control its experiment.
+    """
+    if not (person.has_perm(ADJUDICATE) or person.has_perm(RUN)):
+        raise PermissionDenied
+    batch = get_object_or_404(get_visible_batches(person).select_related("experiment"), pk=pk)
+    if not can_manage(person, batch):
         raise PermissionDenied("This audit belongs to another user's experiment.")
     return batch
 

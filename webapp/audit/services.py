@@ -1,7 +1,7 @@
 """Actions on gates and batches, each with an entry in the audit log."""
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final
 
@@ -187,15 +187,18 @@ def request_batch(
 
 
 def request_picked_item(
-    experiment: Experiment, number: int, kind: UnitKind, key: str, *, by: User
+    experiment: Experiment, number: int, kind: UnitKind, key: str, *, part: int, by: User
 ) -> Job:
     """Request a job that adds one item to the hand-picked batch of its iteration.
+
+    Args:
+        part: number of the partitions that hold the item.
 
     Raises:
         InputError: the iteration has no finished stage to take it from.
     """
     require_finished(experiment, number, kind)
-    payload = {"iteration": number, "kind": kind, "keys": [key]}
+    payload = {"iteration": number, "kind": kind, "keys": [key], "part": part}
     return enqueue_job(JobKind.AUDIT, by=by, experiment=experiment, payload=payload)
 
 
@@ -255,7 +258,11 @@ def save_batch(drawn: SampledBatch, *, by: User | None, auditors: Iterable[User]
             rubric=read_experiment_templates(experiment)["rubric"],
             created_by=by,
         )
-        _write_items(batch, drawn)
+        rng = random.Random(derive_seed(batch.seed, "audit-order"))
+        slots = arrange_batch(
+            len(drawn.sample.items), same=plan.same_share, other=plan.other_share, rng=rng
+        )
+        _write_items(batch, drawn, slots, rng)
         save_known_items(batch, drawn)
         set_auditors(batch, auditors, by=by)
     return batch
@@ -284,46 +291,42 @@ def add_picked_items(drawn: SampledBatch, *, by: User | None) -> Batch:
             return save_batch(drawn, by=by)
         has = set(batch.items.values_list("key", flat=True))
         last = batch.items.aggregate(last=Max("number"))["last"] or 0
-        items = [
-            _make_item(batch, last, BatchSlot(index, None), drawn)
+        slots = [
+            BatchSlot(index, None)
             for index, one in enumerate(drawn.sample.items)
             if one.key not in has
         ]
         rng = random.Random(derive_seed(batch.pk, f"audit-order {last}"))
-        for place, item in enumerate(items, start=1):
-            item.number = last + place
-            item.is_swapped = rng.random() < 0.5
-        Item.objects.bulk_create(items)
-        HiddenVerdict.objects.bulk_create(
-            HiddenVerdict(item=item, facts=drawn.facts[item.key]) for item in items
-        )
-        count = batch.strata[0]["sampled"] + len(items)
+        _write_items(batch, drawn, slots, rng, after=last)
+        count = batch.strata[0]["sampled"] + len(slots)
         batch.strata = [{"name": HAND_PICKED, "population": count, "sampled": count}]
         batch.save(update_fields=["strata"])
     return batch
 
 
-def _write_items(batch: Batch, drawn: SampledBatch) -> None:
-    rng = random.Random(derive_seed(batch.seed, "audit-order"))
-    positions = arrange_batch(
-        len(drawn.sample.items), same=batch.same_share, other=batch.other_share, rng=rng
-    )
+def _write_items(
+    batch: Batch,
+    drawn: SampledBatch,
+    slots: Sequence[BatchSlot],
+    rng: random.Random,
+    *,
+    after: int = 0,
+) -> None:
+    """Write the items of slots with their hidden verdicts.
+
+    Args:
+        rng: decides which judgment is shown as A.
+        after: number of the last item that the batch already has.
+    """
     items = [
-        _make_item(batch, number, place, drawn) for number, place in enumerate(positions, start=1)
+        _make_item(batch, number, slot, drawn) for number, slot in enumerate(slots, start=after + 1)
     ]
     for item in items:
         item.is_swapped = rng.random() < 0.5
-    originals = {
-        place.index: item
-        for place, item in zip(positions, items, strict=True)
-        if place.again is None
-    }
+    placed = list(zip(slots, items, strict=True))
+    originals = {slot.index: item for slot, item in placed if slot.again is None}
     Item.objects.bulk_create(originals.values())
-    repeats = [
-        (item, originals[place.index])
-        for place, item in zip(positions, items, strict=True)
-        if place.again is not None
-    ]
+    repeats = [(item, originals[slot.index]) for slot, item in placed if slot.again is not None]
     for item, original in repeats:
         item.original = original
     Item.objects.bulk_create(item for item, _ in repeats)
@@ -332,8 +335,8 @@ def _write_items(batch: Batch, drawn: SampledBatch) -> None:
     )
 
 
-def _make_item(batch: Batch, number: int, place: BatchSlot, drawn: SampledBatch) -> Item:
-    chosen, texts = drawn.sample.items[place.index], drawn.texts
+def _make_item(batch: Batch, number: int, slot: BatchSlot, drawn: SampledBatch) -> Item:
+    chosen, texts = drawn.sample.items[slot.index], drawn.texts
     facts = drawn.facts[chosen.key]
     return Item(
         batch=batch,
@@ -345,7 +348,7 @@ def _make_item(batch: Batch, number: int, place: BatchSlot, drawn: SampledBatch)
         response=texts.responses[facts["response_id"]],
         first=texts.judgments.get(facts.get("first_judgment_id", ""), ""),
         second=texts.judgments.get(facts.get("second_judgment_id", ""), ""),
-        repeat_kind=place.again or "",
+        repeat_kind=slot.again or "",
     )
 
 

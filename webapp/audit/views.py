@@ -20,7 +20,7 @@ from webapp.accounts.permissions import (
     require_run,
     require_view,
 )
-from webapp.accounts.roles import ADJUDICATE, ANSWER, SEE
+from webapp.accounts.roles import ADJUDICATE, ANSWER, RUN, SEE
 from webapp.accounts.security_log import log_event
 from webapp.activity.models import Action
 from webapp.audit import services
@@ -42,6 +42,7 @@ from webapp.audit.pooled_report import compute_trend, pool_iteration
 from webapp.audit.report_presenter import (
     TREND,
     describe_log_entry,
+    make_accuracy_charts,
     make_auditor_lines,
     make_batch_view,
     make_headline,
@@ -53,9 +54,11 @@ from webapp.audit.report_presenter import (
 from webapp.audit.review_items import count_to_adjudicate
 from webapp.audit.selectors import (
     annotate_counts,
+    can_manage,
     find_gate,
     get_changeable_batch,
     get_gate_or_default,
+    get_manageable_batch,
     get_visible_batches,
     is_any_pending,
     is_held,
@@ -174,7 +177,9 @@ def _render_report(
         "formats": list(FORMATS),
         **_make_auditor_context(person, batch),
         "to_adjudicate": count_to_adjudicate(person, batch=batch.pk),
-        "may_change": batch.experiment is None or can_control(person, batch.experiment),
+        "may_import": person.has_perm(RUN)
+        and (batch.experiment is None or can_control(person, batch.experiment)),
+        "may_manage": can_manage(person, batch),
         "auditors_form": AuditorsForm(initial={"auditors": batch.auditors.all()}),
         "import_form": import_form,
         "imported": done,
@@ -192,28 +197,29 @@ def _make_auditor_context(person: User, batch: Batch) -> dict[str, Any]:
     return {
         "quality": found,
         "quality_lines": make_auditor_lines(found),
+        "quality_charts": make_accuracy_charts(found, min_accuracy=batch.min_accuracy),
         "without_flagged": make_headline(found.without_flagged),
         "min_accuracy": f"{batch.min_accuracy:.0%}",
     }
 
 
 @require_POST
-@require_run
+@require_view
 def set_batch_status(request: HttpRequest, pk: int) -> HttpResponse:
     """Close or reopen a batch."""
     person = get_user(request)
-    batch = get_changeable_batch(person, pk)
+    batch = get_manageable_batch(person, pk)
     is_open = batch.status == BatchStatus.OPEN
     set_status(batch, BatchStatus.CLOSED if is_open else BatchStatus.OPEN, by=person)
     return redirect("audit_report", pk=pk)
 
 
 @require_POST
-@require_run
+@require_view
 def update_auditors(request: HttpRequest, pk: int) -> HttpResponse:
     """Assign the auditors of a batch."""
     person = get_user(request)
-    batch = get_changeable_batch(person, pk)
+    batch = get_manageable_batch(person, pk)
     form = AuditorsForm(request.POST)
     if form.is_valid():
         for said in assign_auditors(batch, form.cleaned_data["auditors"], by=person):

@@ -59,6 +59,7 @@ def build_line_chart(
     x_label: str,
     y_label: str,
     within: tuple[float, float] | None = None,
+    is_whole: bool = False,
     description: str = "",
 ) -> Chart:
     """Draw lines over a number, such as metrics by iteration or step.
@@ -66,6 +67,7 @@ def build_line_chart(
     Args:
         series: of different names.
         within: the smallest and largest possible values, such as 0 and 1 for shares.
+        is_whole: whether the axis covers all of `within`, so that charts can be compared.
 
     Raises:
         ValueError: a number is not finite.
@@ -77,7 +79,8 @@ def build_line_chart(
     table = _tabulate_lines(known, x_label)
     if not ys:
         return make_empty_chart(title, description, table)
-    x_scale, y_scale = make_snug_scale(xs), make_wide_scale(ys, within=within)
+    shown = [*ys, *within] if within and is_whole else ys
+    x_scale, y_scale = make_snug_scale(xs), make_wide_scale(shown, within=within)
     plot = make_plot_area(y_scale)
     lines = tuple(
         _make_line(number, name, points, plot, x_scale, y_scale)

@@ -12,11 +12,17 @@ from webapp.results.prompt_index import IterationIndex
 
 @dataclass(frozen=True, slots=True)
 class AuditOption:
-    """An item that can be sent, with its key in audits."""
+    """An item that can be sent.
+
+    Attributes:
+        key: identifies it in audits.
+        part: number of the partitions that hold it.
+    """
 
     kind: UnitKind
     key: str
     label: str
+    part: int
 
 
 def list_audit_options(
@@ -45,7 +51,7 @@ def list_audit_options(
         )
         is_scored = any(one.response_id == response and one.mean is not None for one in scores)
         label = f"Response {response}: how good is it?"
-        return [AuditOption("responses", response, label)] if is_scored else []
+        return [AuditOption("responses", response, label, part)] if is_scored else []
     judgments = {
         one.judgment_id: one
         for one in to_records(
@@ -57,7 +63,7 @@ def list_audit_options(
     wanted = {judgment, other} - {""}
     found = sorted(sorted(pair) for pair in pairs if wanted and wanted <= pair)
     return [
-        AuditOption("judgments", f"{first} {second}", _label_pair(judgments, first, second))
+        AuditOption("judgments", f"{first} {second}", _label_pair(judgments, first, second), part)
         for first, second in found
     ]
 

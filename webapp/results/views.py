@@ -171,7 +171,14 @@ def send_to_audit(request: HttpRequest, name: str, number: int, prompt_id: str) 
     chosen = next((one for one in options if one.key == request.POST.get("item")), None)
     if chosen is not None:
         try:
-            request_picked_item(experiment, number, chosen.kind, chosen.key, by=get_user(request))
+            request_picked_item(
+                experiment,
+                number,
+                chosen.kind,
+                chosen.key,
+                part=chosen.part,
+                by=get_user(request),
+            )
         except InputError as error:
             messages.error(request, str(error))
         else:

@@ -25,7 +25,8 @@ def create_audit_batch(job: Job) -> dict[str, Any]:
         _save_progress(job, doing)
 
     if "keys" in payload:
-        drawn = pick_items(job.experiment, number, payload["kind"], payload["keys"], say=say)
+        kind, keys, part = payload["kind"], payload["keys"], payload.get("part")
+        drawn = pick_items(job.experiment, number, kind, keys, part=part, say=say)
     else:
         drawn = sample_batch(job.experiment, number, read_plan(payload), say=say)
     with transaction.atomic():

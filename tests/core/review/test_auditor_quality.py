@@ -94,3 +94,22 @@ def test_consistency_counts_own_repeats_alone() -> None:
 def test_a_score_is_right_within_one_point(value: float, is_right: bool) -> None:
     found = measure_auditors([AuditorAnswer("carol", value, known=3.0)], min_accuracy=0.7)[0]
     assert found.accuracy.value == float(is_right)
+
+
+def test_accuracy_over_time_is_measured_in_blocks_of_answers_whose_truth_is_known() -> None:
+    right = AuditorAnswer("carol", "first", "first")
+    wrong = AuditorAnswer("carol", "second", "first")
+    unknown = AuditorAnswer("carol", "tie")
+    answers = [right] * 10 + [unknown] * 5 + [right] * 5 + [wrong] * 5 + [right] * 5
+    (found,) = measure_auditors(answers, min_accuracy=0.7)
+    assert [block.last for block in found.trend] == [8, 21, 30]  # 25 known, 8 + 8 + 9 of them
+    assert [(one.accuracy.value, one.accuracy.count) for one in found.trend] == [
+        (1.0, 8),
+        (pytest.approx(7 / 8), 8),
+        (pytest.approx(5 / 9), 9),
+    ]
+    (few,) = measure_auditors([right] * 15, min_accuracy=0.7)
+    assert few.trend == ()
+    (many,) = measure_auditors([right] * 500, min_accuracy=0.7)
+    assert len(many.trend) == 8
+    assert sum(block.accuracy.count for block in many.trend) == 500
