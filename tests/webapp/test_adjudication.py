@@ -16,13 +16,23 @@ from tests.webapp.audit_fixtures import artifacts, audited, browser, carol, dave
 from tests.webapp.conftest import make_person
 from webapp.activity.models import Activity
 from webapp.audit import annotation_queue
-from webapp.audit.adjudication import Decision, adjudicate_item
+from webapp.audit.adjudication import Decision, adjudicate_item, save_draft
 from webapp.audit.auditor_report import make_auditor_report
 from webapp.audit.batch_report import get_final_value, make_report
 from webapp.audit.forms import to_item_choice, to_shown_letter
 from webapp.audit.human_preference_pairs import iter_preferred
-from webapp.audit.models import AdjudicationDraft, Answer, Batch, Item
+from webapp.audit.models import (
+    AdjudicationDraft,
+    Answer,
+    Batch,
+    Gate,
+    GateOverride,
+    HiddenVerdict,
+    Item,
+    KnownItem,
+)
 from webapp.audit.review_items import annotate_disagreements, get_reviewable_items
+from webapp.audit.services import override_gate, write_gate
 from webapp.experiments.models import Experiment
 
 __all__ = ["artifacts", "audited", "carol", "dave"]
@@ -310,9 +320,8 @@ def test_a_filter_keeps_what_it_names_and_leaves_out_others(
     assert item.number in found
     if name in ("tag", "confidence", "comment"):
         assert found == [item.number]
-    nothing = {"batch": 999, "stratum": "zz", "auditor": "zz", "tag": "off topic",
-               "confidence": "3", "text": "zz zz", "comment": "zz zz",
-               "experiment": "zz"}.get(name)  # fmt: skip
+    nothing = {"tag": "off topic", "confidence": "3", "text": "zz zz",
+               "comment": "zz zz"}.get(name)  # fmt: skip
     if nothing is not None:
         field = {"text": "q", "comment": "q"}.get(name, name)
         assert list_numbers(client, everything | {field: nothing}) == []
@@ -352,7 +361,8 @@ def test_each_kind_of_disagreement_is_found(answered: Batch, lead: User) -> None
 
 @pytest.mark.parametrize(
     "query", [{"batch": "x"}, {"batch": "-1"}, {"iteration": "9" * 30}, {"state": HOSTILE},
-              {"tag": HOSTILE}, {"sort": "-pk; --"}, {"confidence": "9"}],
+              {"tag": HOSTILE}, {"sort": "-pk; --"}, {"confidence": "9"}, {"batch": "999"},
+              {"stratum": "zz"}, {"auditor": "zz"}, {"experiment": "zz"}],
 )  # fmt: skip
 def test_a_filter_that_cannot_be_read_is_named_beside_its_field(
     answered: Batch, lead: User, query: dict[str, str]
@@ -370,26 +380,37 @@ def test_hostile_text_in_a_filter_stays_text(answered: Batch, lead: User, field:
     assert "<script>alert" not in page.content.decode()
 
 
-def test_hostile_text_in_answers_and_reasons_stays_text(answered: Batch, lead: User) -> None:
+def test_hostile_text_in_every_field_stays_text(answered: Batch, lead: User, alice: User) -> None:
     client = browser(lead)
     item = conflicts(answered)[0]
-    Answer.objects.filter(item=item).update(comment=HOSTILE, auditor_name=HOSTILE[:150])
-    Item.objects.filter(pk=item.pk).update(instruction=HOSTILE, response=HOSTILE, first=HOSTILE)
+    Answer.objects.filter(item=item).update(
+        comment=HOSTILE, auditor_name=HOSTILE, tags=[HOSTILE], source=HOSTILE
+    )
+    texts = dict.fromkeys(("instruction", "response", "first", "second"), HOSTILE)
+    Item.objects.filter(pk=item.pk).update(**texts)
+    Batch.objects.update(guidelines=HOSTILE, rubric=HOSTILE)
     assert decide(client, item, reason=HOSTILE).status_code == 302
-    User.objects.update(is_staff=True)
-    pages = (
-        where(item), "/audits/items?state=all&disagreement=all",
-        reverse("admin:audit_item_change", args=[item.pk]),
-        reverse("admin:audit_item_changelist"), reverse("admin:audit_answer_changelist"),
-        reverse("admin:audit_answer_change", args=[item.answer.pk]),
-        f"/audits/{item.batch_id}",
+    save_draft(item, lead, choice="first", reason=HOSTILE)
+    KnownItem.objects.create(
+        batch=answered, number=1, answer="first",
+        instruction=HOSTILE, response=HOSTILE, first=HOSTILE, second=HOSTILE,
     )  # fmt: skip
+    assert answered.experiment is not None
+    write_gate(Gate(experiment=answered.experiment), before=None, by=alice)
+    override_gate(answered.experiment, 1, source_sha256="", outcome="all", reason=HOSTILE, by=alice)
+    User.objects.update(is_staff=True)
+    models = (Answer, Batch, Item, HiddenVerdict, KnownItem, AdjudicationDraft, Gate, GateOverride)
+    pages = [where(item), "/audits/items?state=all&disagreement=all", f"/audits/{item.batch_id}"]
+    for model in models:
+        name = f"admin:audit_{model._meta.model_name}"
+        row = item.answer if model is Answer else item if model is Item else model.objects.first()
+        assert row is not None
+        pages += [reverse(f"{name}_changelist"), reverse(f"{name}_change", args=[row.pk])]
     for path in pages:
         answer = client.get(path)
         assert answer.status_code == 200, path
-        page = answer.content.decode()
-        assert "<script>alert" not in page, path
-        assert "<img src=x" not in page, path
+        assert "<script>alert" not in answer.content.decode(), path
+        assert "<img src=x" not in answer.content.decode(), path
 
 
 def test_the_list_as_csv_has_the_rows_of_the_list(answered: Batch, lead: User) -> None:
@@ -461,6 +482,83 @@ def test_a_decision_in_the_admin_has_the_rules_and_the_log_of_the_site(
     assert item.adjudicated == "tie"
 
 
+def test_the_admin_leads_from_item_to_item_of_the_queue(answered: Batch, lead: User) -> None:
+    User.objects.update(is_staff=True)
+    client = browser(lead)
+    first, second = conflicts(answered)[:2]
+    given = {"adjudicated": "tie", "adjudication": "both miss it", "version": 0, "_next": "1"}
+    change = reverse("admin:audit_item_change", args=[first.pk])
+    assert "Save and next item" in client.get(change).content.decode()
+    sent = client.post(change, given, follow=True)
+    assert sent.redirect_chain[-1][0] == reverse("admin:audit_item_change", args=[second.pk])
+    assert f"Item {answered.pk}/{first.number} was saved" in sent.content.decode()
+    Item.objects.exclude(pk=second.pk).update(adjudicated="tie")
+    last = client.post(reverse("admin:audit_item_change", args=[second.pk]), given)
+    assert last["Location"] == reverse("admin:audit_item_changelist")
+
+
+def test_the_admin_says_who_else_decides_and_marks_own_answers(
+    answered: Batch, lead: User, second: User
+) -> None:
+    User.objects.update(is_staff=True)
+    item = conflicts(answered)[0]
+    Answer.objects.filter(item=item).update(auditor=lead, auditor_name="lena")
+    lena, liam = browser(lead), browser(second)
+    lena.get(where(item))
+    change = reverse("admin:audit_item_change", args=[item.pk])
+    own, other = (client.get(change).content.decode() for client in (lena, liam))
+    assert "may be deciding it" not in own
+    assert "lena opened this item on the site and may be deciding it" in other
+    assert "lena (you)" in own
+    assert "lena (you)" not in other
+
+
+def test_a_batch_in_the_admin_shows_what_is_left_and_what_was_done(
+    answered: Batch, lead: User
+) -> None:
+    User.objects.update(is_staff=True)
+    client = browser(lead)
+    listed = client.get(reverse("admin:audit_batch_changelist")).content.decode()
+    left = len(list_numbers(client, {}))
+    assert left > 0
+    assert f"{left} items of batch {answered.pk} to adjudicate" in listed
+    change = reverse("admin:audit_batch_change", args=[answered.pk])
+    page = client.get(change).content.decode()
+    names = re.findall(r'name="auditors"[^>]*>\s*(\w+)', page)
+    assert names == ["carol", "dave"], "only those who can answer"
+    assert "carol, dave" in page.partition("History")[2]
+    history = client.get(reverse("admin:audit_batch_history", args=[answered.pk]))
+    assert history["Location"] == change
+    closing = {"action": "close_batches", "_selected_action": [answered.pk]}
+    path = reverse("admin:audit_batch_changelist")
+    assert "1 batch was closed." in client.post(path, closing, follow=True).content.decode()
+    again = client.post(path, closing, follow=True).content.decode()
+    assert "0 batches were closed. 1 already had this status." in again
+    assert f"{left} items of batch" not in again, "closed batches have nothing to adjudicate"
+    assert list_numbers(client, {}) == []
+
+
+def test_gates_of_private_experiments_are_hidden_from_leads_in_the_admin(
+    answered: Batch, lead: User, alice: User
+) -> None:
+    assert answered.experiment is not None
+    gate = Gate(experiment=answered.experiment)
+    write_gate(gate, before=None, by=alice)
+    override_gate(
+        answered.experiment, 1, source_sha256="", outcome="all", reason="Because.", by=alice
+    )
+    User.objects.update(is_staff=True)
+    client = browser(lead)
+    paths = [
+        reverse(f"admin:audit_{row._meta.model_name}_change", args=[row.pk])
+        for row in (gate, GateOverride.objects.get())
+    ]
+    assert [client.get(path).status_code for path in paths] == [200, 200]
+    assert "agreement above 0.5" in client.get(paths[0]).content.decode(), "its history"
+    Experiment.objects.update(is_private=True)
+    assert [client.get(path).status_code for path in paths] == [302, 302]
+
+
 def test_the_admin_edits_nothing_that_was_drawn_or_answered(answered: Batch, lead: User) -> None:
     User.objects.update(is_staff=True)
     client = browser(lead)
@@ -514,6 +612,29 @@ def test_the_admin_has_the_name_and_the_icon_of_the_project(lead: User) -> None:
     assert "icon.svg" in page
 
 
+def test_marked_differences_stay_marked_on_the_next_item(answered: Batch, lead: User) -> None:
+    client = browser(lead)
+    first, second = conflicts(answered)[:2]
+    assert "<mark>" not in client.get(where(first)).content.decode()
+    assert "Show as text" in client.get(f"{where(first)}?differences=1").content.decode()
+    assert "Show as text" in client.get(where(second)).content.decode()
+    client.get(f"{where(second)}?differences=0")
+    assert "Mark differences" in client.get(where(first)).content.decode()
+
+
+def test_the_list_shows_comments_and_offers_what_there_is_to_filter_by(
+    answered: Batch, lead: User
+) -> None:
+    page = browser(lead).get("/audits/items").content.decode()
+    assert "see the rubric" in page
+    for name in ("experiment", "batch", "stratum", "auditor"):
+        assert f'<select name="{name}"' in page
+    assert f'<option value="{answered.pk}">{answered.pk}: scripted, iteration 1</option>' in page
+    assert '<option value="dave">dave</option>' in page
+    Experiment.objects.update(is_private=True)
+    assert "scripted" not in browser(lead).get("/audits/items").content.decode()
+
+
 def test_responses_are_adjudicated_by_a_score(
     audited: Experiment, alice: User, carol: User, lead: User
 ) -> None:
@@ -563,5 +684,8 @@ def test_leads_see_how_good_auditors_are_and_results_without_flagged_ones(
     page = client.get(f"/audits/{batch.pk}").content.decode()
     assert "flagged</span>" in page
     assert "Without answers of flagged auditors" in page
+    charts = page.partition("Accuracy over time")[2].partition("Without answers of")[0]
+    assert re.findall(r"<figcaption[^>]*>(\w+)", charts) == ["carol", "dave"]
     hidden = browser(make_person("vera", "viewer")).get(f"/audits/{batch.pk}").content.decode()
     assert "Auditor quality" not in hidden
+    assert "Accuracy over time" not in hidden

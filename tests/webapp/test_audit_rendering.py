@@ -29,6 +29,7 @@ def test_markdown_is_rendered() -> None:
     html = render_markdown("# Title\n\n- **one**\n- two")
     assert "<h1>Title</h1>" in html
     assert "<li><strong>one</strong></li>" in html
+    assert render_markdown("one\ntwo").replace("\n", "") == "<p>one<br>two</p>"
 
 
 def test_both_judgments_are_swapped_and_cut() -> None:

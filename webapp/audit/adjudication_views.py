@@ -28,6 +28,7 @@ from webapp.audit.forms import (
 )
 from webapp.audit.item_presenter import make_item_view
 from webapp.audit.models import Item, ItemKind
+from webapp.audit.rendering import remember_differences
 from webapp.audit.review_items import (
     ReviewFilterForm,
     annotate_disagreements,
@@ -64,7 +65,7 @@ _MAX_CSV_ROWS: Final = 20_000
 def list_items(request: HttpRequest) -> HttpResponse:
     """List audit items; without a filter, those that need a decision."""
     person = get_user(request)
-    form = ReviewFilterForm(request.GET or None)
+    form = ReviewFilterForm(person, request.GET or None)
     values = _read_filter(form)
     items = select_items(person, values)
     page = Paginator(items, _ROWS_ON_A_PAGE).get_page(request.GET.get("page"))
@@ -87,7 +88,7 @@ def list_items(request: HttpRequest) -> HttpResponse:
 def download_items(request: HttpRequest) -> HttpResponse:
     """Send the listed items as CSV."""
     person = get_user(request)
-    values = _read_filter(ReviewFilterForm(request.GET or None))
+    values = _read_filter(ReviewFilterForm(person, request.GET or None))
     text = format_items_csv(select_items(person, values)[:_MAX_CSV_ROWS], person)
     log_event(Action.EXPORTED, "audit items", detail=encode_filter(values)[:200])
     return HttpResponse(
@@ -145,7 +146,7 @@ def _save_decision(request: HttpRequest, person: User, item: Item) -> HttpRespon
     form = make_adjudication_form(item.batch.kind, request.POST)
     if not form.is_valid():
         return _render_item(request, person, item, form, status=422)
-    values = _read_filter(ReviewFilterForm(request.GET or None))
+    values = _read_filter(ReviewFilterForm(person, request.GET or None))
     following = find_neighbours(select_items(person, values), item, person)[1]
     try:
         won = adjudication.adjudicate_item(item, form.make_decision(item), by=person)
@@ -170,10 +171,11 @@ def _render_conflict(request: HttpRequest, person: User, item: Item) -> HttpResp
 def _render_item(
     request: HttpRequest, person: User, item: Item, form: AdjudicationForm, *, status: int = 200
 ) -> HttpResponse:
-    values = _read_filter(ReviewFilterForm(request.GET or None))
+    values = _read_filter(ReviewFilterForm(person, request.GET or None))
     listed = select_items(person, values)
     previous, following = find_neighbours(listed, item, person)
-    differences = request.GET.get("differences") == "1"
+    keys = list(listed.values_list("pk", flat=True))
+    differences = remember_differences(request)
     may_adjudicate = person.has_perm(ADJUDICATE)
     context = {
         "batch": item.batch,
@@ -192,7 +194,8 @@ def _render_item(
         "claimed_by": get_other_claimant(item, person),
         "query": encode_filter(values),
         "previous": previous and _build_next_address(previous, encode_filter(values)),
-        "listed": listed.count(),
+        "listed": len(keys),
+        "position": keys.index(item.pk) + 1 if item.pk in keys else None,
         "following": following and _build_next_address(following, encode_filter(values)),
         "last": _find_last(person) if may_adjudicate else None,
     }
@@ -235,7 +238,7 @@ def undo_adjudication(request: HttpRequest, pk: int, number: int) -> HttpRespons
     """Undo a lead's own decision and restore it as a draft."""
     person = get_user(request)
     item = _get_item(person, pk, number)
-    values = _read_filter(ReviewFilterForm(request.GET or None))
+    values = _read_filter(ReviewFilterForm(person, request.GET or None))
     try:
         if not adjudication.undo_adjudication(item, by=person):
             messages.warning(

@@ -17,6 +17,7 @@ from webapp.audit.auditor_report import find_own_quality
 from webapp.audit.forms import AnswerForm, make_answer_form, to_item_choice, to_shown_letter
 from webapp.audit.item_presenter import format_answer, list_revealed_facts, make_item_view
 from webapp.audit.models import Answer, Item
+from webapp.audit.rendering import remember_differences
 from webapp.audit.report_presenter import make_own_line
 from webapp.audit.selectors import find_own_answer, get_assigned_item, read_hidden_facts
 from webapp.htmx import render_page_or_partial
@@ -24,7 +25,6 @@ from webapp.htmx import render_page_or_partial
 require_annotate: Final = permission_required(ANSWER, raise_exception=True)
 """Decorator of a view for auditors."""
 
-_DIFFERENCES: Final = "audit_differences"
 _LOST = (
     "This item has been reassigned, or its batch was closed. Your answer is kept in the item's "
     "history and does not count."
@@ -99,7 +99,7 @@ def _build_form_draft(found: Item) -> dict[str, Any]:
 def _render_item(
     request: HttpRequest, person: User, found: Item, form: AnswerForm, *, status: int = 200
 ) -> HttpResponse:
-    differences = _is_showing_differences(request)
+    differences = remember_differences(request)
     context = {
         "batch": found.batch,
         "item": make_item_view(found, found.batch, differences=differences),
@@ -113,14 +113,6 @@ def _render_item(
     )
     page.status_code = status
     return page
-
-
-def _is_showing_differences(request: HttpRequest) -> bool:
-    """Whether differences are marked: by the address, or by the user's last choice."""
-    chosen = request.GET.get("differences")
-    if chosen is not None:
-        request.session[_DIFFERENCES] = chosen == "1"
-    return bool(request.session.get(_DIFFERENCES, False))
 
 
 def _render_answered(

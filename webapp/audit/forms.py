@@ -9,7 +9,7 @@ from meta_reward_core.errors import InputError
 from meta_reward_core.review.stratified_sampling import STRATEGIES, STRATEGIES_BY_KIND
 from webapp.audit.adjudication import MAX_REASON_CHARS, MIN_REASON_CHARS, Decision
 from webapp.audit.annotation_queue import TAGS, AnswerInput, get_possible_auditors
-from webapp.audit.batch_sampling import BatchPlan, KnownAnswer
+from webapp.audit.batch_sampling import BatchPlan, KnownAnswer, format_strategy
 from webapp.audit.gate import find_override, get_gate_terms, has_battles, has_pairs, hash_battles
 from webapp.audit.known_items import MAX_KNOWN_ITEMS, read_known_answers
 from webapp.audit.models import (
@@ -167,10 +167,11 @@ class BatchForm(forms.Form):
     iteration = forms.TypedChoiceField(coerce=int, label="Iteration")
     kind = forms.ChoiceField(choices=ItemKind.choices, label="Question")
     strategy = forms.ChoiceField(
-        choices=list(STRATEGIES.items()),
+        choices=[(name, format_strategy(name)) for name in STRATEGIES],
         initial="certainty",
         label="Sampling strategy",
-        help_text="Sampling probabilities are known, so estimates apply to the whole iteration.",
+        help_text="Explained at the end of this page. Sampling probabilities are known, so "
+        "estimates apply to the whole iteration.",
     )
     size = forms.IntegerField(
         min_value=2, max_value=_MAX_ITEMS, initial=100, label="Distinct items"

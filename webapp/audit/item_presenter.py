@@ -121,7 +121,7 @@ def list_revealed_facts(item: Item, facts: Facts) -> list[RevealedFact]:
         ),
         RevealedFact(
             "Scores of A and B",
-            f"{_format_score(facts[f'score_{a}'])} and {_format_score(facts[f'score_{b}'])}",
+            f"{_format_given(facts[f'score_{a}'])} and {_format_given(facts[f'score_{b}'])}",
         ),
         RevealedFact("Became a preference pair", "yes" if facts["decided_pair"] else "no"),
     ]
@@ -134,4 +134,10 @@ def _format_known(item: Item, answer: str) -> str:
 
 
 def _format_score(value: float | None) -> str:
-    return "none" if value is None else f"{value:.2f}"
+    """Format a computed number; without a minus sign where it is rounded to zero."""
+    return "none" if value is None else f"{round(value, 2) + 0.0:.2f}"
+
+
+def _format_given(value: float | None) -> str:
+    """Format a score that a judgment gives."""
+    return "none" if value is None else f"{value:g}"

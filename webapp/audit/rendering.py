@@ -1,23 +1,29 @@
-"""Model texts for auditors: safe Markdown, without score lines."""
+"""Model texts for auditors and review leads: safe Markdown, score lines, marked differences."""
 
 from typing import Final
 
 import nh3
+from django.http import HttpRequest
 from django.utils.safestring import SafeString, mark_safe
 from markdown_it import MarkdownIt
 
 from meta_reward_core.method.parsing import remove_score_lines
 
+_DIFFERENCES: Final = "audit_differences"
 _MAX_CHARS: Final = 20_000
 _TAGS: Final = {
     "p", "br", "hr", "em", "strong", "code", "pre", "blockquote", "ul", "ol", "li",
     "h1", "h2", "h3", "h4", "h5", "h6",
 }  # fmt: skip
-_markdown = MarkdownIt("commonmark", {"html": False}).disable(["image", "link", "autolink"])
+_markdown = MarkdownIt("commonmark", {"html": False, "breaks": True}).disable(
+    ["image", "link", "autolink"]
+)
 
 
 def render_markdown(text: str) -> SafeString:
     """Render a model's Markdown without HTML, links, images or attributes.
+
+    Line ends are kept, as in the text that the judge or the meta-judge read.
 
     A text that is too long to parse is shown as plain text.
     """
@@ -36,3 +42,11 @@ def get_shown_judgments(
     if hides_score_lines:
         return remove_score_lines(texts[0]), remove_score_lines(texts[1])
     return texts
+
+
+def remember_differences(request: HttpRequest) -> bool:
+    """Return whether differences are marked: by the address, or by the user's last choice."""
+    chosen = request.GET.get("differences")
+    if chosen is not None:
+        request.session[_DIFFERENCES] = chosen == "1"
+    return bool(request.session.get(_DIFFERENCES, False))

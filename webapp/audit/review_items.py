@@ -1,7 +1,7 @@
 """Select the audit items that a user can see, with their disagreements."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, cast
 
 from django import forms
 from django.contrib.auth.models import User
@@ -74,7 +74,10 @@ def _number(label: str) -> forms.IntegerField:
 
 
 class ReviewFilterForm(forms.Form):
-    """Filter of the item list. By default: items with a disagreement and without a decision."""
+    """Filter of the item list. By default: items with a disagreement and without a decision.
+
+    Experiments, batches, strata and auditors are those that the user can see.
+    """
 
     q = forms.CharField(label="Text or comment", required=False, max_length=200)
     state = forms.ChoiceField(label="State", required=False, choices=list(STATES.items()))
@@ -83,11 +86,11 @@ class ReviewFilterForm(forms.Form):
         required=False,
         choices=[("", "any"), *DISAGREEMENTS.items(), ("all", "with or without")],
     )
-    experiment = forms.CharField(label="Experiment", required=False, max_length=64)
+    experiment = forms.ChoiceField(label="Experiment", required=False)
     iteration = _number("Iteration")
-    batch = _number("Batch")
-    stratum = forms.CharField(label="Stratum", required=False, max_length=100)
-    auditor = forms.CharField(label="Auditor", required=False, max_length=150)
+    batch = forms.TypedChoiceField(label="Batch", required=False, coerce=int, empty_value=None)
+    stratum = forms.ChoiceField(label="Stratum", required=False)
+    auditor = forms.ChoiceField(label="Auditor", required=False)
     tag = forms.ChoiceField(
         label="Tag", required=False, choices=[("", "any"), *((tag, tag) for tag in TAGS)]
     )
@@ -102,6 +105,28 @@ class ReviewFilterForm(forms.Form):
         choices=[("", "any"), ("yes", "yes"), ("no", "no")],
     )
     sort = forms.ChoiceField(label="Order", required=False, choices=list(SORTS.items()))
+
+    def __init__(self, person: User, data: Mapping[str, Any] | None = None) -> None:
+        super().__init__(data)
+        batches = get_visible_batches(person).order_by("-pk")
+        rows = list(batches.values_list("pk", "experiment_name", "iteration"))
+        items = get_reviewable_items(person)
+        auditors = Answer.objects.filter(item__batch__in=batches)
+        self._set_choices("experiment", sorted({name for _, name, _ in rows}))
+        self._set_choices("stratum", _list_distinct(items, "stratum"))
+        self._set_choices("auditor", _list_distinct(auditors, "auditor_name"))
+        labels = {pk: f"{pk}: {name}, iteration {number}" for pk, name, number in rows}
+        self._set_choices("batch", labels, labels)
+
+    def _set_choices(
+        self, field: str, values: Iterable[Any], labels: Mapping[Any, str] | None = None
+    ) -> None:
+        choices = cast("forms.ChoiceField", self.fields[field])
+        choices.choices = [("", "any"), *((one, (labels or {}).get(one, one)) for one in values)]
+
+
+def _list_distinct(rows: QuerySet[Any], field: str) -> list[str]:
+    return sorted(set(rows.order_by().values_list(field, flat=True).distinct()))
 
 
 def get_reviewable_items(person: User) -> QuerySet[Item]:
@@ -176,10 +201,12 @@ def filter_by_disagreement(items: QuerySet[Any], name: str) -> QuerySet[Any]:
 
 
 def filter_by_state(items: QuerySet[Any], state: str) -> QuerySet[Any]:
-    """Filter by decision: without, with, or all."""
+    """Filter by decision: to adjudicate ("", items of open batches only), adjudicated, or all."""
     if state == "all":
         return items
-    return items.exclude(adjudicated="") if state else items.filter(adjudicated="")
+    if state:
+        return items.exclude(adjudicated="")
+    return items.filter(adjudicated="", batch__status=BatchStatus.OPEN)
 
 
 def select_items(person: User, values: Mapping[str, Any]) -> QuerySet[Any]:

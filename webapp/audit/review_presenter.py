@@ -1,7 +1,7 @@
 """Data for the pages of review leads: items, answers and decisions."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -37,6 +37,7 @@ class ReviewRow:
 
     Attributes:
         answers: the answer of each auditor, in the letters that the item's page shows.
+        comments: the beginning of each comment, with its auditor.
         claimed_by: the other user who is adjudicating it now; empty if there is none.
     """
 
@@ -44,6 +45,7 @@ class ReviewRow:
     excerpt: str
     disagreements: tuple[str, ...]
     answers: tuple[str, ...]
+    comments: tuple[str, ...]
     meta_judge: str
     decision: str
     claimed_by: str
@@ -126,17 +128,35 @@ def _read_answers(items: Iterable[Item]) -> dict[int, list[Answer]]:
     return answers
 
 
-def _make_row(item: Item, answers: Iterable[Answer], person: User) -> ReviewRow:
-    text = " ".join(item.instruction.split())
+def _make_row(item: Item, answers: Sequence[Answer], person: User) -> ReviewRow:
     return ReviewRow(
         item=item,
-        excerpt=text if len(text) <= _EXCERPT_CHARS else f"{text[: _EXCERPT_CHARS - 1]}…",
+        excerpt=_cut(item.instruction),
         disagreements=list_disagreements(item),
         answers=tuple(_format_brief_answer(answer, item) for answer in answers),
+        comments=tuple(
+            f"{answer.auditor_name}: “{_cut(answer.comment)}”"
+            for answer in answers
+            if answer.comment.strip()
+        ),
         meta_judge=format_meta_judge(item),
         decision=format_decision(item),
         claimed_by=get_other_claimant(item, person),
     )
+
+
+def list_brief_answers(item: Item) -> list[str]:
+    """List the answers to an item whose answer and repeats with answers are loaded."""
+    asked = [item, *item.repeats.all()]
+    answers = [one.answer for one in asked if hasattr(one, "answer")]
+    answers.sort(key=lambda answer: (answer.submitted, answer.pk))
+    return [_format_brief_answer(answer, item) for answer in answers]
+
+
+def _cut(text: str) -> str:
+    """Return the beginning of a text in one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _EXCERPT_CHARS else f"{line[: _EXCERPT_CHARS - 1]}…"
 
 
 def _format_brief_answer(answer: Answer, item: Item) -> str:
@@ -220,6 +240,8 @@ _NAMES: Final = {"choice": "answer", "points": "answer", "adjudicated": "decisio
 def _format_changed_value(name: str, value: Any, item: Item) -> str:
     if name in ("choice", "adjudicated"):
         return format_value(str(value), None, item)
+    if name == "seconds" and isinstance(value, float):
+        return f"{value:.0f}"
     if name == "confidence" and value in Confidence.values:
         return str(Confidence(value).label)
     if isinstance(value, list):
