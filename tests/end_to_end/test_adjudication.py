@@ -11,7 +11,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
@@ -24,18 +24,27 @@ ERROR_RATES: Final = {"carol": 0.2, "dave": 0.3, "erin": 0.1}
 OTHER: Final = {"first": "second", "second": "first"}
 ITEM_PAGES: Final = ("/admin/audit/item/", "/admin/audit/item/1/change/")
 """Pages of items that `tests/ui` does not look at."""
+ADMIN_MODELS: Final = (
+    *("answer", "batch", "hiddenverdict", "knownitem", "adjudicationdraft", "gate"),
+    "gateoverride",
+)
 OTHER_PAGES: Final = (
     *("/audits/items", "/audits/items?state=all&disagreement=all"),
-    *("/audits/1/items/{conflict}/review", "/audits/1", "/admin/", "/admin/audit/answer/"),
-    *("/admin/audit/batch/", "/admin/audit/batch/1/change/", "/admin/audit/hiddenverdict/"),
-    *("/admin/audit/adjudicationdraft/", "/admin/audit/gate/"),
+    *("/audits/1/items/{conflict}/review", "/audits/1", "/audits/2/items/1/review", "/admin/"),
+    *("/admin/audit/item/?disagreement=any&state=open", "/admin/audit/item/{closed}/change/"),
+    *(f"/admin/audit/{name}/" for name in ADMIN_MODELS),
+    *(f"/admin/audit/{name}/{{{name}}}/change/" for name in ADMIN_MODELS),
 )
+THEMES: Final[tuple[Literal["dark", "light"], ...]] = ("dark", "light")
 HOSTILE: Final = "<script>alert(1)</script>"
 PREPARE = """
 from pathlib import Path
 from django.contrib.auth.models import User
 from tests.webapp import audit_fixtures
 from tests.webapp.conftest import make_person
+from webapp.audit.batch_sampling import KnownAnswer
+from webapp.audit.models import Gate
+from webapp.audit.services import override_gate, set_status, write_gate
 
 root = Path({root!r})
 audit_fixtures.write_files(root)
@@ -45,15 +54,21 @@ make_person("lena", "lead")
 liam = make_person("liam", "lead")
 User.objects.filter(pk=liam.pk).update(is_staff=True)
 row = audit_fixtures.record(root, owner=alice)
+known = [KnownAnswer(f"Prompt {{n}} {hostile}", "A response.", "Good. Score: 5", "Bad. Score: 1",
+                     "first") for n in range(3)]
 audit_fixtures.draw(row, by=alice, auditors=auditors, size={size}, other_share=1.0,
-                    reveals_at_once=False)
+                    reveals_at_once=False, known_answers=tuple(known))
+closed = audit_fixtures.draw(row, by=alice, auditors=[], kind="responses", strategy="uniform")
+set_status(closed, "closed", by=alice)
+write_gate(Gate(experiment=row, min_answers=20), before=None, by=alice)
+override_gate(row, 1, source_sha256="0" * 64, outcome="all", reason="Why not? {hostile}", by=alice)
 """
 RESULTS = """
 import json
 from webapp.activity.models import Activity
 from webapp.audit.batch_report import get_final_value, make_report
 from webapp.audit.models import Batch
-batch = Batch.objects.get()
+batch = Batch.objects.get(pk=1)
 items = batch.items.filter(repeat_kind="").select_related("answer", "batch")
 made = make_report(batch)
 print("RESULTS" + json.dumps({
@@ -75,11 +90,13 @@ class Review:
 
     Attributes:
         answers: by item number, of a repeat by that of its item: who answered what.
+        known: the same of items with a known answer.
     """
 
     site: Site
     url: str
     answers: dict[int, dict[str, str]] = field(default_factory=dict)
+    known: dict[int, dict[str, str]] = field(default_factory=dict)
 
     def query(self, sql: str) -> list[tuple[object, ...]]:
         with sqlite3.connect(self.site.root / "db.sqlite3") as database:
@@ -89,7 +106,8 @@ class Review:
         """Of an item: the number of what it repeats or its own, its key, whether it is swapped."""
         rows = self.query(
             "SELECT COALESCE(o.number, i.number), i.key, i.is_swapped FROM audit_item i "
-            f"LEFT JOIN audit_item o ON o.id = i.original_id WHERE i.number = {number}"
+            "LEFT JOIN audit_item o ON o.id = i.original_id "
+            f"WHERE i.batch_id = 1 AND i.number = {number}"
         )
         original, key, is_swapped = rows[0]
         return int(str(original)), str(key), bool(is_swapped)
@@ -97,6 +115,8 @@ class Review:
     def truth(self, number: int) -> str:
         """What is right about an item: known to the lead, and to auditors but for their errors."""
         key = self.shown(number)[1]
+        if key.startswith("known "):
+            return "first"
         return ("first", "second")[hashlib.sha256(key.encode()).digest()[0] % 2]
 
     def letter(self, number: int, choice: str) -> str:
@@ -111,7 +131,7 @@ class Review:
 
 def prepare(root: object, *, size: int, auditors: list[str]) -> Iterator[Review]:
     site = make_site(root)  # type: ignore[arg-type]
-    words = PREPARE.format(root=str(site.artifacts), auditors=auditors, size=size)
+    words = PREPARE.format(root=str(site.artifacts), auditors=auditors, size=size, hostile=HOSTILE)
     prepared = site.manage("shell", "-v", "0", "-c", words)
     assert prepared.returncode == 0, prepared.stdout
     with serving_pages(site) as url:
@@ -176,7 +196,9 @@ def answer_everything(chromium: Browser, review: Review, auditors: list[str]) ->
             page.keyboard.press(review.letter(number, choice))
             with page.expect_navigation():
                 page.keyboard.press("Enter")
-            review.answers.setdefault(original, {})[name] = choice
+            is_known = review.shown(number)[1].startswith("known ")
+            given = review.known if is_known else review.answers
+            given.setdefault(original, {})[name] = choice
     for page in pages.values():
         page.context.close()
 
@@ -232,9 +254,8 @@ def take_the_same_item(page: Page, other: Page, review: Review) -> None:
     expect(other.locator("main")).to_contain_text("Your decision was not saved, because lena")
     expect(other.locator("textarea[name=reason]")).to_have_value(f"a tie by liam {HOSTILE}")
     expect(other.locator("main")).to_contain_text(f"by lena {number}")
-    assert review.query(f"SELECT adjudicated FROM audit_item WHERE number = {number}") == [
-        (review.truth(number),)
-    ]
+    decided = f"SELECT adjudicated FROM audit_item WHERE batch_id = 1 AND number = {number}"
+    assert review.query(decided) == [(review.truth(number),)]
 
 
 def undo_and_decide_again(page: Page, review: Review) -> None:
@@ -248,11 +269,16 @@ def undo_and_decide_again(page: Page, review: Review) -> None:
 
 
 def check_pages(page: Page, paths: list[str], url: str) -> None:
-    """What axe finds, and what is cut off at 1280 and on the site also at 390 pixels."""
+    """What axe finds in both themes, what is cut off at 1280 and on the site at 390 pixels."""
     found = {}
     for path in paths:
-        page.goto(url + path)
-        problems = serious_violations(page)
+        problems = []
+        for theme in THEMES:
+            page.emulate_media(color_scheme=theme)
+            answer = page.goto(url + path)
+            is_there = answer is not None and answer.ok and page.url == url + path
+            problems += [] if is_there else ["is not there"]
+            problems += [f"{theme}: {one}" for one in serious_violations(page)]
         widths = (1280,) if path.startswith("/admin") else (1280, 390)
         for width in widths:
             page.set_viewport_size({"width": width, "height": 900})
@@ -303,7 +329,21 @@ def run_review(
     expect(lena.locator("main")).to_contain_text("No items match")
     assert problems == []
     check_results(review, conflicts, in_admin)
-    check_pages(liam, [path.format(conflict=conflicts[0]) for path in pages], review.url)
+    places = find_places(review, conflicts[0])
+    check_pages(liam, [path.format_map(places) for path in pages], review.url)
+
+
+def find_places(review: Review, conflict: int) -> dict[str, int]:
+    """Find what the addresses of pages name: a disagreement, and a row of each model."""
+    found = {"conflict": conflict}
+    for name in ADMIN_MODELS:
+        found[name] = int(str(review.query(f"SELECT MIN(id) FROM audit_{name}")[0][0]))
+    chosen = {
+        "closed": "SELECT MIN(id) FROM audit_item WHERE batch_id = 2",
+        "answer": "SELECT MIN(a.id) FROM audit_answer a JOIN audit_item i ON i.id = a.item_id "
+        "WHERE i.known_id IS NULL",
+    }
+    return found | {name: int(str(review.query(sql)[0][0])) for name, sql in chosen.items()}
 
 
 def check_results(review: Review, conflicts: list[int], in_admin: int) -> None:
@@ -318,7 +358,9 @@ def check_results(review: Review, conflicts: list[int], in_admin: int) -> None:
     assert found["low"] <= found["agreement"] <= found["high"]
     log = found["log"]
     answered = [row for row in log if row[0] == "answered"]
-    assert len(answered) == sum(len(given) for given in review.answers.values())
+    asked = [*review.answers.values(), *review.known.values()]
+    assert len(answered) == sum(len(given) for given in asked)
+    assert len(review.known) == 3 * len({name for given in asked for name in given})
     decisions = [row for row in log if row[0] == "adjudicated"]
     undone = [row for row in log if row[0] == "adjudication_undone"]
     assert len(undone) == 1

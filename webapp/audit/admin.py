@@ -1,6 +1,6 @@
 """Admin pages of audits: answers, adjudication, history, assignment, closing."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Final, cast
 
 from django.contrib import admin, messages
@@ -9,20 +9,17 @@ from django.contrib.auth.models import User
 from django.db import models
 from django.db.models import (
     Case,
-    CharField,
     Count,
-    Exists,
-    F,
     IntegerField,
     OuterRef,
+    Prefetch,
     Q,
     QuerySet,
-    TextField,
+    Subquery,
     Value,
     When,
 )
-from django.db.models.fields.json import KeyTextTransform
-from django.db.models.functions import Cast
+from django.db.models.functions import Coalesce
 from django.forms import (
     CharField as CharFormField,
 )
@@ -40,65 +37,99 @@ from django.forms import (
     IntegerField as IntegerFormField,
 )
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.text import Truncator
 
 from meta_reward_core.errors import InputError
-from webapp.accounts.permissions import get_user
-from webapp.accounts.roles import ADJUDICATE, ANSWER
+from webapp.accounts.permissions import get_user, get_visible_experiments
+from webapp.accounts.roles import ADJUDICATE, ANSWER, RUN_ALL
 from webapp.accounts.security_log import log_event
-from webapp.activity.models import Action
+from webapp.activity.models import Action, Activity, ObjectType
 from webapp.audit.adjudication import (
     Decision,
     adjudicate_item,
     check_reason,
     explain_refusal,
 )
-from webapp.audit.annotation_queue import TAGS, get_possible_auditors
+from webapp.audit.admin_filters import (
+    AgreementFilter,
+    ConfidenceFilter,
+    DisagreementFilter,
+    StateFilter,
+    TagFilter,
+    annotate_agreement,
+)
+from webapp.audit.admin_formatting import (
+    format_activity,
+    format_item_history,
+    format_links,
+    format_outcome,
+    format_side_by_side,
+    format_table,
+    format_text,
+    format_time,
+    list_item_links,
+)
+from webapp.audit.annotation_queue import get_possible_auditors
+from webapp.audit.batch_sampling import format_strategy
 from webapp.audit.exports import export_answers
 from webapp.audit.forms import JUDGMENT_CHOICES, to_item_choice
+from webapp.audit.item_presenter import format_choice
 from webapp.audit.models import (
     AdjudicationDraft,
     Answer,
     Batch,
     BatchStatus,
-    Confidence,
     Gate,
     GateOverride,
     HiddenVerdict,
     Item,
     ItemKind,
     KnownItem,
+    OnGateFailure,
 )
 from webapp.audit.review_items import (
-    DISAGREEMENTS,
     annotate_disagreements,
     filter_by_disagreement,
     filter_by_state,
+    find_neighbours,
     get_reviewable_items,
+    select_items,
 )
 from webapp.audit.review_presenter import (
     format_decision,
     format_meta_judge,
     format_value,
     get_other_claimant,
+    list_brief_answers,
     list_disagreements,
     list_facts,
     make_answer_views,
-    make_history,
-    make_links,
-    make_review_rows,
 )
-from webapp.audit.selectors import get_visible_batches
+from webapp.audit.selectors import annotate_counts, get_visible_batches, list_audit_activity
 from webapp.audit.services import assign_auditors, set_status
 
 _ROWS_ON_A_PAGE: Final = 50
 _EXCERPT_CHARS: Final = 80
+_HIDDEN_FROM_AUDITORS: Final = ("get_agreement", "list_links", "list_history")
+"""Columns about verdicts of the meta-judge or answers of others, or with links to them."""
 
 
 class ReviewerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Base class for rows that reviewers see and no user adds or deletes."""
+    """Base class for rows that reviewers see and no user adds or deletes.
+
+    Attributes:
+        list_title: heading of the list; the plural name of the model if empty.
+    """
+
+    list_title: ClassVar[str] = ""
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        """Show the list under a heading that names its rows."""
+        title = self.list_title or str(self.opts.verbose_name_plural).capitalize()
+        return super().changelist_view(request, {"title": title, **(extra_context or {})})
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
         """Rows are created by annotation pages and imports only."""
@@ -116,6 +147,15 @@ class ReviewerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """Reviewers can see all rows."""
         return request.user.has_perm(ADJUDICATE)
 
+    def history_view(
+        self,
+        request: HttpRequest,  # noqa: ARG002
+        object_id: str,
+        extra_context: Any = None,  # noqa: ARG002
+    ) -> HttpResponse:
+        """Redirect to the row: the activity log is shown there instead of Django's own log."""
+        return redirect(f"admin:audit_{self.opts.model_name}_change", object_id)
+
     def has_module_permission(self, request: HttpRequest) -> bool:
         """Shown to reviewers, and to auditors for their own answers."""
         return request.user.has_perm(ADJUDICATE) or request.user.has_perm(ANSWER)
@@ -125,7 +165,7 @@ class AssignForm(ActionForm):
     """The auditor that the selected action applies to."""
 
     auditor = ModelChoiceField(
-        queryset=User.objects.none(), required=False, label="Auditor:", empty_label="none"
+        queryset=User.objects.none(), required=False, label="Auditor:", empty_label="choose"
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -139,34 +179,36 @@ class BatchAdmin(ReviewerAdmin):
     """Batches: close them and assign auditors, several at once."""
 
     list_display = ("format_number", "format_origin", "format_kind", "status", "format_progress",
-                    "list_auditors", "list_links", "created")  # fmt: skip
+                    "count_open", "list_auditors", "list_links", "created")  # fmt: skip
     list_filter = ("status", "kind", ("auditors", admin.RelatedOnlyFieldListFilter),
                    "experiment_name")  # fmt: skip
     search_fields = ("experiment_name", "auditors__username", "guidelines")
     search_help_text = "Search experiments, auditors and guidelines."
-    fields = ("experiment_name", "iteration", "kind", "strategy", "seed", "list_links",
-              "guidelines", "status", "auditors")  # fmt: skip
-    readonly_fields = ("experiment_name", "iteration", "kind", "strategy", "seed", "list_links",
-                       "guidelines")  # fmt: skip
+    readonly_fields = ("format_origin", "kind", "format_progress", "count_open", "list_links",
+                       "show_guidelines", "seed", "list_history")  # fmt: skip
+    fieldsets = (
+        ("Batch", {"fields": ("format_origin", "kind", "format_progress", "count_open",
+                              "list_links", "show_guidelines", "seed")}),
+        ("Review", {"fields": ("status", "auditors")}),
+        ("History", {"fields": ("list_history",)}),
+    )  # fmt: skip
     formfield_overrides: ClassVar = {
         models.ManyToManyField: {"widget": CheckboxSelectMultiple},
     }
+    list_title = "Batches"
     actions = ("close_batches", "open_batches", "assign", "unassign", "export")
     action_form = AssignForm
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Batch]:
         """Load batches with their counts and auditors."""
-        counted = (
-            super()
-            .get_queryset(request)
-            .filter(pk__in=get_visible_batches(get_user(request)))
-            .annotate(
-                item_count=Count("items", distinct=True),
-                answer_count=Count("items__answer", distinct=True),
-            )
+        person = get_user(request)
+        waiting = filter_by_disagreement(annotate_disagreements(get_reviewable_items(person)), "")
+        of_batch = filter_by_state(waiting, "").filter(batch=OuterRef("pk")).order_by()
+        counts = of_batch.values("batch").annotate(count=Count("pk")).values("count")
+        rows: QuerySet[Batch] = annotate_counts(get_visible_batches(person)).annotate(
+            open_count=Coalesce(Subquery(counts, output_field=IntegerField()), 0)
         )
-        rows: QuerySet[Batch] = counted.prefetch_related("auditors").order_by("-created", "-pk")
-        return rows
+        return rows.prefetch_related("auditors")
 
     @admin.display(ordering="pk", description="batch")
     def format_number(self, row: Batch) -> str:
@@ -176,7 +218,7 @@ class BatchAdmin(ReviewerAdmin):
     @admin.display(ordering="experiment_name", description="experiment")
     def format_origin(self, row: Batch) -> str:
         """Format the source of the items and the sampling strategy."""
-        return f"{row.experiment_name}, iteration {row.iteration}, by {row.strategy}"
+        return f"{row.experiment_name}, iteration {row.iteration}, {format_strategy(row.strategy)}"
 
     @admin.display(ordering="kind", description="items")
     def format_kind(self, row: Batch) -> str:
@@ -214,6 +256,28 @@ class BatchAdmin(ReviewerAdmin):
         """Format the progress of the batch."""
         return f"{row.answer_count} of {row.item_count}"
 
+    @admin.display(description="to adjudicate", ordering="open_count")
+    def count_open(self, row: Any) -> str:
+        """Link to the items with a disagreement and without a decision."""
+        if not row.open_count:
+            return "none"
+        items = reverse("admin:audit_item_changelist")
+        address = f"{items}?batch__id__exact={row.pk}&disagreement=any&state=open"
+        label = f"{row.open_count} items of batch {row.pk} to adjudicate"
+        return format_html('<a href="{}" aria-label="{}">{}</a>', address, label, row.open_count)
+
+    @admin.display(description="guidelines")
+    def show_guidelines(self, row: Batch) -> str:
+        """Show the guidelines for auditors."""
+        return format_text(row.guidelines)
+
+    @admin.display(description="history")
+    def list_history(self, row: Batch) -> str:
+        """List all activity on the batch, newest first."""
+        return format_activity(
+            Activity.objects.filter(object_type=ObjectType.BATCH, object_id=row.pk)
+        )
+
     @admin.display(description="auditors")
     def list_auditors(self, row: Batch) -> str:
         """List the assigned auditors."""
@@ -226,7 +290,7 @@ class BatchAdmin(ReviewerAdmin):
         if auditor is not None:
             for batch in rows:
                 self._assign(request, batch, {*batch.auditors.all(), auditor})
-            self.message_user(request, f"{rows.count()} batches were assigned to {auditor}.")
+            self.message_user(request, f"{_count_batches(rows)} assigned to {auditor}.")
 
     @admin.action(description="Remove from auditor")
     def unassign(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
@@ -235,7 +299,7 @@ class BatchAdmin(ReviewerAdmin):
         if auditor is not None:
             for batch in rows:
                 self._assign(request, batch, {*batch.auditors.all()} - {auditor})
-            self.message_user(request, f"{rows.count()} batches were removed from {auditor}.")
+            self.message_user(request, f"{_count_batches(rows)} removed from {auditor}.")
 
     def _get_chosen_auditor(self, request: HttpRequest) -> User | None:
         chosen = get_possible_auditors().filter(pk=request.POST.get("auditor") or 0).first()
@@ -250,14 +314,27 @@ class BatchAdmin(ReviewerAdmin):
     @admin.action(description="Close")
     def close_batches(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
         """Close batches, which then accept no answers."""
-        for batch in rows:
-            set_status(batch, BatchStatus.CLOSED, by=get_user(request))
+        changed = [set_status(batch, BatchStatus.CLOSED, by=get_user(request)) for batch in rows]
+        self._say_changed(request, "closed", changed)
 
     @admin.action(description="Reopen")
     def open_batches(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
         """Reopen batches."""
-        for batch in rows:
-            set_status(batch, BatchStatus.OPEN, by=get_user(request))
+        changed = [set_status(batch, BatchStatus.OPEN, by=get_user(request)) for batch in rows]
+        self._say_changed(request, "reopened", changed)
+
+    def _say_changed(self, request: HttpRequest, what: str, changed: Sequence[bool]) -> None:
+        count, already = sum(changed), len(changed) - sum(changed)
+        said = f"1 batch was {what}." if count == 1 else f"{count} batches were {what}."
+        if already:
+            said += f" {already} already had this status."
+        self.message_user(request, said, messages.SUCCESS if count else messages.WARNING)
+
+    def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Offer the accounts that can answer, as on the site."""
+        if db_field.name == "auditors":
+            kwargs["queryset"] = get_possible_auditors()
+        return super().formfield_for_manytomany(db_field, request, **kwargs)
 
     def save_model(self, request: HttpRequest, obj: Batch, form: Any, change: Any) -> None:  # noqa: ARG002
         """Close or reopen a batch and record it in the activity log."""
@@ -268,87 +345,9 @@ class BatchAdmin(ReviewerAdmin):
         self._assign(request, form.instance, form.cleaned_data["auditors"])
 
 
-def annotate_agreement(rows: QuerySet[Answer]) -> QuerySet[Answer]:
-    """Annotate answers with their agreement with the meta-judge, disagreements first."""
-    forward, backward = (
-        KeyTextTransform(name, "item__hidden_verdict__facts") for name in ("forward", "backward")
-    )
-    said = rows.annotate(forward=Cast(forward, CharField()), backward=Cast(backward, CharField()))
-    return said.annotate(
-        agreement=Case(
-            When(choice="", then=Value(3)),
-            When(forward=F("choice"), backward=F("choice"), then=Value(2)),
-            When(forward=F("choice"), then=Value(1)),
-            When(backward=F("choice"), then=Value(1)),
-            default=Value(0),
-            output_field=IntegerField(),
-        )
-    )
-
-
-class ChoiceFilter(admin.SimpleListFilter):
-    """A filter with fixed choices; subclasses select the rows of each choice."""
-
-    options: ClassVar[Mapping[str, str]] = {}
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002
-        """The choices besides "All"."""
-        return list(self.options.items())
-
-    def queryset(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:  # noqa: ARG002
-        """Filter by the chosen value; an unknown value is ignored."""
-        value = self.value()
-        return rows if value is None or value not in self.options else self.select(rows, value)
-
-    def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
-        """Select the rows of a choice."""
-        raise NotImplementedError
-
-
-class AgreementFilter(ChoiceFilter):
-    """Answers by the number of meta-judge verdicts that agree."""
-
-    title = "meta-judge"
-    parameter_name = "agreement"
-    options: ClassVar = {"0": "disagrees", "1": "agrees in one order", "2": "agrees"}
-
-    def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
-        """Answers of the chosen agreement."""
-        return rows.filter(agreement=int(value))
-
-
-class TagFilter(ChoiceFilter):
-    """Answers, or items with an answer, that have a tag."""
-
-    title = "tag"
-    parameter_name = "tag"
-    options: ClassVar = {tag: tag for tag in TAGS}
-
-    def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
-        """Rows with the tag."""
-        tagged = Answer.objects.annotate(tag_text=Cast("tags", TextField()))
-        return _select_by_answers(rows, tagged.filter(tag_text__contains=f'"{value}"'))
-
-
-class ConfidenceFilter(ChoiceFilter):
-    """Items by the lowest confidence among their answers."""
-
-    title = "confidence"
-    parameter_name = "confidence"
-    options: ClassVar = {
-        str(value): f"an answer is: {label}" for value, label in Confidence.choices
-    }
-
-    def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
-        """Items with such an answer."""
-        return _select_by_answers(rows, Answer.objects.filter(confidence=int(value)))
-
-
-def _select_by_answers(rows: QuerySet[Any], answers: QuerySet[Answer]) -> QuerySet[Any]:
-    if rows.model is Answer:
-        return rows.filter(pk__in=answers.values("pk"))
-    of_item = Q(item=OuterRef("pk")) | Q(item__original=OuterRef("pk"))
-    return rows.filter(Exists(answers.filter(of_item)))
+def _count_batches(rows: QuerySet[Batch]) -> str:
+    count = rows.count()
+    return "1 batch was" if count == 1 else f"{count} batches were"
 
 
 @admin.register(Answer)
@@ -356,15 +355,17 @@ class AnswerAdmin(ReviewerAdmin):
     """Answers: reviewers see all, disagreements first; auditors see only their own."""
 
     list_display = ("format_item", "auditor_name", "get_answer", "confidence", "get_agreement",
-                    "format_tags", "format_comment", "submitted")  # fmt: skip
-    list_filter = (AgreementFilter, "confidence", "choice", TagFilter, "item__batch")
+                    "format_tags", "format_comment", "list_links", "format_submitted")  # fmt: skip
+    list_filter = (AgreementFilter, "confidence", TagFilter, "auditor_name", "item__batch")
     search_fields = ("comment", "auditor_name", "item__instruction")
     search_help_text = "Search comments, auditors and prompts."
-    list_select_related = ("item__batch", "item__original")
+    list_select_related = ("item__batch__experiment", "item__hidden_verdict",
+                           "item__original__batch__experiment",
+                           "item__original__hidden_verdict")  # fmt: skip
     list_per_page = _ROWS_ON_A_PAGE
-    fields = readonly_fields = ("format_item", "auditor_name", "get_answer", "confidence",
-                                "format_tags", "comment", "seconds", "submitted", "revealed",
-                                "source")  # fmt: skip
+    fields = readonly_fields = ("format_item", "list_links", "auditor_name", "get_answer",
+                                "confidence", "format_tags", "show_comment", "format_seconds",
+                                "submitted", "revealed", "source", "list_history")  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Answer]:
         """Load all answers for reviewers, their own for auditors."""
@@ -396,13 +397,19 @@ class AnswerAdmin(ReviewerAdmin):
     def get_list_filter(self, request: HttpRequest) -> Any:
         """Show filters that reveal verdicts of the meta-judge to reviewers only."""
         filters = super().get_list_filter(request)
-        return filters if request.user.has_perm(ADJUDICATE) else ("confidence", "choice")
+        return filters if request.user.has_perm(ADJUDICATE) else ("confidence", "item__batch")
 
     def get_list_display(self, request: HttpRequest) -> Any:
         """Show columns that reveal verdicts of the meta-judge to reviewers only."""
-        if request.user.has_perm(ADJUDICATE):
-            return self.list_display
-        return tuple(name for name in self.list_display if name != "get_agreement")
+        return self._leave_out_hidden(request, self.list_display)
+
+    def get_fields(self, request: HttpRequest, obj: Answer | None = None) -> Any:  # noqa: ARG002
+        """Show links to pages that reveal verdicts of the meta-judge to reviewers only."""
+        return self._leave_out_hidden(request, self.fields)
+
+    def _leave_out_hidden(self, request: HttpRequest, names: Iterable[str]) -> tuple[str, ...]:
+        is_reviewer = request.user.has_perm(ADJUDICATE)
+        return tuple(name for name in names if is_reviewer or name not in _HIDDEN_FROM_AUDITORS)
 
     @admin.display(ordering="item__number", description="item")
     def format_item(self, row: Answer) -> str:
@@ -410,6 +417,33 @@ class AnswerAdmin(ReviewerAdmin):
         original = row.item.original
         again = f" repeats {original.number}" if original is not None else ""
         return f"{row.item.batch_id}/{row.item.number}{again}"
+
+    @admin.display(description="links")
+    def list_links(self, row: Answer) -> str:
+        """Link to the item, and to the pages of the site about it."""
+        item = row.item.original or row.item
+        change = reverse("admin:audit_item_change", args=[item.pk])
+        return format_links(item, [(change, "item"), *list_item_links(item)])
+
+    @admin.display(description="history of the item")
+    def list_history(self, row: Answer) -> str:
+        """List all activity on the item and its repeats."""
+        return format_item_history(row.item.original or row.item)
+
+    @admin.display(description="comment")
+    def show_comment(self, row: Answer) -> str:
+        """Show the whole comment."""
+        return format_text(row.comment)
+
+    @admin.display(ordering="submitted", description="submitted")
+    def format_submitted(self, row: Answer) -> str:
+        """Format when it was submitted."""
+        return format_time(row.submitted)
+
+    @admin.display(ordering="seconds", description="time taken")
+    def format_seconds(self, row: Answer) -> str:
+        """Format the seconds that the auditor took."""
+        return f"{row.seconds:.0f} seconds" if row.seconds else "not known"
 
     @admin.display(ordering="choice", description="answer")
     def get_answer(self, row: Answer) -> str:
@@ -430,30 +464,6 @@ class AnswerAdmin(ReviewerAdmin):
     def get_agreement(self, row: Any) -> str:
         """Format how many verdicts agree."""
         return AgreementFilter.options.get(str(row.agreement), "–")
-
-
-class DisagreementFilter(ChoiceFilter):
-    """Items by kind of disagreement."""
-
-    title = "disagreement"
-    parameter_name = "disagreement"
-    options: ClassVar = {"any": "any disagreement", **DISAGREEMENTS}
-
-    def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
-        """Items with the chosen disagreement."""
-        return filter_by_disagreement(rows, "" if value == "any" else value)
-
-
-class StateFilter(ChoiceFilter):
-    """Items with or without a decision."""
-
-    title = "decision"
-    parameter_name = "state"
-    options: ClassVar = {"open": "not adjudicated", "adjudicated": "adjudicated"}
-
-    def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
-        """Items of the chosen state."""
-        return filter_by_state(rows, "" if value == "open" else value)
 
 
 class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
@@ -509,8 +519,9 @@ class ItemAdmin(ReviewerAdmin):
     """Items: read the answers and adjudicate."""
 
     form = ItemDecisionForm
+    list_title = "Items"
     list_display = ("format_place", "format_prompt", "format_disagreements", "format_answers",
-                    "format_meta_judge", "format_decided", "format_decider")  # fmt: skip
+                    "format_meta_judge", "format_decided", "list_brief_links")  # fmt: skip
     list_display_links = ("format_place", "format_prompt")
     list_filter = (DisagreementFilter, StateFilter, ConfidenceFilter, TagFilter, "batch",
                    "stratum")  # fmt: skip
@@ -518,13 +529,12 @@ class ItemAdmin(ReviewerAdmin):
                      "adjudication")  # fmt: skip
     search_help_text = "Search prompts, responses, comments and reasons."
     list_per_page = _ROWS_ON_A_PAGE
-    readonly_fields = ("format_place", "list_links", "format_disagreements", "show_instruction",
-                       "show_response", "show_judgment_a", "show_judgment_b", "list_answers",
+    readonly_fields = ("list_links", "format_disagreements", "show_instruction",
+                       "show_response", "show_judgments", "list_answers",
                        "list_hidden_verdicts", "show_state", "list_history")  # fmt: skip
     fieldsets = (
-        ("Item", {"fields": ("format_place", "list_links", "format_disagreements",
-                             "show_instruction", "show_response", "show_judgment_a",
-                             "show_judgment_b")}),
+        ("Item", {"fields": ("list_links", "format_disagreements",
+                             "show_instruction", "show_response", "show_judgments")}),
         ("Answers and verdicts", {"fields": ("list_answers", "list_hidden_verdicts")}),
         ("Decision", {"fields": ("show_state", "adjudicated", "adjudication", "version")}),
         ("History", {"fields": ("list_history",)}),
@@ -540,10 +550,21 @@ class ItemAdmin(ReviewerAdmin):
             for name, given in sets
         ]
 
+    def get_object(
+        self, request: HttpRequest, object_id: str, from_field: str | None = None
+    ) -> Item | None:
+        """Load an item, and remember who reads it."""
+        item: Item | None = super().get_object(request, object_id, from_field)
+        if item is not None:
+            item.reader = get_user(request)  # type: ignore[attr-defined]
+        return item
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Item]:
         """Load items with their disagreements."""
         found = annotate_disagreements(get_reviewable_items(get_user(request)))
-        return found.select_related("batch__experiment", "answer", "hidden_verdict", "claimed_by")
+        repeats = Prefetch("repeats", Item.objects.select_related("answer"))
+        related = ("batch__experiment", "answer", "hidden_verdict", "claimed_by", "known")
+        return found.select_related(*related).prefetch_related(repeats)
 
     def get_ordering(self, request: HttpRequest) -> Any:  # noqa: ARG002
         """Order items with a disagreement and without a decision first."""
@@ -577,7 +598,7 @@ class ItemAdmin(ReviewerAdmin):
     @admin.display(description="answers")
     def format_answers(self, row: Item) -> str:
         """Format all answers."""
-        lines = [(answer,) for answer in make_review_rows([row], User())[0].answers]
+        lines = [(answer,) for answer in list_brief_answers(row)]
         return format_html_join("", "<div>{}</div>", lines) or "none yet"
 
     @admin.display(description="meta-judge or judge")
@@ -587,68 +608,63 @@ class ItemAdmin(ReviewerAdmin):
 
     @admin.display(ordering="adjudicated", description="decision")
     def format_decided(self, row: Item) -> str:
-        """Format the decision with the letters of the item's page."""
-        return format_decision(row) or "–"
+        """Format the decision with the letters of the item's page, and who made it."""
+        if not row.adjudicated:
+            return "–"
+        who = row.adjudicated_by_name or "a review lead"
+        return format_html("<div>{}</div><div>by {}</div>", format_decision(row), who)
 
-    @admin.display(ordering="adjudicated_by_name", description="decided by")
-    def format_decider(self, row: Item) -> str:
-        """Format who decided."""
-        return row.adjudicated_by_name or "–"
+    @admin.display(description="links")
+    def list_brief_links(self, row: Item) -> str:
+        """Link to the pages of the site about the item."""
+        return format_links(row, list_item_links(row))
 
     @admin.display(description="links")
     def list_links(self, row: Item) -> str:
-        """Link to the pages of the site about the item."""
-        found = make_links(row)
-        links = [
-            (reverse("audit_review", args=[row.batch_id, row.number]), "review page"),
-            (reverse("audit_report", args=[row.batch_id]), f"batch {row.batch_id}"),
-            (found.prompt, "prompt, responses and judgments"),
-            (found.battle, "battle"),
-        ]
-        return format_html_join(" · ", '<a href="{}">{}</a>', [one for one in links if one[0]])
+        """Link to the pages of the site about the item, and to its batch."""
+        report = reverse("audit_report", args=[row.batch_id])
+        return format_links(row, [*list_item_links(row), (report, f"batch {row.batch_id}")])
 
     @admin.display(description="instruction")
     def show_instruction(self, row: Item) -> str:
         """Show the whole prompt."""
-        return _format_text(row.instruction)
+        return format_text(row.instruction)
 
     @admin.display(description="response")
     def show_response(self, row: Item) -> str:
         """Show the whole response."""
-        return _format_text(row.response)
+        return format_text(row.response)
 
-    @admin.display(description="judgment A")
-    def show_judgment_a(self, row: Item) -> str:
-        """Show the judgment that the item's page shows as A."""
-        return _format_text(row.second if row.is_swapped else row.first)
-
-    @admin.display(description="judgment B")
-    def show_judgment_b(self, row: Item) -> str:
-        """Show the judgment that the item's page shows as B."""
-        return _format_text(row.first if row.is_swapped else row.second)
+    @admin.display(description="judgments")
+    def show_judgments(self, row: Item) -> str:
+        """Show both judgments with the letters of the item's page; none for a response."""
+        if row.batch.kind == ItemKind.RESPONSES:
+            return "–"
+        a, b = (row.second, row.first) if row.is_swapped else (row.first, row.second)
+        return format_side_by_side((("Judgment A", a), ("Judgment B", b)))
 
     @admin.display(description="answers")
     def list_answers(self, row: Item) -> str:
         """List all answers to the item and its repeats."""
         lines = [
-            (one.auditor, one.occasion, one.answer, one.confidence, ", ".join(one.tags) or "–",
-             one.comment or "–")
-            for one in make_answer_views(row, User())
+            (f"{one.auditor} (you)" if one.is_own else one.auditor, one.occasion, one.answer,
+             one.confidence, ", ".join(one.tags) or "–", one.comment or "–")
+            for one in make_answer_views(row, _get_reader(row))
         ]  # fmt: skip
-        return _format_table(
+        return format_table(
             ("Auditor", "Occasion", "Answer", "Confidence", "Tags", "Comment"), lines
         )
 
     @admin.display(description="judge and meta-judge")
     def list_hidden_verdicts(self, row: Item) -> str:
         """List what was hidden from the auditors."""
-        return _format_table(("", ""), [(fact.name, fact.value) for fact in list_facts(row)])
+        return format_table(("", ""), [(fact.name, fact.value) for fact in list_facts(row)])
 
     @admin.display(description="current decision")
     def show_state(self, row: Item) -> str:
         """Show the current decision, and why it cannot be changed."""
         refusal = explain_refusal(row)
-        claimed = get_other_claimant(row, User())
+        claimed = get_other_claimant(row, _get_reader(row))
         parts = [
             f"{format_decision(row)}, by {row.adjudicated_by_name}: {row.adjudication}"
             if row.adjudicated
@@ -661,16 +677,26 @@ class ItemAdmin(ReviewerAdmin):
     @admin.display(description="history")
     def list_history(self, row: Item) -> str:
         """List all activity on the item."""
-        lines = [
-            (f"{one.created:%Y-%m-%d %H:%M:%S}", one.who, one.what, one.details)
-            for one in make_history(row)
-        ]
-        return _format_table(("When", "By", "Action", "Details"), lines)
+        return format_item_history(row)
+
+    def response_change(self, request: HttpRequest, obj: Item) -> HttpResponse:
+        """Go to the next item after "Save and next item"; stay where a decision was not saved."""
+        if getattr(obj, "is_conflict", False):
+            return redirect("admin:audit_item_change", obj.pk)
+        if "_next" not in request.POST:
+            return super().response_change(request, obj)
+        self.message_user(request, f"Item {obj.batch_id}/{obj.number} was saved.")
+        user = get_user(request)
+        following = find_neighbours(select_items(user, {}), obj, user)[1]
+        if following is None:
+            return redirect("admin:audit_item_changelist")
+        return redirect("admin:audit_item_change", following)
 
     def save_model(self, request: HttpRequest, obj: Item, form: Any, change: Any) -> None:  # noqa: ARG002
         """Store the decision by the same rules as the site, and record it in the activity log."""
         decision = Decision(obj.adjudicated, obj.adjudication, form.cleaned_data["version"])
         if not adjudicate_item(obj, decision, by=get_user(request)):
+            obj.is_conflict = True  # type: ignore[attr-defined]
             self.message_user(
                 request,
                 "The decision was not saved, because another review lead changed the item at the "
@@ -679,21 +705,10 @@ class ItemAdmin(ReviewerAdmin):
             )
 
 
-def _format_text(text: str) -> str:
-    return format_html('<div class="review-text">{}</div>', text) if text else "–"
-
-
-def _format_table(headings: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
-    rows = [(format_html_join("", "<td>{}</td>", [(cell,) for cell in line]),) for line in lines]
-    if not rows:
-        return "none yet"
-    named = [(heading,) for heading in headings if heading]
-    head = format_html_join("", '<th scope="col">{}</th>', named)
-    return format_html(
-        '<div class="review-table"><table>{}<tbody>{}</tbody></table></div>',
-        format_html("<thead><tr>{}</tr></thead>", head) if head else "",
-        format_html_join("", "<tr>{}</tr>", rows),
-    )
+def _get_reader(item: Item) -> User:
+    """Return the user who reads an item that `ItemAdmin.get_object` loaded."""
+    reader: User = getattr(item, "reader", None) or User()
+    return reader
 
 
 class ReadOnlyAdmin(ReviewerAdmin):
@@ -730,61 +745,216 @@ class HiddenVerdictAdmin(ReadOnlyAdmin):
     @admin.display(description="judge and meta-judge")
     def format_verdicts(self, row: HiddenVerdict) -> str:
         """Format the verdicts with the letters of the item's page."""
-        return _format_table(("", ""), [(fact.name, fact.value) for fact in list_facts(row.item)])
+        return format_table(("", ""), [(fact.name, fact.value) for fact in list_facts(row.item)])
 
 
 @admin.register(KnownItem)
 class KnownItemAdmin(ReadOnlyAdmin):
     """Items with known answers that the auditors of a batch answer first."""
 
-    list_display = ("__str__", "batch", "answer", "source")
+    list_display = ("format_place", "format_prompt", "format_answer", "format_source",
+                    "list_answers")  # fmt: skip
+    list_display_links = ("format_place", "format_prompt")
     list_filter = ("batch",)
     search_fields = ("instruction", "response")
+    search_help_text = "Search prompts and responses."
     list_select_related = ("batch", "source__batch")
+    fields = readonly_fields = ("format_place", "format_answer", "format_source",
+                                "show_instruction", "show_response", "show_first",
+                                "show_second", "list_answers")  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[KnownItem]:
         """Load those of visible batches that the reviewer is not asked to answer now."""
         user = get_user(request)
         is_asked = Q(batch__status=BatchStatus.OPEN, batch__in=user.audit_batches.all())
-        return KnownItem.objects.filter(batch__in=get_visible_batches(user)).exclude(is_asked)
+        found = KnownItem.objects.filter(batch__in=get_visible_batches(user)).exclude(is_asked)
+        return found.prefetch_related("copies__answer")
+
+    @admin.display(ordering="number", description="known item")
+    def format_place(self, row: KnownItem) -> str:
+        """Format the item as batch and number."""
+        return f"{row.batch_id}/known {row.number}"
+
+    @admin.display(ordering="instruction", description="prompt")
+    def format_prompt(self, row: KnownItem) -> str:
+        """Format the beginning of the prompt."""
+        return Truncator(row.instruction).chars(_EXCERPT_CHARS)
+
+    @admin.display(ordering="answer", description="known answer")
+    def format_answer(self, row: KnownItem) -> str:
+        """Format the known answer in the stored order of the judgments."""
+        return format_outcome(row.answer)
+
+    @admin.display(description="source")
+    def format_source(self, row: KnownItem) -> str:
+        """Link to the adjudicated item that it is a copy of."""
+        if row.source is None:
+            return "file"
+        address = reverse("admin:audit_item_change", args=[row.source_id])
+        place = f"{row.source.batch_id}/{row.source.number}"
+        return format_html('<a href="{}">adjudicated item {}</a>', address, place)
+
+    @admin.display(description="answers")
+    def list_answers(self, row: KnownItem) -> str:
+        """List the answers of all auditors."""
+        answers = [copy.answer for copy in row.copies.all() if hasattr(copy, "answer")]
+        lines = [
+            (one.auditor_name, format_outcome(value), "" if value == row.answer else " (differs)")
+            for one in answers
+            for value in [one.choice or f"{one.points:g}"]
+        ]
+        return format_html_join("", "<div>{}: {}{}</div>", lines) or "none yet"
+
+    @admin.display(description="instruction")
+    def show_instruction(self, row: KnownItem) -> str:
+        """Show the whole prompt."""
+        return format_text(row.instruction)
+
+    @admin.display(description="response")
+    def show_response(self, row: KnownItem) -> str:
+        """Show the whole response."""
+        return format_text(row.response)
+
+    @admin.display(description="first judgment")
+    def show_first(self, row: KnownItem) -> str:
+        """Show the first judgment in stored order."""
+        return format_text(row.first)
+
+    @admin.display(description="second judgment")
+    def show_second(self, row: KnownItem) -> str:
+        """Show the second judgment in stored order."""
+        return format_text(row.second)
 
 
 @admin.register(AdjudicationDraft)
 class AdjudicationDraftAdmin(ReadOnlyAdmin):
     """Decisions that review leads have not saved yet."""
 
-    list_display = ("item", "lead", "choice", "updated")
+    list_display = ("format_item", "lead", "format_choice", "format_reason", "format_updated")
     list_filter = ("lead", "item__batch")
     search_fields = ("lead__username", "reason")
-    list_select_related = ("item__batch", "lead")
+    search_help_text = "Search review leads and reasons."
+    list_select_related = ("item__batch__experiment", "item__hidden_verdict", "lead")
+    fields = readonly_fields = ("format_item", "list_links", "lead", "format_choice",
+                                "show_reason", "format_updated")  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AdjudicationDraft]:
         """Load those of items that the reviewer can see."""
         seen = get_reviewable_items(get_user(request))
         return AdjudicationDraft.objects.filter(item__in=seen)
 
+    @admin.display(ordering="item__number", description="item")
+    def format_item(self, row: AdjudicationDraft) -> str:
+        """Format the item as batch and number."""
+        return f"{row.item.batch_id}/{row.item.number}"
+
+    @admin.display(description="links")
+    def list_links(self, row: AdjudicationDraft) -> str:
+        """Link to the item, and to the pages of the site about it."""
+        change = reverse("admin:audit_item_change", args=[row.item_id])
+        return format_links(row.item, [(change, "item"), *list_item_links(row.item)])
+
+    @admin.display(ordering="choice", description="decision")
+    def format_choice(self, row: AdjudicationDraft) -> str:
+        """Format the decision with the letters of the item's page."""
+        is_score = row.item.batch.kind == ItemKind.RESPONSES
+        shown = row.choice if is_score else format_choice(row.choice, row.item)
+        return shown if row.choice else "–"
+
+    @admin.display(ordering="reason", description="reason")
+    def format_reason(self, row: AdjudicationDraft) -> str:
+        """Format the beginning of the reason."""
+        return Truncator(row.reason).chars(_EXCERPT_CHARS) or "–"
+
+    @admin.display(description="reason")
+    def show_reason(self, row: AdjudicationDraft) -> str:
+        """Show the whole reason."""
+        return format_text(row.reason)
+
+    @admin.display(ordering="updated", description="changed")
+    def format_updated(self, row: AdjudicationDraft) -> str:
+        """Format when it was changed."""
+        return format_time(row.updated)
+
 
 @admin.register(Gate)
 class GateAdmin(ReadOnlyAdmin):
     """Experiments that require a passed audit, and its terms."""
 
-    list_display = ("experiment", "min_agreement", "confidence", "min_answers", "on_failure")
+    list_display = ("format_experiment", "format_bound", "count_required", "format_failure",
+                    "list_links")  # fmt: skip
     list_filter = ("on_failure",)
     search_fields = ("experiment__name",)
+    search_help_text = "Search experiments."
     list_select_related = ("experiment",)
+    fields = readonly_fields = ("format_experiment", "format_bound", "count_required",
+                                "format_failure", "list_links", "list_history")  # fmt: skip
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Gate]:
+        """Load those of visible experiments."""
+        return Gate.objects.filter(experiment__in=get_visible_experiments(get_user(request)))
+
+    @admin.display(ordering="experiment__name", description="experiment")
+    def format_experiment(self, row: Gate) -> str:
+        """Format the experiment."""
+        return row.experiment.name
+
+    @admin.display(ordering="min_agreement", description="agreement above")
+    def format_bound(self, row: Gate) -> str:
+        """Format the bound of the agreement's interval."""
+        return f"{row.min_agreement:.0%}, with {row.confidence:.0%} confidence"
+
+    @admin.display(ordering="min_answers", description="minimum answers")
+    def count_required(self, row: Gate) -> int:
+        """Count the answers that an audit needs."""
+        return row.min_answers
+
+    @admin.display(ordering="on_failure", description="if not passed")
+    def format_failure(self, row: Gate) -> str:
+        """Format what happens after an audit that did not pass."""
+        return str(OnGateFailure(row.on_failure).label)
+
+    @admin.display(description="links")
+    def list_links(self, row: Gate) -> str:
+        """Link to the page where the gate is set."""
+        name = row.experiment.name
+        address = reverse("experiment_audits", args=[name])
+        return format_html('<a href="{}" aria-label="audits of {}">audits</a>', address, name)
+
+    @admin.display(description="history")
+    def list_history(self, row: Gate) -> str:
+        """List all activity on the gate, newest first."""
+        changes = list_audit_activity(row.experiment).filter(object_type=ObjectType.GATE)
+        return format_activity(changes)
 
 
 @admin.register(GateOverride)
 class GateOverrideAdmin(ReadOnlyAdmin):
     """Overrides of the audit gate, those of deleted experiments included."""
 
-    list_display = (
-        "created",
-        "created_by_name",
-        "experiment_name",
-        "iteration",
-        "outcome",
-        "reason",
-    )
+    list_display = ("format_created", "created_by_name", "experiment_name", "iteration",
+                    "outcome", "reason")  # fmt: skip
     list_filter = ("outcome", "experiment_name")
     search_fields = ("created_by_name", "reason", "experiment_name")
+    search_help_text = "Search users, reasons and experiments."
+    fields = readonly_fields = ("experiment_name", "iteration", "outcome", "show_reason",
+                                "created_by_name", "format_created")  # fmt: skip
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[GateOverride]:
+        """Load those of visible and of deleted experiments."""
+        user = get_user(request)
+        orphans = Q(experiment__isnull=True)
+        if not user.has_perm(RUN_ALL):
+            orphans &= Q(created_by=user)
+        visible = Q(experiment__in=get_visible_experiments(user))
+        return GateOverride.objects.filter(visible | orphans)
+
+    @admin.display(ordering="created", description="created")
+    def format_created(self, row: GateOverride) -> str:
+        """Format when it was created."""
+        return format_time(row.created)
+
+    @admin.display(description="reason")
+    def show_reason(self, row: GateOverride) -> str:
+        """Show the whole reason."""
+        return format_text(row.reason)

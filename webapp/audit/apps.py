@@ -7,3 +7,4 @@ class AuditConfig(AppConfig):
     """Batches of items for blind human review."""
 
     name = "webapp.audit"
+    verbose_name = "Human review"

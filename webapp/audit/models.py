@@ -121,7 +121,7 @@ class Batch(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"audit {self.pk} of {self.experiment_name} iteration {self.iteration}"
+        return f"batch {self.pk}: {self.experiment_name}, iteration {self.iteration}"
 
     @property
     def is_hand_picked(self) -> bool:
@@ -160,7 +160,7 @@ class KnownItem(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"known item {self.number} of {self.batch}"
+        return f"known item {self.number} of batch {self.batch_id}"
 
 
 class Item(models.Model):
@@ -246,7 +246,7 @@ class Item(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"item {self.number} of {self.batch}"
+        return f"item {self.number} of batch {self.batch_id}"
 
 
 class AdjudicationDraft(models.Model):
