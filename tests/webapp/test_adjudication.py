@@ -190,6 +190,20 @@ def test_a_draft_survives_a_reload_and_belongs_to_its_lead(
     assert not AdjudicationDraft.objects.exists()
 
 
+def test_a_lead_who_leaves_without_filling_in_anything_leaves_no_draft(
+    answered: Batch, lead: User
+) -> None:
+    client = browser(lead)
+    item = conflicts(answered)[0]
+    nothing = {"choice": "", "reason": " ", "version": "0"}
+    assert client.post(where(item, "/draft"), nothing).status_code == 204
+    assert not AdjudicationDraft.objects.exists()
+    client.post(where(item, "/draft"), nothing | {"choice": "B"})
+    assert AdjudicationDraft.objects.get().choice == to_item_choice("B", item)
+    client.post(where(item, "/draft"), nothing)
+    assert not AdjudicationDraft.objects.exists(), "what was taken back is not kept"
+
+
 def test_a_draft_that_comes_behind_its_decision_is_not_kept(answered: Batch, lead: User) -> None:
     item = conflicts(answered)[0]
     client = browser(lead)
@@ -557,6 +571,9 @@ def test_gates_of_private_experiments_are_hidden_from_leads_in_the_admin(
     assert "agreement above 0.5" in client.get(paths[0]).content.decode(), "its history"
     Experiment.objects.update(is_private=True)
     assert [client.get(path).status_code for path in paths] == [302, 302]
+    for name in ("item", "answer", "batch", "hiddenverdict", "knownitem", "adjudicationdraft"):
+        listed = client.get(reverse(f"admin:audit_{name}_changelist")).content.decode()
+        assert "scripted" not in listed, f"the filters of {name}"
 
 
 def test_the_admin_edits_nothing_that_was_drawn_or_answered(answered: Batch, lead: User) -> None:

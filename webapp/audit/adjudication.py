@@ -231,7 +231,13 @@ def _record(action: Action, item: Item, *, by: User, reason: str = "", **values:
 
 
 def save_draft(item: Item, lead: User, *, choice: str, reason: str) -> None:
-    """Save what a lead has filled in so far, and extend the claim."""
+    """Save what a lead has filled in so far, and extend the claim.
+
+    Without a reason and a choice other than the current decision there is nothing to keep.
+    """
+    if not reason.strip() and choice == item.adjudicated:
+        AdjudicationDraft.objects.filter(item=item, lead=lead).delete()
+        return
     AdjudicationDraft.objects.update_or_create(
         item=item,
         lead=lead,

@@ -356,7 +356,8 @@ class AnswerAdmin(ReviewerAdmin):
 
     list_display = ("format_item", "auditor_name", "get_answer", "confidence", "get_agreement",
                     "format_tags", "format_comment", "list_links", "format_submitted")  # fmt: skip
-    list_filter = (AgreementFilter, "confidence", TagFilter, "auditor_name", "item__batch")
+    list_filter = (AgreementFilter, "confidence", TagFilter, "auditor_name",
+                   ("item__batch", admin.RelatedOnlyFieldListFilter))  # fmt: skip
     search_fields = ("comment", "auditor_name", "item__instruction")
     search_help_text = "Search comments, auditors and prompts."
     list_select_related = ("item__batch__experiment", "item__hidden_verdict",
@@ -397,7 +398,9 @@ class AnswerAdmin(ReviewerAdmin):
     def get_list_filter(self, request: HttpRequest) -> Any:
         """Show filters that reveal verdicts of the meta-judge to reviewers only."""
         filters = super().get_list_filter(request)
-        return filters if request.user.has_perm(ADJUDICATE) else ("confidence", "item__batch")
+        if request.user.has_perm(ADJUDICATE):
+            return filters
+        return ("confidence", ("item__batch", admin.RelatedOnlyFieldListFilter))
 
     def get_list_display(self, request: HttpRequest) -> Any:
         """Show columns that reveal verdicts of the meta-judge to reviewers only."""
@@ -523,8 +526,8 @@ class ItemAdmin(ReviewerAdmin):
     list_display = ("format_place", "format_prompt", "format_disagreements", "format_answers",
                     "format_meta_judge", "format_decided", "list_brief_links")  # fmt: skip
     list_display_links = ("format_place", "format_prompt")
-    list_filter = (DisagreementFilter, StateFilter, ConfidenceFilter, TagFilter, "batch",
-                   "stratum")  # fmt: skip
+    list_filter = (DisagreementFilter, StateFilter, ConfidenceFilter, TagFilter,
+                   ("batch", admin.RelatedOnlyFieldListFilter), "stratum")  # fmt: skip
     search_fields = ("instruction", "response", "answer__comment", "repeats__answer__comment",
                      "adjudication")  # fmt: skip
     search_help_text = "Search prompts, responses, comments and reasons."
@@ -727,9 +730,10 @@ class ReadOnlyAdmin(ReviewerAdmin):
 class HiddenVerdictAdmin(ReadOnlyAdmin):
     """Scores and verdicts of judge and meta-judge, hidden from auditors."""
 
-    list_display = ("format_item", "format_verdicts")
-    list_filter = ("item__batch",)
-    list_select_related = ("item__batch", "item__hidden_verdict")
+    list_display = ("format_item", "format_outcome", "format_details")
+    list_filter = (("item__batch", admin.RelatedOnlyFieldListFilter),)
+    list_select_related = ("item__batch", "item__hidden_verdict", "item__known")
+    list_per_page = _ROWS_ON_A_PAGE
     fields = readonly_fields = ("format_item", "format_verdicts")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[HiddenVerdict]:
@@ -741,6 +745,18 @@ class HiddenVerdictAdmin(ReadOnlyAdmin):
     def format_item(self, row: HiddenVerdict) -> str:
         """Format the item as batch and number."""
         return f"{row.item.batch_id}/{row.item.number}"
+
+    @admin.display(description="meta-judge or judge")
+    def format_outcome(self, row: HiddenVerdict) -> str:
+        """Format both verdicts, or the judge's mean score."""
+        return format_meta_judge(row.item)
+
+    @admin.display(description="details")
+    def format_details(self, row: HiddenVerdict) -> str:
+        """Format ratings and scores, or the judgments behind the mean, in one line."""
+        skipped = 1 if row.item.batch.kind == ItemKind.RESPONSES else 2
+        facts = list_facts(row.item)[skipped:]
+        return "; ".join(f"{fact.name}: {fact.value}" for fact in facts)
 
     @admin.display(description="judge and meta-judge")
     def format_verdicts(self, row: HiddenVerdict) -> str:
@@ -755,7 +771,7 @@ class KnownItemAdmin(ReadOnlyAdmin):
     list_display = ("format_place", "format_prompt", "format_answer", "format_source",
                     "list_answers")  # fmt: skip
     list_display_links = ("format_place", "format_prompt")
-    list_filter = ("batch",)
+    list_filter = (("batch", admin.RelatedOnlyFieldListFilter),)
     search_fields = ("instruction", "response")
     search_help_text = "Search prompts and responses."
     list_select_related = ("batch", "source__batch")
@@ -831,7 +847,8 @@ class AdjudicationDraftAdmin(ReadOnlyAdmin):
     """Decisions that review leads have not saved yet."""
 
     list_display = ("format_item", "lead", "format_choice", "format_reason", "format_updated")
-    list_filter = ("lead", "item__batch")
+    list_filter = (("lead", admin.RelatedOnlyFieldListFilter),
+                   ("item__batch", admin.RelatedOnlyFieldListFilter))  # fmt: skip
     search_fields = ("lead__username", "reason")
     search_help_text = "Search review leads and reasons."
     list_select_related = ("item__batch__experiment", "item__hidden_verdict", "lead")
