@@ -175,6 +175,22 @@ def test_a_claim_keeps_other_leads_from_being_sent_to_the_same_item(
     assert decide(browser(second), first)["Location"] != where(following)
 
 
+def test_an_item_that_a_lead_leaves_is_free_unless_there_is_a_draft(
+    answered: Batch, lead: User, second: User
+) -> None:
+    first, following = conflicts(answered)
+    lena, liam = browser(lead), browser(second)
+    said = "lena is adjudicating this item now"
+    lena.get(where(first))
+    assert said in liam.get(where(first)).content.decode()
+    lena.get(where(following))
+    assert said not in liam.get(where(first)).content.decode()
+    lena.post(where(following, "/draft"), {"choice": "B", "reason": "", "version": "0"})
+    lena.get(where(first))
+    liam.get(where(first))
+    assert said in liam.get(where(following)).content.decode()
+
+
 def test_a_draft_survives_a_reload_and_belongs_to_its_lead(
     answered: Batch, lead: User, second: User
 ) -> None:

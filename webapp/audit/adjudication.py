@@ -258,6 +258,13 @@ def claim_item(item: Item, lead: User) -> bool:
     return claimed.update(claimed_by=lead, claimed_until=from_now(CLAIM_SECONDS)) == 1
 
 
+def release_other_items(item: Item, lead: User) -> None:
+    """Release the items that a lead has left without filling anything in."""
+    unfinished = AdjudicationDraft.objects.filter(lead=lead).values("item")
+    left = Item.objects.filter(claimed_by=lead).exclude(pk=item.pk).exclude(pk__in=unfinished)
+    left.update(claimed_by=None, claimed_until=None)
+
+
 def find_last_decision(lead: User) -> Item | None:
     """Return the last item that a lead decided and can still undo."""
     own = Item.objects.filter(

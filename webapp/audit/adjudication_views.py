@@ -110,8 +110,10 @@ def review_item(request: HttpRequest, pk: int, number: int) -> HttpResponse:
     item = _get_item(person, pk, number)
     if request.method == "POST":
         return _save_decision(request, person, item)
-    if person.has_perm(ADJUDICATE) and not item.adjudicated and not explain_refusal(item):
-        adjudication.claim_item(item, person)
+    if person.has_perm(ADJUDICATE):
+        adjudication.release_other_items(item, person)
+        if not item.adjudicated and not explain_refusal(item):
+            adjudication.claim_item(item, person)
     return _render_item(request, person, item, _make_form(item, person))
 
 
