@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pytest
 from django.contrib.auth.models import User
+from django.db.models import Model
 from django.test import Client
 from django.urls import reverse
 
@@ -430,10 +431,11 @@ def test_hostile_text_in_every_field_stays_text(answered: Batch, lead: User, ali
     override_gate(answered.experiment, 1, source_sha256="", outcome="all", reason=HOSTILE, by=alice)
     User.objects.update(is_staff=True)
     models = (Answer, Batch, Item, HiddenVerdict, KnownItem, AdjudicationDraft, Gate, GateOverride)
+    hostile: dict[type[Model], Model] = {Answer: item.answer, Item: item}
     pages = [where(item), "/audits/items?state=all&disagreement=all", f"/audits/{item.batch_id}"]
     for model in models:
         name = f"admin:audit_{model._meta.model_name}"
-        row = item.answer if model is Answer else item if model is Item else model.objects.first()
+        row = hostile.get(model) or model._default_manager.first()
         assert row is not None
         pages += [reverse(f"{name}_changelist"), reverse(f"{name}_change", args=[row.pk])]
     for path in pages:
