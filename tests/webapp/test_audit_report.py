@@ -128,7 +128,7 @@ def test_a_batch_of_an_experiment_that_went_meanwhile_is_refused(
     client.post(f"{AUDITS}/new", NEW)
     audited.delete()
     run_waiting_jobs(SLOW_HANDLERS)
-    assert Job.objects.get().message == "experiment 'scripted' is gone"
+    assert Job.objects.get().message == "experiment 'scripted' was deleted"
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "score_gap", "position", "length", "decided",
@@ -417,7 +417,7 @@ def test_a_second_annotator_answers_the_items_repeat(client: Client, repeated: B
         names = (item.answer.auditor_name, repeat.answer.auditor_name)
         assert names == ("label-studio 7", "label-studio 8")
     other_way_round = by_two(tasks, (8, 7))
-    assert "Imported 0 answers, 24 were" in send(client, repeated, "done.json", other_way_round)
+    assert "Imported 0 answers, 24 had been" in send(client, repeated, "done.json", other_way_round)
     report = make_report(repeated)
     assert (report.consistency.other.value, report.consistency.other.count) == (1, 12)
 
