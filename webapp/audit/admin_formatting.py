@@ -81,7 +81,7 @@ def format_table(headings: Iterable[str], lines: Iterable[Iterable[object]]) -> 
 
 
 def format_outcome(value: str) -> str:
-    """Format an outcome in the stored order of the judgments; a score as it is."""
+    """Format an outcome in the stored order of the judgments, or a score."""
     if value in PreferenceLabel.values:
         return str(PreferenceLabel(value).label)
     return f"{value} of 5"

@@ -140,7 +140,7 @@ def get_manageable_batch(person: User, pk: int) -> Batch:
 
     Raises:
         Http404: there is none, or the user cannot see it.
-        PermissionDenied: the user is no review lead and cannot control its experiment.
+        PermissionDenied: the user is not a review lead and cannot control its experiment.
     """
     if not (person.has_perm(ADJUDICATE) or person.has_perm(RUN)):
         raise PermissionDenied
