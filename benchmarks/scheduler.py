@@ -47,12 +47,12 @@ def report(found: dict[str, Any], workers: int) -> Iterator[str]:
             f"({sum(busy) / len(busy) * 1000:.1f} ms of this CPU), longest "
             f"{max(seconds) * 1000:8.0f} ms, together {sum(seconds):7.1f} s"
         )
-    yield f"  claims a second of one client: {1 / means['claim']:.0f}"
+    yield f"  claims per second of one client: {1 / means['claim']:.0f}"
     of_shard = sum(means[name] for name in ("claim", "finish", "advance"))
     busy_share = workers * (of_shard / SHARD_SECONDS + means["beat"] + means["may continue"])
     yield (
         f"  {of_shard * 1000:.1f} ms of driver for a shard; {workers} workers with shards of "
-        f"{SHARD_SECONDS:.0f} s and a beat a second: {busy_share:.0%} of one client's time"
+        f"{SHARD_SECONDS:.0f} s and one heartbeat per second: {busy_share:.0%} of one client's time"
     )
 
 

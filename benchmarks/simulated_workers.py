@@ -144,7 +144,7 @@ class Simulation:
         iteration = Iteration.objects.select_related("experiment").get(pk=self._iteration.pk)
         for shard in range(shards):
             start = partial(_start, step, iteration, shard)
-            self.timed("a shard's own start", start)
+            self.timed("start of a shard", start)
 
     def _end(self, shard: Shard, attempt: Attempt, seconds: float) -> None:
         self.timed("beat", lambda: shard_claims.extend_lease(attempt, seconds=60, done=1, tokens=1))
@@ -155,7 +155,7 @@ class Simulation:
         )
         self.timed("send following", lambda: send_following_shards(shard))
         goes_on = self._messages.waiting or self._running
-        name = "advance" if goes_on else "advance, last of a stage"
+        name = "advance" if goes_on else "advance after the last shard of a stage"
         self.timed(name, lambda: scheduling.advance_iteration(shard.stage.iteration))
 
 

@@ -40,7 +40,7 @@ def import_tool() -> tuple[types.ModuleType, types.ModuleType]:
     """Import the tool's `utils` and `constants`, with empty modules instead of GPU packages."""
     importlib.import_module("datasets")  # before torch is replaced, because it looks for torch
     spec = importlib.util.find_spec("rewardbench")
-    assert spec is not None, "the environment holds no rewardbench"
+    assert spec is not None, "the environment does not contain rewardbench"
     assert spec.submodule_search_locations is not None
     package = types.ModuleType("rewardbench")
     package.__path__ = list(spec.submodule_search_locations)

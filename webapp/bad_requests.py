@@ -69,7 +69,7 @@ def _iter_texts(request: HttpRequest) -> Iterator[str]:
 
 def _refuse_address(request: HttpRequest) -> HttpResponse:
     if request.path_info.startswith(_API):
-        return JsonResponse({"detail": "there is no such address"}, status=404)
+        return JsonResponse({"detail": "page not found"}, status=404)
     return HttpResponseNotFound("page not found", content_type="text/plain")
 
 

@@ -32,7 +32,7 @@ META_REWARD_UPLOAD_ROOT = str(_given.var / "uploads")
 META_REWARD_EVALUATION_ROOT = str(_given.evaluation_root)
 META_REWARD_UPLOAD_BYTES = int(_given.upload_mb * 1_000_000)
 META_REWARD_UPLOAD_DAYS = 30
-FILE_UPLOAD_DIRECTORY_PERMISSIONS = 0o755  # for static files only: nothing else uses them
+FILE_UPLOAD_DIRECTORY_PERMISSIONS = 0o755  # only used for static files
 DATA_UPLOAD_MAX_MEMORY_SIZE = 8_000_000  # pasted prompts, which a form's encoding makes longer
 FILE_UPLOAD_HANDLERS = [
     "webapp.experiment_form.uploads.LimitedUploads",

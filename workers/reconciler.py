@@ -108,7 +108,7 @@ def _compute_lost_after(lengths: Mapping[str, int]) -> dict[str, float]:
             lost_after[queue] = _AGAIN_IF_QUEUE_EMPTY_SECONDS
         elif length >= _MANY:
             waiting = shard_claims.get_waiting_shards(list_stages(queue)).count()
-            if length > waiting / 2:  # workers hold some messages already
+            if length > waiting / 2:  # workers have already taken some messages
                 lost_after[queue] = NEVER
     return lost_after
 

@@ -189,7 +189,7 @@ def _require_single_turn(row: PairRow) -> str:
     if len(prompt) != 1 or prompt[0]["role"] != "user":
         raise ArtifactError(
             f"The prompt of pair {row['prompt_id']} is not one user message, and this format "
-            "cannot hold more; export it as trl, llama-factory or online-rlhf."
+            f"does not support more; export it as trl, llama-factory or online-rlhf."
         )
     return prompt[0]["content"]
 

@@ -40,7 +40,7 @@ REJECT_TEXT: Final[dict[RejectReason, str]] = {
     "no_prompt_column": "The row has no prompt column.",
     "bad_value": "Another column contains a value that cannot be stored; remove it.",
     "cells": (
-        "The row does not have as many cells as the header; put cells that contain separators, "
+        "The row does not have as many cells as the header; enclose cells with separators, "
         "quotes or line breaks in double quotes."
     ),
 }

@@ -143,7 +143,9 @@ def _parse(text: str) -> dict[Any, Any]:
     except MalformedInputError:
         raise EndpointError(f"{ENDPOINTS_VARIABLE} is not readable YAML or JSON") from None
     if not isinstance(entries, dict):
-        raise EndpointError(f"{ENDPOINTS_VARIABLE} must hold `name: {{base_url: ..., model: ...}}`")
+        raise EndpointError(
+            f"{ENDPOINTS_VARIABLE} must contain `name: {{base_url: ..., model: ...}}`"
+        )
     return entries
 
 

@@ -97,8 +97,8 @@ def load_endpoint_engine(
     if not endpoint.follows_weights:
         raise EndpointError(
             f"endpoint {name!r} always uses the model {endpoint.model!r}, which is not the "
-            f"one that is trained: name its model such as policy-{WEIGHTS_PLACEHOLDER}, or give "
-            "the endpoint as judge.endpoint"
+            f"trained model: use a model name such as policy-{WEIGHTS_PLACEHOLDER}, or use "
+            f"the endpoint as judge.endpoint"
         )
     return OpenAiEngine(
         name,

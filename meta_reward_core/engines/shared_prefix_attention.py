@@ -196,9 +196,7 @@ def attend_shared(
     if shared_reading is None:
         raise PrefixSharingUnsupportedError("the model does not pass arguments to its attention")
     if attention_mask is not None or position_bias is not None:
-        raise PrefixSharingUnsupportedError(
-            "the model adds a mask or a bias of its own to the scores"
-        )
+        raise PrefixSharingUnsupportedError("the model adds its own mask or bias to the scores")
     if not getattr(module, "is_causal", True):
         raise PrefixSharingUnsupportedError("the model's attention is not causal")
     layer: Any = module.layer_idx
@@ -322,7 +320,7 @@ def _attend_fused(
         keys,
         values,
         attn_mask=None if bias is None else bias.to(query.dtype),
-        scale=1 / LOG2_E,  # the queries are scaled to the base 2, and this softmax is natural
+        scale=1 / LOG2_E,  # the queries are scaled for base 2, but this softmax uses base e
     )
     return result.float(), (logarithm * LOG2_E).float()[..., None]
 

@@ -352,7 +352,7 @@ def _read_count(row: NumberedRow, value: object) -> int:
     parts = list(value.values()) if isinstance(value, dict) else [value]
     numbers = [part for part in parts if isinstance(part, int | float) and part == part // 1]
     if len(numbers) < len(parts):
-        row.refuse(f"metadata must hold the whole numbers {', '.join(STYLE_ELEMENTS)}.")
+        row.refuse(f"metadata must contain the integers {', '.join(STYLE_ELEMENTS)}.")
     return int(sum(numbers))
 
 

@@ -290,8 +290,8 @@ def diagnose_actor(
             "actor",
             "limit_too_low",
             f"{seen}, and a response that is cut off is never chosen.",
-            f"Raise actor.max_new_tokens (now {max_new_tokens:,}), or ask for shorter responses "
-            "(actor.system_prompt).",
+            f"Raise actor.max_new_tokens (now {max_new_tokens:,}), or request shorter "
+            f"responses (actor.system_prompt).",
         )
     ]
 

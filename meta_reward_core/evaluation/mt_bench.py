@@ -359,7 +359,7 @@ def _find_issues(
         *make_issue_if_any(
             names if len(names) < FEW_QUESTIONS else [],
             "few_questions",
-            "There are few questions: {rows}.",
+            "Small sample: {rows}.",
             "Rely on the interval, not the score.",
         ),
         *find_judge_hacking(given),

@@ -202,7 +202,7 @@ def _find_data_issues(annotations: Sequence[Annotation]) -> list[DataIssue]:
         *make_issue_if_any(
             few,
             "few_prompts",
-            "There are few prompts: {rows}.",
+            "Small sample: {rows}.",
             "Rely on the interval, not the rate; compare models on more prompts.",
         ),
         *make_issue_if_any(

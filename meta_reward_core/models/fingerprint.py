@@ -118,7 +118,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     except MalformedInputError as error:
         raise ModelFolderError(f"{file} {error}") from error
     if not isinstance(found, dict):
-        raise ModelFolderError(f"{file} should hold one JSON object.")
+        raise ModelFolderError(f"{file} must contain one JSON object.")
     return found
 
 

@@ -309,6 +309,6 @@ def _read_json(file: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise ModelFolderError.from_parts(
-            file, "should hold one JSON object", "download or correct it"
+            file, "must contain one JSON object", "download or correct it"
         )
     return content

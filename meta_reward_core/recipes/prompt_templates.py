@@ -163,7 +163,8 @@ def _check_placeholders(name: str, text: str, allowed: frozenset[str]) -> frozen
     if unknown:
         use = f"use {_format_names(sorted(allowed))}, or write" if allowed else "write"
         raise TemplateError(
-            f"{name}: {_format_names(unknown)} is unknown here; {use} the word without braces."
+            f"{name}: {_format_names(unknown)} is not a known placeholder; {use} the word "
+            f"without braces."
         )
     return found
 

@@ -15,10 +15,9 @@ from meta_reward_core.recipes.schema import Recipe
 _HEAD = """\
 # Recipes
 
-A recipe is a YAML file. Keys that it leaves out have the defaults below, which are the paper's
-where the paper gives a value. `extends: NAME` (a shipped recipe, or a file in the same folder)
-starts from another recipe, and `--set section.key=value` changes a value. An unknown
-key is an error.
+A recipe is a YAML file. Omitted keys have the defaults below, which are the paper's values if it
+states them. `extends: NAME` (a shipped recipe, or a file in the same folder) starts from another
+recipe, and `--set section.key=value` changes a value. An unknown key is an error.
 
 A value marked "by iteration" may be a list: its entries are for iterations 1, 2, ... and the last
 entry is repeated.

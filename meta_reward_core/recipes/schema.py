@@ -145,8 +145,8 @@ class JudgeRecipe(DecodingRecipe):
     )
     reasoning: ReasoningPolicy = declare_field(
         "keep",
-        "Reasoning blocks in judgments, as in actor.reasoning: what the meta-judge reads and what "
-        "judge pairs train on. A score always counts only after the reasoning.",
+        "Reasoning blocks in judgments that the meta-judge reads and judge pairs train on; "
+        "see actor.reasoning. The score is always read after the reasoning.",
         source=OURS,
     )
 
@@ -235,9 +235,9 @@ class MetaJudgeRecipe(DecodingRecipe):
     )
     min_readable_share: Share = declare_field(
         0.0,
-        "Minimum share of opponents against which every battle of the chosen, and of the rejected, "
-        "judgment has a readable verdict, in both orders. With less, the prompt gives no judge "
-        "pair. 0: no limit; such pairs raise an alarm.",
+        "Minimum share of opponents against which the chosen, and the rejected, judgment has "
+        "readable verdicts in both orders. Below it, the prompt gives no judge pair. 0: no "
+        "limit; an alarm reports such pairs.",
         source=OURS,
     )
     max_pair_share: float | None = declare_field(
@@ -270,8 +270,8 @@ class EngineRecipe(Section):
     )
     decoding: Decoding = declare_field(
         "auto",
-        "Decoding loop of the `transformers` engine: `shared_prefixes` reads what prompts have in "
-        "common once, `generate` is the library's own. auto: generate on a GPU, else "
+        "Decoding loop of the `transformers` engine: `shared_prefixes` processes common "
+        "prefixes once, `generate` is that of transformers. auto: generate on a GPU, else "
         "shared_prefixes.",
         source=OURS,
     )
@@ -302,8 +302,8 @@ class EngineRecipe(Section):
     )
     gpu_memory_utilization: float = declare_field(
         0.9,
-        "Share of GPU memory for weights and KV cache (`vllm`). On a CPU the cache holds "
-        "max_batch_tokens.",
+        "Share of GPU memory for weights and KV cache (`vllm`). On a CPU, the size of the "
+        "cache is max_batch_tokens.",
         source=OURS,
         gt=0,
         lt=1,
@@ -318,7 +318,7 @@ class EngineRecipe(Section):
     )
     max_num_batched_tokens: int | None = declare_field(
         None,
-        "Maximum tokens of a step, of prompts that are read and replies that are decoded (`vllm`). "
+        "Maximum tokens per step, in prefill and decoding together (`vllm`). "
         "None: vLLM's default for the GPU.",
         source=OURS,
         unit="tokens",
@@ -326,8 +326,8 @@ class EngineRecipe(Section):
     )
     kv_cache_dtype: Literal["auto", "fp8"] = declare_field(
         "auto",
-        "Data type of the KV cache (`vllm`). fp8 holds twice the replies of bfloat16. auto: that "
-        "of the weights.",
+        "Data type of the KV cache (`vllm`). fp8 stores twice as many replies as bfloat16. "
+        "auto: data type of the weights.",
         source=OURS,
     )
     quantization: Literal["fp8"] | None = declare_field(
@@ -400,11 +400,16 @@ class ProbeRecipe(Section):
     """A trial of actor, judge and meta-judge on a few prompts before the first full stage."""
 
     prompts: int = declare_field(
-        8, "Prompts that are tried; 0 skips the probe.", source=OURS, unit="prompts", ge=0, le=1000
+        8,
+        "Number of prompts in the probe. 0: no probe.",
+        source=OURS,
+        unit="prompts",
+        ge=0,
+        le=1000,
     )
     seconds: float = declare_field(
         120.0,
-        "Time budget. When it is used up, the probe reports the prompts it managed.",
+        "Time budget. When it is used up, the probe reports the completed prompts.",
         source=OURS,
         unit="seconds",
         gt=0,
@@ -412,33 +417,33 @@ class ProbeRecipe(Section):
     )
     min_readable_share: Share = declare_field(
         0.5,
-        "Smallest share of judgments, and of verdicts, that can be read. 0 switches the check off.",
+        "Minimum share of readable judgments, and of readable verdicts. 0: no check.",
         source=OURS,
     )
     max_cut_off_share: Share = declare_field(
         0.9,
-        "Largest share of replies that the token limit cuts off. 1 switches the check off.",
+        "Maximum share of replies cut off by the token limit. 1: no check.",
         source=OURS,
     )
     max_same_score_share: Share = declare_field(
         0.95,
-        "Largest share of scores that are the same. 1 switches the check off.",
+        "Maximum share of equal scores. 1: no check.",
         source=OURS,
     )
     max_refused_share: Share = declare_field(
         0.2,
-        "Largest share of prompts that the engine refuses. 1 switches the check off.",
+        "Maximum share of prompts that the engine refuses. 1: no check.",
         source=OURS,
     )
     min_pair_share: Share = declare_field(
         0.05,
-        "Smallest share of prompts that give a preference pair. 0 switches the check off.",
+        "Minimum share of prompts that give a preference pair. 0: no check.",
         source=OURS,
     )
     check_shards: bool = declare_field(
         default=True,
-        text="Measure the replies of each finished shard by the same limits, and stop the stage "
-        "after one that is beyond them for certain.",
+        text="Check each finished shard against the same limits, and stop the stage if one "
+        "certainly exceeds them.",
         source=OURS,
     )
 
@@ -469,13 +474,13 @@ class AuditRecipe(Section):
     )
     on_failure: Literal["wait", "actor_pairs"] = declare_field(
         "wait",
-        "Action after a completed audit that did not pass: wait for a person, or train on actor "
-        "pairs only.",
+        "Action after a completed audit that did not pass: wait for a user's decision, or "
+        "train on actor pairs only.",
         source=OURS,
     )
     human_pairs_share: float = declare_field(
         0.0,
-        "Maximum share of judge pairs from the preferences of auditors in earlier iterations, "
+        "Maximum share of human-preferred judge pairs from audits of earlier iterations, "
         "among all pairs. 0: none.",
         source=OURS,
         unit="share of pairs",

@@ -145,15 +145,15 @@ class TrainingSettings(Section):
     )
     group_by_length: bool = declare_field(
         default=False,
-        text="Draw the rows of a step from rows of similar length. Needs less padding and changes "
-        "which rows share a step.",
+        text="Use rows of similar length in each step. Needs less padding and changes which "
+        "rows share a step.",
         source=OURS,
     )
     logit_tile: int | None = declare_field(
         default=None,
         ge=1,
         le=4096,
-        text="Size of the part of the logits that is in memory at a time, in float32. None: 4 on "
+        text="Size of the part of the logits in memory at a time, in float32. None: 4 on "
         "a CPU and 512 on a GPU.",
         source=OURS,
         unit="MiB",
@@ -162,16 +162,16 @@ class TrainingSettings(Section):
         default=1,
         ge=1,
         le=64,
-        text="Training processes, one per device of a machine. The number that starts is checked. "
-        "batch_size does not depend on it.",
+        text="Number of training processes, one per device of a machine. batch_size does not "
+        "depend on it.",
         source=OURS,
         unit="processes",
     )
     sharding: Sharding = declare_field(
         default="none",
-        text="What is sharded across the processes besides the rows: nothing; weights, gradients "
-        "and optimizer state (fsdp, zero3); gradients and optimizer state (zero2). zero2 and zero3 "
-        "need DeepSpeed.",
+        text="Sharding across processes. none: only rows are distributed. fsdp, zero3: "
+        "weights, gradients and optimizer state. zero2: gradients and optimizer state. zero2 "
+        "and zero3 need DeepSpeed.",
         source=OURS,
     )
     lora: LoraSettings | None = declare_field(
@@ -214,7 +214,7 @@ class TrainingSettings(Section):
     save_every_epochs: int = declare_field(
         default=1,
         ge=1,
-        text="Epochs between saved training states, which are resumed from and selected among.",
+        text="Epochs between saved training states, for resuming and for checkpoint selection.",
         source=OURS,
         unit="epochs",
     )
@@ -290,7 +290,7 @@ class SftSettings(TrainingSettings):
         default=3,
         ge=1,
         le=1000,
-        text="Passes over the rows, at most.",
+        text="Maximum epochs.",
         source=OURS,
         unit="epochs",
     )

@@ -405,7 +405,7 @@ class IterationFiles:
     def _put(self, path: str, data: bytes) -> None:
         name = self._get_path(path)
         if not self.store.put_if_absent(name, data) and self.store.read(name) != data:
-            raise ArtifactError(f"another attempt has written other bytes to {name}")
+            raise ArtifactError(f"conflict: another attempt wrote different content to {name}")
 
     def _get_path(self, path: str) -> str:
         return f"{self.folder}/{path}"

@@ -237,7 +237,7 @@ class Settings(BaseSettings):
     )
     s3_endpoint: Address | None = _declare(
         "META_REWARD_S3_ENDPOINT",
-        "Server of `s3://` addresses. AWS's own tools' variables hold the credentials.",
+        "Server of `s3://` addresses. Credentials are read from the variables of AWS tools.",
         default=None,
         section=_FILES,
         shown="AWS",

@@ -18,8 +18,8 @@ _HEAD: Final = """\
 # Settings
 
 Settings are environment variables. A file `.env` in the folder where a command runs (`NAME=VALUE`
-lines) holds further ones; a variable that is set wins over the file. An empty value counts as not
-set. The file is refused if users other than its owner may change it.
+lines) can contain more; environment variables take precedence over the file. An empty value counts
+as not set. The file is refused if users other than its owner may change it.
 
 All settings are validated when a command starts, and every wrong one is named with its value and
 what is expected. Values of secrets are never shown. A `META_REWARD_` variable that is not known
@@ -34,7 +34,7 @@ with the code.
 
 _LIBRARIES: Final = {
     "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY": "Credentials of the artifact root's bucket.",
-    "AWS_SHARED_CREDENTIALS_FILE": "A file that holds them instead.",
+    "AWS_SHARED_CREDENTIALS_FILE": "A file with these credentials.",
     "AWS_DEFAULT_REGION": "Region of the bucket.",
     "CUDA_VISIBLE_DEVICES": "GPUs that a worker may use.",
     "HF_HUB_OFFLINE": "1: never contact the Hub; models are in `META_REWARD_MODEL_ROOT`.",

@@ -162,7 +162,7 @@ def _import_object(name: str, place: _Place) -> object:
 def _check_task(name: str, task: Task, place: _Place) -> None:
     if task.name != name:
         raise TaskError(
-            f"the entry point {name!r} of {place.package} holds a task that is named "
+            f"the entry point {name!r} of {place.package} loads a task named "
             f"{task.name!r}: use the same name for both"
         )
     taken = set(list_package_templates())

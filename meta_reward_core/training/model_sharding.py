@@ -102,7 +102,7 @@ def check_sharding(model: Any, optimizer: Any, *, sharding: Sharding, processes:
     if whole:
         raise TrainingError(
             f"training.sharding is {sharding}, but process {PartialState().process_index} of "
-            f"{processes} holds the whole of {len(whole)} parameters, such as {whole[0]}. "
+            f"{processes} has {len(whole)} complete parameters, such as {whole[0]}. "
             "Nothing was trained. Check the versions of torch and accelerate against "
             "constraints.txt, or set training.sharding to none if a device has room for the "
             "whole model."

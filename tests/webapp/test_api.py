@@ -333,7 +333,7 @@ def test_a_format_that_cannot_hold_the_pairs_is_refused_before_anything_is_sent(
     put_pairs(tmp_path, system="Be brief.")
     status, answer = program.ask("GET", "/experiments/first/pairs?format=oxen")
     assert status == 409
-    assert "this format cannot hold more" in answer["detail"]
+    assert "this format does not support more" in answer["detail"]
 
 
 def put_pairs(root: Path, *, system: str) -> None:

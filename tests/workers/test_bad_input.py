@@ -60,7 +60,7 @@ def test_words_that_are_missing_or_misspelt(
     change = ("--set", f"{key}={installation.root}/words.txt", *way)
     assert_refused(installation, change, "words.txt: template not found")
     write(installation.root / "words.txt", TEMPLATES[key])
-    assert_refused(installation, change, "{respons} is unknown here")
+    assert_refused(installation, change, "{respons} is not a known placeholder")
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -210,7 +210,7 @@ def test_ten_prompts_have_a_wide_interval_and_are_told(tmp_path: Path) -> None:
     path = write_array(tmp_path / "ten.json", rows)
     shown = evaluate("annotations", path, "--rounds", 5, "--output", tmp_path / "out.json")
     written = json.loads((tmp_path / "out.json").read_text())
-    assert "There are few prompts: 10" in shown
+    assert "Small sample: 10" in shown
     for metric in written["figures"][:3]:
         assert metric["high"] - metric["low"] > 20, metric["name"]
 

@@ -99,7 +99,7 @@ def test_without_a_prompt_nothing_follows(
         (["--samples", "0"], "counts from 1"),
         (["--temperature", "-1"], "must be between 0 and 5"),
         (["--generated-shots", "-1"], "--generated-shots must be 0 or more"),
-        (["--template", "judge"], "unknown here; use {examples}"),
+        (["--template", "judge"], "not a known placeholder; use {examples}"),
         (["--shots", "20"], "only 9 seed prompts"),
     ],
 )

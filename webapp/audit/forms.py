@@ -402,5 +402,5 @@ class ImportForm(forms.Form):
 
     file = forms.FileField(
         help_text="CSV or JSON lines as exported here, or a file from Label Studio, Argilla or "
-        "MLflow. Entries that cannot be read are listed with a reason; the rest are imported."
+        "MLflow. Unreadable entries are listed with a reason; all others are imported."
     )

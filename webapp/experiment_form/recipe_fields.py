@@ -137,7 +137,8 @@ def write_value(value: Any) -> str:
         if any(isinstance(one, Mapping) for one in value):
             return json.dumps(value)
         if len(value) == 1 and not isinstance(value[0], (list, tuple, str)):
-            return f"[{write_value(value[0])}]"  # not the same as the plain value
+            # a list with one entry differs from the plain value
+            return f"[{write_value(value[0])}]"
         return ", ".join(
             f"[{write_value(one)}]" if _is_list(one) else _format_item(one) for one in value
         )

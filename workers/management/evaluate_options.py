@@ -141,8 +141,8 @@ def _declare_output_folder(parser: argparse.ArgumentParser) -> None:
              "run in it.")  # fmt: skip
     add_old_option(parser, "--out", found)
     parser.add_argument("--completion-cache", type=Path, metavar="FOLDER",
-        help="Folder that stores what models write and reuses it in other runs of the same model, "
-             "such as those with another readout. Default: kept in --output.")  # fmt: skip
+        help="Folder that stores completions for reuse in other runs of the same model, for "
+        "example with another readout. Default: kept in --output.")  # fmt: skip
 
 
 def _declare_shard_size(parser: argparse.ArgumentParser) -> None:

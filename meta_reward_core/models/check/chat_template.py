@@ -435,8 +435,8 @@ def _check_start_token(chat: _Chat) -> Check:
         return chat.check("start", title, Level.GREEN, message)
     if adds:
         message = (
-            f"prompts begin without {chat.name(bos)}: the tokenizer would add it to a plain text, "
-            "but the chat template does not write it"
+            f"prompts begin without {chat.name(bos)}: the tokenizer adds it to plain texts, "
+            f"but the chat template does not write it"
         )
         remedy = "write {{ bos_token }} at the start of the template if the model needs it"
         return chat.check("start", title, Level.AMBER, message, remedy)

@@ -298,7 +298,7 @@ def _describe_mismatched(
     name, stored, expected = min(mismatched)
     more = f" and {len(mismatched) - 1} more" if len(mismatched) > 1 else ""
     message = (
-        f"{name} has the shape {tuple(stored)}, but config.json asks for {tuple(expected)}{more}"
+        f"{name} has the shape {tuple(stored)}, but config.json requires {tuple(expected)}{more}"
     )
     return [_fail(message, "use config.json and weights of the same model", tensors)]
 

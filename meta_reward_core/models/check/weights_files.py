@@ -38,7 +38,7 @@ _FOREIGN_FORMATS: Final = (
     (b"GGUF", "a GGUF file under another name", "use the model's safetensors version"),
     (b"PK\x03\x04", "a zip archive (a PyTorch pickle) under another name", "convert it"),
     (b"\x80", "a pickle under another name", "convert the model to safetensors"),
-    (b"<", "a web page, saved in place of the weights", _DOWNLOAD),
+    (b"<", "a web page, saved instead of the weights", _DOWNLOAD),
 )
 
 

@@ -211,8 +211,8 @@ def check_training_rows(
         return [Check(name, title, Level.GREEN, message)]
     texts = "a cut-off completion" if not role.most_inserted else "texts of the greatest length"
     message = (
-        f"training refuses the rows of {_count_share(cut, total)} where they hold "
-        f"{texts}: up to {max(most):,} tokens, where training.max_length is {max_length:,}; "
+        f"training refuses the rows of {_count_share(cut, total)} if they contain "
+        f"{texts}: up to {max(most):,} tokens, while training.max_length is {max_length:,}; "
         f"training stops if more than {max_refused_share:.0%} of all rows are refused"
     )
     remedy = f"set training.max_length to {max(most) + 1:,}, or lower max_new_tokens"

@@ -344,7 +344,7 @@ def _is_asked(name: str, found: Mapping[str, object]) -> bool:
 def _make_metric(name: str, results: Sequence[ItemResult]) -> Metric:
     known = [(result.value, result.prompt_id) for result in results if result.value is not None]
     if not known:
-        reason = "no pair could be read" if results else "no pair has what it is taken from"
+        reason = "no pair could be read" if results else "no pair has the required replies"
         return Metric(name, None, 0, absent=reason)
     values, clusters = [value for value, _ in known], [prompt for _, prompt in known]
     interval = compute_clustered_share_interval(values, clusters, missing=len(results) - len(known))

@@ -244,8 +244,8 @@ def test_answers_of_version_0_1_have_their_style_elsewhere(tmp_path: Path) -> No
     [
         ({"messages": []}, "has no answer in its last message"),
         ({"messages": [{"role": "assistant", "content": None}]}, "has no answer"),
-        ({"metadata": {"token_len": "9"}}, "metadata must hold the whole numbers token_len"),
-        ({"metadata": {"token_len": 9.5}}, "metadata must hold the whole numbers token_len"),
+        ({"metadata": {"token_len": "9"}}, "metadata must contain the integers token_len"),
+        ({"metadata": {"token_len": 9.5}}, "metadata must contain the integers token_len"),
     ],
 )
 def test_bad_answers_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

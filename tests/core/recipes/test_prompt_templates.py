@@ -58,7 +58,7 @@ def test_an_unknown_placeholder_is_named_with_its_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("Grade {answer}.")
     with pytest.raises(
-        TemplateError, match=r"mine\.txt: \{answer\} is unknown here; use .*\{response\}"
+        TemplateError, match=r"mine\.txt: \{answer\} is not a known placeholder; use .*\{response\}"
     ):
         load_template(file)
 

@@ -49,7 +49,7 @@ class Command(BaseCommand):
             help="Guidelines for auditors, in Markdown.")  # fmt: skip
         add("--adjudicated-items", type=int, default=0, metavar="N",
             help="Number of adjudicated items of the experiment that each auditor answers first. "
-                 "They measure the auditors and count in no estimate. Default: 0.")  # fmt: skip
+                 "They measure the auditors and count nowhere else. Default: 0.")  # fmt: skip
         add("--known-answers", type=Path, metavar="FILE",
             help="CSV, JSON or JSON lines file of items with known answers that each auditor "
                  "answers first (docs/audit.md).")  # fmt: skip

@@ -100,8 +100,8 @@ class Command(ExemplifiedCommand):
         declare_runs(add_kind(kinds, "run", "answer, judge and score by models"))
         for name, kind in kinds.choices.items():
             saved = kind.add_argument("--save-to", metavar="EXPERIMENT/M<t>",
-                help="Model whose evaluations these metrics are saved with, for "
-                     "`manage.py report`.")  # fmt: skip
+                help="Save the metrics as an evaluation of this model, for `manage.py "
+                "report`.")  # fmt: skip
             add_old_option(kind, "--keep", saved)
             if name == "run":  # its output is a folder, which contains the scores
                 kind.add_argument("--json", type=Path, help=argparse.SUPPRESS)

@@ -67,7 +67,7 @@ class Command(ExemplifiedCommand):
 
     examples = _EXAMPLES
     help = (
-        "Run every recipe (arm) with every seed, each as an experiment of its own, and write a "
+        "Run every recipe (arm) with every seed, each as a separate experiment, and write a "
         "report of the differences between the arms. The same command resumes an interrupted "
         "matrix; with the records of finished runs, also on another machine."
     )

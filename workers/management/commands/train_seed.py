@@ -88,7 +88,7 @@ def _train(options: dict[str, Any], roots: StorageRoots, console: Console) -> No
     recipe = Recipe(name="seed", model=options["model"])
     start = resolve_base_model(recipe, roots, say=console.print)
 
-    from meta_reward_core.training.sft import train_sft  # only a training pays for TRL's import
+    from meta_reward_core.training.sft import train_sft  # import TRL only for training
 
     outcome = train_sft(
         rows,

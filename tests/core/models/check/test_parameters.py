@@ -99,7 +99,7 @@ def _with(name: str, *shape: int) -> Callable[[Weights], Weights]:
         (_without(HEAD), f"no tensor for 1 parameter of the model ({HEAD})", "tie_word_embeddings"),
         (_with("model.extra.weight", 2), "1 tensor belongs to no parameter of LlamaForCausalLM",
          "config.json and weights of the same model"),
-        (_with(UP, 3, 32), f"{UP} has the shape (3, 32), but config.json asks for (64, 32)",
+        (_with(UP, 3, 32), f"{UP} has the shape (3, 32), but config.json requires (64, 32)",
          "config.json and weights of the same model"),
         (_with("model.layers.0.mlp.up_proj.bias", 64), "1 tensor belongs to no parameter",
          "config.json and weights of the same model"),

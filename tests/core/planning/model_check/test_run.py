@@ -130,7 +130,7 @@ def _quantise(folder: Path) -> None:
         (lambda folder: edit_json(folder / "config.json", num_hidden_layers=2),
          "model.safetensors", "9 tensors belong to no parameter"),
         (lambda folder: edit_json(folder / "config.json", intermediate_size=64),
-         "model.safetensors", "but config.json asks for"),
+         "model.safetensors", "but config.json requires"),
         (lambda folder: edit_json(folder / "generation_config.json", temperature=0.9),
          "generation_config.json", "cannot be saved again"),
         (_learn_positions(32), "config.json", "no prompt fits"),
