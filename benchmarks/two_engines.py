@@ -42,11 +42,11 @@ from tests.services import broker
 from tests.workers.cluster import Cluster, cluster
 
 STAGE_NAMES = ("judge", "meta_judge")
-SHARDS = 12
-PROMPTS_PER_SHARD = 8
+SHARDS = 8
+PROMPTS_PER_SHARD = 12
 SETTINGS = (
     f"sample.prompts={PROMPTS_PER_SHARD * SHARDS}", f"prompts_per_shard={PROMPTS_PER_SHARD}",
-    "judge.samples=128", "meta_judge.max_judgments=8", "train_on=[[actor,judge]]",
+    "judge.samples=160", "meta_judge.max_judgments=8", "train_on=[[actor,judge]]",
     "audit.required=true", "engine.threads=1",
 )  # fmt: skip
 """Training waits for an audit, which never comes."""

@@ -71,7 +71,7 @@ def measure(*, pairs: int) -> Iterator[Row]:
                 root / "models",
                 workers=1,
                 python=VLLM_PYTHON,
-                settings=(*SETTINGS, *ENGINE),
+                settings=(*SETTINGS, *ENGINE, "judge.samples=64"),
             )
         )
         first = worker.warm_up()
