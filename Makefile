@@ -91,6 +91,7 @@ $(VLLM)/.installed: pyproject.toml constraints.txt requirements-vllm.txt
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[web,dev]'
 	$(VLLM)/bin/python -m pip install --quiet --no-deps --requirement requirements-vllm.txt
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --force-reinstall --constraint constraints.txt django-ninja
 	touch $@
 
 test-vllm: setup-vllm  ## one iteration with vLLM in the process, and with a vLLM server

@@ -31,7 +31,7 @@ print(*project['dependencies'], *extra['web'], *extra['s3'], *extra['ifeval'], s
 RUN if [ -n "${ENGINE}" ]; then \
         grep -v '^numpy==' constraints.txt > engine.txt \
         && pip install --constraint engine.txt "${ENGINE}" \
-        && pip install --no-deps --constraint constraints.txt numpy; \
+        && pip install --no-deps --force-reinstall --constraint constraints.txt numpy django-ninja; \
     fi
 
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin meta \

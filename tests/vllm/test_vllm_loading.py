@@ -1,5 +1,10 @@
 """Loading vLLM again, and where it cannot be loaded."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -28,3 +33,21 @@ def test_a_closed_engine_refuses_and_another_can_be_loaded() -> None:
 def test_a_cache_too_small_for_one_prompt_is_an_engine_error() -> None:
     with pytest.raises(EngineError, match="vLLM cannot load"):
         load_seed_model(max_batch_tokens=1, max_num_seqs=1)
+
+
+def test_the_site_can_be_imported_where_vllm_is_installed(tmp_path: Path) -> None:
+    """The build tool ninja, which vLLM requires, has a package of django-ninja's name."""
+    environment = os.environ | {
+        "META_REWARD_VAR": str(tmp_path),
+        "DATABASE_URL": f"sqlite:///{tmp_path}/db.sqlite3",
+        "SECRET_KEY": "only-for-this-test",
+    }
+    done = subprocess.run(
+        [sys.executable, "manage.py", "check"],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
