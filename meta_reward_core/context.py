@@ -7,10 +7,12 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
-from meta_reward_core.engines.base import Engine, Progress, SamplingParams
+from meta_reward_core.engines.base import Engine, Progress, RewardModel, SamplingParams
+from meta_reward_core.errors import EngineError
 from meta_reward_core.models.fingerprint import GENERATION_CONFIG, ModelFiles
 from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.recipes.dataflow import (
+    JUDGE,
     ModelUse,
     StageSpec,
     flatten_values,
@@ -110,6 +112,7 @@ class IterationContext:
         pool: the experiment's prompts, as files of the pseudo-iteration 0.
         earlier: the files of earlier iterations, in order.
         chat_date: the current date for chat templates; see `Experiment`.
+        reward_model: scores responses in place of the judge; None if the judge does.
     """
 
     number: int
@@ -123,6 +126,7 @@ class IterationContext:
     earlier: tuple[IterationFiles, ...]
     began: BeganWith
     chat_date: str | None = None
+    reward_model: ModelRef | None = None
 
     def select_values(self, spec: StageSpec) -> dict[str, Any]:
         """Recipe values that a stage depends on; for templates, their hashes."""
@@ -134,7 +138,12 @@ class IterationContext:
         return chosen
 
     def get_model_hash(self, spec: StageSpec) -> str | None:
-        """Hash of the parts of M_{t-1} that a stage depends on; None if there are none."""
+        """Hash of the parts of its model that a stage depends on; None if there are none.
+
+        The model is M_{t-1}, or the reward model if it scores in place of the judge.
+        """
+        if spec.name == JUDGE.name and self.reward_model is not None:
+            return self.reward_model.get_hash("drawing")
         use = spec.get_model_use(self.recipe)
         return None if use is None else self.model.get_hash(use)
 
@@ -210,6 +219,7 @@ def make_sampling_params(recipe: DecodingRecipe, *, chat_date: str | None = None
 
 
 EngineLoader = Callable[[ModelRef, EngineRecipe], Engine]
+RewardModelLoader = Callable[[ModelRef, EngineRecipe], RewardModel]
 
 
 class StageResources:
@@ -217,6 +227,7 @@ class StageResources:
 
     Args:
         load_engine: loads an engine for a model.
+        load_reward_model: loads a reward model; None where none is needed.
         scratch: a private folder; the trainer keeps its own state there while it runs.
         progress: called with (done, tokens) while an engine generates.
         on_log: called with each row of the training log.
@@ -229,12 +240,15 @@ class StageResources:
         scratch: Path,
         progress: Progress | None = None,
         on_log: Callable[[dict[str, float]], None] | None = None,
+        load_reward_model: RewardModelLoader | None = None,
     ) -> None:
         self.scratch = scratch
         self.progress = progress
         self.on_log = on_log
         self._load_engine = load_engine
+        self._load_reward_model = load_reward_model
         self._loaded: tuple[tuple[str, EngineRecipe], Engine] | None = None
+        self._scorer: tuple[tuple[str, EngineRecipe], RewardModel] | None = None
 
     def get_engine(self, model: ModelRef, recipe: EngineRecipe) -> Engine:
         """Return the engine of a model, loading it only if something else was loaded."""
@@ -256,11 +270,23 @@ class StageResources:
 
         return load_endpoint_engine(recipe.judge.endpoint, None)
 
+    def get_reward_model(self, model: ModelRef, recipe: EngineRecipe) -> RewardModel:
+        """Return a loaded reward model; it has the device to itself, as an engine does."""
+        wanted = model.sha256, recipe
+        if self._scorer is not None and self._scorer[0] == wanted:
+            return self._scorer[1]
+        self.release_engine()
+        if self._load_reward_model is None:
+            raise EngineError("Reward models cannot be loaded here.")
+        self._scorer = (wanted, self._load_reward_model(model, recipe))
+        return self._scorer[1]
+
     def release_engine(self) -> None:
         """Free the loaded model's memory; training needs the whole device."""
-        if self._loaded is not None:
-            self._loaded[1].close()
-            self._loaded = None
+        for loaded in (self._loaded, self._scorer):
+            if loaded is not None:
+                loaded[1].close()
+        self._loaded = self._scorer = None
 
     @staticmethod
     def list_packages() -> dict[str, str]:

@@ -29,6 +29,7 @@ from meta_reward_core.recipes.settings_history import (
     read_settings,
 )
 from meta_reward_core.storage.artifact_store import ArtifactStore, hash_json
+from meta_reward_core.storage.checkpoint_store import Checkpoint
 from meta_reward_core.storage.experiment_files import Description, ExperimentFiles, get_uuid
 from meta_reward_core.storage.schemas import build_table
 from meta_reward_core.storage.shards import IterationFiles, StageOutput, compute_shard_key
@@ -91,6 +92,7 @@ class Experiment:
         seed_folder: path of M0 on the machine that created the experiment.
         chat_date: the current date for chat templates in every prompt, YYYY-MM-DD; None if the
             template of M0 reads no date, and in experiments created before it was recorded.
+        reward_model: scores responses in place of the judge; None if the judge does.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Experiment:
     seed_folder: str
     store: ArtifactStore
     chat_date: str | None = None
+    reward_model: ModelRef | None = None
 
     def get_files(self, number: int) -> IterationFiles:
         """Open the files of an iteration; number 0 holds the prompt pool."""
@@ -156,6 +159,7 @@ class Experiment:
             earlier=tuple(self.get_files(earlier) for earlier in range(1, number)),
             began=BeganWith(began.get_recipe(), self.recipe_sha256, self.templates),
             chat_date=self.chat_date,
+            reward_model=self.reward_model,
         )
 
     def count_finished_iterations(self) -> int:
@@ -182,6 +186,7 @@ def create_experiment(
     templates: PromptTemplates | None = None,
     documents: Mapping[str, bytes] | None = None,
     uuid: UUID | None = None,
+    reward_model: ModelRef | None = None,
 ) -> Experiment:
     """Write a new experiment: first its prompts, last its description.
 
@@ -189,6 +194,7 @@ def create_experiment(
         documents: further files that never change, by path below the experiment's folder.
         templates: None for those of the package and files that the recipe names.
         uuid: one that no other experiment has; None for a new one.
+        reward_model: of `judge.reward_model`; None if the recipe names none.
 
     Raises:
         InputError: an experiment of this name exists.
@@ -209,6 +215,7 @@ def create_experiment(
         seed_folder=str(seed_model.source),
         store=store,
         chat_date=choose_chat_date(seed_model.folder),
+        reward_model=reward_model,
     )
     store.require_first_writer_wins(files.layout.folder)
     with files.lock():
@@ -225,6 +232,8 @@ def create_experiment(
             # so that hosts without a shared folder find M0 next to M1, M2, ...
             if not store.is_local:
                 files.pool.checkpoint.upload(seed_model.folder)
+                if reward_model is not None:
+                    files.reward_model.upload(reward_model.folder)
             files.write_description(_describe(experiment, len(prompts.prompts)))
     return experiment
 
@@ -259,9 +268,17 @@ def _describe(experiment: Experiment, prompts: int) -> Description:
             "sha256": experiment.seed_model.sha256,
             **_describe_model_files(experiment.seed_model.files),
         },
+        **_describe_reward_model(experiment.reward_model),
         "prompts": prompts,
         **({} if experiment.chat_date is None else {"chat_date": experiment.chat_date}),
     }
+
+
+def _describe_reward_model(model: ModelRef | None) -> Description:
+    if model is None:
+        return {}
+    known = {"folder": str(model.source), "sha256": model.sha256}
+    return {"reward_model": known | _describe_model_files(model.files)}
 
 
 def _describe_model_files(files: ModelFiles | None) -> Description:
@@ -309,10 +326,13 @@ def open_experiment(store: ArtifactStore, name: str) -> Experiment | None:
         settings=settings,
         templates=parse_templates(found["templates"]),
         seed=found["seed"],
-        seed_model=_open_seed_model(files, found["seed_model"]),
+        seed_model=_open_model(files, found["seed_model"], "M0", files.pool.checkpoint),
         seed_folder=found["seed_model"]["folder"],
         store=store,
         chat_date=found.get("chat_date"),
+        reward_model=_open_model(files, found["reward_model"], "reward model", files.reward_model)
+        if "reward_model" in found
+        else None,
     )
 
 
@@ -327,9 +347,13 @@ def compute_experiment_stamp(store: ArtifactStore, name: str) -> str:
     """
     files = ExperimentFiles(store, name)
     description = files.require_description()
-    folder = Path(description["seed_model"]["folder"])
+    models = [description[key] for key in ("seed_model", "reward_model") if key in description]
     written = (
-        [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in _list_files(folder)]
+        [
+            [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+            for model in models
+            for file in _list_files(Path(model["folder"]))
+        ]
         if store.is_local
         else []
     )
@@ -354,8 +378,10 @@ def parse_templates(words: Mapping[str, str]) -> PromptTemplates:
     )
 
 
-def _open_seed_model(files: ExperimentFiles, known: Description) -> ModelRef:
-    """Find M0 and check that it is the same model as at the experiment's creation.
+def _open_model(
+    files: ExperimentFiles, known: Description, name: str, copy: Checkpoint
+) -> ModelRef:
+    """Find M0 or the reward model, and check that it is the same as at the experiment's creation.
 
     Unused files may differ. The generation config may differ too, as long as the same ids end a
     reply: completions stay valid, and later training uses the current files.
@@ -365,11 +391,11 @@ def _open_seed_model(files: ExperimentFiles, known: Description) -> ModelRef:
     """
     sha256: str = known["sha256"]
     if not files.store.is_local:  # its hash is checked when it is copied from the store
-        return ModelRef("M0", files.pool.checkpoint, sha256, files=_parse_model_files(known))
-    folder = Path(known["folder"])
+        return ModelRef(name, copy, sha256, files=_parse_model_files(known))
+    folder, title = Path(known["folder"]), "seed model" if name == "M0" else name
     if not folder.is_dir():
         raise ArtifactError(
-            f"the seed model of experiment {files.name!r} is missing: {folder}. "
+            f"the {title} of experiment {files.name!r} is missing: {folder}. "
             "Restore it, or create another experiment"
         )
     now = ModelFiles.read(folder)
@@ -380,10 +406,10 @@ def _open_seed_model(files: ExperimentFiles, known: Description) -> ModelRef:
         differing = f" ({', '.join(now.list_differences(known['files']))})"
     if not is_same:
         raise ArtifactError(
-            f"the seed model of experiment {files.name!r} has changed since the experiment "
+            f"the {title} of experiment {files.name!r} has changed since the experiment "
             f"was created: {folder}{differing}. Restore it, or create another experiment"
         )
-    return ModelRef("M0", folder, sha256, files=now if "files" in known else None)
+    return ModelRef(name, folder, sha256, files=now if "files" in known else None)
 
 
 def _parse_model_files(known: Description) -> ModelFiles | None:

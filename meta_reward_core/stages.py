@@ -25,6 +25,7 @@ from meta_reward_core.method.pairing import score_responses
 from meta_reward_core.method.prompt_sampling import sample_prompts
 from meta_reward_core.method.reasoning import select_answers, select_finished
 from meta_reward_core.method.refusals import list_refused_battles, list_refused_judgments
+from meta_reward_core.method.reward_scoring import score_by_reward_model
 from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.recipes.schema import get_scheduled_value
 from meta_reward_core.storage.artifact_store import explain_full_disk, hash_json
@@ -109,28 +110,13 @@ def _build_refusals(
 
 
 def run_judge(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:
-    """Let the judge score one part of the responses."""
+    """Let the judge, or the reward model, score one part of the responses."""
     require_judge_probed(context, resources)
     recipe, policy = context.recipe.judge, context.recipe.actor.reasoning
     drawn = context.files.read_records(Response, shard)
     responses = select_answers(drawn, policy)
     finished, unfinished = select_finished(drawn, policy)
-    judgments, counts = judge_responses(
-        select_answers(finished, policy),
-        resources.get_judge_engine(context.model, context.recipe),
-        instructions={
-            prompt.prompt_id: prompt.text
-            for prompt in _to_prompts(context.files.read("prompts", shard))
-        },
-        template=context.templates.judge,
-        rubric=context.templates.rubric,
-        samples=recipe.samples,
-        sampling=make_sampling_params(recipe, chat_date=context.chat_date),
-        seed=_derive_stage_seed(context, "judge", shard),
-        max_score=recipe.max_score,
-        readout=recipe.score_readout,
-        progress=resources.progress,
-    )
+    judgments, counts = _score(context, shard, resources, select_answers(finished, policy))
     scores = score_responses(responses, judgments, min_valid_judgments=recipe.min_valid_judgments)
     if unfinished:
         counts["unfinished_reasoning"] = unfinished
@@ -141,6 +127,41 @@ def run_judge(context: IterationContext, shard: int, resources: StageResources) 
     }
     refused = list_refused_judgments(judgments)
     return StageOutput(tables | _build_refusals("refused_by_judge", shard, refused), counts)
+
+
+def _score(
+    context: IterationContext,
+    shard: int,
+    resources: StageResources,
+    responses: Sequence[Response],
+) -> tuple[list[Judgment], Counts]:
+    recipe = context.recipe.judge
+    sampling = make_sampling_params(recipe, chat_date=context.chat_date)
+    instructions = {
+        prompt.prompt_id: prompt.text
+        for prompt in _to_prompts(context.files.read("prompts", shard))
+    }
+    if context.reward_model is not None:
+        return score_by_reward_model(
+            responses,
+            resources.get_reward_model(context.reward_model, context.recipe.engine),
+            instructions=instructions,
+            options=sampling.chat_options,
+            progress=resources.progress,
+        )
+    return judge_responses(
+        responses,
+        resources.get_judge_engine(context.model, context.recipe),
+        instructions=instructions,
+        template=context.templates.judge,
+        rubric=context.templates.rubric,
+        samples=recipe.samples,
+        sampling=sampling,
+        seed=_derive_stage_seed(context, "judge", shard),
+        max_score=recipe.max_score,
+        readout=recipe.score_readout,
+        progress=resources.progress,
+    )
 
 
 def run_pair_actor(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001

@@ -8,14 +8,14 @@ from typing import Any, Final
 from rich.console import Console
 from rich.markup import escape
 
-from meta_reward_core.models.check.result import CheckReport, Level
+from meta_reward_core.models.check.result import CheckReport, Level, require_sound
 from meta_reward_core.planning.check_experiment import build_named_check
 from meta_reward_core.planning.experiment_request import (
     DEFAULT_RECIPE,
     ExperimentRequest,
     load_requested_recipe,
 )
-from meta_reward_core.planning.model_check.run import require_sound, run_check
+from meta_reward_core.planning.model_check.run import run_check
 from meta_reward_core.recipes.loader import list_shipped_recipes
 from meta_reward_core.storage.roots import StorageRoots
 

@@ -159,7 +159,7 @@ def show_plan(
         number: plan_iteration(recipe, number, measured=speeds)
         for number in _select_iterations(done, target_iteration)
     }
-    print_outside_judge(console, recipe.judge.endpoint)
+    print_outside_judge(console, recipe.outside_judge)
     for number, plan in plans.items():
         print_plan(console, plan, title=f"{request.experiment}, iteration {number}")
     if len(plans) > 1:
@@ -174,7 +174,7 @@ def show_plan(
         "experiment": request.experiment,
         "exists": existing is not None,
         "request": None if launch is None else launch.model_dump(mode="json"),
-        "outside_judge": recipe.judge.endpoint,
+        "outside_judge": recipe.outside_judge,
         "not_checked": unknown,
         "shards": asdict(size),
         "plan": {str(number): [asdict(stage) for stage in plan] for number, plan in plans.items()},

@@ -353,12 +353,10 @@ def print_summary(console: Console, summary: Summary) -> None:
         console.print(f"      {escape(alarm['advice'])}")
 
 
-def print_outside_judge(console: Console, endpoint: str | None) -> None:
-    """Print a note if an external model judges."""
-    if endpoint is not None:
-        console.print(
-            f"[bold]external judge[/bold]: scores are from the endpoint {escape(endpoint)}"
-        )
+def print_outside_judge(console: Console, name: str | None) -> None:
+    """Print a note if an endpoint or a reward model gives the scores."""
+    if name is not None:
+        console.print(f"[bold]external judge[/bold]: scores are from {escape(name)}")
 
 
 def _make_table(title: str, *columns: str) -> Table:

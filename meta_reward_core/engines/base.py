@@ -220,6 +220,31 @@ class Engine(Protocol):
         ...
 
 
+class RewardModel(Protocol):
+    """A model that scores responses without writing anything."""
+
+    def score(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        options: ChatOptions,
+        progress: Progress | None = None,
+    ) -> list[float | None]:
+        """Score conversations that end with a response; deterministic.
+
+        Returns:
+            One raw score for each, in order; None if the conversation is too long.
+
+        Raises:
+            EngineError: the model failed as a whole.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        ...
+
+
 def require_forced_lines(engine: Engine) -> ForcedLineReader:
     """Require an engine that can start a line for the model.
 
@@ -228,7 +253,7 @@ def require_forced_lines(engine: Engine) -> ForcedLineReader:
     """
     if not isinstance(engine, ForcedLineReader):
         raise EngineError(
-            "This engine does not support forced lines: use engine.kind: transformers, or a "
-            "free readout."
+            "This engine does not support forced lines: use engine.kind: transformers or vllm, "
+            "or a free readout."
         )
     return engine

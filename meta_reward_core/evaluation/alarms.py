@@ -117,7 +117,8 @@ def _find_judge_alarms(
     if _is_collapsed(now, limits):
         alarms.append(_make_collapse_alarm(now))
     drift = _subtract(now.mean, before.mean if before else None)
-    if drift is not None and abs(drift) > limits.mean_drift:
+    has_scale = bool(now.histogram)  # a reward model does not change, and has no scale
+    if has_scale and drift is not None and abs(drift) > limits.mean_drift:
         alarms.append(
             Alarm(
                 "judge_drift",
@@ -131,7 +132,7 @@ def _find_judge_alarms(
 
 
 def _is_collapsed(now: JudgeMetrics, limits: AlarmLimits) -> bool:
-    if now.scored < limits.min_count:
+    if now.scored < limits.min_count or not now.histogram:
         return False
     crowded = max(now.histogram) / now.scored > limits.share_in_one_bin
     return crowded or (now.entropy_bits or 0.0) < limits.entropy_bits

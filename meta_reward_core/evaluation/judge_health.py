@@ -133,7 +133,7 @@ class ReplyTally:
                 problem=one.unscored_reason if one.score is None else None,
                 has_statement=one.is_cut_off and has_judge_line(one.text),
             )
-            if one.score is not None:
+            if one.score is not None and one.readout != "reward_model":
                 self.scores[one.score] += 1
         return self
 

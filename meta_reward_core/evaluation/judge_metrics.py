@@ -31,7 +31,8 @@ class JudgeMetrics:
         scored: how many carry points.
         parse_rate: scored / judgments.
         mean: of the points.
-        histogram: count per bin of `HISTOGRAM_BINS`.
+        histogram: count per bin of `HISTOGRAM_BINS`; empty for a reward model, whose scores have no
+            scale.
         entropy_bits: of the histogram; 0 for one value only, at most log2(11) = 3.46.
         share_at_max: share of the points that are exactly 5.
         unscored: count per reason, most frequent first.
@@ -158,10 +159,13 @@ class JudgeTally:
     def __init__(self) -> None:
         self._points = Counter[float]()
         self._unscored = Counter[str]()
+        self._has_scale = True
 
     def add(self, judgments: Iterable[Judgment]) -> None:
         """Count more judgments."""
         for judgment in judgments:
+            if judgment.readout == "reward_model":
+                self._has_scale = False
             if judgment.score is None:
                 self._unscored[judgment.unscored_reason or "unknown"] += 1
             else:
@@ -171,7 +175,7 @@ class JudgeTally:
         """Compute spread and readability of all counted scores."""
         scored = self._points.total()
         judgments = scored + self._unscored.total()
-        histogram = compute_score_histogram(self._points.elements())
+        histogram = compute_score_histogram(self._points.elements()) if self._has_scale else ()
         return JudgeMetrics(
             judgments=judgments,
             scored=scored,
@@ -179,7 +183,7 @@ class JudgeTally:
             mean=compute_mean(self._points.elements()),
             histogram=histogram,
             entropy_bits=compute_entropy_bits(histogram),
-            share_at_max=_compute_share(histogram[-1], scored),
+            share_at_max=_compute_share(histogram[-1], scored) if histogram else None,
             unscored=_sort_by_frequency(self._unscored),
         )
 

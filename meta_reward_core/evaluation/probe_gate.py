@@ -97,13 +97,14 @@ def accept_probe(files: IterationFiles, *, by: str) -> bool:
 def require_judge_probed(context: IterationContext, resources: StageResources) -> None:
     """Probe the judge before an experiment's first shard, and after changes of its settings.
 
-    An experiment created before probes were introduced is not probed.
+    An experiment created before probes were introduced is not probed, nor is a reward model, which
+    writes nothing that could be unreadable or cut off.
 
     Raises:
         NeedsAttentionError: the probe advises against continuing, and no user accepted that.
     """
     settings = context.recipe.probe
-    if not settings.prompts:
+    if not settings.prompts or context.reward_model is not None:
         return
     key = _compute_key(context)
     found = read_probe(context.files)

@@ -13,6 +13,8 @@ from typing import Protocol
 
 from meta_reward_core.context import ModelRef
 from meta_reward_core.errors import InputError, ModelFolderError, TrainingError
+from meta_reward_core.models.check.result import require_sound
+from meta_reward_core.models.check.reward_model import check_reward_model
 from meta_reward_core.models.hf_download import fetch_model, list_local_commits
 from meta_reward_core.models.hf_hub import HubName, parse_hub_name
 from meta_reward_core.models.validation import check_model_folder
@@ -35,6 +37,42 @@ def resolve_base_model(
     """
     folder = _select_source(recipe).ensure(roots, say=say)
     return ModelRef.from_folder("M0", folder)
+
+
+def resolve_reward_model(
+    recipe: Recipe, roots: StorageRoots, *, say: Callable[[str], None]
+) -> ModelRef | None:
+    """Return the reward model of a recipe, fetching it first if necessary; None if it has none.
+
+    Raises:
+        ModelFolderError: it is absent, unsafe, outside the allowed root, or no reward model.
+        HubError: it must be fetched, and the Hub does not respond.
+    """
+    if recipe.judge.reward_model is None:
+        return None
+    folder = _NamedModel(recipe.judge.reward_model).ensure(roots, say=say)
+    require_sound(check_reward_model(folder, allowed_roots=[roots.models]))
+    return ModelRef.from_folder("reward model", folder)
+
+
+def explain_absent_reward_model(recipe: Recipe, roots: StorageRoots) -> str | None:
+    """Check the reward model of a recipe without the network and without writing anything.
+
+    Returns:
+        A message about what can only be checked when the experiment starts; None if there is
+        nothing left to check.
+
+    Raises:
+        ModelFolderError: it is not local and cannot be fetched, or cannot be used.
+    """
+    if recipe.judge.reward_model is None:
+        return None
+    model = _NamedModel(recipe.judge.reward_model)
+    folder = model.find(roots.models)
+    if folder is None:
+        return model.explain_absence(roots)
+    require_sound(check_reward_model(folder, allowed_roots=[roots.models]))
+    return None
 
 
 def check_base_model(recipe: Recipe, roots: StorageRoots) -> tuple[Path | None, str | None]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from meta_reward_core.context import ModelRef, PromptTemplates
 from meta_reward_core.experiment import Experiment, load_templates
 from meta_reward_core.models.check.files import check_files
-from meta_reward_core.models.check.result import Check, CheckReport, Level
+from meta_reward_core.models.check.result import Check, CheckReport, Level, require_sound
 from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.planning.base_model import find_or_fetch_model
 from meta_reward_core.planning.model_check.needs import derive_needs, hash_checked_settings
@@ -17,7 +17,6 @@ from meta_reward_core.planning.model_check.run import (
     can_check_here,
     is_checked,
     read_report,
-    require_sound,
     run_check,
     write_changed_report,
 )

@@ -136,7 +136,9 @@ def _iter_calls(recipe: Recipe, iteration: int) -> Iterator[tuple[str, int, int,
     prompts = recipe.sample.prompts
     responses = prompts * recipe.actor.samples
     yield "generate", responses, recipe.actor.max_new_tokens, False
-    yield "judge", responses * recipe.judge.samples, recipe.judge.max_new_tokens, True
+    has_reward_model = recipe.judge.reward_model is not None  # it reads, and generates nothing
+    limit = 0 if has_reward_model else recipe.judge.max_new_tokens
+    yield "judge", responses * recipe.judge.samples, limit, True
     if recipe.trains_on("judge", iteration):
         compared = min(recipe.judge.samples, recipe.meta_judge.max_judgments or 10**9)
         battles = prompts * compared * (compared - 1)
@@ -170,7 +172,7 @@ def _plan_stage(
         calls=calls,
         at_most=at_most,
         tokens=tokens,
-        seconds=starting + tokens / per_second,
+        seconds=starting + tokens / per_second if limit or rate else None,
         bytes=round(tokens * _BYTES_PER_TOKEN),
         basis="measured" if rate else "assumed",
     )

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from meta_reward_core.context import EngineLoader, ModelRef, StageResources
-from meta_reward_core.engines.base import Engine
+from meta_reward_core.engines.base import Engine, RewardModel
 from meta_reward_core.engines.completion_cache import CachingEngine
 from meta_reward_core.engines.registry import ENGINE_LOADERS
 from meta_reward_core.experiment import Experiment
@@ -17,6 +17,19 @@ def load_engine(model: ModelRef, recipe: EngineRecipe) -> Engine:
     """Load the engine that a recipe names; its libraries are imported only now."""
     base = None if model.base is None else model.base.folder
     return ENGINE_LOADERS[recipe.kind](model.folder, recipe, base)
+
+
+def load_reward_model(model: ModelRef, recipe: EngineRecipe) -> RewardModel:
+    """Load the reward model of an experiment by the engine's settings."""
+    from meta_reward_core.engines import reward_model
+
+    return reward_model.load_reward_model(
+        model.folder,
+        dtype=recipe.dtype,
+        device=recipe.device,
+        threads=recipe.threads,
+        max_model_len=recipe.max_model_len,
+    )
 
 
 def make_stage_resources(
@@ -37,6 +50,7 @@ def make_stage_resources(
         if completion_cache is None
         else _make_caching_loader(completion_cache),
         scratch=scratch,
+        load_reward_model=load_reward_model,
     )
 
 

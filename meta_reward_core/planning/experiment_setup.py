@@ -22,7 +22,12 @@ from meta_reward_core.experiment import (
     load_templates,
     open_experiment,
 )
-from meta_reward_core.planning.base_model import check_base_model, resolve_base_model
+from meta_reward_core.planning.base_model import (
+    check_base_model,
+    explain_absent_reward_model,
+    resolve_base_model,
+    resolve_reward_model,
+)
 from meta_reward_core.planning.check_experiment import (
     check_changed_settings,
     check_new_experiment,
@@ -326,6 +331,7 @@ def _create(
     )
     recipe = freeze_shard_size(inputs.recipe, capacity)
     model = resolve_base_model(recipe, roots, say=say)
+    reward_model = resolve_reward_model(recipe, roots, say=say)
     check_disk_space(recipe, model.folder, roots)
     report = check_new_experiment(
         recipe,
@@ -347,6 +353,7 @@ def _create(
         prompts=inputs.prompts,
         documents={get_items_path(one.task): one.to_json() for one in inputs.items},
         uuid=request.uuid,
+        reward_model=reward_model,
     )
     if report is not None:
         write_report(store, ExperimentLayout.from_name(experiment.name), report)
@@ -354,7 +361,7 @@ def _create(
 
 
 def check_seed_model(recipe: Recipe, roots: StorageRoots) -> str | None:
-    """Check that M0 exists, as far as possible without the network and without writing anything.
+    """Check that M0 and the reward model exist, without the network and without writing anything.
 
     Returns:
         A message about what can only be checked when the experiment starts; None if nothing is
@@ -368,7 +375,8 @@ def check_seed_model(recipe: Recipe, roots: StorageRoots) -> str | None:
     folder, unknown = check_base_model(recipe, roots)
     if folder is not None:
         check_disk_space(recipe, folder, roots)
-    return unknown
+    messages = (unknown, explain_absent_reward_model(recipe, roots))
+    return "; ".join(message for message in messages if message is not None) or None
 
 
 def check_disk_space(recipe: Recipe, model: Path, roots: StorageRoots) -> None:

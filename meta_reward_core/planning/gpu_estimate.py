@@ -229,7 +229,11 @@ def _compute_loads(
         _TokenLoad(prompts * instruction, calls * response, instruction + response),
     )
     asked = lengths.rubric + instruction + response
-    yield "judge", _TokenLoad(calls * asked, plans["judge"].calls * judgment, asked + judgment)
+    if recipe.judge.reward_model is None:
+        yield "judge", _TokenLoad(calls * asked, plans["judge"].calls * judgment, asked + judgment)
+    else:  # read by a model of the same size
+        shown = instruction + response
+        yield "judge", _TokenLoad(calls * shown, 0, shown)
     if "meta_judge" in plans:
         battles = plans["meta_judge"].calls
         read = prompts * asked + battles * 2 * judgment

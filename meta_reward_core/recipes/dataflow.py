@@ -149,8 +149,12 @@ def _restrict_needs(condition: Condition, needs: Iterable[Need]) -> tuple[Need, 
     return tuple(replace(need, when=_combine_conditions(condition, need.when)) for need in needs)
 
 
-def _judges_itself(recipe: Recipe) -> bool:
+def _judges_here(recipe: Recipe) -> bool:
     return recipe.judge.endpoint is None
+
+
+def _judges_itself(recipe: Recipe) -> bool:
+    return _judges_here(recipe) and recipe.judge.reward_model is None
 
 
 def _stopped_judging_early(recipe: Recipe) -> bool:
@@ -220,7 +224,7 @@ JUDGE: Final = StageSpec(
     needs=(
         *_need("judge", "actor.reasoning"),
         *_need("pairing.rho", when=_stopped_judging_early),
-        *_restrict_needs(_judges_itself, _ENGINE),
+        *_restrict_needs(_judges_here, _ENGINE),
     ),
     model="drawing",
     model_when=_judges_itself,

@@ -4,7 +4,7 @@ A recipe is validated once, when it is loaded. Below `iteration`, functions rece
 need. This module reads no files; `meta_reward_core.recipes` does.
 """
 
-from typing import Annotated, Any, Final, Literal, Self, TypeVar, overload
+from typing import Annotated, Any, Literal, Self, TypeVar, overload
 
 from pydantic import Field, model_validator
 
@@ -16,7 +16,7 @@ from meta_reward_core.recipes.canonical import (
 )
 from meta_reward_core.recipes.field import OURS, PAPER, SECONDARY, Section, declare_field
 from meta_reward_core.recipes.training_settings import DpoSettings
-from meta_reward_core.storage.records import PairKind, Readout, VerdictReadout
+from meta_reward_core.storage.records import PairKind, ScoreReadout, VerdictReadout
 
 Value = TypeVar("Value")
 
@@ -38,11 +38,6 @@ def get_scheduled_value(schedule: Any, iteration: int) -> Any:
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 NonEmpty = Annotated[list[Value], Field(min_length=1)]
-FORCED_LINE_ENGINES: Final = frozenset({"transformers", "openai", "scripted"})
-"""Engines that support forced lines; see `engines.base.ForcedLineReader`.
-
-A server without support is refused at the first request.
-"""
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 
 
@@ -129,7 +124,7 @@ class JudgeRecipe(DecodingRecipe):
         gt=0,
         le=100,
     )
-    score_readout: Readout = declare_field(
+    score_readout: ScoreReadout = declare_field(
         "free",
         "Score readout. free: the judge writes the score, and it is read from the text. forced: "
         "after the justification the judge is given the start of the score line, and one of the "
@@ -142,6 +137,13 @@ class JudgeRecipe(DecodingRecipe):
         "External judge instead of the model itself, for comparison: a name in "
         "META_REWARD_ENDPOINTS.",
         source=OURS,
+    )
+    reward_model: str | None = declare_field(
+        None,
+        "Reward model that scores responses instead of the model itself: a folder, or a Hugging "
+        "Face id such as org/name@revision. One raw score per response, no judgments; "
+        "docs/reward_model.md.",
+        source=PAPER,
     )
     reasoning: ReasoningPolicy = declare_field(
         "keep",
@@ -548,16 +550,38 @@ class Recipe(Section):
                 "characters"
             )
         self._check_readouts()
+        self._check_reward_model()
         return self
 
-    def _check_readouts(self) -> None:
-        """Refuse a forced readout if the engine does not support forced lines."""
-        if self.forces_lines and self.engine.kind not in FORCED_LINE_ENGINES:
+    def _check_reward_model(self) -> None:
+        """Refuse values that have no meaning for a reward model: it writes no judgments."""
+        if self.judge.reward_model is None:
+            return
+        if self.judge.endpoint is not None:
             raise ValueError(
-                "judge.score_readout and meta_judge.verdict_readout force lines, which "
-                f"engine.kind: {self.engine.kind} cannot: use engine.kind: transformers, or the "
-                "readout free"
+                "judge.reward_model and judge.endpoint both replace the judge: remove one of them"
             )
+        if self.judge.samples != 1:
+            raise ValueError(
+                f"judge.samples is {self.judge.samples}, but a reward model (judge.reward_model) "
+                "gives a response the same score each time: set judge.samples to 1"
+            )
+        if self.judge.score_readout != "free":
+            raise ValueError(
+                "judge.score_readout is for a judge that writes text, and judge.reward_model "
+                "writes none: remove one of them"
+            )
+        if any("judge" in kinds for kinds in self.train_on):
+            raise ValueError(
+                "train_on names judge pairs, but a reward model (judge.reward_model) writes no "
+                "judgments to compare: set train_on to [[actor]]"
+            )
+
+    def _check_readouts(self) -> None:
+        """Refuse a forced readout of an external judge; every engine of the model can begin lines.
+
+        A server that cannot is refused when it is asked for the first time.
+        """
         if self.judge.score_readout != "free" and self.judge.endpoint is not None:
             raise ValueError(
                 "judge.score_readout forces scores of an external judge (judge.endpoint), whose "
@@ -572,6 +596,11 @@ class Recipe(Section):
     def forces_lines(self) -> bool:
         """Whether a score or a verdict is forced."""
         return self.judge.score_readout != "free" or self.meta_judge.verdict_readout != "free"
+
+    @property
+    def outside_judge(self) -> str | None:
+        """Name of what scores responses in place of the model; None if the model does."""
+        return self.judge.endpoint or self.judge.reward_model
 
     @property
     def has_ground_truth(self) -> bool:

@@ -81,6 +81,13 @@ def _make_contents_blocks(arms: Sequence[Arm]) -> list[Block]:
     outside = sorted(
         {arm.recipe.judge.endpoint for arm in arms if arm.recipe and arm.recipe.judge.endpoint}
     )
+    scorers = sorted(
+        {
+            arm.recipe.judge.reward_model
+            for arm in arms
+            if arm.recipe and arm.recipe.judge.reward_model
+        }
+    )
     return [
         ReportTable("Compared arms" if len(arms) > 1 else "The experiment", columns, rows),
         *([Notes(unfinished)] if unfinished else []),
@@ -89,6 +96,7 @@ def _make_contents_blocks(arms: Sequence[Arm]) -> list[Block]:
             if outside
             else []
         ),
+        *([Text(f"Scored by the reward model {', '.join(scorers)}.")] if scorers else []),
         *_describe_readouts(arms),
         Text(
             "The paper's tables (Wu et al. 2024, arXiv 2407.19594) follow in its order. "

@@ -161,8 +161,10 @@ def _plot_score_distributions(arms: Sequence[Arm]) -> list[Block]:
             counts = _sum_histograms(
                 [run.summaries[t - 1] for run in arm.runs if run.iterations >= t]
             )
+            if not sum(counts):  # a reward model has no scale
+                continue
             for start, count in zip(_BINS, counts, strict=True):
-                cells[f"M{t - 1}", start] = count / (sum(counts) or 1)
+                cells[f"M{t - 1}", start] = count / sum(counts)
         if cells:
             rows = [f"M{t}" for t in range(arm.iterations)]
             plots.append(

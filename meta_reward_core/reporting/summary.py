@@ -96,7 +96,7 @@ def summarize_iteration(
         "finished": files.is_finished(),
         "model_out": files.get_checkpoint_sha256(),
         "stages": _summarize_stages(files, stages, timings or {}),
-        "outside_judge": recipe.judge.endpoint,
+        "outside_judge": recipe.outside_judge,
         **_summarize_readouts(recipe),
         "judge": asdict(measured.judge) if measured.judge else None,
         "meta_judge": asdict(measured.meta_judge) if measured.meta_judge else None,

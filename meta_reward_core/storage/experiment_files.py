@@ -15,7 +15,12 @@ from meta_reward_core.storage.artifact_store import (
 )
 from meta_reward_core.storage.checkpoint_store import Checkpoint
 from meta_reward_core.storage.experiment_lock import lock_experiment
-from meta_reward_core.storage.layout import POOL, ExperimentLayout, derive_earlier_uuid
+from meta_reward_core.storage.layout import (
+    POOL,
+    REWARD_MODEL,
+    ExperimentLayout,
+    derive_earlier_uuid,
+)
 from meta_reward_core.storage.shards import IterationFiles
 from meta_reward_core.system.untrusted_input import parse_json
 
@@ -36,6 +41,7 @@ class _Shape(BaseModel):
     templates: dict[str, str]
     seed: int
     seed_model: _SeedModel
+    reward_model: _SeedModel | None = None
     uuid: Annotated[UUID, Strict(strict=False)] | None = None
 
 
@@ -108,6 +114,11 @@ class ExperimentFiles:
     def pool(self) -> IterationFiles:
         """Files of the prompt pool."""
         return self.get_iteration(POOL)
+
+    @property
+    def reward_model(self) -> Checkpoint:
+        """The copy of the reward model of a remote experiment; it does not exist in others."""
+        return Checkpoint(self.store, f"{self.pool.folder}/{REWARD_MODEL}")
 
     def get_iteration(self, number: int) -> IterationFiles:
         """Return the files of an iteration."""

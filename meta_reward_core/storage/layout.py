@@ -32,6 +32,9 @@ POOL: Final = 0
 CHECKPOINT: Final = "checkpoint"
 """Folder of the model that an iteration trains, relative to the iteration's folder."""
 
+REWARD_MODEL: Final = "reward_model"
+"""Copy of the reward model of a remote experiment, relative to the pool's folder."""
+
 FINAL_MANIFEST: Final = "manifest.json"
 """File that marks an iteration as finished, relative to the iteration's folder."""
 
@@ -260,7 +263,7 @@ def compile_stored_pattern(tables: Iterable[str]) -> re.Pattern[str]:
         rf"{re.escape(FINAL_MANIFEST)}"
         rf"|{SHARD_MANIFESTS}/[a-z_]+-\d{{5}}\.json"
         rf"|(?:{'|'.join(map(re.escape, tables))})/part-\d{{5}}\.parquet"
-        rf"|{CHECKPOINT}/{_PLAIN_NAME}"
+        rf"|(?:{CHECKPOINT}|{REWARD_MODEL})/{_PLAIN_NAME}"
         rf"|probe/[a-z]+\.(?:json|parquet)"
         rf"|breakers/[a-z_]+\.json"
         r")",

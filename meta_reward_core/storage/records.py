@@ -11,10 +11,14 @@ from typing import Literal, TypedDict
 PairKind = Literal["actor", "judge"]
 Verdict = Literal["A", "B", "tie"]
 
-Readout = Literal["free", "forced", "expected"]
+Readout = Literal["free", "forced", "expected", "reward_model"]
 """How a score or a verdict was produced. `free`: the model wrote it, and it was read from the text.
 `forced`: the model was given the start of the line, and one of the allowed values was sampled.
-`expected`: as forced, but the score is the probability-weighted mean of the allowed values."""
+`expected`: as forced, but the score is the probability-weighted mean of the allowed values.
+`reward_model`: a reward model gave it; it has no scale and no text."""
+
+ScoreReadout = Literal["free", "forced", "expected"]
+"""How the score of a judge's text is produced."""
 
 
 VerdictReadout = Literal["free", "forced"]

@@ -10,6 +10,7 @@ from transformers import (
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -74,3 +75,14 @@ def make_model_folder(folder: Path, *, seed: int = 0) -> Path:
     tokenizer = make_tokenizer()
     torch.manual_seed(seed)
     return save_model(LlamaForCausalLM(llama_config(tokenizer)), tokenizer, folder)
+
+
+def make_reward_model_folder(folder: Path, *, seed: int = 0, outputs: int = 1) -> Path:
+    """A random Llama whose scores of whole chats lie far apart, with its tokenizer in `folder`."""
+    tokenizer = make_tokenizer()
+    torch.manual_seed(seed)
+    config = llama_config(tokenizer)
+    config.num_labels = outputs
+    model = LlamaForSequenceClassification(config)
+    torch.nn.init.normal_(model.score.weight, std=10.0)
+    return save_model(model, tokenizer, folder)

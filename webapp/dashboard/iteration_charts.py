@@ -40,10 +40,21 @@ def build_iteration_charts(iteration: Iteration) -> IterationCharts:
     charts, problem = [_chart_speed(iteration)], ""
     try:
         tables = TableReader(open_iteration_files(iteration.experiment, iteration.number))
-        charts = [*_iter_table_charts(tables, running=_read_running_log(iteration)), *charts]
+        scores = [] if _has_reward_model(iteration) else [tables.read_score_histogram()]
+        charts = [
+            *map(_chart_scores, scores),
+            *_iter_table_charts(tables, running=_read_running_log(iteration)),
+            *charts,
+        ]
     except ArtifactError as error:
         problem = str(error)
     return IterationCharts(tuple(chart for chart in charts if chart.drawing), problem)
+
+
+def _has_reward_model(iteration: Iteration) -> bool:
+    """Whether scores have no scale, so that the bins of the judge's scores do not fit."""
+    judge = iteration.experiment.recipe.get("judge", {})
+    return judge.get("reward_model") is not None
 
 
 def _read_running_log(iteration: Iteration) -> list[LogRow]:
@@ -61,7 +72,6 @@ def _read_running_log(iteration: Iteration) -> list[LogRow]:
 
 
 def _iter_table_charts(tables: TableReader, *, running: Sequence[LogRow]) -> Iterator[Chart]:
-    yield _chart_scores(tables.read_score_histogram())
     yield _chart_histogram(
         "Variance of the scores of a response",
         tables.read_variances(),

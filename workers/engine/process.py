@@ -36,7 +36,7 @@ from meta_reward_core.errors import ArtifactError, MetaRewardError
 from meta_reward_core.experiment import Experiment, compute_experiment_stamp, open_experiment
 from meta_reward_core.iteration import STAGES, Stage
 from meta_reward_core.models.library_errors import explain_library_error
-from meta_reward_core.planning.engine_loading import load_engine
+from meta_reward_core.planning.engine_loading import load_engine, load_reward_model
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.system.settings import read_settings
 
@@ -75,6 +75,7 @@ def main() -> None:
     reporter = Reporter(_take_standard_output())
     resources = StageResources(
         load_engine=load_engine,
+        load_reward_model=load_reward_model,
         scratch=Path(),
         progress=reporter.report_progress,
         on_log=reporter.report_log_row,

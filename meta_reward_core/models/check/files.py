@@ -53,7 +53,7 @@ def check_files(path: Path, needs: ModelNeeds, *, allowed_roots: Sequence[Path])
     try:
         folder = check_model_folder(path, allowed_roots=allowed_roots)
     except ModelFolderError as error:
-        return FolderFiles(None, {}, {}, (_explain_folder_error(error, path),))
+        return FolderFiles(None, {}, {}, (explain_folder_error(error, path),))
     config = read_config(folder)
     tensors, weights = read_weights(folder)
     checks = [
@@ -72,7 +72,9 @@ def check_files(path: Path, needs: ModelNeeds, *, allowed_roots: Sequence[Path])
     return FolderFiles(folder, config, tensors, tuple(checks))
 
 
-def _explain_folder_error(error: ModelFolderError, folder: Path) -> Check:
+def explain_folder_error(error: ModelFolderError, folder: Path) -> Check:
+    """Return a folder that may not be loaded as a result of the check."""
+
     def shorten(text: str) -> str:
         return text.replace(f"{folder.resolve()}/", "").replace(f"{folder}/", "")
 

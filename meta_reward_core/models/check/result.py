@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Self
 
+from meta_reward_core.errors import ModelFolderError
+
 
 class Level(StrEnum):
     """Severity of a result.
@@ -106,3 +108,18 @@ class CheckReport:
 def find_worst_level(checks: Iterable[Check]) -> Level:
     """Return the highest severity among results; green if there are none."""
     return max((check.level for check in checks), key=_SEVERITY.__getitem__, default=Level.GREEN)
+
+
+def require_sound(report: CheckReport) -> None:
+    """Refuse a model that the check found unusable.
+
+    Raises:
+        ModelFolderError: one sentence for each problem.
+    """
+    problems = report.select(Level.RED)
+    if not problems:
+        return
+    found = "\n".join(f"  {check.describe()}" for check in problems)
+    if len(problems) == 1:
+        raise ModelFolderError(f"model {report.model}: {problems[0].describe()}")
+    raise ModelFolderError(f"model {report.model} has {len(problems)} problems:\n{found}")

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from meta_reward_core.context import IterationContext
 from meta_reward_core.errors import ModelFolderError, NeedsAttentionError
-from meta_reward_core.models.check.result import CheckReport
+from meta_reward_core.models.check.result import CheckReport, require_sound
 from meta_reward_core.planning.model_check.needs import hash_checked_settings
 from meta_reward_core.planning.model_check.run import (
     ModelCheckRequest,
     can_check_here,
     is_checked,
-    require_sound,
     run_check,
     write_changed_report,
     write_report,

@@ -15,7 +15,7 @@ _TOKEN_ENGINES: Final = frozenset({"transformers", "vllm"})
 def derive_needs(recipe: Recipe) -> ModelNeeds:
     """What a recipe needs of its model."""
     roles = [recipe.actor.max_new_tokens]
-    if recipe.judge.endpoint is None:
+    if recipe.outside_judge is None:
         roles.append(recipe.judge.max_new_tokens)
     if trains_on_anywhere(recipe, "judge"):
         roles.append(recipe.meta_judge.max_new_tokens)
@@ -26,7 +26,7 @@ def derive_needs(recipe: Recipe) -> ModelNeeds:
         max_model_len=recipe.engine.max_model_len,
         actor_reasoning=recipe.actor.reasoning,
         judge_reasoning=recipe.judge.reasoning,
-        judges=recipe.judge.endpoint is None,
+        judges=recipe.outside_judge is None,
         stores_tokens=_stores_tokens(recipe),
         renders_prompts=recipe.engine.kind != "openai",
     )
@@ -41,7 +41,7 @@ def hash_checked_settings(recipe: Recipe) -> str:
     return hash_json(
         [
             [actor.max_new_tokens, actor.system_prompt, actor.reasoning],
-            [judge.max_new_tokens, judge.endpoint, judge.reasoning],
+            [judge.max_new_tokens, recipe.outside_judge, judge.reasoning],
             recipe.meta_judge.max_new_tokens,
             [training.max_length, training.max_refused_share],
             [sorted(kinds) for kinds in recipe.train_on],
@@ -52,7 +52,7 @@ def hash_checked_settings(recipe: Recipe) -> str:
 
 def _stores_tokens(recipe: Recipe) -> bool:
     """Whether the token ids of all completions that are trained on will be stored."""
-    if recipe.judge.endpoint is not None and trains_on_anywhere(recipe, "judge"):
+    if recipe.outside_judge is not None and trains_on_anywhere(recipe, "judge"):
         return False
     if recipe.engine.kind != "openai":
         return recipe.engine.kind in _TOKEN_ENGINES

@@ -117,7 +117,7 @@ def measure_roles(
             measure([_build_empty_judgment(templates, text) for text in judged]),
             most_inserted=actor.max_new_tokens,
             most_new=judge.max_new_tokens,
-            is_local=judge.endpoint is None,
+            is_local=recipe.outside_judge is None,
             trains=trains_on_anywhere(recipe, "judge"),
         ),
     ]

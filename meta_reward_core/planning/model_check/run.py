@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from meta_reward_core.context import PromptTemplates
-from meta_reward_core.errors import EngineError, ModelFolderError
+from meta_reward_core.errors import EngineError
 from meta_reward_core.models.check.files import FolderFiles, check_files
 from meta_reward_core.models.check.needs import ModelNeeds
 from meta_reward_core.models.check.result import Check, CheckReport, Level
@@ -138,21 +138,6 @@ def run_check(
             f"{done.stderr[-_ERROR_CHARS:].strip()}"
         )
     return CheckReport.from_json(json.loads(done.stdout.splitlines()[-1]))
-
-
-def require_sound(report: CheckReport) -> None:
-    """Refuse a model that the check found unusable.
-
-    Raises:
-        ModelFolderError: one sentence for each problem.
-    """
-    problems = report.select(Level.RED)
-    if not problems:
-        return
-    found = "\n".join(f"  {check.describe()}" for check in problems)
-    if len(problems) == 1:
-        raise ModelFolderError(f"model {report.model}: {problems[0].describe()}")
-    raise ModelFolderError(f"model {report.model} has {len(problems)} problems:\n{found}")
 
 
 def check_model(request: ModelCheckRequest) -> CheckReport:

@@ -53,7 +53,7 @@ def test_an_outside_judge_judges_and_the_model_does_the_rest(
     assert summary["outside_judge"] == "outside"
     shown = io.StringIO()
     print_summary(make_console(shown), summary)
-    assert "external judge: scores are from the endpoint outside" in shown.getvalue()
+    assert "external judge: scores are from outside" in shown.getvalue()
 
 
 def test_a_model_that_judges_itself_is_not_mentioned() -> None:

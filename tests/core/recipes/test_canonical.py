@@ -42,6 +42,7 @@ SHIPPED = {
     ),
     "paper-llama3-8b": "2d7525bddce711b798956c2684858ddcc6e9175c9824fcf3308c12ede5a39ed6",
     "paper-llama3-8b-neutral": "09aac156a5fde10d0f68554905617ce6d4d03bb8f4cf6787e46cc035f7ed5706",
+    "reward-model-llama3-8b": "f8c6cef473539549c3252cb79a488b483c98eb38b46f6cfa494ea10182bee6c5",
     "self-rewarding-llama3-8b": "f53fdbe6aff80853daeff70eb3fff602a699845f3f08d058ff206f305b487abc",
     "smoke": "5c110f0037234f59d7aecf2d93b58ba32a353ec23118616626239ad45a0ff448",
     "gemma3-1b": "79498ac7dab5d5a55fd8a072efe3d52a9327385fc2d5f217763a2515fb4b5be3",

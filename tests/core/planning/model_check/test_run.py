@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig
 from meta_reward_core.context import ModelRef
 from meta_reward_core.errors import ModelFolderError
 from meta_reward_core.experiment import load_templates
-from meta_reward_core.models.check.result import Check, CheckReport, Level
+from meta_reward_core.models.check.result import Check, CheckReport, Level, require_sound
 from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.planning.check_experiment import (
     build_check_request,
@@ -26,7 +26,6 @@ from meta_reward_core.planning.check_experiment import (
 from meta_reward_core.planning.model_check.run import (
     ModelCheckRequest,
     check_model,
-    require_sound,
     run_check,
 )
 from meta_reward_core.recipes.loader import load_recipe
