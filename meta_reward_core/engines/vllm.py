@@ -19,15 +19,24 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from meta_reward_core.engines.base import (
     Completion,
     Conversation,
+    ForcedLine,
+    ForcedLineReading,
+    ForcedLineRequest,
     Progress,
     SamplingParams,
     TokenChoice,
     pack_token_ids,
 )
+from meta_reward_core.engines.forced_lines import (
+    ForcedLineDecoder,
+    LogProbabilities,
+    NextTokens,
+)
 from meta_reward_core.engines.prompt_encoder import PromptEncoder, TokenIds, find_end_token_ids
 from meta_reward_core.engines.registry import make_vllm_missing_error
 from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.errors import EngineError, ModelFolderError
+from meta_reward_core.models.chat import ChatOptions
 from meta_reward_core.models.validation import ADAPTER_FOLDER
 from meta_reward_core.system.third_party_logging import silence_libraries
 from meta_reward_core.system.untrusted_input import parse_json
@@ -37,6 +46,8 @@ MAX_ALTERNATIVES: Final = 20
 
 _SEED_RANGE: Final = 2**31
 _CPU_BLOCK_TOKENS: Final = 128
+_MAX_SCORED_TOKENS: Final = 128
+"""Most tokens whose probabilities a request of vLLM may ask for (`logprob_token_ids`)."""
 _ADAPTER_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
 """Maximum adapter ranks that vLLM supports."""
 _ENVIRONMENT: Final = {
@@ -217,33 +228,86 @@ class VllmEngine:
         tell: Callable[[Sequence[Completion]], None],
     ) -> dict[TokenIds, Iterator[Completion]]:
         """Generate all completions of each distinct prompt, in an order that groups prefixes."""
-        engine, as_input = self._llm.llm_engine, import_module("vllm.inputs").tokens_input
         self._reset_state(seed)
         opened = self._encoder.find_opened_reasoning(sampling.chat_options) if wanted else ""
-        waiting: dict[str, TokenIds] = {}
         drawn: dict[TokenIds, Iterator[Completion]] = {}
+        prompts = sorted(wanted)
+        requests = [
+            (prompt, self._make_sampling_params(sampling, wanted[prompt], derive_seed(seed, index)))
+            for index, prompt in enumerate(prompts)
+        ]
+        for index, output in self._iter_outputs(requests):
+            completions = self._read(output, wanted[prompts[index]], opened)
+            drawn[prompts[index]] = iter(completions)
+            tell(completions)
+        return drawn
+
+    def _iter_outputs(self, requests: Sequence[tuple[TokenIds, Any]]) -> Iterator[tuple[int, Any]]:
+        """Run requests of a prompt and its parameters; yield the place of each and its output."""
+        engine, as_input = self._llm.llm_engine, import_module("vllm.inputs").tokens_input
+        waiting: set[str] = set()
         try:
-            for index, prompt in enumerate(sorted(wanted)):
-                params = self._make_sampling_params(
-                    sampling, wanted[prompt], derive_seed(seed, index)
-                )
+            for index, (prompt, params) in enumerate(requests):
                 engine.add_request(
                     str(index), as_input(list(prompt)), params, lora_request=self._adapter
                 )
-                waiting[str(index)] = prompt
+                waiting.add(str(index))
             while engine.has_unfinished_requests():
                 for output in engine.step():
                     if output.finished:
-                        prompt = waiting.pop(output.request_id)
-                        completions = self._read(output, wanted[prompt], opened)
-                        drawn[prompt] = iter(completions)
-                        tell(completions)
+                        waiting.remove(output.request_id)
+                        yield int(output.request_id), output
         except torch.OutOfMemoryError as error:
             raise EngineError(f"Out of memory: lower gpu_memory_utilization. {error}") from error
         finally:
             if waiting:
                 engine.abort_request(list(waiting))
-        return drawn
+
+    def read_forced_lines(
+        self, requests: Sequence[ForcedLineRequest], line: ForcedLine, *, options: ChatOptions
+    ) -> list[ForcedLineReading | None]:
+        """Read the values of a line after each completion. See `ForcedLineReader`.
+
+        A request for each place of the values asks for the probabilities of its tokens alone;
+        what prompts and completions have in common is read once, through the prefix cache.
+        """
+        if self._llm is None:
+            raise EngineError("This engine is closed: load the model again.")
+        decoder = ForcedLineDecoder(
+            self._tokenizer,
+            lambda conversations: self._encoder.encode(conversations, options),
+            self._read_next,
+            self._end_ids,
+            self._limit,
+        )
+        return decoder.read(requests, line)
+
+    def _read_next(self, wanted: NextTokens) -> LogProbabilities:
+        """Log-probabilities of tokens after each sequence, before temperature and `top_p`."""
+        self._reset_state(0)
+        parts = [
+            (sequence, wanted[sequence][start : start + _MAX_SCORED_TOKENS])
+            for sequence in sorted(wanted)
+            for start in range(0, len(wanted[sequence]), _MAX_SCORED_TOKENS)
+        ]
+        params = [(sequence, self._make_scoring_params(tokens)) for sequence, tokens in parts]
+        found: dict[tuple[TokenIds, int], float] = {}
+        for index, output in self._iter_outputs(params):
+            sequence, tokens = parts[index]
+            known = output.outputs[0].logprobs[0]
+            for token in tokens:
+                found[sequence, token] = float(known[token].logprob)
+        return found
+
+    @staticmethod
+    def _make_scoring_params(tokens: Sequence[int]) -> Any:
+        return import_module("vllm").SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            logprob_token_ids=list(tokens),
+            detokenize=False,
+            output_kind=import_module("vllm.sampling_params").RequestOutputKind.FINAL_ONLY,
+        )
 
     def _reset_state(self, seed: int) -> None:
         """Set the seed and empty the prefix cache, so that earlier calls have no influence."""

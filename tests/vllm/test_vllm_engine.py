@@ -6,9 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from meta_reward_core.engines.base import Conversation, SamplingParams
+from meta_reward_core.engines.base import (
+    Conversation,
+    ForcedLine,
+    ForcedLineRequest,
+    SamplingParams,
+)
 from meta_reward_core.engines.transformers import load_transformers_engine
 from meta_reward_core.engines.vllm import VllmEngine
+from meta_reward_core.method.forced_readout import make_score_line
+from meta_reward_core.models.chat import ChatOptions
 from meta_reward_core.tasks.toy.task import sample_pool_prompts
 from tests.vllm.installation import SEED_MODEL, load_seed_model
 
@@ -125,3 +132,32 @@ def test_what_an_interrupted_call_left_undone_does_not_reach_the_next(engine: Vl
 
 def test_no_conversations_give_no_completions(engine: VllmEngine) -> None:
     assert engine.sample([], 3, sampling=WARM, seed=0) == []
+
+
+@pytest.mark.parametrize("top", [5, 120], ids=["one token", "several tokens and their ends"])
+def test_forced_lines_have_the_probabilities_of_the_embedded_engine(
+    engine: VllmEngine, top: int
+) -> None:
+    embedded = load_transformers_engine(
+        SEED_MODEL,
+        dtype="float32",
+        device="cpu",
+        threads=None,
+        max_batch_tokens=65_536,
+        max_model_len=None,
+    )
+    line: ForcedLine = make_score_line(top)
+    drawn = engine.sample(CONVERSATIONS[:4], 3, sampling=WARM, seed=2)
+    requests = [
+        ForcedLineRequest(conversation, completion, len(completion.text))
+        for conversation, row in zip(CONVERSATIONS, drawn, strict=False)
+        for completion in row
+    ]
+    readings = engine.read_forced_lines(requests, line, options=ChatOptions())
+    assert readings == engine.read_forced_lines(requests, line, options=ChatOptions())
+    expected = embedded.read_forced_lines(requests, line, options=ChatOptions())
+    for reading, other in zip(readings, expected, strict=True):
+        assert reading is not None
+        assert other is not None
+        assert replace(reading, log_probabilities=()) == replace(other, log_probabilities=())
+        assert reading.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-3)

@@ -75,11 +75,9 @@ def test_pages_of_a_free_readout_do_not_mention_it(installation: Installation) -
     assert "forced readout" not in client.get("/experiments/mine").content.decode()
 
 
-def test_an_engine_that_cannot_force_lines_is_refused_before_anything_is_written(
+def test_forced_scores_of_an_external_judge_are_refused_before_anything_is_written(
     installation: Installation,
 ) -> None:
-    with pytest.raises(CommandError, match=r"engine\.kind: vllm cannot: use"):
-        installation.run_iteration(*FORCED, "--engine", "vllm")
     with pytest.raises(CommandError, match=r"forces scores of an external judge"):
         installation.run_iteration(*FORCED, "--set", "judge.endpoint=strong")
     assert not (installation.artifacts / "mine").exists()
