@@ -17,6 +17,7 @@ LENGTHS = (
     *("--models", "135M", "--new-tokens", "64"),
     *("--response-words", "294", "334", "--judgment-words", "48", "62"),
     *("--vllm-dtypes", "float32", "bfloat16"),
+    *("--generate-judge-part", "2", "--generate-part", "11", "--batches", "1", "2"),
 )
 
 

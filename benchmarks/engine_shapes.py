@@ -7,11 +7,12 @@ Ours is the whole stage: read prompts from files, run the engine, parse judgment
 manifest. The others only generate tokens for the same prompts. Judge: 4 prompts of about 1,000
 tokens, 11 samples of 100 each. Meta-judge: the 110 ordered pairs of 11 judgments of one response,
 about 1,500 tokens each; `--response-words` and `--judgment-words` set other lengths. Models are
-Llamas with random weights; contenders alternate (A B C A B C ...), and the result is the median of
-the ratios of tokens per second. `generate` processes one batch after another, so its speed on a
-part of the meta-judge's prompts is that on all; it gets `--generate-part` of them. hardware.py
-computes the hardware's limit for our method. vLLM runs as a process of `.venv-vllm`, if that
-exists, with the faster of `--vllm-dtypes`.
+Llamas with random weights; contenders run in turn (A B C A B C ...), and the result is the median
+of the ratios of tokens per second. `generate` processes batch after batch, so it is as fast on a
+part of the prompts as on all: it gets `--generate-part` of the meta-judge's, and
+`--generate-judge-part` of the judge's.
+The hardware's limit is what its measured ceilings allow for our way: see hardware.py.
+vLLM runs as a process of `.venv-vllm`, if that exists, with the faster of `--vllm-dtypes`.
 """
 
 import argparse
@@ -127,7 +128,8 @@ def make_shape(stage: str, size: str, root: Path, options: argparse.Namespace) -
     lengths = Lengths((shortest, longest), (tersest, wordiest))
     prepare(experiment, before=stage, lengths=lengths)
     prompts = prompts_of(experiment, stage)
-    samples, part = (1, options.generate_part) if meta else (options.judgments, len(prompts))
+    samples = 1 if meta else options.judgments
+    part = options.generate_part if meta else options.generate_judge_part or len(prompts)
     return Shape(stage, experiment, prompts, samples, options.new_tokens, part)
 
 
@@ -359,6 +361,9 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--generate-part", type=int, default=22, help="Number of meta-judge prompts for `generate`."
+    )
+    parser.add_argument(
+        "--generate-judge-part", type=int, help="judge prompts that `generate` gets; all if absent"
     )
     parser.add_argument("--skip-generate", action="store_true")
     parser.add_argument("--skip-vllm", action="store_true")
