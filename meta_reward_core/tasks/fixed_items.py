@@ -7,7 +7,6 @@ a failure.
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from meta_reward_core.recipes.schema import EvaluationTaskRecipe, Recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
 from meta_reward_core.storage.layout import ExperimentLayout
 from meta_reward_core.system.untrusted_input import parse_json
-from meta_reward_core.tasks.protocol import Benchmark, BenchmarkItem
+from meta_reward_core.tasks.protocol import Benchmark, BenchmarkItem, select_items
 from meta_reward_core.tasks.registry import get_task
 
 _CHUNK_BYTES = 1 << 20
@@ -103,17 +102,8 @@ def _read_task_items(wanted: EvaluationTaskRecipe) -> FixedItems:
     obstacle = benchmark.find_obstacle()
     if obstacle is not None:
         return replace(absent, obstacle=f"when the experiment was created, {obstacle}")
-    items = _select_items(benchmark.read_items(path), wanted.prompts)
+    items = select_items(benchmark.read_items(path), wanted.prompts)
     return replace(absent, source_sha256=_hash_source(path), items=tuple(items))
-
-
-def _select_items(items: Sequence[BenchmarkItem], prompts: int | None) -> list[BenchmarkItem]:
-    """Select the items of this many prompts by a hash of their texts."""
-    texts = sorted(
-        {item.prompt for item in items}, key=lambda text: hashlib.sha256(text.encode()).digest()
-    )
-    kept = set(texts[:prompts])
-    return [item for item in items if item.prompt in kept]
 
 
 def _hash_source(path: Path) -> str:

@@ -6,6 +6,7 @@ optional. A task may instead, or also, be a benchmark: then it measures the mode
 on data that a user supplies. `registry` describes how tasks are found.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,6 +117,15 @@ class BenchmarkItem:
     item_id: str
     prompt: str
     values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def select_items(items: Sequence[BenchmarkItem], prompts: int | None) -> list[BenchmarkItem]:
+    """Select the items of this many prompts by a hash of their texts; all if None."""
+    texts = sorted(
+        {item.prompt for item in items}, key=lambda text: hashlib.sha256(text.encode()).digest()
+    )
+    kept = set(texts[:prompts])
+    return [item for item in items if item.prompt in kept]
 
 
 @dataclass(frozen=True, slots=True)

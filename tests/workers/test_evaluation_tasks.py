@@ -218,6 +218,19 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_written(
     assert not (installation.artifacts / "mine").exists()
 
 
+def test_a_run_by_hand_uses_the_same_prompts_as_an_experiment(
+    installation: Installation, ifeval: Path, tmp_path: Path
+) -> None:
+    run(installation, f"[{{name: ifeval, data: {ifeval}, prompts: 3}}]")
+    kept = json.loads((installation.artifacts / "mine/evaluation-data/ifeval.json").read_text())
+    words = ["evaluate", "run", "ifeval", "--data", ifeval, "--max-prompts", 3]
+    installation.run(*words, "--model", "scripted", "--output", tmp_path / "by-hand")
+    lines = (tmp_path / "by-hand/responses.jsonl").read_text().splitlines()
+    asked = [json.loads(line)["prompt"] for line in lines]
+    assert len(asked) == 3
+    assert asked == list(dict.fromkeys(item["prompt"] for item in kept["items"]))
+
+
 def test_malformed_data_is_refused_with_its_row(installation: Installation, ifeval: Path) -> None:
     ifeval.write_text('{"key": 1, "prompt": "p"}\n')
     with pytest.raises(CommandError, match="instruction_id_list must be a list"):

@@ -90,6 +90,7 @@ def declare_runs(parser: argparse.ArgumentParser) -> None:
     checks.add_argument(
         "--data", type=Path, required=True, metavar="FILE", help="Items: input_data.jsonl."
     )
+    _declare_max_prompts(checks)
     _declare_sides(checks, "outputs", baseline=False)
     _declare_greedy_answers(checks)
     labelled = add_kind(
@@ -98,6 +99,7 @@ def declare_runs(parser: argparse.ArgumentParser) -> None:
     add = labelled.add_argument
     add("--data", type=Path, required=True, metavar="PATH",
         help="Rows of input, output_1, output_2 and label, or a folder of such files.")  # fmt: skip
+    _declare_max_prompts(labelled)
     add("--only", choices=["scores", "comparisons"],
         help="Scores of each output alone, or comparisons of both. Default: both.")  # fmt: skip
     declare_judge_prompt(labelled)
@@ -115,6 +117,12 @@ def declare_runs(parser: argparse.ArgumentParser) -> None:
     for name, benchmark in benchmarks.choices.items():
         if name != "ifeval":
             _declare_shared(benchmark, samples=5 if name in _SCORING else 1)
+
+
+def _declare_max_prompts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--max-prompts", type=parse_positive_int, metavar="N",
+        help="Number of prompts whose items are used; the same ones as in evaluation.tasks. "
+             "Default: all.")  # fmt: skip
 
 
 _SCORING: Final = ("judge", "labelled-pairs", "reward-bench")
@@ -397,7 +405,12 @@ def _run_ifeval(options: Options, engines: _EngineFactory) -> list[Scorecard]:
         seed=options["seed"],
         make_progress=engines.make_progress,
     )
-    card = run_ifeval(run, data=options["data"], side=engines.open_side("model"))
+    card = run_ifeval(
+        run,
+        data=options["data"],
+        side=engines.open_side("model"),
+        max_prompts=options["max_prompts"],
+    )
     return [replace(card, model=options["model_name"] or card.model)]
 
 
@@ -411,6 +424,7 @@ def _run_labelled_pairs(options: Options, engines: _EngineFactory) -> list[Score
             max_score=words.max_score,
             readout=words.readout,
             questions=("scores", "comparisons") if only is None else (only,),
+            max_prompts=options["max_prompts"],
         )
     ]
 

@@ -16,7 +16,7 @@ from meta_reward_core.tasks.ifeval.benchmark import (
     read_responses,
     score_ifeval,
 )
-from meta_reward_core.tasks.protocol import BenchmarkItem
+from meta_reward_core.tasks.protocol import BenchmarkItem, select_items
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +39,22 @@ class IfEvalRun:
     make_progress: Callable[[str, int], Progress | None]
 
 
-def run_ifeval(run: IfEvalRun, *, data: Path, side: OutputSource) -> Scorecard:
+def run_ifeval(
+    run: IfEvalRun, *, data: Path, side: OutputSource, max_prompts: int | None = None
+) -> Scorecard:
     """Generate, check and score responses.
 
     Writes `responses.jsonl` (`prompt, response`, as the benchmark publishes them) and
     `checks.jsonl`, a row for each check.
 
+    Args:
+        max_prompts: number of prompts, selected by a hash as in `evaluation.tasks`; None for all.
+
     Raises:
         EvaluationFileError: data or outputs are malformed, or a package is not installed.
         EngineError: the engine failed; running the same command again resumes the run.
     """
-    items = read_ifeval_items(data)
+    items = select_items(read_ifeval_items(data), max_prompts)
     if isinstance(side, Path):
         return score_outputs(items, side, model=side.stem, out=run.out)
     prompts = list(dict.fromkeys(item.prompt for item in items))

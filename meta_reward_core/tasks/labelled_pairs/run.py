@@ -21,7 +21,7 @@ from meta_reward_core.tasks.labelled_pairs.benchmark import (
     score_judgments,
     score_labelled_pairs,
 )
-from meta_reward_core.tasks.protocol import BenchmarkRequest, ItemResult
+from meta_reward_core.tasks.protocol import BenchmarkRequest, ItemResult, select_items
 
 Question = Literal["scores", "comparisons"]
 
@@ -34,6 +34,7 @@ def run_labelled_pairs(
     max_score: float,
     readout: Readout = "free",
     questions: Sequence[Question] = ("scores", "comparisons"),
+    max_prompts: int | None = None,
 ) -> Scorecard:
     """Score every output alone, compare both in both orders, and compute accuracies.
 
@@ -45,12 +46,13 @@ def run_labelled_pairs(
         max_score: end of the rubric's scale.
         readout: how a score comes about.
         questions: what the model is asked.
+        max_prompts: number of prompts, selected by a hash as in `evaluation.tasks`; None for all.
 
     Raises:
         EvaluationFileError: the data is malformed.
         EngineError: the engine failed; running the same command again resumes the run.
     """
-    items = read_labelled_pairs(data)
+    items = select_items(read_labelled_pairs(data), max_prompts)
     request = BenchmarkRequest(
         engine=run.judge.engine,
         model=run.judge.name,
