@@ -46,7 +46,9 @@ def _check_class(config: Mapping[str, Any]) -> list[Check]:
     names = config.get("architectures") or []
     if any(isinstance(name, str) and name.endswith(_CLASSIFIER) for name in names):
         return [Check("reward_model.class", _TITLE, Level.GREEN, f"{', '.join(names)}")]
-    found = f"architectures names {', '.join(map(str, names))}" if names else "names no class"
+    found = (
+        f"architectures names {', '.join(map(str, names))}" if names else "architectures is empty"
+    )
     return [
         Check(
             "reward_model.class",
