@@ -49,7 +49,7 @@ def test_a_batch_is_drawn_and_reported(audited: Experiment, carol: User) -> None
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (["--experiment", "none", "--iteration", "1"], "no experiment 'none'"),
+    (["--experiment", "none", "--iteration", "1"], "experiment 'none' does not exist"),
     (["--experiment", "scripted", "--iteration", "9"], "no finished stage"),
     (["--experiment", "scripted", "--iteration", "1", "--auditor", "bob"], "'bob' is not an"),
     (["--experiment", "scripted", "--iteration", "1", "--same-auditor-share", "2"],
