@@ -21,6 +21,7 @@ from meta_reward_core.planning.shard_schedule import (
     choose_shard_size,
     estimate_shards,
 )
+from meta_reward_core.recipes.canonical import OPEN_SHARD_SIZE
 from meta_reward_core.recipes.schema import DecodingRecipe, Recipe
 from meta_reward_core.storage.records import PairKind
 
@@ -169,8 +170,7 @@ def plan_on_hardware(
         ValueError: the model's weights do not fit on a worker.
     """
     plans = {plan.stage: plan for plan in plan_iteration(recipe, iteration)}
-    prompts, size = recipe.sample.prompts, recipe.shard_size
-    shards = math.ceil(prompts / size)
+    prompts = recipe.sample.prompts
     per_engine = max(recipe.engine.tensor_parallel_size, _count_devices_per_copy(device, model))
     if per_engine > devices:
         raise ValueError(
@@ -187,6 +187,14 @@ def plan_on_hardware(
         for stage, load in _compute_loads(recipe, plans, lengths)
     }
     per_prompt = {stage: one / prompts / per_engine for stage, one in seconds.items()}
+    size = recipe.prompts_per_shard or choose_shard_size(
+        per_prompt,
+        prompts=prompts,
+        engines=engines,
+        seconds_per_shard=SECONDS_PER_SHARD,
+        max_size=min(prompts, OPEN_SHARD_SIZE),
+    )
+    shards = math.ceil(prompts / size)
     times = estimate_shards(
         {stage: SECONDS_PER_SHARD + size * one for stage, one in per_prompt.items()},
         shards=shards,

@@ -91,6 +91,14 @@ def test_ten_times_the_workers_draw_faster_and_train_no_faster() -> None:
     assert spent[0] == pytest.approx(spent[1])
 
 
+def test_a_plan_chooses_an_open_shard_size() -> None:
+    plan = plan_on_hardware(
+        PAPER.model_copy(update={"prompts_per_shard": None}), 1, device=H100, devices=8, workers=1
+    )
+    assert plan.idle_share <= 0.02
+    assert all(stage.shards >= 5000 / 64 for stage in plan.stages if stage.stage != "train")
+
+
 def _train(plan: IterationTime) -> StageTime:
     return next(stage for stage in plan.stages if stage.stage == "train")
 
