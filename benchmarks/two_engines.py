@@ -60,11 +60,11 @@ SPAN = (
     "join experiments_experiment e on e.id = i.experiment_id "
     "where t.name in ('judge', 'meta_judge') and a.status = 'finished' and e.name = '{}'"
 )
-FINISHED = (
-    "select 1 from experiments_stage t join experiments_iteration i on i.id = t.iteration_id "
-    "join experiments_experiment e on e.id = i.experiment_id "
-    "where t.name = 'meta_judge' and t.status = 'finished' and e.name = '{}'"
+ENDED = (
+    "select 1 from experiments_iteration i join experiments_experiment e on e.id = i.experiment_id "
+    "where i.status not in ('waiting', 'running') and e.name = '{}'"
 )
+"""The iteration waits for the audit."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,8 @@ class WorkerSite:
             following = self.cluster.start(
                 "manage.py", "run_iteration", *options, *changes, "--queue"
             )
-            finished = FINISHED.format(name)
-            self.cluster.wait_until(lambda: site.rows(finished), seconds=900, every_seconds=0.5)
+            ended = ENDED.format(name)
+            self.cluster.wait_until(lambda: site.rows(ended), seconds=900, every_seconds=0.5)
             self.cluster.kill_tree(following)
         experiment = open_experiment(ArtifactStore(str(site.artifacts)), name)
         assert experiment is not None
