@@ -192,7 +192,8 @@ def declare_judge_prompt(parser: argparse.ArgumentParser) -> None:
     add_old_option(parser, "--top-points", found)
     add("--score-readout", choices=["free", "forced", "expected"], default="free",
         help="How a score is read: from the text, forced, or the expected score of a forced line. "
-        "Forced readouts need engine.kind=transformers. Default: free.")  # fmt: skip
+        "Forced readouts need engine.kind=transformers or vllm, or a server that supports "
+        "them. Default: free.")  # fmt: skip
 
 
 def _declare_shared(parser: argparse.ArgumentParser, *, samples: int) -> None:
