@@ -18,12 +18,14 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from unittest.mock import patch
 
 from table import Row
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from meta_reward_core.planning.shard_schedule import compute_least_seconds
+from meta_reward_core.recipes.dataflow import STREAMED_INPUTS, WHOLE_INPUTS
 from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 from tests.workers.cluster import WorkerSite, make_site
 
@@ -112,19 +114,17 @@ def measure(*, pairs: int) -> Iterator[Row]:
 
 def run_command() -> None:
     """In a child: the command, with stages that wait for each other or not."""
-    from meta_reward_core import runner
+    from workers.__main__ import main
 
     mode, *arguments = sys.argv[1:]
+    whole, streamed = WHOLE_INPUTS, STREAMED_INPUTS
     if mode == "barriers":
-        runner.WHOLE_INPUTS = {
-            name: (*runner.WHOLE_INPUTS[name], *streamed)
-            for name, streamed in runner.STREAMED_INPUTS.items()
-        }
-        runner.STREAMED_INPUTS = dict.fromkeys(runner.STREAMED_INPUTS, ())
-    from manage import main
-
+        whole = {name: (*whole[name], *inputs) for name, inputs in streamed.items()}
+        streamed = dict.fromkeys(streamed, ())
     sys.argv = ["manage.py", "run_iteration", *arguments]
-    main()
+    runner = "meta_reward_core.runner"
+    with patch(f"{runner}.WHOLE_INPUTS", whole), patch(f"{runner}.STREAMED_INPUTS", streamed):
+        main()
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def write_calls(experiment: Experiment, model: Path) -> list[list[tuple[list[lis
         samples = {call.samples for call in calls}
         assert len(samples) == 1
         asked = [one for call in calls for one in call.conversations]
-        found[number].append((sorted(encoder.encode(asked)), samples.pop()))
+        ids = sorted(list(one) for one in encoder.encode(asked))
+        found[number].append((ids, samples.pop()))
     return found
 
 

@@ -266,8 +266,8 @@ def _sort_differences(
     A request that leaves the size of shards open keeps the one that was chosen.
     """
     if request.recipe is None:
-        changed = change_recipe(existing.recipe, parse_changes(request.list_changes()))
-        return _keep_shard_size(changed, existing.recipe), ()
+        wanted = change_recipe(existing.recipe, parse_changes(request.list_changes()))
+        return _keep_shard_size(wanted, existing.recipe), ()
     asked = _keep_shard_size(load_requested_recipe(request), existing.settings.get_recipe(0))
     began = flatten_values(_normalize(existing.settings.get_recipe(0)))
     before, after = find_differences(_normalize(existing.recipe), _normalize(asked))

@@ -24,8 +24,9 @@ from meta_reward_core.storage.roots import StorageRoots
 from tests.core.scripted_world import RECIPE, prompt_file, run_before_training
 from tests.core.tiny_model import make_model_folder, make_reward_model_folder
 
+JUDGE = {"samples": 1, "reward_model": "reward"}
 ARM = {
-    "judge": {"samples": 1, "reward_model": "reward"},
+    "judge": JUDGE,
     "train_on": [["actor"]],
     "pairing": {"rho": 0.0},
 }
@@ -130,8 +131,8 @@ def test_only_a_reward_model_below_the_models_root_is_used(
     [
         ({"judge": {"reward_model": "reward"}}, "set judge.samples to 1"),
         ({"train_on": [["actor", "judge"]]}, "set train_on to"),
-        ({"judge": ARM["judge"] | {"endpoint": "there"}}, "both replace the judge"),
-        ({"judge": ARM["judge"] | {"score_readout": "forced"}}, "writes none"),
+        ({"judge": JUDGE | {"endpoint": "there"}}, "both replace the judge"),
+        ({"judge": JUDGE | {"score_readout": "forced"}}, "writes none"),
     ],
 )
 def test_values_without_a_meaning_for_a_reward_model_are_refused(

@@ -223,8 +223,8 @@ def test_a_run_by_hand_uses_the_same_prompts_as_an_experiment(
 ) -> None:
     run(installation, f"[{{name: ifeval, data: {ifeval}, prompts: 3}}]")
     kept = json.loads((installation.artifacts / "mine/evaluation-data/ifeval.json").read_text())
-    words = ["evaluate", "run", "ifeval", "--data", ifeval, "--max-prompts", 3]
-    installation.run(*words, "--model", "scripted", "--output", tmp_path / "by-hand")
+    words = ("run", "ifeval", "--data", ifeval, "--max-prompts", 3)
+    installation.run("evaluate", *words, "--model", "scripted", "--output", tmp_path / "by-hand")
     lines = (tmp_path / "by-hand/responses.jsonl").read_text().splitlines()
     asked = [json.loads(line)["prompt"] for line in lines]
     assert len(asked) == 3

@@ -71,7 +71,7 @@ def test_a_lease_reports_the_use_of_the_engine_process(
     assert 0 < row.device_utilization <= 1
     assert lease.can_continue(), "an engine that has ended is not an error"
     row.refresh_from_db()
-    assert (row.device_bytes, row.device_utilization) == (None, None)
+    assert [row.device_bytes, row.device_utilization] == [None, None]
 
 
 def test_gpus_are_measured_by_index_or_uuid_and_unsupported_values_are_unknown(

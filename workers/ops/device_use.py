@@ -94,7 +94,7 @@ def _iter_handles(names: Sequence[str]) -> Iterator[Any]:
 def _get_utilization(handles: Sequence[Any]) -> float | None:
     """Return the mean utilization; None where it is not supported, as for parts of a GPU (MIG)."""
     try:
-        found = [pynvml.nvmlDeviceGetUtilizationRates(one).gpu / 100 for one in handles]
+        found = [float(pynvml.nvmlDeviceGetUtilizationRates(one).gpu) / 100 for one in handles]
     except pynvml.NVMLError:
         return None
     return sum(found) / len(found)

@@ -49,7 +49,8 @@ def test_scores_are_those_of_the_model_itself(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     for conversation, score in zip(asked, scores, strict=True):
-        text = tokenizer.apply_chat_template(conversation, tokenize=False)
+        plain = [{"role": one["role"], "content": one["content"]} for one in conversation]
+        text = tokenizer.apply_chat_template(plain, tokenize=False)
         with torch.inference_mode():
             expected = model(**tokenizer(text, return_tensors="pt", add_special_tokens=False))
         assert score == pytest.approx(float(expected.logits[0, 0]), abs=1e-6)
