@@ -118,6 +118,11 @@ class Stage(StageSpec):
         manifest = context.files.find_manifest(self.name, shard)
         return manifest is not None and self.can_accept(context, manifest)
 
+    def _is_made_by_now(self, context: IterationContext, shard: int) -> bool:
+        """Return `_is_made` from the store, whatever was known of the shard."""
+        manifest = context.files.read_new_manifest(self.name, shard)
+        return manifest is not None and self.can_accept(context, manifest)
+
     def require_healthy(self, context: IterationContext) -> None:
         """Keep shards from starting after a finished one has shown a fault.
 
@@ -143,7 +148,7 @@ class Stage(StageSpec):
         key = self.compute_key(context, shard)
         context.files.discard(self.name, shard, self.list_outputs(shard))
         work = self.run(context, shard, resources)
-        check_shard(
+        is_measured = check_shard(
             context,
             self,
             shard,
@@ -151,9 +156,19 @@ class Stage(StageSpec):
             key=key,
             is_finished=lambda other: self._is_made(context, other),
         )
-        return context.files.publish(
+        manifest = context.files.publish(
             self.name, shard, key=key, work=work, packages=resources.list_packages()
         )
+        if not is_measured:  # meanwhile other workers may have published theirs
+            check_shard(
+                context,
+                self,
+                shard,
+                work,
+                key=key,
+                is_finished=lambda other: self._is_made_by_now(context, other),
+            )
+        return manifest
 
 
 STAGES: tuple[Stage, ...] = (

@@ -6,7 +6,7 @@ with its line and the reason; the user decides whether the other rows are used
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -120,8 +120,8 @@ def read_prompts(path: str | Path, *, name: str | None = None) -> PromptFile:
 
     Texts are kept exactly as written, without normalisation, except that blank lines of a text file
     are ignored. In a conversation (a list of messages, an OpenAssistant tree or message row), the
-    first user turn is the prompt, never an assistant's turn. In rows with `instruction` and a
-    non-empty `input` (Alpaca), the prompt consists of both.
+    first user turn is the prompt, never an assistant's turn; its content may be a list of text
+    parts. In rows with `instruction` and a non-empty `input` (Alpaca), the prompt consists of both.
 
     Args:
         path: of the file.
@@ -206,8 +206,10 @@ def _parse_prompt(row: Row) -> Prompt | TextReason:
     """Return the prompt of a row, or why there is none."""
     column = find_prompt_column(row)
     text = row[column] if column else None
-    if isinstance(text, Mapping) and text.get("role") in _USER_ROLES:
-        text = text.get("text")  # the root of an OpenAssistant tree
+    if isinstance(text, Mapping) and "role" in text:  # the root of an OpenAssistant tree
+        if text["role"] not in _USER_ROLES:
+            return "no_user_turn"
+        text = text.get("text")
     elif column in ("messages", "conversations") or isinstance(text, list):
         text = _find_user_turn(text)
         if text is None:
@@ -233,12 +235,22 @@ def find_reject_reason(text: str) -> TextReason | None:
 
 
 def _find_user_turn(messages: object) -> str | None:
-    """Return the content of the first user message if it is a text."""
+    """Return the content of the first user message if it is text."""
     for message in messages if isinstance(messages, list) else []:
         if isinstance(message, dict) and message.get("role", message.get("from")) in _USER_ROLES:
             content = message.get("content", message.get("value"))
+            if isinstance(content, list):
+                return _join_text_parts(content)
             return content if isinstance(content, str) else None
     return None
+
+
+def _join_text_parts(parts: Sequence[object]) -> str | None:
+    """Join the content of a message that is a list of texts; None if a part is something else."""
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        return None
+    return "".join(map(str, texts))
 
 
 def _select_extra(row: Row) -> dict[str, Any]:

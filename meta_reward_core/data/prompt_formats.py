@@ -321,6 +321,7 @@ def _iter_csv_rows(text: str, name: str, delimiter: str) -> Iterator[IndexedRow]
         if header is None:
             header = [cell.strip() for cell in cells]
             _require_prompt_column(header, f"{name}, line {first}")
+            _require_one_prompt_column(header, f"{name}, line {first}")
             continue
         yield reader.line_num, _make_row(header, cells)
 
@@ -350,4 +351,13 @@ def _require_prompt_column(names: Iterable[str], place: str) -> None:
         raise PromptFileError(
             f"{place}: has no prompt column (found: {found}); name the column "
             f"{' or '.join(PROMPT_COLUMNS)}."
+        )
+
+
+def _require_one_prompt_column(names: Sequence[str], place: str) -> None:
+    used = find_prompt_column(dict.fromkeys(names))
+    if used is not None and names.count(used) > 1:
+        raise PromptFileError(
+            f"{place}: has {names.count(used)} columns named {used}; rename those that are not the "
+            "prompt."
         )

@@ -90,7 +90,9 @@ class BreakerNote:
         tally = dict(values["tally"])
         scores = Counter({float(score): count for score, count in tally.pop("scores")})
         reasons: Counter[str] = Counter(tally.pop("reasons"))
-        return cls(**values | {"tally": ReplyTally(**tally, reasons=reasons, scores=scores)})
+        refusals: Counter[str] = Counter(tally.pop("refusals", {}))  # absent in earlier versions
+        counted = ReplyTally(**tally, reasons=reasons, scores=scores, refusals=refusals)
+        return cls(**values | {"tally": counted})
 
 
 def read_breaker(files: IterationFiles, stage: str) -> BreakerNote | None:
@@ -198,20 +200,27 @@ def check_shard(
     *,
     key: str,
     is_finished: Callable[[int], bool],
-) -> None:
+) -> bool:
     """Measure a shard that is about to be published; write a note if the stage must stop.
 
     Args:
         is_finished: whether another shard of the stage is, as the settings are now.
+
+    Returns:
+        False if there are too few replies yet. If other workers finish the last shards at the same
+        time, none of them sees all shards before it publishes its own: check again afterwards.
     """
     if spec.name not in _ROLES or not context.recipe.probe.check_shards:
-        return
+        return True
     measured = _measure_shard(spec.name, context.files, shard, work, is_finished)
-    if measured is not None and _diagnose(spec.name, measured.tally, context.recipe):
+    if measured is None:
+        return False
+    if _diagnose(spec.name, measured.tally, context.recipe):
         note = BreakerNote(spec.name, shard, key, len(measured.prompts), measured.tally)
         context.files.replace_note(
             get_breaker_path(spec.name), encode_canonical_json(note.to_json())
         )
+    return True
 
 
 @dataclass(slots=True)
@@ -228,6 +237,7 @@ class _Measured:
     def add(self, stage: str, rows: Sequence[Any], refused: Sequence[RefusedPrompt]) -> None:
         """Add a shard; refused judgments and battles are among its rows."""
         self.prompts.update(row.prompt_id for row in (*rows, *refused))
+        self.tally.add_refusals(refused)
         if stage == GENERATE.name:
             self.tally.add_responses(rows, refused=sum(one.replies for one in refused))
         elif stage == JUDGE.name:

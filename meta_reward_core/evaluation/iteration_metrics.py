@@ -31,7 +31,8 @@ from meta_reward_core.method.battles import compute_readable_shares
 from meta_reward_core.method.reasoning import select_answers
 from meta_reward_core.models.reasoning import ReasoningPolicy
 from meta_reward_core.recipes.schema import Recipe
-from meta_reward_core.storage.records import Battle, Dropped, Judgment, PairKind
+from meta_reward_core.storage.records import Battle, Dropped, Judgment, PairKind, RefusedPrompt
+from meta_reward_core.storage.schemas import to_records
 from meta_reward_core.storage.shards import IterationFiles
 
 MetricValue = tuple[str, float | None, int]
@@ -76,8 +77,11 @@ def explain_unreadable_replies(files: IterationFiles, role: Role, recipe: Recipe
     for part in files.list_partition_numbers("judgments"):
         if role == "judge":
             tally.add_judgments(files.read_records(Judgment, part))
+            refused = files.read("refused_by_judge", part)
         else:
             tally.add_battles(files.read_records(Battle, part))
+            refused = files.read("refused_by_meta_judge", part)
+        tally.add_refusals(to_records(refused, RefusedPrompt))
     decoding = recipe.judge if role == "judge" else recipe.meta_judge
     return explain_unreadable(
         tally, role=role, limits=HealthLimits(), max_new_tokens=decoding.max_new_tokens

@@ -16,12 +16,20 @@ from typing import Any, Final, Literal, Self
 from meta_reward_core.evaluation.confidence_intervals import compute_wilson_interval
 from meta_reward_core.evaluation.judge_metrics import compute_entropy_bits, compute_score_histogram
 from meta_reward_core.method.parsing import PROMPT_REFUSED, has_judge_line
-from meta_reward_core.storage.records import Battle, Judgment, Response
+from meta_reward_core.method.refusals import classify_refusal
+from meta_reward_core.storage.records import Battle, Judgment, RefusedPrompt, Response
 
 Role = Literal["actor", "judge", "meta-judge"]
 
 Cause = Literal[
-    "end_token", "limit_too_low", "wrong_format", "constant_judge", "prompts_too_long", "few_pairs"
+    "end_token",
+    "limit_too_low",
+    "wrong_format",
+    "constant_judge",
+    "prompts_too_long",
+    "prompts_filtered",
+    "prompts_rejected",
+    "few_pairs",
 ]
 
 _TURN_MARK: Final = re.compile(
@@ -109,6 +117,7 @@ class ReplyTally:
         ended: replies that ended by themselves.
         readable_ended: those of them that could be read.
         scores: how often each score was given.
+        refusals: refused replies by kind, as far as the reason is known.
         tokens: of all replies.
     """
 
@@ -122,6 +131,7 @@ class ReplyTally:
     tokens: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     scores: Counter[float] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)
 
     def add_judgments(self, judgments: Iterable[Judgment]) -> Self:
         """Add judgments to the counts."""
@@ -133,6 +143,8 @@ class ReplyTally:
                 problem=one.unscored_reason if one.score is None else None,
                 has_statement=one.is_cut_off and has_judge_line(one.text),
             )
+            if one.refusal is not None:
+                self.refusals[classify_refusal(one.refusal)] += 1
             if one.score is not None and one.readout != "reward_model":
                 self.scores[one.score] += 1
         return self
@@ -147,6 +159,14 @@ class ReplyTally:
                 problem=one.unparsed_reason if one.verdict is None else None,
                 has_statement=one.verdict is not None,
             )
+            if one.refusal is not None:
+                self.refusals[classify_refusal(one.refusal)] += 1
+        return self
+
+    def add_refusals(self, refused: Iterable[RefusedPrompt]) -> Self:
+        """Count the reasons of refused replies, which tables hold apart from the replies."""
+        for one in refused:
+            self.refusals[classify_refusal(one.reason)] += one.replies
         return self
 
     def add_responses(self, responses: Iterable[Response], *, refused: int) -> Self:
@@ -369,13 +389,31 @@ def _describe_unknown_format(tally: ReplyTally, role: Role) -> Finding:
 
 
 def _describe_refused(tally: ReplyTally, role: Role) -> Finding:
+    seen = f"{tally.refused_share.describe()} of the {role}'s prompts were refused"
+    kind, count = (tally.refusals.most_common(1) or [("too_long", tally.refused)])[0]
+    of_all = f"{count:,} of {tally.refused:,}"
+    if kind == "filtered":
+        return Finding(
+            role,
+            "prompts_filtered",
+            f"{seen}, {of_all} by the server's content filter.",
+            "Leave out these prompts, which the iteration lists with their reasons, or use another "
+            "server.",
+        )
+    if kind == "rejected":
+        return Finding(
+            role,
+            "prompts_rejected",
+            f"{seen}, {of_all} for a reason that is neither their length nor a content filter.",
+            "Read the reasons, which the iteration lists with the prompts, and the server's log.",
+        )
     key = role.replace("-", "_")
     settings = " or ".join(dict.fromkeys((f"{key}.max_new_tokens", "actor.max_new_tokens")))
     return Finding(
         role,
         "prompts_too_long",
-        f"{tally.refused_share.describe()} of the {role}'s prompts were refused. The most frequent "
-        "reason is that the prompt and the longest reply together exceed the model's context.",
+        f"{seen}, {of_all} because the prompt and the longest reply together exceed the model's "
+        "context.",
         f"Lower {settings}, shorten the template, or use a model with a longer context.",
     )
 

@@ -1,17 +1,19 @@
 """Try actor, judge and meta-judge on a few prompts before the first full stage.
 
-The probe answers, judges and compares with the recipe's own settings, within a time budget. It ends
-early once a fault is certain, and otherwise when the time is up. Its rows are never trained on.
+The probe answers, judges and compares with the recipe's own settings, within a budget of time. It
+ends early once a fault is certain, and reports what it has when the time is up. On a slow machine
+its replies are shorter than the recipe's: those that are not finished then are not measured. Its
+rows never train.
 """
 
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from meta_reward_core.context import PromptTemplates, make_sampling_params
-from meta_reward_core.engines.base import Engine
+from meta_reward_core.engines.base import Engine, Progress, SamplingParams
 from meta_reward_core.engines.seeds import derive_seed
 from meta_reward_core.evaluation.judge_health import (
     Finding,
@@ -22,13 +24,14 @@ from meta_reward_core.evaluation.judge_health import (
     diagnose_replies,
 )
 from meta_reward_core.evaluation.judge_metrics import measure_meta_judge
+from meta_reward_core.evaluation.probe_budget import ProbeBudget, TimeUpError
 from meta_reward_core.method.generation import generate_responses
 from meta_reward_core.method.judge_pairs import JudgedPrompts
 from meta_reward_core.method.judging import judge_responses
 from meta_reward_core.method.meta_judging import ComparisonSet, PlannedBattle, run_battles
 from meta_reward_core.method.pairing import ActorPair, score_responses, select_actor_pair
 from meta_reward_core.method.reasoning import select_answers, select_finished
-from meta_reward_core.recipes.schema import Recipe, get_scheduled_value
+from meta_reward_core.recipes.schema import DecodingRecipe, Recipe, get_scheduled_value
 from meta_reward_core.storage.records import Battle, Judgment, Prompt, Response
 
 FIRST_JUDGMENTS: Final = 1
@@ -73,6 +76,7 @@ class ProbeReport:
         readable: judgments with a readable score.
         cut_off: judgments that the token limit ended.
         unscored: judgments without a score, by reason.
+        unfinished: judgments and verdicts that the probe's time cut off; not in any share.
         scores: count by bin of `HISTOGRAM_BINS`.
         entropy_bits: of these counts.
         verdicts: battles with a readable verdict.
@@ -88,6 +92,7 @@ class ProbeReport:
     readable: Share
     cut_off: Share
     unscored: dict[str, int]
+    unfinished: int
     scores: tuple[int, ...]
     entropy_bits: float | None
     verdicts: Share
@@ -111,6 +116,7 @@ class ProbeReport:
             "wanted": self.wanted,
             **{name: getattr(self, name).to_json() for name in shares},
             "unscored": self.unscored,
+            "unfinished": self.unfinished,
             "scores": list(self.scores),
             "entropy_bits": self.entropy_bits,
             "costs": {
@@ -133,51 +139,6 @@ class ProbeResult:
     battles: list[Battle]
 
 
-@dataclass(slots=True)
-class _Spent:
-    """Replies, tokens and seconds of one role."""
-
-    replies: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(slots=True)
-class _Budget:
-    """The remaining time, and whether another call is likely to end within it."""
-
-    limit: float
-    clock: Callable[[], float]
-    spent: dict[str, _Spent] = field(default_factory=dict)
-    started: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.started = self.clock()
-
-    def measure_elapsed(self) -> float:
-        return self.clock() - self.started
-
-    def allows(self, role: str, replies: int) -> bool:
-        """Whether this number of replies can probably be generated in time.
-
-        The first responses and judgments are always generated, because nothing is known without
-        them. The first battles are expected to take as long as judgments.
-        """
-        known = self.spent.get(role)
-        if known is None and role == "meta_judge":
-            known = self.spent.get("judge")
-        if known is None or not known.replies:
-            return True
-        return replies * known.seconds / known.replies <= self.limit - self.measure_elapsed()
-
-    def measure(self, role: str, before: float, *, replies: int, tokens: int) -> None:
-        """Record the cost of a call that started at `before`."""
-        spent = self.spent.setdefault(role, _Spent())
-        spent.replies += replies
-        spent.tokens += tokens
-        spent.seconds += self.clock() - before
-
-
 class _Probe:
     """The rows so far, and functions that generate more."""
 
@@ -190,7 +151,7 @@ class _Probe:
         judge: Engine,
         iteration: int,
         seed: int,
-        budget: _Budget,
+        budget: ProbeBudget,
         chat_date: str | None,
     ) -> None:
         self.chat_date = chat_date
@@ -206,58 +167,84 @@ class _Probe:
 
     def answer(self, prompts: Sequence[Prompt]) -> list[Response]:
         """Let the actor answer some prompts."""
-        actor, before = self.recipe.actor, self.budget.clock()
-        drawn, _, counts = generate_responses(
-            prompts,
-            self.engine,
-            samples=actor.samples,
-            sampling=make_sampling_params(actor, chat_date=self.chat_date),
-            reasoning=actor.reasoning,
-            system_prompt=actor.system_prompt,
-            seed=self._derive_seed("generate"),
+        actor = self.recipe.actor
+
+        def make(limit: int, progress: Progress) -> tuple[list[Response], int]:
+            drawn, _, counts = generate_responses(
+                prompts,
+                self.engine,
+                samples=actor.samples,
+                sampling=self._make_sampling(actor, limit),
+                reasoning=actor.reasoning,
+                system_prompt=actor.system_prompt,
+                seed=self._derive_seed("generate"),
+                progress=progress,
+            )
+            return drawn, counts["tokens"]
+
+        drawn = self.budget.call(
+            "actor",
+            make,
+            replies=len(prompts) * actor.samples,
+            max_new_tokens=actor.max_new_tokens,
         )
-        self._note("actor", before, replies=counts["completions"], tokens=counts["tokens"])
         self.prompts += prompts
         self.responses += drawn
         return drawn
 
     def score(self, responses: Sequence[Response], *, first: int, count: int) -> None:
-        """Let the judge write some judgments of each response, numbered from `first`."""
-        recipe, before = self.recipe.judge, self.budget.clock()
-        policy = self.recipe.actor.reasoning
+        """Let the judge write some judgments of each of some responses, from number `first`."""
+        recipe, policy = self.recipe.judge, self.recipe.actor.reasoning
         finished, _ = select_finished(responses, policy)
-        drawn, counts = judge_responses(
-            select_answers(finished, policy),
-            self.judge,
-            instructions={prompt.prompt_id: prompt.text for prompt in self.prompts},
-            template=self.templates.judge,
-            rubric=self.templates.rubric,
-            samples=count,
-            sampling=make_sampling_params(recipe, chat_date=self.chat_date),
-            seed=self._derive_seed(f"judge from {first}"),
-            max_score=recipe.max_score,
-            readout=recipe.score_readout,
+
+        def make(limit: int, progress: Progress) -> tuple[list[Judgment], int]:
+            drawn, counts = judge_responses(
+                select_answers(finished, policy),
+                self.judge,
+                instructions={prompt.prompt_id: prompt.text for prompt in self.prompts},
+                template=self.templates.judge,
+                rubric=self.templates.rubric,
+                samples=count,
+                sampling=self._make_sampling(recipe, limit),
+                seed=self._derive_seed(f"judge from {first}"),
+                max_score=recipe.max_score,
+                readout=recipe.score_readout,
+                progress=progress,
+            )
+            return drawn, counts["tokens"]
+
+        if not finished:
+            return
+        drawn = self.budget.call(
+            "judge",
+            make,
+            replies=len(finished) * count,
+            max_new_tokens=recipe.max_new_tokens,
         )
-        self._note("judge", before, replies=len(drawn), tokens=counts["tokens"])
         self.judgments += [_renumber(one, first) for one in drawn]
 
     def compare(self, prompts: Sequence[Prompt]) -> None:
-        """Let the meta-judge decide a few battles of each prompt."""
-        recipe, before = self.recipe.meta_judge, self.budget.clock()
-        planned = self._plan_battles(prompts)
-        drawn, counts = run_battles(
-            planned,
-            self.engine,
-            template=self.templates.meta_judge,
-            rubric=self.templates.rubric,
-            hide_score_line=recipe.hide_score_line,
-            sampling=make_sampling_params(recipe, chat_date=self.chat_date),
-            seed=self._derive_seed("meta_judge"),
-            readout=recipe.verdict_readout,
-        )
-        if drawn:
-            self._note("meta_judge", before, replies=len(drawn), tokens=counts["tokens"])
-        self.battles += drawn
+        """Let the meta-judge decide a few battles of each of some prompts."""
+        recipe, planned = self.recipe.meta_judge, self._plan_battles(prompts)
+
+        def make(limit: int, progress: Progress) -> tuple[list[Battle], int]:
+            drawn, counts = run_battles(
+                planned,
+                self.engine,
+                template=self.templates.meta_judge,
+                rubric=self.templates.rubric,
+                hide_score_line=recipe.hide_score_line,
+                sampling=self._make_sampling(recipe, limit),
+                seed=self._derive_seed("meta_judge"),
+                readout=recipe.verdict_readout,
+                progress=progress,
+            )
+            return drawn, counts["tokens"]
+
+        if planned:
+            self.battles += self.budget.call(
+                "meta_judge", make, replies=len(planned), max_new_tokens=recipe.max_new_tokens
+            )
         self.compared += prompts
 
     def _plan_battles(self, prompts: Sequence[Prompt]) -> list[PlannedBattle]:
@@ -313,8 +300,32 @@ class _Probe:
     def _derive_seed(self, role: str) -> int:
         return derive_seed(self.seed, "probe", self.iteration, role, len(self.prompts))
 
-    def _note(self, role: str, before: float, *, replies: int, tokens: int) -> None:
-        self.budget.measure(role, before, replies=replies, tokens=tokens)
+    def _make_sampling(self, recipe: DecodingRecipe, limit: int) -> SamplingParams:
+        sampling = make_sampling_params(recipe, chat_date=self.chat_date)
+        return replace(sampling, max_new_tokens=limit)
+
+    def select_measured(self) -> tuple[list[Judgment], list[Battle]]:
+        """The judgments and battles without those that only the probe's time cut off."""
+        lowered = self.budget.lowered
+        return (
+            [
+                one
+                for one in self.judgments
+                if "judge" not in lowered or one.score is not None or not one.is_cut_off
+            ],
+            [
+                one
+                for one in self.battles
+                if "meta_judge" not in lowered
+                or one.verdict is not None
+                or one.finish_reason != "length"
+            ],
+        )
+
+    def count_unfinished(self) -> tuple[int, int]:
+        """How many judgments and battles the probe's time cut off."""
+        judgments, battles = self.select_measured()
+        return len(self.judgments) - len(judgments), len(self.battles) - len(battles)
 
 
 def run_judge_probe(
@@ -341,12 +352,13 @@ def run_judge_probe(
         prompts: those to try if there is enough time.
         engine: of the model that answers and compares.
         judge: of the model that judges.
-        seconds: after which no further call starts; a running call is completed.
+        seconds: after which no further call starts, and a running one ends, as soon as the engine
+            reports progress.
         limits: beyond which a finding stops the run.
         chat_date: the day that the chat template reads as today; see `Experiment`.
         clock: seconds of a monotonic clock.
     """
-    budget = _Budget(seconds, clock)
+    budget = ProbeBudget(seconds, clock)
     probe = _Probe(
         recipe,
         templates,
@@ -362,7 +374,10 @@ def run_judge_probe(
         if done >= MIN_PROMPTS and _diagnose(probe, limits, is_complete=False):
             break
         group = prompts[done : max(1, 2 * done)]
-        if not _try_group(probe, group, limits):
+        try:
+            if not _try_group(probe, group, limits):
+                break
+        except TimeUpError:
             break
         done += len(group)
     findings = _diagnose(probe, limits, is_complete=True)
@@ -392,14 +407,19 @@ def _try_group(probe: _Probe, prompts: Sequence[Prompt], limits: HealthLimits) -
 def _judge_group(
     probe: _Probe, prompts: Sequence[Prompt], responses: Sequence[Response], limits: HealthLimits
 ) -> bool:
-    """Judge in two rounds, or only one if it shows a fault; False if the time is up."""
+    """Judge in two rounds, or in one that shows a fault; False if the time is up.
+
+    If there is not enough time to judge all responses of the first prompt, some of them are judged.
+    """
     first = min(FIRST_JUDGMENTS, probe.recipe.judge.samples)
     rest = probe.recipe.judge.samples - first
-    if not probe.budget.allows("judge", first * len(responses)):
+    affordable = probe.budget.count_affordable("judge", first * len(responses)) // first
+    if affordable < len(responses) and (probe.judged or not affordable):
         return False
-    if responses:
-        probe.score(responses, first=0, count=first)
+    probe.score(responses[:affordable], first=0, count=first)
     probe.judged += prompts
+    if affordable < len(responses):
+        return False
     if not rest or not responses or _diagnose(probe, limits, is_complete=False):
         return True
     if not probe.budget.allows("judge", rest * len(responses)):
@@ -409,19 +429,24 @@ def _judge_group(
 
 
 def _diagnose(probe: _Probe, limits: HealthLimits, *, is_complete: bool) -> list[Finding]:
+    """Find faults; where most replies were not finished in time, the others are not typical."""
     judge, meta_judge = _tally(probe)
-    found = diagnose_replies(
-        judge,
-        role="judge",
-        limits=limits,
-        max_new_tokens=probe.recipe.judge.max_new_tokens,
-    )
-    found += diagnose_replies(
-        meta_judge,
-        role="meta-judge",
-        limits=limits,
-        max_new_tokens=probe.recipe.meta_judge.max_new_tokens,
-    )
+    unfinished_judgments, unfinished_battles = probe.count_unfinished()
+    found: list[Finding] = []
+    if judge.replies >= unfinished_judgments:
+        found += diagnose_replies(
+            judge,
+            role="judge",
+            limits=limits,
+            max_new_tokens=probe.recipe.judge.max_new_tokens,
+        )
+    if meta_judge.replies >= unfinished_battles:
+        found += diagnose_replies(
+            meta_judge,
+            role="meta-judge",
+            limits=limits,
+            max_new_tokens=probe.recipe.meta_judge.max_new_tokens,
+        )
     if is_complete and not found:
         found += diagnose_pairs(probe.count_actor_pairs(), kind="actor", limits=limits)
         if probe.compared:
@@ -430,7 +455,8 @@ def _diagnose(probe: _Probe, limits: HealthLimits, *, is_complete: bool) -> list
 
 
 def _tally(probe: _Probe) -> tuple[ReplyTally, ReplyTally]:
-    return ReplyTally().add_judgments(probe.judgments), ReplyTally().add_battles(probe.battles)
+    judgments, battles = probe.select_measured()
+    return ReplyTally().add_judgments(judgments), ReplyTally().add_battles(battles)
 
 
 def _make_report(probe: _Probe, *, wanted: int, findings: Sequence[Finding]) -> ProbeReport:
@@ -445,6 +471,7 @@ def _make_report(probe: _Probe, *, wanted: int, findings: Sequence[Finding]) -> 
         readable=judge.readable_share,
         cut_off=judge.cut_off_share,
         unscored=dict(judge.reasons.most_common()),
+        unfinished=sum(probe.count_unfinished()),
         scores=judge.histogram,
         entropy_bits=judge.entropy_bits,
         verdicts=meta_judge.readable_share,

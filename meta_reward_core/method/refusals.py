@@ -1,8 +1,9 @@
 """Prompts that an engine refused, with the reason; all other work continues."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, Literal
 
 from meta_reward_core.engines.base import Completion
 from meta_reward_core.method.parsing import PROMPT_REFUSED
@@ -13,6 +14,24 @@ _NO_ROOM: Final = "The prompt, the reply and the forced line do not fit into the
 
 _Refusal = tuple[str, str | None, str]
 """Prompt, response and reason."""
+
+
+RefusalKind = Literal["too_long", "filtered", "rejected"]
+"""`rejected`: neither the length nor a content filter is known to be the reason."""
+
+_TOO_LONG: Final = re.compile(r"too long|exceed|do not fit|context", re.IGNORECASE)
+_FILTERED: Final = re.compile(r"content filter|withheld the reply", re.IGNORECASE)
+
+
+def classify_refusal(reason: str) -> RefusalKind:
+    """Classify the reason of an engine, by the words of its first clause.
+
+    The words of a server follow a colon, and may contain anything.
+    """
+    own = reason.partition(":")[0]
+    if _FILTERED.search(own):
+        return "filtered"
+    return "too_long" if _TOO_LONG.search(own) else "rejected"
 
 
 def list_refused_prompts(

@@ -37,12 +37,14 @@ class ProbeView:
     Attributes:
         tried: number of prompts and duration.
         projected: time to generate and judge in a whole iteration at this rate.
+        unfinished: number of judgments and verdicts that the probe's time cut off.
         findings: why the run should not continue: a sentence and a remedy for each reason.
         accepted_by: the user who continued despite the findings.
     """
 
     tried: str
     projected: str
+    unfinished: int
     measures: list[MeasureView]
     findings: list[tuple[str, str]]
     accepted_by: str
@@ -61,6 +63,7 @@ def read_probe_view(iteration: Iteration) -> ProbeView | None:
         tried=f"{report['prompts']} of {report['wanted']} prompts in "
         f"{format_duration(report['seconds'])}",
         projected=format_duration(report["projected_seconds"]),
+        unfinished=report.get("unfinished", 0),  # absent in earlier versions
         measures=[
             _make_measure(label, report[key]) for key, label in _MEASURES if report[key]["n"]
         ],

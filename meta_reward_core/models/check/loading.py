@@ -19,6 +19,10 @@ from meta_reward_core.models.check.result import Check, Level
 _CONFIG_FILE: Final = "config.json"
 _TITLE: Final = "Configuration"
 _GENERATION_TITLE: Final = "Generation config"
+_NO_ENDING: Final = (
+    "eos_token_id is an empty list, so that only the end token of the tokenizer stops generation"
+)
+_NAME_ENDING: Final = 'set "eos_token_id" to the id of that token'
 
 
 class UnusableConfigError(Exception):
@@ -93,10 +97,22 @@ def check_special_ids(config: PretrainedConfig, folder: Path, *, vocabulary: int
     Args:
         vocabulary: rows of the input embedding.
     """
-    outside = _list_outside(config.get_text_config(decoder=True), vocabulary)
-    if not outside:
-        return []
+    text_config = config.get_text_config(decoder=True)
+    outside = _list_outside(text_config, vocabulary)
     is_read = not (folder / GENERATION_CONFIG_NAME).is_file()
+    if not outside:
+        if is_read and getattr(text_config, "eos_token_id", None) == []:
+            return [
+                Check(
+                    "config.tokens",
+                    _TITLE,
+                    Level.AMBER,
+                    _NO_ENDING,
+                    _NAME_ENDING,
+                    _CONFIG_FILE,
+                )
+            ]
+        return []
     message = f"{outside} is not a token of the model, which has {vocabulary:,}"
     level = Level.RED if is_read and "eos_token_id" in outside else Level.AMBER
     return [Check("config.tokens", _TITLE, level, message, "correct the id", _CONFIG_FILE)]
@@ -194,6 +210,17 @@ def check_generation_config(folder: Path, *, vocabulary: int | None) -> list[Che
             _fail_generation(
                 f"{outside} is not a token of the model, which has {vocabulary:,}",
                 "correct the id",
+            )
+        ]
+    if config.eos_token_id == []:
+        return [
+            Check(
+                "generation_config",
+                _GENERATION_TITLE,
+                Level.AMBER,
+                _NO_ENDING,
+                _NAME_ENDING,
+                GENERATION_CONFIG_NAME,
             )
         ]
     return [

@@ -187,6 +187,11 @@ def test_of_a_conversation_the_first_user_turn_is_the_prompt(tmp_path: Path, col
         ([{"role": "assistant", "content": "x"}], "no_user_turn"),
         ([{"role": "user", "content": None}], "no_user_turn"),
         (["not a message"], "no_user_turn"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image"}]}],
+            "no_user_turn",
+        ),
+        ({"role": "assistant", "text": "x", "replies": []}, "no_user_turn"),
         (None, "not_a_text"),
         (7, "not_a_text"),
         ({"a": 1}, "not_a_text"),
@@ -419,6 +424,18 @@ def test_of_a_conversation_only_the_first_user_turn_becomes_a_prompt(
         found = read_prompts(file)
         assert [prompt.text for prompt in found.prompts] == ["First?"]
         assert (found.other_turns, found.rejected) == (other_turns, [])
+
+
+def test_the_text_parts_of_a_message_are_one_prompt(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "First, "}, {"type": "text", "text": "second."}]
+    row = json.dumps({"messages": [{"role": "user", "content": parts}]})
+    found = read_prompts(write(tmp_path, "a.jsonl", row))
+    assert [prompt.text for prompt in found.prompts] == ["First, second."]
+
+
+def test_two_columns_of_one_name_are_not_guessed_at(tmp_path: Path) -> None:
+    with pytest.raises(PromptFileError, match=r"a\.csv, line 1: has 2 columns named prompt"):
+        read_prompts(write(tmp_path, "a.csv", "prompt,id,prompt\na,1,b\n"))
 
 
 def test_a_file_of_assistant_turns_alone_contains_no_prompt(tmp_path: Path) -> None:

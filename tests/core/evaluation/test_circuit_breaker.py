@@ -1,7 +1,9 @@
 """A stage whose replies are of no use stops after the shard that shows it, and can go on."""
 
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +31,7 @@ from meta_reward_core.reporting.summary import (
 from meta_reward_core.runner import run_iteration
 from meta_reward_core.storage.records import Prompt
 from meta_reward_core.storage.schemas import to_records
+from meta_reward_core.storage.shards import IterationFiles, ShardManifest
 from tests.core.scripted_world import (
     begin,
     build_changed_recipe,
@@ -259,6 +262,59 @@ def test_a_small_stage_of_which_nothing_can_be_read_stops_when_it_is_finished(
     script = break_from(experiment, 0, lambda _: UNREADABLE, mark="\nWinner:")
     with pytest.raises(NeedsAttentionError, match="Shard 1 of stage meta_judge"):
         run(experiment, script)
+
+
+def test_workers_that_finish_the_last_shards_together_measure_the_whole_stage(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both measure before either publishes: each has too few judgments alone."""
+    experiment = start(tmp_path / "a", sample={"prompts": 8}, prompts_per_shard=4)
+    script = break_from(experiment, 0, lambda _: UNREADABLE, mark="\nScore:")
+    for shard in (0, 1):
+        resources = make_scripted_resources(tmp_path / "actor", script)
+        STAGES[1].run_shard(experiment.build_context(1), shard, resources)
+    both_measured = threading.Barrier(2)
+    publish = IterationFiles.publish
+
+    def publish_together(self: IterationFiles, *args: Any, **options: Any) -> ShardManifest:
+        both_measured.wait(60)
+        return publish(self, *args, **options)
+
+    monkeypatch.setattr(IterationFiles, "publish", publish_together)
+
+    def judge(shard: int) -> None:
+        resources = make_scripted_resources(tmp_path / f"worker-{shard}", script)
+        STAGES[2].run_shard(experiment.build_context(1), shard, resources)
+
+    with ThreadPoolExecutor(2) as workers:
+        list(workers.map(judge, (0, 1)))
+    [note] = list_breakers(experiment.get_files(1))
+    assert (note.stage, note.prompts) == ("judge", 8)
+    with pytest.raises(NeedsAttentionError, match="of stage judge stopped the run"):
+        STAGES[2].require_healthy(experiment.build_context(1))
+
+
+@pytest.mark.parametrize(
+    ("reason", "cause", "remedy"),
+    [
+        ("the prompt of 900 tokens and a reply exceed the model's limit", "prompts_too_long",
+         "Lower judge.max_new_tokens"),
+        ("the server's content filter refused the prompt: too long a list of insults",
+         "prompts_filtered", "Leave out these prompts"),
+        ("the server gave no usable reply: a reply that is not text", "prompts_rejected",
+         "Read the reasons"),
+    ],
+)  # fmt: skip
+def test_refused_judgments_are_explained_by_their_reason(
+    tmp_path: Path, run: Run, reason: str, cause: str, remedy: str
+) -> None:
+    experiment = start(tmp_path / "a")
+    script = break_from(experiment, 2, lambda _: (reason, "refused"), mark="\nScore:")
+    with pytest.raises(NeedsAttentionError, match=remedy):
+        run(experiment, script)
+    [note] = list_breakers(experiment.get_files(1))
+    assert [one.cause for one in note.diagnose(experiment.recipe)] == [cause]
+    assert note.tally.refusals.total() == note.tally.refused
 
 
 def test_refused_prompts_are_counted_named_and_stop_the_actor(tmp_path: Path, run: Run) -> None:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from meta_reward_core.engines.base import Conversation
+from meta_reward_core.engines.base import Completion, Conversation, Progress, SamplingParams
 from meta_reward_core.engines.scripted import (
     Reply,
     Script,
@@ -128,8 +129,72 @@ def test_the_same_seed_gives_the_same_rows(tmp_path: Path) -> None:
     assert dataclasses.astuple(first)[1:] == dataclasses.astuple(second)[1:]
 
 
-def test_a_judge_is_tried_even_where_the_answers_use_up_the_time(tmp_path: Path) -> None:
-    """Five answers of 20 s each; without a judgment the probe would know nothing."""
+def test_a_judge_is_tried_as_far_as_the_time_goes(tmp_path: Path) -> None:
+    """Five answers of 20 s each leave 70 s, in which three of them can be judged."""
+    result, _ = probe(tmp_path, unreadable_judge, pace=20.0, seconds=170)
+    assert len(result.responses) == 5
+    assert len(result.judgments) == 3
+    assert result.report.seconds == pytest.approx(8 * 20.0)
+
+
+def test_answers_that_use_up_the_time_are_reported_without_judgments(tmp_path: Path) -> None:
     result, _ = probe(tmp_path, unreadable_judge, pace=20.0, seconds=60)
-    assert len(result.judgments) == len(result.responses)
-    assert [finding.cause for finding in result.report.findings] == ["wrong_format"]
+    report = result.report
+    assert (report.prompts, report.readable.total, report.findings) == (0, 0, ())
+    assert (report.readable.low, report.readable.high) == (0.0, 1.0)
+
+
+class StepEngine(ScriptedEngine):
+    """Generates all replies of a call together, a token each per step, and reports every step."""
+
+    def __init__(self, clock: Clock, seconds_per_step: float, words: int) -> None:
+        super().__init__(self.reply, make_fake_log_probability)
+        self.clock, self.seconds_per_step, self.words = clock, seconds_per_step, words
+
+    def reply(self, conversation: Conversation, sample: int, seed: int) -> Reply:
+        text = make_fake_reply(conversation, sample, seed)
+        if "Score:" in text:
+            return f"{'well ' * self.words}{text}"
+        return f"{'word ' * self.words}{seed} {sample}"
+
+    def sample(
+        self,
+        conversations: Sequence[Conversation],
+        n: int,
+        *,
+        sampling: SamplingParams,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> list[list[Completion]]:
+        drawn = super().sample(conversations, n, sampling=sampling, seed=seed)
+        rows = len(conversations) * n
+        for step in range(max(one.tokens for row in drawn for one in row)):
+            self.clock.now += self.seconds_per_step
+            if progress is not None:
+                progress(0, rows * (step + 1))
+        return drawn
+
+
+@pytest.mark.parametrize("seconds_per_step", [0.1, 0.5, 2.0, 60.0])
+def test_a_running_call_ends_when_the_time_is_up(tmp_path: Path, seconds_per_step: float) -> None:
+    """Replies of 100 tokens: at 0.5 s a step, the first answers alone would take 50 of 60 s."""
+    clock = Clock(0.0)
+    engine = StepEngine(clock, seconds_per_step, words=100)
+    experiment = begin(tmp_path, actor={"max_new_tokens": 200}, judge={"max_new_tokens": 200})
+    context = experiment.build_context(1)
+    report = run_judge_probe(
+        prompt_file(8).prompts,
+        context.recipe,
+        context.templates,
+        engine=engine,
+        judge=engine,
+        iteration=1,
+        seed=7,
+        seconds=60,
+        limits=HealthLimits(),
+        clock=clock,
+    ).report
+    assert report.seconds <= 60 + seconds_per_step
+    assert report.findings == (), "what the probe itself cut off is no fault of the judge"
+    assert (report.readable.total > 0) == (seconds_per_step == 0.1)
+    assert (report.unfinished > 0) == (seconds_per_step == 0.5)

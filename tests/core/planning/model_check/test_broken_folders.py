@@ -209,6 +209,11 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
                            "eos_token_id -1"),
     "one end token outside": (set_values(GENERATION, eos_token_id=[4, 777]), RED, GENERATION,
                               "eos_token_id 777"),
+    "no end token in the list": (set_values(GENERATION, eos_token_id=[]), AMBER, GENERATION,
+                                 "eos_token_id is an empty list"),
+    "no end token in config.json": (
+        one_after_another(remove(GENERATION), set_values(CONFIG, eos_token_id=[])), AMBER, CONFIG,
+        "eos_token_id is an empty list"),
     "another end token": (one_after_another(set_values(GENERATION, eos_token_id=0),
                                             set_values(TOKENIZER_CONFIG, eos_token="<|pad|>")),
                           RED, GENERATION, "add its id 4"),

@@ -1,0 +1,114 @@
+"""A whole iteration over a server with the habits of providers, which rejects a few prompts."""
+
+import itertools
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from meta_reward_core.cli.callbacks import CallbackList
+from meta_reward_core.context import StageResources
+from meta_reward_core.engines.base import SamplingParams
+from meta_reward_core.engines.scripted import ScriptedEngine, make_fake_reply
+from meta_reward_core.experiment import Experiment
+from meta_reward_core.reporting.summary import describe_refusals, summarize_refusals
+from meta_reward_core.runner import run_iteration
+from tests.core.engines.misbehaving_server import (
+    Behaviour,
+    completion,
+    failing,
+    fewer,
+    half_closed,
+    misbehaving_server,
+    reset,
+    saying,
+)
+from tests.core.engines.test_openai import BAD_PROMPT_HABITS, engine_of
+from tests.core.scripted_world import begin, train_on_nothing
+
+TROUBLES: tuple[Behaviour, ...] = (
+    failing(429),
+    saying(b'{"choices": [{"mess'),
+    fewer,
+    reset,
+    failing(503),
+    saying(completion([])),
+    half_closed,
+    saying(b"<html>Bad gateway</html>", 502),
+)
+STORM = 20
+BAD = ("question 17?", "question 71?")
+
+
+class Provider:
+    """Answers as the scripted engine does, with a trouble every fifth request and a storm of 429.
+
+    The bad prompts, two of a hundred, are never answered.
+    """
+
+    def __init__(self, habit: Behaviour) -> None:
+        self.habit = habit
+        self.requests = 0
+        self.troubles = itertools.cycle(TROUBLES)
+        self.lock = threading.Lock()
+
+    def __call__(self, exchange: Any) -> None:
+        if (trouble := self.find_trouble()) is not None:
+            trouble(exchange)
+            return
+        body = exchange.body
+        if any(bad in body["messages"][-1]["content"].splitlines() for bad in BAD):
+            self.habit(exchange)
+            return
+        sampling = SamplingParams(body["temperature"], body["top_p"], body["max_tokens"])
+        script = ScriptedEngine(make_fake_reply)
+        [drawn] = script.sample(
+            [body["messages"]], body["n"], sampling=sampling, seed=body.get("seed", 0)
+        )
+        exchange.answer(200, completion([one.text for one in drawn]))
+
+    def find_trouble(self) -> Behaviour | None:
+        with self.lock:
+            self.requests += 1
+            if 50 < self.requests <= 50 + STORM:
+                return failing(429)
+            return next(self.troubles) if self.requests % 5 == 0 else None
+
+
+def run(experiment: Experiment, habit: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = SimpleNamespace(train_dpo=train_on_nothing)
+    monkeypatch.setitem(sys.modules, "meta_reward_core.training.dpo", fake)
+    with misbehaving_server() as server:
+        server.usually = Provider(BAD_PROMPT_HABITS[habit])
+        engine = engine_of(server, attempts=10)
+        resources = StageResources(load_engine=lambda *_: engine, scratch=root / "scratch")
+        run_iteration(experiment.build_context(1), resources, CallbackList())
+
+
+@pytest.mark.parametrize("habit", BAD_PROMPT_HABITS)
+def test_an_iteration_finishes_and_names_the_prompts_that_the_server_rejects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, habit: str
+) -> None:
+    experiment = begin(
+        tmp_path / "files",
+        prompts=100,
+        sample={"prompts": 100},
+        prompts_per_shard=25,
+        actor={"samples": 3},
+        judge={"samples": 3},
+    )
+    run(experiment, habit, tmp_path, monkeypatch)
+    files = experiment.get_files(1)
+    assert files.count_finished_shards()["train"] == 1
+    [refused] = summarize_refusals(files)
+    assert (refused["role"], refused["prompts"], refused["replies"]) == ("actor", 2, 6)
+    assert {one["text"] for one in refused["named"]} == set(BAD)
+    told = "\n".join(describe_refusals([refused], shown=5))
+    assert all(bad in told for bad in BAD)
+    answered = set(files.read("responses")["prompt_id"].to_pylist())
+    assert len(answered) == 98, "no other prompt is lost"
+    judged = files.read("judgments").num_rows
+    assert judged == 3 * files.read("responses").num_rows
