@@ -4,6 +4,7 @@ A chat template is a program that is rarely reviewed. Every check here renders s
 the same way that engines and training render theirs.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +37,7 @@ _DATES: Final = ("2001-02-03", "2031-12-30")
 _MAX_HEAD_WORDS: Final = 3
 """Maximum words before the first prompt that count as names of roles; more are inserted text."""
 _EXCERPT_CHARS: Final = 80
+_MARKER: Final = re.compile(r"<\|?/?[A-Za-z][\w/-]*\|?>")
 _ROUND_TRIPS: Final = {
     "plain text": "Water boils at 100 degrees.",
     "several lines": "First line\nsecond line\n\nnew paragraph",
@@ -347,6 +349,15 @@ def _check_end_token(chat: _Chat) -> Check:
     ending = _find_end_after_reply(chat)
     if ending is not None:
         return _check_end_is_special(chat, ending)
+    if (spelled := _find_unknown_marker(chat)) is not None:
+        return chat.check(
+            "end",
+            title,
+            Level.RED,
+            f"the chat template ends a turn with {spelled!r}, which is not a token of the "
+            f"tokenizer, so that models do not learn to stop (end tokens: {known})",
+            "use the chat template and the tokenizer of the same model",
+        )
     written = _find_marker_after_reply(chat, [_make_user_message(), _make_reply()])
     if written is not None:
         return chat.check(
@@ -407,6 +418,16 @@ def _find_end_after_reply(chat: _Chat) -> int | None:
         if token not in chat.markers and str(chat.tokenizer.decode([token])).strip():
             return None
     return None
+
+
+def _find_unknown_marker(chat: _Chat) -> str | None:
+    """Find text after a completion that is written like a control token and is none."""
+    tail = chat.render(_make_user_message(), _make_reply()).partition(_REPLY)[2]
+    found = _MARKER.match(tail.lstrip())
+    if found is None or found[0] in {token.content for token in chat.markers.values()}:
+        return None
+    known = chat.tokenizer.convert_tokens_to_ids(found[0])
+    return found[0] if known in (None, chat.tokenizer.unk_token_id) else None
 
 
 def _find_marker_after_reply(chat: _Chat, turns: list[Message]) -> int | None:

@@ -1,5 +1,6 @@
 """Check that configurations can be loaded by transformers and saved as training saves them."""
 
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -149,6 +150,9 @@ def check_config_saving(config: PretrainedConfig) -> list[Check]:
             return [
                 _fail(f"cannot be saved again ({shorten_error(error)})", "correct the named values")
             ]
+    without_value = sorted(key for key, value in config.to_dict().items() if _has_nan(value))
+    if without_value:
+        return [_fail(f"{', '.join(without_value)} is not a number (NaN)", "correct the value")]
     changed = _list_differences(config.to_dict(), again.to_dict())
     if changed:
         return [
@@ -161,6 +165,15 @@ def check_config_saving(config: PretrainedConfig) -> list[Check]:
             )
         ]
     return [Check("config", _TITLE, Level.GREEN, f"{config.model_type}, can be saved again")]
+
+
+def _has_nan(value: object) -> bool:
+    """Whether a value of a configuration is or contains NaN; infinity is a valid bound."""
+    if isinstance(value, Mapping):
+        return any(map(_has_nan, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_has_nan, value))
+    return isinstance(value, float) and math.isnan(value)
 
 
 def check_saved_files(folder: Path) -> list[Check]:

@@ -67,6 +67,8 @@ def check_parameters(
     wrapped = _find_wrapper(tensors)
     if wrapped is not None:
         return [wrapped]
+    if (too_many := _find_layers_without_tensors(config, tensors)) is not None:
+        return [too_many]
     try:
         shell = _build_shell(config)
     except Exception as error:  # noqa: BLE001 - model classes raise what they like
@@ -92,6 +94,23 @@ def check_parameters(
         *_check_values(tensors, folder),
         *_note_ignored(list_ignored_tensors(model, tensors), tensors),
     ]
+
+
+def _find_layers_without_tensors(
+    config: PretrainedConfig, tensors: Mapping[str, TensorInfo]
+) -> Check | None:
+    """Find more layers than tensors, before a model of that many layers is built."""
+    layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+    if not isinstance(layers, int) or layers <= len(tensors):
+        return None
+    return Check(
+        "weights.keys",
+        _TITLE,
+        Level.RED,
+        f"num_hidden_layers is {layers:,}, but there are only {_count(len(tensors), 'tensor')}",
+        "use config.json and weights of the same model",
+        "config.json",
+    )
 
 
 def load_shapes(

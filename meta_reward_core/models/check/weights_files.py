@@ -248,6 +248,18 @@ def _note_unused_files(folder: Path, used: Iterable[str]) -> list[Check]:
         for file in folder.glob("*.safetensors")
         if file.name not in used and not file.name.startswith(".")
     )
+    if WEIGHTS_FILE in used and (folder / WEIGHTS_INDEX).is_file():
+        return [
+            Check(
+                "weights.unused",
+                _TITLE,
+                Level.AMBER,
+                f"lies beside {WEIGHTS_FILE}, which holds the whole model; other engines may "
+                "load the files of the index instead",
+                "remove the one that is not needed",
+                WEIGHTS_INDEX,
+            )
+        ]
     if not unused:
         return []
     return [

@@ -39,12 +39,13 @@ TROUBLES: tuple[Behaviour, ...] = (
     half_closed,
     saying(b"<html>Bad gateway</html>", 502),
 )
-STORM = 20
+STORM = 4
+"""Requests in a row that are answered 429; one request alone may meet all of them."""
 BAD = ("question 17?", "question 71?")
 
 
 class Provider:
-    """Answers as the scripted engine does, with a trouble every fifth request and a storm of 429.
+    """Answers as the scripted engine does, with a trouble every fifth request and storms of 429.
 
     The bad prompts, two of a hundred, are never answered.
     """
@@ -73,7 +74,7 @@ class Provider:
     def find_trouble(self) -> Behaviour | None:
         with self.lock:
             self.requests += 1
-            if 50 < self.requests <= 50 + STORM:
+            if self.requests % 40 < STORM:
                 return failing(429)
             return next(self.troubles) if self.requests % 5 == 0 else None
 
@@ -83,7 +84,7 @@ def run(experiment: Experiment, habit: str, root: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "meta_reward_core.training.dpo", fake)
     with misbehaving_server() as server:
         server.usually = Provider(BAD_PROMPT_HABITS[habit])
-        engine = engine_of(server, attempts=10)
+        engine = engine_of(server, attempts=STORM + 2)
         resources = StageResources(load_engine=lambda *_: engine, scratch=root / "scratch")
         run_iteration(experiment.build_context(1), resources, CallbackList())
 
