@@ -440,15 +440,24 @@ class _RequestSender:
             return False
 
     async def send(self, body: dict[str, Any]) -> ParsedResponse:
-        """Send a request, with up to the maximum number of attempts."""
+        """Send a request, with up to the maximum number of attempts.
+
+        Raises:
+            UnusablePromptError: no attempt succeeded, and at least one failed in a way that this
+                prompt may cause, even if a busy server ended the last one.
+            EngineError: no attempt succeeded, for other reasons.
+        """
+        suspicion: RetryableResponseError | None = None
         for attempt in range(self._endpoint.attempts):
             await self._wait_until_allowed()
             try:
                 return await self._send_once(body)
             except RetryableResponseError as error:
+                if error.may_be_prompt:
+                    suspicion = error
                 if attempt + 1 == self._endpoint.attempts:
-                    kind = UnusablePromptError if error.may_be_prompt else EngineError
-                    raise kind(f"{error} (attempt {attempt + 1})") from None
+                    kind = EngineError if suspicion is None else UnusablePromptError
+                    raise kind(f"{suspicion or error} (attempt {attempt + 1})") from None
                 await self._wait(attempt, error)
         raise AssertionError("an endpoint needs at least one attempt")
 

@@ -371,6 +371,15 @@ def test_a_prompt_that_the_server_cannot_take_does_not_cost_the_others(
     assert drawn[17][0].refusal
 
 
+def test_a_busy_server_does_not_hide_that_a_prompt_is_at_fault(server: MisbehavingServer) -> None:
+    """The last of four attempts meets a 429, the others an answer without content."""
+    server.coming = [without_content, without_content, without_content, failing(429)]
+    engine = engine_of(server, attempts=4, concurrency=1)
+    drawn = engine.sample([user("bad"), user("good")], 1, sampling=WARM, seed=1)
+    assert [row[0].finish_reason for row in drawn] == ["refused", "stop"]
+    assert "a reply that is not text" in str(drawn[0][0].refusal)
+
+
 def test_where_a_plain_prompt_is_answered_many_bad_prompts_do_not_cost_the_others(
     server: MisbehavingServer,
 ) -> None:

@@ -1,8 +1,11 @@
 """A whole iteration over a server with the habits of providers, which rejects a few prompts."""
 
 import itertools
+import json
 import sys
 import threading
+import zlib
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,28 +42,29 @@ TROUBLES: tuple[Behaviour, ...] = (
     half_closed,
     saying(b"<html>Bad gateway</html>", 502),
 )
-STORM = 4
-"""Requests in a row that are answered 429; one request alone may meet all of them."""
+STORM = range(50, 100)
+"""Requests that are answered 429 at their first three attempts."""
 BAD = ("question 17?", "question 71?")
 
 
 class Provider:
-    """Answers as the scripted engine does, with a trouble every fifth request and storms of 429.
+    """Answers as the scripted engine does, except for what goes wrong.
 
-    The bad prompts, two of a hundred, are never answered.
+    A fifth of the requests fails twice, and a storm of 429 meets all requests for a while. The bad
+    prompts, two of a hundred, are never answered.
     """
 
     def __init__(self, habit: Behaviour) -> None:
         self.habit = habit
-        self.requests = 0
+        self.attempts: Counter[str] = Counter()
         self.troubles = itertools.cycle(TROUBLES)
         self.lock = threading.Lock()
 
     def __call__(self, exchange: Any) -> None:
-        if (trouble := self.find_trouble()) is not None:
+        body = exchange.body
+        if (trouble := self.find_trouble(json.dumps(body))) is not None:
             trouble(exchange)
             return
-        body = exchange.body
         if any(bad in body["messages"][-1]["content"].splitlines() for bad in BAD):
             self.habit(exchange)
             return
@@ -71,12 +75,13 @@ class Provider:
         )
         exchange.answer(200, completion([one.text for one in drawn]))
 
-    def find_trouble(self) -> Behaviour | None:
+    def find_trouble(self, asked: str) -> Behaviour | None:
         with self.lock:
-            self.requests += 1
-            if self.requests % 40 < STORM:
+            self.attempts[asked] += 1
+            if self.attempts.total() in STORM and self.attempts[asked] <= 3:
                 return failing(429)
-            return next(self.troubles) if self.requests % 5 == 0 else None
+            has_trouble = zlib.crc32(asked.encode()) % 5 == 0 and self.attempts[asked] <= 2
+            return next(self.troubles) if has_trouble else None
 
 
 def run(experiment: Experiment, habit: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +89,7 @@ def run(experiment: Experiment, habit: str, root: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "meta_reward_core.training.dpo", fake)
     with misbehaving_server() as server:
         server.usually = Provider(BAD_PROMPT_HABITS[habit])
-        engine = engine_of(server, attempts=STORM + 2)
+        engine = engine_of(server, attempts=6)
         resources = StageResources(load_engine=lambda *_: engine, scratch=root / "scratch")
         run_iteration(experiment.build_context(1), resources, CallbackList())
 
