@@ -173,13 +173,15 @@ class _CallWatch:
             self._project(now, tokens, self._planned, *self._first)
             self._planned = None
 
-    def _project(self, now: float, tokens: int, planned: float, begun: float, before: int) -> None:
+    def _project(
+        self, now: float, tokens: int, planned: float, prefill: float, before: int
+    ) -> None:
         """Require that the longest replies end in the planned time.
 
         Args:
-            begun: seconds until the first report: mostly the reading of the prompts.
+            prefill: seconds until the first report: mostly the reading of the prompts.
             before: tokens of the first report.
         """
-        each = (now - begun) / max(1, tokens - before)
-        if begun + each * self._replies * self._limit > planned:
-            raise _TooSlowError(int((planned - now - begun) / (each * self._replies)))
+        each = (now - prefill) / max(1, tokens - before)
+        if prefill + each * self._replies * self._limit > planned:
+            raise _TooSlowError(int((planned - now - prefill) / (each * self._replies)))

@@ -254,7 +254,7 @@ def _note_unused_files(folder: Path, used: Iterable[str]) -> list[Check]:
                 "weights.unused",
                 _TITLE,
                 Level.AMBER,
-                f"lies beside {WEIGHTS_FILE}, which holds the whole model; other engines may "
+                f"is next to {WEIGHTS_FILE}, which holds the whole model; other engines may "
                 "load the files of the index instead",
                 "remove the one that is not needed",
                 WEIGHTS_INDEX,

@@ -44,6 +44,7 @@ TROUBLES: tuple[Behaviour, ...] = (
 )
 STORM = range(50, 100)
 """Requests that are answered 429 at their first three attempts."""
+QUICK = ("null content", "too long")
 BAD = ("question 17?", "question 71?")
 
 
@@ -94,7 +95,13 @@ def run(experiment: Experiment, habit: str, root: Path, monkeypatch: pytest.Monk
         run_iteration(experiment.build_context(1), resources, CallbackList())
 
 
-@pytest.mark.parametrize("habit", BAD_PROMPT_HABITS)
+@pytest.mark.parametrize(
+    "habit",
+    [
+        pytest.param(habit, marks=[] if habit in QUICK else pytest.mark.slow)
+        for habit in BAD_PROMPT_HABITS
+    ],
+)
 def test_an_iteration_finishes_and_names_the_prompts_that_the_server_rejects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, habit: str
 ) -> None:
