@@ -21,8 +21,6 @@ COVERED: Final = (
     *("templates", "meta_reward_core", "webapp", "workers", "benchmarks"),
 )
 EXEMPT: Final = {
-    "docs/miniature_paper.md": "a report with the stored recipes and results of earlier versions",
-    "docs/miniature_paper.html": "the same report",
     "meta_reward_core/evaluation/arena_hard_judge.py": "a benchmark's prompt, which is data",
     "meta_reward_core/method/parsing/scores.py": "words that the parser looks for",
     "webapp/api/models.py": "a label that a migration repeats",
