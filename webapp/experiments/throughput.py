@@ -93,10 +93,15 @@ def _compute_seconds_per_row(attempts: Sequence[Attempt]) -> float | None:
 
 
 def find_throughput(name: str, recipe: Recipe) -> MeasuredThroughput:
-    """Return the throughput of an experiment, if it exists and has any, else of a similar one."""
+    """Return the throughput of an experiment; for what it has not measured, of a similar one."""
     row = Experiment.objects.filter(name=name).first()
     own = measure_throughput(row) if row else MeasuredThroughput()
-    return own if own.measured_in else find_similar_throughput(Experiment.objects.all(), recipe)
+    similar = find_similar_throughput(Experiment.objects.all(), recipe)
+    return MeasuredThroughput(
+        own.measured_in or similar.measured_in,
+        {**similar.rates, **own.rates},
+        similar.seconds_per_row if own.seconds_per_row is None else own.seconds_per_row,
+    )
 
 
 def count_worker_engines(recipe: Recipe) -> int:
