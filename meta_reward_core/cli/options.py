@@ -166,7 +166,8 @@ def show_plan(
         print_total(console, list(plans.values()))
     if not plans:
         console.print(f"nothing to run: {done} iterations are already finished")
-    console.print(f"{size.describe()}.", soft_wrap=True)
+    else:
+        console.print(f"{size.describe()}.", soft_wrap=True)
     console.print(_describe_estimate_basis(speeds))
     if unknown is not None:
         console.print(escape(unknown), soft_wrap=True)

@@ -95,7 +95,7 @@ def estimate_shard_size(
     """
     prompts = recipe.sample.prompts
     seconds, start = _estimate_seconds_per_prompt(recipe, iteration, measured)
-    most = min(prompts, recipe.shard_size if recipe.prompts_per_shard is None else prompts)
+    most = recipe.shard_size if recipe.prompts_per_shard is None else prompts
     advised = _choose_size(tuple(seconds.items()), prompts, engines, start, most)
     size = advised if recipe.prompts_per_shard is None else recipe.prompts_per_shard
     shards = math.ceil(prompts / size)

@@ -93,7 +93,7 @@ def test_the_same_command_goes_on_whatever_it_names(
         installation.run(*words)
     assert statuses(Iteration) == ["finished", "finished"]
     assert Experiment.objects.get().recipe["actor"]["samples"] == 3
-    assert "nothing is left to run" in installation.run(*words, "--dry-run", "--iterations", "2")
+    assert "nothing to run" in installation.run(*words, "--dry-run", "--iterations", "2")
 
 
 def test_prompts_that_are_held_out_and_their_order_make_no_other_experiment(
@@ -301,12 +301,29 @@ def test_a_plan_of_several_iterations_has_a_sum(installation: Installation, tmp_
     assert "all 1" not in installation.run_iteration("--dry-run")
 
 
+def test_an_open_shard_size_is_chosen_for_the_engines_of_the_command(
+    installation: Installation, tmp_path: Path
+) -> None:
+    """8 prompts on two engines: four of one prompt each leave less idle than two of four."""
+    words = ("--set", "prompts_per_shard=null", "--engine-processes", "2")
+    shown = installation.run_iteration(*words, "--dry-run", "--output", tmp_path / "plan.json")
+    found = json.loads((tmp_path / "plan.json").read_text())["shards"]
+    assert found["chosen"]
+    assert found["engines"] == 2
+    assert found["prompts"] < 8
+    assert f"shards of {found['prompts']} prompts a stage, chosen for 2 engines" in shown
+    installation.run_iteration("--set", "prompts_per_shard=null", "--engine-processes", "1")
+    again = installation.run_iteration(*words, "--dry-run", "--output", tmp_path / "plan.json")
+    kept = json.loads((tmp_path / "plan.json").read_text())["shards"]
+    assert (kept["prompts"], kept["chosen"]) == (64, False), again
+
+
 def test_a_later_plan_uses_what_was_measured(installation: Installation) -> None:
     installation.run_iteration()
     shown = installation.run("run_iteration", "--experiment", "mine", "--dry-run")
     assert "mine, iteration 2" in shown
     assert "measured" in shown
-    assert "nothing is left to run" in installation.run(
+    assert "nothing to run" in installation.run(
         "run_iteration", "--experiment", "mine", "--dry-run", "--iterations", "1"
     )
 
