@@ -14,6 +14,7 @@ Source: Wu et al. 2024, section 2 and algorithm 1.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 from meta_reward_core import stages
@@ -24,6 +25,7 @@ from meta_reward_core.recipes import dataflow
 from meta_reward_core.recipes.dataflow import Resource, StageSpec
 from meta_reward_core.storage.shards import ShardManifest, StageOutput, compute_shard_key
 from meta_reward_core.tasks.evaluate_stage import run_evaluate
+from meta_reward_core.tasks.select_checkpoint import make_checkpoint_scorer
 
 __all__ = ["STAGES", "Resource", "Stage"]
 
@@ -178,6 +180,10 @@ STAGES: tuple[Stage, ...] = (
     Stage.from_spec(dataflow.PAIR_ACTOR, stages.run_pair_actor),
     Stage.from_spec(dataflow.META_JUDGE, stages.run_meta_judge),
     Stage.from_spec(dataflow.PAIR_JUDGE, stages.run_pair_judge),
-    Stage.from_spec(dataflow.TRAIN, stages.run_train, hash_earlier=stages.hash_earlier_judgments),
+    Stage.from_spec(
+        dataflow.TRAIN,
+        partial(stages.run_train, make_scorer=make_checkpoint_scorer),
+        hash_earlier=stages.hash_earlier_judgments,
+    ),
     Stage.from_spec(dataflow.EVALUATE, run_evaluate),
 )

@@ -1,7 +1,8 @@
 """Stage functions: each reads the tables of a shard and performs one step of the method."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,6 +42,9 @@ from meta_reward_core.storage.records import (
 from meta_reward_core.storage.schemas import build_table, get_own_part, to_records
 from meta_reward_core.storage.shards import Counts, IterationFiles, StageOutput
 from meta_reward_core.training.dataset import load_training_rows
+
+if TYPE_CHECKING:
+    from meta_reward_core.training.checkpoint_candidates import CheckpointScorer
 
 
 def run_sample(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
@@ -273,10 +277,19 @@ def _compute_position_weights(files: IterationFiles) -> PositionWeights:
     )
 
 
-def run_train(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
+def run_train(
+    context: IterationContext,
+    shard: int,  # noqa: ARG001
+    resources: StageResources,
+    *,
+    make_scorer: Callable[[IterationContext, StageResources], "CheckpointScorer | None"],
+) -> StageOutput:
     """Train M_t by DPO on the scheduled pairs; start and reference are M_{t-1}.
 
     An audit can withhold a kind of pairs, or add human pairs (`training.dataset`).
+
+    Args:
+        make_scorer: makes the function that selects the checkpoint if the recipe asks for that.
 
     Raises:
         NoPairsError: no pair of any scheduled kind survived.
@@ -300,6 +313,7 @@ def run_train(context: IterationContext, shard: int, resources: StageResources) 
             on_log=resources.on_log,
             chat_date=context.chat_date,
             run_name=f"{context.recipe.name}-{context.seed}-iteration-{context.number}",
+            score_checkpoint=make_scorer(context, resources),
         )
         sha256 = hash_model_folder(folder)
     tables = {

@@ -62,7 +62,7 @@ class PromptFile:
         extra: further columns of a row, by prompt id; only where there are any.
         held_out: prompts left out because they are kept for evaluation.
         contaminated: prompts left out because they equal or nearly equal a prompt of
-            `evaluation.tasks`; None where there are no such tasks.
+            `evaluation.tasks` or `development.tasks`; None where there are no such tasks.
         other_turns: rows of conversations that are not the first turn of a user.
         format: what the file was read as; None for prompts that came from no file.
     """

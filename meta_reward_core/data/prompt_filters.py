@@ -205,7 +205,7 @@ def remove_contaminated(
             left_out[found] += 1
     if pool.prompts and not kept:
         raise InputError(
-            "every prompt of the pool equals or nearly equals a prompt of evaluation.tasks: "
-            "use other prompts"
+            "every prompt of the pool equals or nearly equals a prompt of evaluation.tasks or "
+            "development.tasks: use other prompts"
         )
     return replace(pool, prompts=kept, contaminated=len(pool.prompts) - len(kept)), left_out

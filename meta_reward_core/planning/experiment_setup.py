@@ -76,8 +76,11 @@ from meta_reward_core.storage.layout import ExperimentLayout
 from meta_reward_core.storage.roots import StorageRoots
 from meta_reward_core.tasks.fixed_items import (
     FixedItems,
+    get_development_path,
     get_items_path,
+    load_development_items,
     load_fixed_items,
+    read_development_items,
     read_fixed_items,
 )
 from meta_reward_core.tasks.registry import get_task_templates
@@ -156,7 +159,9 @@ def check_can_create(
     for absent in items:
         if absent.obstacle is not None:
             say(f"{absent.task} will not be evaluated: {absent.obstacle}")
-    prompts, items = _read_new_pool(request, recipe, items, say=say)
+    development = read_development_items(recipe, items)
+    prompts, all_items = _read_new_pool(request, recipe, [*items, *development], say=say)
+    items, development = all_items[: len(items)], all_items[len(items) :]
     wanted = launch.iterations
     if error := find_pool_error(recipe, count=len(prompts.prompts), iterations=wanted):
         raise LaunchError({PROMPTS: error})
@@ -166,7 +171,7 @@ def check_can_create(
             "skip_bad_rows": request.skip_bad_rows,
         }
         launch = launch.model_copy(update=given)
-    return ExperimentInputs(launch, recipe, templates, prompts, items)
+    return ExperimentInputs(launch, recipe, templates, prompts, items, development)
 
 
 def _read_new_pool(
@@ -193,6 +198,7 @@ class ExperimentInputs:
     Attributes:
         launch: the whole request.
         items: the items of each task of `evaluation.tasks`.
+        development: the items of each task of `development.tasks`.
     """
 
     launch: LaunchRequest
@@ -200,6 +206,15 @@ class ExperimentInputs:
     templates: PromptTemplates
     prompts: PromptFile
     items: Sequence[FixedItems]
+    development: Sequence[FixedItems]
+
+    @property
+    def documents(self) -> dict[str, bytes]:
+        """The files of all items, by path below the experiment's folder."""
+        return {
+            **{get_items_path(one.task): one.to_json() for one in self.items},
+            **{get_development_path(one.task): one.to_json() for one in self.development},
+        }
 
 
 def _require_engines(recipe: Recipe) -> None:
@@ -247,9 +262,11 @@ def check_can_resume(request: ExperimentRequest, existing: Experiment) -> Settin
     wanted, differences = _sort_differences(request, existing)
     prompts = None
     if request.prompts is not None:
+        place = existing.store, existing.paths.layout
+        recipe = existing.recipe
         items = [
-            load_fixed_items(existing.store, existing.paths.layout, task.name)
-            for task in existing.recipe.evaluation.tasks
+            *(load_fixed_items(*place, task.name) for task in recipe.evaluation.tasks),
+            *(load_development_items(*place, task.name) for task in recipe.development.tasks),
         ]
         prompts, _ = read_pool(
             request.prompts, existing.recipe, items, skip_bad_rows=request.skip_bad_rows
@@ -351,7 +368,7 @@ def _create(
         seed=inputs.launch.seed,
         seed_model=model,
         prompts=inputs.prompts,
-        documents={get_items_path(one.task): one.to_json() for one in inputs.items},
+        documents=inputs.documents,
         uuid=request.uuid,
         reward_model=reward_model,
     )

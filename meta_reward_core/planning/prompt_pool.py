@@ -34,7 +34,7 @@ def read_pool(
     """Load the prompts of a new experiment, from a file or from the recipe's task.
 
     Args:
-        items: evaluation items; prompts similar to theirs are left out.
+        items: of evaluation and development; prompts similar to theirs are left out.
         skip_bad_rows: leave out unusable rows of the file, instead of refusing the file.
 
     Returns:
@@ -49,12 +49,15 @@ def read_pool(
         say(f"{pool.held_out} prompt(s) of the pool left out: held out for evaluation")
     if not items:
         return pool, []
-    pool, left_out = remove_contaminated(pool, {one.task: one.prompts for one in items})
+    texts = {str(number): one.prompts for number, one in enumerate(items)}
+    pool, left_out = remove_contaminated(pool, texts)
     say(
         f"{pool.contaminated} prompt(s) of the pool left out: they equal or nearly equal a prompt "
-        "of evaluation.tasks"
+        "of evaluation.tasks or development.tasks"
     )
-    return pool, [replace(one, left_out_of_pool=left_out[one.task]) for one in items]
+    return pool, [
+        replace(one, left_out_of_pool=left_out[str(number)]) for number, one in enumerate(items)
+    ]
 
 
 def _describe_left_out(found: PromptFile) -> Iterator[str]:

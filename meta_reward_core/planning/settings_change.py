@@ -52,6 +52,7 @@ FIXED_FIELDS: Final[Mapping[str, str]] = {
     "evaluation.tasks": "their items were chosen when the experiment was created, so that all "
     "models are measured on the same ones",
     "judge.reward_model": "its files were hashed when the experiment was created",
+    "development.tasks": "their items were chosen when the experiment was created",
     "judge.template": "its text was stored when the experiment was created",
     "judge.rubric": "its text was stored when the experiment was created",
     "meta_judge.template": "its text was stored when the experiment was created",

@@ -33,7 +33,9 @@ from meta_reward_core.system.untrusted_input import parse_yaml
 ADAPTERS: Final = "training.lora"
 """The section that may be absent; it changes as a whole."""
 
-TASKS: Final = "evaluation.tasks"
+TASKS: Final = ("evaluation.tasks", "development.tasks")
+"""Lists of sections: an error names the entry and its field."""
+
 _UNKNOWN_KEY: Final = "Unknown recipe value."
 _INTEGER_ERRORS: Final = frozenset({"int_type", "int_parsing", "int_from_float"})
 _NUMBER_ERRORS: Final = frozenset({"float_type", "float_parsing", "finite_number"})
@@ -231,8 +233,8 @@ def explain_errors(
     for problem in error.errors(include_url=False):
         message = _explain(problem)
         keys = list(_find_keys(problem, message, given))
-        if keys == [TASKS]:  # a list of sections: name the entry and its field
-            place = ".".join(str(part) for part in problem["loc"])[len(TASKS) + 1 :]
+        if len(keys) == 1 and keys[0] in TASKS:
+            place = ".".join(str(part) for part in problem["loc"])[len(keys[0]) + 1 :]
             message = f"{place}: {message}" if place else message
         for key in keys:
             errors.setdefault(key, f"{message.rstrip('.')}.")

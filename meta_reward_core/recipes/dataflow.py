@@ -166,6 +166,10 @@ def _has_task(recipe: Recipe) -> bool:
     return recipe.task is not None
 
 
+def _selects_by_tasks(recipe: Recipe) -> bool:
+    return recipe.training.selects_by_tasks
+
+
 def _measures_models(recipe: Recipe) -> bool:
     return recipe.has_ground_truth or bool(recipe.evaluation.tasks)
 
@@ -296,9 +300,19 @@ TRAIN: Final = StageSpec(
     writes=("training_log", "refused", CHECKPOINT),
     part_by_part=False,
     resource="trainer",
-    needs=_need(
-        *("training", "engine.threads", "train_on", "audit.human_pairs_share"),
-        *("actor.reasoning", "judge.reasoning"),
+    needs=(
+        *_need(
+            *("training", "engine.threads", "train_on", "audit.human_pairs_share"),
+            *("actor.reasoning", "judge.reasoning"),
+        ),
+        *_restrict_needs(  # the tasks that select the checkpoint generate and judge
+            _selects_by_tasks,
+            (
+                *_need("development"),
+                *(Need(role, is_borrowed=True) for role in ("actor", "judge", "meta_judge")),
+                *_ENGINE,
+            ),
+        ),
     ),
     model="training",
     earlier_reads=("actor_pairs", "judge_pairs", *list_written_tables("audit")),

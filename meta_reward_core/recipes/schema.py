@@ -398,6 +398,27 @@ class EvaluationRecipe(Section):
         return self
 
 
+class DevelopmentRecipe(Section):
+    """Tasks that select the checkpoint of each training, on data that no evaluation uses."""
+
+    tasks: list[EvaluationTaskRecipe] = declare_field(
+        [],
+        "Tasks that measure the weights of each saved epoch, in the form of `evaluation.tasks`. "
+        "`training.checkpoint_selection: highest_development_score` keeps the epoch with the "
+        "highest mean over the tasks of their first metric. Pool prompts that are near-duplicates "
+        "of their prompts are removed.",
+        source=OURS,
+    )
+    judgments: int = declare_field(5, "Judgments per response.", source=OURS, ge=1)
+
+    @model_validator(mode="after")
+    def _check_tasks(self) -> Self:
+        names = [task.name for task in self.tasks]
+        if len(set(names)) < len(names):
+            raise ValueError("development.tasks names a task twice: keep one entry of each")
+        return self
+
+
 class ProbeRecipe(Section):
     """A trial of actor, judge and meta-judge on a few prompts before the first full stage."""
 
@@ -526,6 +547,7 @@ class Recipe(Section):
     pairing: PairingRecipe = PairingRecipe()
     meta_judge: MetaJudgeRecipe = MetaJudgeRecipe()
     training: DpoSettings = DpoSettings()
+    development: DevelopmentRecipe = DevelopmentRecipe()
     probe: ProbeRecipe = ProbeRecipe()
     audit: AuditRecipe = AuditRecipe()
     engine: EngineRecipe = EngineRecipe()
@@ -548,6 +570,11 @@ class Recipe(Section):
                 "pairing.length_unit: tokens also counts the tokens of the reasoning, which "
                 f"actor.reasoning: {self.actor.reasoning} removes; use pairing.length_unit: "
                 "characters"
+            )
+        if self.training.selects_by_tasks and not self.development.tasks:
+            raise ValueError(
+                "training.checkpoint_selection: highest_development_score selects by "
+                "development.tasks, which is empty: list a task"
             )
         self._check_readouts()
         self._check_reward_model()

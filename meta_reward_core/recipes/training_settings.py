@@ -6,7 +6,9 @@ from pydantic import model_validator
 
 from meta_reward_core.recipes.field import OURS, PAPER, Section, declare_field
 
-CheckpointRule = Literal["last", "lowest_validation_loss", "highest_validation_accuracy"]
+CheckpointRule = Literal[
+    "last", "lowest_validation_loss", "highest_validation_accuracy", "highest_development_score"
+]
 Sharding = Literal["none", "fsdp", "zero2", "zero3"]
 Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
 Optimizer = Literal["adamw", "adamw_8bit"]
@@ -208,7 +210,8 @@ class TrainingSettings(Section):
     )
     checkpoint_selection: CheckpointRule = declare_field(
         default="last",
-        text="Epoch whose weights are saved as the checkpoint.",
+        text="Epoch whose weights are saved as the checkpoint: the last, the best on held-out "
+        "pairs (validation_share), or the best on the tasks in `development.tasks`.",
         source=OURS,
     )
     save_every_epochs: int = declare_field(
@@ -225,6 +228,11 @@ class TrainingSettings(Section):
         source=OURS,
         unit="steps",
     )
+
+    @property
+    def selects_by_tasks(self) -> bool:
+        """Whether evaluation tasks select the checkpoint, after all epochs."""
+        return self.checkpoint_selection == "highest_development_score"
 
     @property
     def keeps_adapter(self) -> bool:
@@ -252,7 +260,7 @@ class TrainingSettings(Section):
     @model_validator(mode="after")
     def _check_validation_share(self) -> "TrainingSettings":
         rule = self.checkpoint_selection
-        if rule != "last" and self.validation_share == 0:
+        if rule.endswith(("_loss", "_accuracy")) and self.validation_share == 0:
             raise ValueError(f"checkpoint_selection: {rule} needs a validation_share above 0")
         return self
 
@@ -315,9 +323,9 @@ class SftSettings(TrainingSettings):
 
     @model_validator(mode="after")
     def _check_checkpoint_rule(self) -> "SftSettings":
-        if self.checkpoint_selection == "highest_validation_accuracy":
+        if self.checkpoint_selection not in {"last", "lowest_validation_loss"}:
             raise ValueError(
-                "checkpoint_selection: highest_validation_accuracy is for DPO only; use last or "
+                f"checkpoint_selection: {self.checkpoint_selection} is for DPO only; use last or "
                 "lowest_validation_loss"
             )
         return self

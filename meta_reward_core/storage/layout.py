@@ -5,6 +5,7 @@
     <folder>/model_check.json                       results of the model check at the beginning
     <folder>/model_checks/<hash>.json               the same under changed settings
     <folder>/evaluation-data/<task>.json            items that a task measures every model on
+    <folder>/evaluation-data/development/<task>.json  items that a task selects checkpoints by
     <folder>/evaluations/M<t>/<benchmark>.json      scorecards of a model
     <folder>/iteration-0/                           the pool of prompts; in a remote store also M0
     <folder>/iteration-<t>/<table>/part-<k>.parquet
@@ -133,6 +134,10 @@ class ExperimentLayout:
     def get_evaluation_items(self, task: str) -> str:
         """Name of the file with a task's evaluation items, the same for every model."""
         return self.get_path(f"{_EVALUATION_ITEMS}/{task}.json")
+
+    def get_development_items(self, task: str) -> str:
+        """Name of the file with the items of a task that selects checkpoints."""
+        return self.get_path(f"{_EVALUATION_ITEMS}/development/{task}.json")
 
     def get_iteration(self, number: int) -> str:
         """Folder of an iteration; see `POOL`."""

@@ -258,7 +258,8 @@ class Settings(BaseSettings):
     )
     evaluation_root: Folder = _declare(
         "META_REWARD_EVALUATION_ROOT",
-        "The only folder from which the form and the API accept files in `evaluation.tasks`.",
+        "The only folder from which the form and the API accept files in `evaluation.tasks` and "
+        "`development.tasks`.",
         default=_in_var("evaluation"),
         section=_FILES,
         shown="`evaluation` in `META_REWARD_VAR`",
@@ -583,13 +584,25 @@ def read_variable(name: str) -> str | None:
     return os.environ.get(name)
 
 
-def build_environment_without_secrets() -> dict[str, str]:
+TRACKER_SECRETS: Final = (
+    "WANDB_API_KEY",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+)
+"""Variables of the tools in `META_REWARD_TRACKERS`, which only a training reads."""
+
+
+def build_environment_without_secrets(*, trains: bool = False) -> dict[str, str]:
     """Return the environment of a child that needs no secrets, such as one that runs a model.
 
     Secrets are empty instead of absent, so that the child does not read them from `.env`.
+
+    Args:
+        trains: the child trains, so it gets the keys of the trackers that it reports to.
     """
     secrets = [get_variable_name(one) for one in Settings.model_fields.values() if is_secret(one)]
-    names = [*secrets, *(f"{name}_FILE" for name in secrets)]
+    names = [*secrets, *(f"{name}_FILE" for name in secrets), *(() if trains else TRACKER_SECRETS)]
     return {**os.environ, **dict.fromkeys(names, "")}
 
 

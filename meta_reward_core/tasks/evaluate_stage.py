@@ -107,7 +107,7 @@ def _measure_task(
     if obstacle is not None:
         raise TaskError(f"{task} cannot be evaluated on this machine: {obstacle}")
     results = benchmark.evaluate(
-        _make_benchmark_request(context, task, model, resources), fixed.items
+        make_benchmark_request(context, task, model, resources), fixed.items
     )
     card = benchmark.score(results, model=model.name)
     card = replace(card, issues=(*card.issues, *_find_left_out(fixed)))
@@ -119,7 +119,7 @@ def _to_item_row(task: str, model: ModelRef, result: ItemResult) -> dict[str, An
     return {"task": task, "model": model.name, **asdict(result)}
 
 
-def _make_benchmark_request(
+def make_benchmark_request(
     context: IterationContext, task: str, model: ModelRef, resources: StageResources
 ) -> BenchmarkRequest:
     """Build the request, with the same seed for every model, so that only the model differs."""

@@ -4,12 +4,17 @@ They are stored with the experiment as `evaluation-data/<task>.json`, so that M0
 same prompts on every machine, even if the source file changes. Data that is absent when the
 experiment starts is recorded as absent: its task is then not evaluated, which is neither a pass nor
 a failure.
+
+The items of the tasks that select checkpoints are kept with them. They share no prompt with the
+evaluation, and are required.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from meta_reward_core.data.prompt_filters import NearDuplicateIndex
 from meta_reward_core.errors import ArtifactError, TaskError
 from meta_reward_core.recipes.schema import EvaluationTaskRecipe, Recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
@@ -23,7 +28,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class FixedItems:
-    """Items of one task of `evaluation.tasks`.
+    """Items of one task of `evaluation.tasks` or `development.tasks`.
 
     Attributes:
         version: of the task.
@@ -75,8 +80,8 @@ def get_benchmark(name: str) -> Benchmark:
     benchmark = get_task(name).benchmark
     if benchmark is None:
         raise TaskError(
-            f"the task {name!r} has no benchmark: evaluation.tasks accepts tasks with one, "
-            f"such as ifeval and labelled-pairs"
+            f"the task {name!r} has no benchmark: evaluation.tasks and development.tasks accept "
+            f"tasks with one, such as ifeval and labelled-pairs"
         )
     return benchmark
 
@@ -89,6 +94,33 @@ def read_fixed_items(recipe: Recipe) -> list[FixedItems]:
         EvaluationFileError: data is there and malformed.
     """
     return [_read_task_items(wanted) for wanted in recipe.evaluation.tasks]
+
+
+def read_development_items(recipe: Recipe, evaluated: Sequence[FixedItems]) -> list[FixedItems]:
+    """Read the items of every task of a recipe's `development.tasks`.
+
+    Args:
+        evaluated: the items of the evaluation, which must share no prompt with them.
+
+    Raises:
+        TaskError: a task is not installed here, or has no benchmark; its data or a package is
+            missing; or a prompt equals or nearly equals one of the evaluation.
+        EvaluationFileError: data is malformed.
+    """
+    found = [_read_task_items(wanted) for wanted in recipe.development.tasks]
+    for one in found:
+        if one.obstacle is not None:
+            raise TaskError(f"development.tasks: {one.task} cannot be used: {one.obstacle}")
+        near = NearDuplicateIndex(one.prompts)
+        for other in evaluated:
+            shared = sum(near.find(text) is not None for text in other.prompts)
+            if shared:
+                raise TaskError(
+                    f"development.tasks: {shared} prompt(s) of {other.task} in evaluation.tasks "
+                    f"equal or nearly equal a prompt of {one.task}. Use other data: a model that "
+                    "was selected by a prompt cannot be evaluated on it."
+                )
+    return found
 
 
 def _read_task_items(wanted: EvaluationTaskRecipe) -> FixedItems:
@@ -123,13 +155,32 @@ def get_items_path(task: str) -> str:
     return ExperimentLayout("").get_evaluation_items(task)
 
 
+def get_development_path(task: str) -> str:
+    """Return the path of a development task's items, relative to the experiment's folder."""
+    return ExperimentLayout("").get_development_items(task)
+
+
 def load_fixed_items(store: ArtifactStore, experiment: ExperimentLayout, task: str) -> FixedItems:
-    """Load the items of an experiment.
+    """Load the evaluation items of an experiment.
 
     Raises:
         ArtifactError: they are gone, or not readable.
     """
-    name = experiment.get_evaluation_items(task)
+    return _load_items(store, experiment.get_evaluation_items(task))
+
+
+def load_development_items(
+    store: ArtifactStore, experiment: ExperimentLayout, task: str
+) -> FixedItems:
+    """Load the items by which an experiment selects checkpoints.
+
+    Raises:
+        ArtifactError: they are gone, or not readable.
+    """
+    return _load_items(store, experiment.get_development_items(task))
+
+
+def _load_items(store: ArtifactStore, name: str) -> FixedItems:
     if not store.exists(name):
         raise ArtifactError(
             f"{store.get_path(name)} is missing: restore it, or create another experiment"

@@ -21,22 +21,29 @@ from meta_reward_core.training.resume import publish_model
 
 
 def publish_weights(
-    trainer: Trainer, *, start: Path, checkpoint: Path, scratch: Path, keep_adapter: bool = False
+    trainer: Trainer,
+    *,
+    start: Path,
+    checkpoint: Path,
+    scratch: Path,
+    keep_adapter: bool = False,
+    is_last: bool = False,
 ) -> bool:
     """Write the trained weights from the main process, in the precision of the initial weights.
 
-    All processes participate, because each may hold a part of every weight. None waits while the
-    main process writes; the process group ends before.
+    All processes participate, because each may hold a part of every weight.
 
     Args:
         keep_adapter: the adapter is published too, in a folder of its own inside.
+        is_last: the training has ended: the process group ends before the main process writes, so
+            that none waits for it.
 
     Returns:
         Whether this call published; False when another writer was first.
     """
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    if is_last:
+        end_process_group()
     published = False
     if trainer.is_world_process_zero():
         trained: Any = trainer.accelerator.unwrap_model(trainer.model)
@@ -67,6 +74,12 @@ def publish_weights(
             verify=partial(verify_checkpoint, start=start),
         )
     return published
+
+
+def end_process_group() -> None:
+    """End the group of this training's processes, if there are several: none waits any more."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def verify_checkpoint(folder: Path, *, start: Path) -> None:

@@ -25,6 +25,10 @@ from meta_reward_core import errors
 from meta_reward_core.errors import MetaRewardError, TrainingError
 from meta_reward_core.recipes.training_settings import TrainingSettings
 from meta_reward_core.system.signals import make_parent_death_preexec
+from meta_reward_core.training.checkpoint_candidates import (
+    CheckpointScorer,
+    publish_best_candidate,
+)
 from meta_reward_core.training.model_sharding import read_fsdp_environment
 from meta_reward_core.training.result import OnLog, TrainingOutcome
 from meta_reward_core.training.row_types import RowIterable, TrainingRow
@@ -53,6 +57,8 @@ class TrainingRunOptions(TypedDict):
         chat_date: the current date for the chat template, YYYY-MM-DD; None for the day of the
             training.
         run_name: name of the training in trackers such as TensorBoard.
+        score_checkpoint: measures the weights of each saved epoch after the training; only with
+            `checkpoint_selection: highest_development_score`.
     """
 
     checkpoint: Path
@@ -62,6 +68,7 @@ class TrainingRunOptions(TypedDict):
     on_log: NotRequired[OnLog | None]
     chat_date: NotRequired[str | None]
     run_name: NotRequired[str | None]
+    score_checkpoint: NotRequired[CheckpointScorer | None]
 
 
 def train(
@@ -75,10 +82,50 @@ def train(
     """Train the model in `start` and publish it, on the configured number of processes.
 
     Raises:
-        TrainingError: see `run_training`; or fewer devices than processes, or a process died.
+        TrainingError: see `run_training`; or fewer devices than processes, or a process died; or
+            tasks select the checkpoint, and nothing scores it.
     """
+    score = place.get("score_checkpoint")
+    if settings.selects_by_tasks and score is None:
+        raise TrainingError(
+            f"checkpoint_selection: {settings.checkpoint_selection} needs score_checkpoint, a "
+            "function that measures a model."
+        )
+    outcome = _train_processes(objective, rows, start=start, settings=settings, place=place)
+    if score is None or not settings.selects_by_tasks:
+        return outcome
+    return publish_best_candidate(
+        outcome,
+        start=start,
+        checkpoint=place["checkpoint"],
+        scratch=place["scratch"],
+        score_checkpoint=score,
+        on_log=place.get("on_log"),
+    )
+
+
+def _train_processes(
+    objective: Objective,
+    rows: RowIterable[TrainingRow],
+    *,
+    start: Path,
+    settings: TrainingSettings,
+    place: TrainingRunOptions,
+) -> TrainingOutcome:
     if settings.processes == 1:
-        return run_training(objective, rows, start=start, settings=settings, **place)
+        return run_training(
+            objective,
+            rows,
+            start=start,
+            settings=settings,
+            checkpoint=place["checkpoint"],
+            scratch=place["scratch"],
+            seed=place["seed"],
+            threads=place.get("threads"),
+            on_log=place.get("on_log"),
+            chat_date=place.get("chat_date"),
+            run_name=place.get("run_name"),
+        )
     _check_devices(settings)
     prepare_job(
         objective,

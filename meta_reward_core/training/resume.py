@@ -54,6 +54,11 @@ def find_resume_state(states: Path) -> Path | None:
     return latest
 
 
+def get_step(state: Path | None) -> int:
+    """Return the optimizer step of a state; 0 without a state."""
+    return 0 if state is None else int(state.name.partition("-")[2])
+
+
 def publish_model(
     write_weights: Callable[[Path], None],
     *,

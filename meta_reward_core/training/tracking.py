@@ -30,7 +30,8 @@ def use_trackers(run_name: str) -> Iterator[list[str]]:
     if not settings.trackers:
         yield []
         return
-    root, told = settings.tracking_root, set(os.environ)
+    root = settings.tracking_root
+    told = {name for name, value in os.environ.items() if value}
     root.mkdir(parents=True, exist_ok=True)
     defaults = {
         "TENSORBOARD_LOGGING_DIR": str(root / "tensorboard" / run_name),
@@ -42,10 +43,13 @@ def use_trackers(run_name: str) -> Iterator[list[str]]:
         "WANDB_MODE": "online" if "WANDB_API_KEY" in told else "offline",
         "WANDB_SILENT": "true",
     }
-    added = {name: value for name, value in defaults.items() if name not in told}
-    os.environ.update(added)
+    before = dict(os.environ)
+    os.environ.update({name: value for name, value in defaults.items() if name not in told})
     try:
         yield list(settings.trackers)
     finally:
-        for variable in added:
-            del os.environ[variable]
+        for variable in defaults:
+            if variable in before:
+                os.environ[variable] = before[variable]
+            else:
+                os.environ.pop(variable, None)

@@ -39,7 +39,11 @@ from meta_reward_core.recipes.training_settings import (
 )
 from meta_reward_core.system.third_party_logging import silence_libraries
 from meta_reward_core.training.callbacks import TrainingMonitor, select_metrics
-from meta_reward_core.training.export_weights import publish_weights
+from meta_reward_core.training.checkpoint_candidates import (
+    CandidateExport,
+    remove_later_candidates,
+)
+from meta_reward_core.training.export_weights import end_process_group, publish_weights
 from meta_reward_core.training.model_loading import load_trained_model
 from meta_reward_core.training.preprocessing import (
     TRAIN_FILE,
@@ -52,6 +56,7 @@ from meta_reward_core.training.preprocessing import (
 from meta_reward_core.training.result import OnLog, TrainingOutcome
 from meta_reward_core.training.resume import (
     find_resume_state,
+    get_step,
     open_scratch,
 )
 from meta_reward_core.training.row_encoding import RowEncoder
@@ -147,7 +152,8 @@ def prepare_job(
         )
         _check_validation(sorted_rows, settings.checkpoint_selection)
         # removes incomplete states before processes read them
-        find_resume_state(scratch / STATES_FOLDER)
+        state = find_resume_state(scratch / STATES_FOLDER)
+        remove_later_candidates(scratch, step=get_step(state))
 
 
 def train_prepared_job(
@@ -195,19 +201,24 @@ def train_prepared_job(
         )
         _check_rows_kept(trainer, sorted_rows)
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(TrainingMonitor(settings, on_log))
+        place: dict[str, Any] = {
+            "start": start,
+            "scratch": scratch,
+            "keep_adapter": settings.keeps_adapter,
+        }
+        if settings.selects_by_tasks:
+            trainer.add_callback(CandidateExport(trainer, **place))
+        trainer.add_callback(TrainingMonitor(settings, on_log))  # seals states: the last callback
         _train(trainer, find_resume_state(scratch / STATES_FOLDER))
-        published = publish_weights(
-            trainer,
-            start=start,
-            checkpoint=checkpoint,
-            scratch=scratch,
-            keep_adapter=settings.keeps_adapter,
-        )
+        published = False
+        if settings.selects_by_tasks:
+            end_process_group()
+        else:
+            published = publish_weights(trainer, checkpoint=checkpoint, is_last=True, **place)
     outcome = _build_outcome(
         trainer.state, sorted_rows, settings.checkpoint_selection, published=published
     )
-    if trainer.is_world_process_zero():
+    if trainer.is_world_process_zero() and not settings.selects_by_tasks:
         shutil.rmtree(scratch)
     return outcome
 
@@ -235,7 +246,7 @@ def _check_world_size(asked: int) -> None:
 
 
 def _check_validation(rows: RowSplit, rule: CheckpointRule) -> None:
-    if rule != "last" and not rows.held_out:
+    if rule in RULE_METRICS and not rows.held_out:
         raise TrainingError(f"The validation set, which {rule} needs, is empty.")
 
 
@@ -315,7 +326,7 @@ def _build_arguments(
 
 def _build_selection_arguments(rule: CheckpointRule) -> dict[str, Any]:
     """Return transformers' settings for the selection rule; of equal epochs the first counts."""
-    if rule == "last":
+    if rule not in RULE_METRICS:
         return {}
     return {
         "load_best_model_at_end": True,
@@ -351,7 +362,7 @@ def _build_outcome(
     state: TrainerState, rows: RowSplit, rule: CheckpointRule, *, published: bool
 ) -> TrainingOutcome:
     log = [row for entry in state.log_history if (row := select_metrics(entry))]
-    kept = state.global_step if rule == "last" else int(state.best_global_step or 0)
+    kept = int(state.best_global_step or 0) if rule in RULE_METRICS else state.global_step
     epochs = [row["epoch"] for row in log if row["step"] == kept]
     return TrainingOutcome(
         rows_trained=rows.trained,

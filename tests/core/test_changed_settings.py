@@ -287,6 +287,7 @@ def test_what_an_experiment_began_with_cannot_change(tmp_path: Path, field: str)
     values = {
         "task": ["task=toy"],
         "evaluation.tasks": ["evaluation.tasks=[{name: ifeval, data: x}]"],
+        "development.tasks": ["development.tasks=[{name: ifeval, data: x}]"],
         "audit.required": ["audit.required=true"],
         "audit.on_failure": ["audit.on_failure=actor_pairs"],
         "audit.min_answers": ["audit.min_answers=7"],

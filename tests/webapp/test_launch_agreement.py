@@ -180,15 +180,15 @@ def test_all_errors_come_at_once(client: Client, tmp_path: Path) -> None:
         assert {line.partition(":")[0] for line in answer.errors} == set(values)
 
 
+@pytest.mark.parametrize("key", ["evaluation.tasks", "development.tasks"])
 def test_benchmarks_are_named_by_form_and_api(
-    client: Client, tmp_path: Path, settings: Settings
+    client: Client, tmp_path: Path, settings: Settings, key: str
 ) -> None:
     """The command names the file by its path, the others by its name in the folder for it."""
     root = tmp_path / "evaluation"
     root.mkdir()
     (root / "pairs.jsonl").write_text("")
     settings.META_REWARD_EVALUATION_ROOT = str(root)
-    key = "evaluation.tasks"
     task = {"name": "ifeval", "data": str(root / "pairs.jsonl"), "prompts": None}
     by_name = Wish("smoke", {key: [{"name": "ifeval", "data": "pairs.jsonl"}]})
     for answer in (ask_api(client, by_name), ask_form(client, by_name)):

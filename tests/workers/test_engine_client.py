@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,34 @@ def test_a_child_stays_for_one_model_and_is_replaced_for_another(
     assert host.pid not in (None, first)
     assert first is not None
     assert not psutil.pid_exists(first)
+
+
+def test_keys_of_trackers_reach_the_training_and_no_other_process(
+    host: EngineHost, begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training gets no other secret; an engine gets none at all."""
+    monkeypatch.setenv("WANDB_API_KEY", "sesame")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "sesame")
+    monkeypatch.setenv("META_REWARD_SECRET_KEY", "sesame")
+    given: dict[str, dict[str, str]] = {}
+
+    def look(resource: str) -> bool:
+        assert host.pid is not None
+        given.setdefault(resource, psutil.Process(host.pid).environ())
+        return True
+
+    resources: tuple[Resource, ...] = ("engine", "trainer")
+    for resource in resources:
+        run(
+            host,
+            begun,
+            resource=resource,
+            can_continue=partial(look, resource),
+            every_seconds=0.01,
+        )
+    names = ("WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN", "META_REWARD_SECRET_KEY")
+    assert [given["engine"][name] for name in names] == ["", "", ""]
+    assert [given["trainer"][name] for name in names] == ["sesame", "sesame", ""]
 
 
 def test_a_training_has_the_machine_to_itself(host: EngineHost, begun: Path) -> None:

@@ -1,6 +1,8 @@
 """`evaluation.tasks`: every M_t on the same items, and what comes of it on pages and in reports."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from django.contrib.auth.models import Group, User
 from django.core.management import CommandError
 from django.test import Client
 
+from meta_reward_core.data.prompt_files import compute_prompt_id
 from meta_reward_core.engines.base import Conversation
 from meta_reward_core.engines.scripted import Reply, make_fake_reply
 from meta_reward_core.errors import RecipeError
@@ -19,6 +22,7 @@ from meta_reward_core.recipes.loader import load_recipe
 from meta_reward_core.reporting.scorecard_store import iter_scorecard_files, list_scorecards
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.tasks.ifeval import checkers
+from tests.core.tiny_model import make_model_folder
 from tests.workers.installation import Installation, UseScript
 from webapp.experiment_form.recipe_draft import require_launchable
 
@@ -201,6 +205,92 @@ def test_the_same_command_goes_on_after_the_data_is_gone_and_measures_on_the_sam
     assert str(ifeval.parent) not in json.dumps(kept)
 
 
+@pytest.fixture
+def development(tmp_path: Path) -> Path:
+    """Bans of commas like those of `ifeval`, about other topics."""
+    rows: list[dict[str, Any]] = [
+        {
+            "key": number,
+            "prompt": f"Name {number} colours of the evening sky; leave out every comma.",
+            "instruction_id_list": ["punctuation:no_comma"],
+            "kwargs": [{}],
+        }
+        for number in (2, 30, 400, 5000)
+    ]
+    path = tmp_path / "development.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+SELECT = "training.checkpoint_selection=highest_development_score"
+TINY_TRAINING = (
+    *("--set", "training.epochs=3", "--set", "training.learning_rate=0.001"),
+    *("--set", "training.batch_size=4", "--set", "training.dtype=float32"),
+)
+
+
+def test_a_development_set_selects_the_checkpoint(
+    installation: Installation, ifeval: Path, development: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first epoch of three follows all bans, the others two of four; it becomes M1."""
+    from meta_reward_core.engines.scripted import ScriptedEngine
+    from meta_reward_core.planning import engine_loading
+
+    loaded: dict[str, str] = {}
+
+    def load(model: Any, recipe: object) -> ScriptedEngine:
+        loaded[model.name] = model.sha256
+        is_first = len([name for name in loaded if "-step-" in name]) == 1
+
+        def script(conversation: Conversation, sample: int, seed: int) -> Reply:
+            asked = conversation[-1]["content"]
+            if "colours of the evening sky" in asked:
+                follows = is_first or "Name 2 " in asked or "Name 30 " in asked
+                return "red and gold" if follows else "red, gold"
+            return make_fake_reply(conversation, sample, seed)
+
+        return ScriptedEngine(script)
+
+    monkeypatch.setattr(engine_loading, "load_engine", load)
+    monkeypatch.delitem(sys.modules, "meta_reward_core.training.dpo")  # the real training
+    shutil.rmtree(installation.model)
+    make_model_folder(installation.model)
+    wanted = f"development.tasks=[{{name: ifeval, data: {development}}}]"
+    more = ("--set", wanted, "--set", SELECT, *TINY_TRAINING)
+    printed = run(installation, f"[{{name: ifeval, data: {ifeval}}}]", *more)
+    assert "prompt of evaluation.tasks or development.tasks" in printed
+    steps = sorted(int(name.partition("-step-")[2]) for name in loaded if "-step-" in name)
+    assert len(steps) == 3
+    files = installation.artifacts / "mine" / "iteration-1"
+    trained = json.loads((files / "manifests" / "train-00000.json").read_text())
+    assert trained["counts"]["kept_step"] == steps[0]
+    assert trained["checkpoint"] == loaded[f"M1-step-{steps[0]}"] == loaded["M1"]
+    log = [row for row in read(installation, 1, "training_log") if "development" in row["metric"]]
+    scores = {row["step"]: row["value"] for row in log if row["metric"] == "development_score"}
+    assert scores == dict(zip(steps, (1.0, 0.5, 0.5), strict=True))
+    assert {row["metric"] for row in log} == {"development_score", "development_score/ifeval"}
+    kept = installation.artifacts / "mine" / "evaluation-data" / "development" / "ifeval.json"
+    assert len(json.loads(kept.read_text())["items"]) == 4
+    assert {row["prompt_id"] for row in read(installation, 1, "task_items")}.isdisjoint(
+        compute_prompt_id(item["prompt"]) for item in json.loads(kept.read_text())["items"]
+    )
+
+
+def test_development_data_that_cannot_select_is_refused_before_anything_is_written(
+    installation: Installation, ifeval: Path
+) -> None:
+    data = f"[{{name: ifeval, data: {ifeval}}}]"
+    shared = ("--set", f"development.tasks={data}", "--set", SELECT)
+    with pytest.raises(CommandError, match=r"6 prompt\(s\) of ifeval in evaluation.tasks equal"):
+        run(installation, data, *shared)
+    absent = ("--set", "development.tasks=[{name: ifeval, data: gone.jsonl}]", "--set", SELECT)
+    with pytest.raises(CommandError, match=r"development\.tasks: ifeval cannot be used: its data"):
+        run(installation, "[]", *absent)
+    with pytest.raises(CommandError, match=r"development\.tasks, which is empty"):
+        run(installation, "[]", "--set", SELECT)
+    assert not (installation.artifacts / "mine").exists()
+
+
 WRONG = {
     "no such task": ("[{name: nowhere, data: x}]", "no task 'nowhere' here"),
     "a task without a benchmark": ("[{name: toy, data: x}]", "has no benchmark"),
@@ -246,8 +336,9 @@ def test_a_recipe_without_tasks_does_not_have_the_key_and_keeps_its_hash() -> No
     assert load_recipe("smoke", changes=["evaluation.tasks=[]"]).sha256 == recipe.sha256
 
 
-def test_the_form_takes_no_files_of_the_workers_machine() -> None:
-    recipe = load_recipe("smoke", changes=["evaluation.tasks=[{name: ifeval, data: /etc/x}]"])
+@pytest.mark.parametrize("key", ["evaluation.tasks", "development.tasks"])
+def test_the_form_takes_no_files_of_the_workers_machine(key: str) -> None:
+    recipe = load_recipe("smoke", changes=[f"{key}=[{{name: ifeval, data: /etc/x}}]"])
     with pytest.raises(RecipeError, match="is not a file of META_REWARD_EVALUATION_ROOT"):
         require_launchable(recipe)
 

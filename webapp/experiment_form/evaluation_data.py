@@ -1,23 +1,24 @@
 """Evaluation data that can be named remotely: files in one folder of the installation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from django.conf import settings
 
-from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.recipes.schema import EvaluationTaskRecipe, Recipe
 
-_KEY: Final = "evaluation.tasks"
+_KEYS: Final = ("evaluation.tasks", "development.tasks")
 _NAMES_SHOWN: Final = 20
 
 
 def resolve_evaluation_data(values: Mapping[str, Any]) -> dict[str, Any]:
     """Convert names in META_REWARD_EVALUATION_ROOT to full paths."""
     found = dict(values)
-    tasks = found.get(_KEY)
-    if isinstance(tasks, list):
-        found[_KEY] = [_resolve_task(task) for task in tasks]
+    for key in _KEYS:
+        tasks = found.get(key)
+        if isinstance(tasks, list):
+            found[key] = [_resolve_task(task) for task in tasks]
     return found
 
 
@@ -28,10 +29,16 @@ def _resolve_task(task: Any) -> Any:
     return {**task, "data": str(Path(settings.META_REWARD_EVALUATION_ROOT) / data)}
 
 
-def find_evaluation_error(recipe: Recipe) -> str:
-    """Return why the data of `evaluation.tasks` cannot be used; empty if it can."""
+def find_evaluation_errors(recipe: Recipe) -> dict[str, str]:
+    """Return why the data of evaluation or development tasks cannot be used, by key."""
+    tasks = recipe.evaluation.tasks, recipe.development.tasks
+    found = {key: _find_error(listed) for key, listed in zip(_KEYS, tasks, strict=True)}
+    return {key: error for key, error in found.items() if error}
+
+
+def _find_error(tasks: Sequence[EvaluationTaskRecipe]) -> str:
     root = Path(settings.META_REWARD_EVALUATION_ROOT).resolve()
-    for task in recipe.evaluation.tasks:
+    for task in tasks:
         path = Path(task.data)
         is_inside = "\0" not in task.data and path.resolve().is_relative_to(root)
         if not is_inside or path.resolve() == root or not path.exists():

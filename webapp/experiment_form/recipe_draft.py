@@ -9,7 +9,7 @@ from meta_reward_core.planning.launch_request import find_task_error
 from meta_reward_core.recipes.changed_values import ADAPTERS, check_changes
 from meta_reward_core.recipes.loader import TEMPLATE_KEYS
 from meta_reward_core.recipes.schema import Recipe
-from webapp.experiment_form.evaluation_data import find_evaluation_error, resolve_evaluation_data
+from webapp.experiment_form.evaluation_data import find_evaluation_errors, resolve_evaluation_data
 from webapp.experiment_form.recipe_fields import (
     TASK_KEY,
     RecipeField,
@@ -135,8 +135,7 @@ def find_web_errors(recipe: Recipe) -> dict[str, str]:
         errors["sample.held_out"] = (
             "sample.held_out is a file on the workers' machine and cannot be set here"
         )
-    if error := find_evaluation_error(recipe):
-        errors["evaluation.tasks"] = error
+    errors |= find_evaluation_errors(recipe)
     values = recipe.model_dump(mode="json")
     for key in TEMPLATE_KEYS:
         if get_value_at(values, key) not in list_installed_templates(key):

@@ -54,7 +54,7 @@ _COMMON: Final = frozenset(
 )
 _LONG: Final = frozenset({"actor.system_prompt", "description"})
 _ELSEWHERE: Final = frozenset({"model", "sample.held_out", *REMOVED_KEYS})
-_BENCHMARKS: Final = "evaluation.tasks"
+_BENCHMARKS: Final = frozenset({"evaluation.tasks", "development.tasks"})
 """Keys with controls of their own, and keys of workers' files, which the page does not offer."""
 _TITLES: Final = {
     "": ("The schedule", "What the iterations have in common."),
@@ -65,6 +65,7 @@ _TITLES: Final = {
     "meta_judge": ("Meta-judge", ""),
     "training": ("Training", "Direct Preference Optimization."),
     "training.lora": ("Training: adapters", ""),
+    "development": ("Checkpoint selection", ""),
     "engine": ("Engine", ""),
     "evaluation": ("Evaluation", ""),
 }
@@ -246,7 +247,7 @@ def _format_default(info: FieldInfo) -> str:
 
 def _detect_kind(key: str, annotation: Any) -> tuple[FieldKind, int]:
     parts = [part for part in _iter_alternatives(annotation) if part is not type(None)]
-    if key == _BENCHMARKS:
+    if key in _BENCHMARKS:
         return "benchmarks", 0
     if _list_choices(key, annotation):
         return "choice", 0

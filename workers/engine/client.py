@@ -267,11 +267,11 @@ class EngineHost:
             self.kill()
         self._find_pool().stop_other_engines(groups, keep=self.pid)
         if self._child is None:
-            self._start(groups)
+            self._start(groups, trains=resource == "trainer")
         if resource == "engine":
             self._model = model
 
-    def _start(self, groups: Sequence[DeviceGroup]) -> None:
+    def _start(self, groups: Sequence[DeviceGroup], *, trains: bool) -> None:
         self._output = EngineOutput()
         self.groups = tuple(groups)
         self._child = subprocess.Popen(
@@ -279,7 +279,7 @@ class EngineHost:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._output.file,
-            env=build_environment_without_secrets() | build_environment(groups),
+            env=build_environment_without_secrets(trains=trains) | build_environment(groups),
             process_group=0,
             preexec_fn=_make_preexec(list_cores(groups)),
         )

@@ -1,11 +1,7 @@
 """A worker's own row: its host, current task and last heartbeat.
 
-<<<<<<< HEAD
-For display only: no decision depends on these rows, and a worker that cannot write its row
+For display, and for estimates of how many engines run. A worker that cannot write its row
 continues.
-=======
-For people, and for estimates of how many engines run. A worker that cannot write a row works on.
->>>>>>> e3d7aaa (Show tokens per second, memory and utilization of each engine on the workers page)
 """
 
 import contextlib

@@ -14,7 +14,7 @@ from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.reporting.run_record import RunFingerprint, find_task_version
 from meta_reward_core.storage.artifact_store import hash_json
 from meta_reward_core.storage.roots import StorageRoots
-from meta_reward_core.tasks.fixed_items import read_fixed_items
+from meta_reward_core.tasks.fixed_items import read_development_items, read_fixed_items
 from meta_reward_core.tasks.registry import get_task_templates
 from meta_reward_core.tasks.toy.base_model import GateResult
 from meta_reward_core.tasks.toy.base_model_variants import SeedModelVariant
@@ -125,7 +125,8 @@ def compute_fingerprint(
     """
     changes = [*spec.changes, *([] if run.model is None else [f"model={run.model.name}"])]
     recipe = load_recipe(run.recipe, changes=changes)
-    pool, _ = read_pool(spec.prompts, recipe, read_fixed_items(recipe))
+    items = read_fixed_items(recipe)
+    pool, _ = read_pool(spec.prompts, recipe, [*items, *read_development_items(recipe, items)])
     here = find_base_model(recipe, roots) if run.model is None else None
     return RunFingerprint(
         recipe=recipe.sha256,

@@ -32,11 +32,19 @@ MODELS: dict[str, tuple[Any, str, int]] = {
     "smollm2-1-7b": (LlamaConfig, "qwen2_5", 8_192),
 }
 """Class of the configuration, chat template of TRL's, and positions of each model."""
+FOR_HARDWARE = {
+    "gemma3-1b-24gb": "gemma3-1b",
+    "qwen3-4b-24gb": "qwen3-4b",
+    "llama3-1-8b-24gb": "llama3-1-8b",
+    "llama3-1-8b-8gpu": "llama3-1-8b",
+}
+"""Recipes for certain devices, and the recipes that they change for these."""
+RECIPES = (*MODELS, *FOR_HARDWARE)
 PROMPTS = ("What is the boiling point of water?", "Explain this:\n\n" + "word " * 150)
 
 
 def make_folder(recipe: str, folder: Path) -> Path:
-    kind, chat, positions = MODELS[recipe]
+    kind, chat, positions = MODELS[FOR_HARDWARE.get(recipe, recipe)]
     tokenizer = make_chat_tokenizer(chat)
     config = kind(
         **TINY,
@@ -52,7 +60,7 @@ def make_folder(recipe: str, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", RECIPES)
 def test_the_recipe_of_a_model_passes_the_check_with_it(name: str, tmp_path: Path) -> None:
     """The tiny tokenizer spells the judge's prompt in more than twice a real one's tokens."""
     recipe = load_recipe(name)
@@ -67,7 +75,7 @@ def test_the_recipe_of_a_model_passes_the_check_with_it(name: str, tmp_path: Pat
     assert levels["chat_template.reasoning"] is Level.GREEN
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", RECIPES)
 def test_rows_with_cut_off_texts_are_trained_on(name: str) -> None:
     """Where template, rubric and prompt of a judgment have at most 1,000 tokens."""
     recipe = load_recipe(name)
@@ -90,6 +98,19 @@ def test_every_recipe_of_a_model_keeps_the_papers_method() -> None:
             recipe.training.model_copy(update={"max_length": paper.training.max_length})
             == paper.training
         )
+
+
+@pytest.mark.parametrize(("name", "base"), FOR_HARDWARE.items())
+def test_a_recipe_for_certain_devices_changes_the_training_alone(name: str, base: str) -> None:
+    own, other = load_recipe(name), load_recipe(base)
+    apart = {"name", "description", "training"}
+    assert own.model_dump(exclude=apart) == other.model_dump(exclude=apart)
+    mine, theirs = own.training.model_dump(), other.training.model_dump()
+    changed = {field for field in mine if mine[field] != theirs[field]}
+    if name.endswith("-24gb"):
+        assert changed == {"device_batch_size", "learning_rate", "group_by_length", "lora"}
+    else:
+        assert changed == {"processes", "sharding", "device_batch_size"}
 
 
 def test_the_arms_of_the_smallest_model_draw_alike() -> None:

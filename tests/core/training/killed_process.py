@@ -1,4 +1,4 @@
-"""A training process that a signal kills at a named moment, once."""
+"""A training process that a signal or an error ends at a named moment, once."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from meta_reward_core.errors import TrainingError
 from meta_reward_core.training import process_main, trainer
 from meta_reward_core.training.callbacks import TrainingMonitor
 
@@ -16,6 +17,8 @@ def die(moment: str) -> None:
     rank, wanted, note = os.environ["TEST_KILL"].split(":")
     if os.environ["RANK"] == rank and moment == wanted and not Path(note).exists():
         Path(note).touch()
+        if os.environ.get("TEST_ERROR"):
+            raise TrainingError(os.environ["TEST_ERROR"])
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -114,6 +114,53 @@ def test_training_resumes_after_the_kill_of_any_process(
     assert steps == list(range(3 * epochs.get(moment, 0) + 1, 13))
     change = largest_difference(first_model, undisturbed)
     assert largest_difference(undisturbed, tmp_path / "m1") <= 0.01 * change
+    assert describe_tensors(tmp_path / "m1") == describe_tensors(undisturbed)
+
+
+@pytest.mark.slow
+def test_sharded_adapters_resume_after_a_kill_and_are_published_like_those_of_one_process(
+    tied_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = LONG.model_copy(update=LORA)
+    trained(tmp_path / "alone", tied_model, settings)
+    monkeypatch.setattr(launcher, "_PROCESS_MODULE", "tests.core.training.killed_process")
+    monkeypatch.setenv("TEST_KILL", f"1:fifth step:{tmp_path / 'killed'}")
+    sharded = settings.model_copy(update=SHARDED)
+    with pytest.raises(TrainingError, match="process 1 was killed by signal 9"):
+        trained(tmp_path / "sharded", tied_model, sharded)
+    outcome, told = trained(tmp_path / "sharded", tied_model, sharded)
+    assert (told[0]["step"], outcome.log[-1]["step"]) == (4, 12)
+    single, both = tmp_path / "alone" / "m1", tmp_path / "sharded" / "m1"
+    change = largest_difference(tied_model, single)
+    assert change > 1e-3
+    assert largest_difference(single, both) <= 0.01 * change
+    assert describe_tensors(both) == describe_tensors(single)
+
+
+@pytest.mark.slow
+def test_the_error_of_a_single_process_is_told_within_a_minute(
+    first_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The errors of the others, whose connection breaks, only follow from it."""
+    monkeypatch.setattr(launcher, "_PROCESS_MODULE", "tests.core.training.killed_process")
+    note = tmp_path / "killed"
+    monkeypatch.setenv("TEST_KILL", f"1:fifth step:{note}")
+    monkeypatch.setenv("TEST_ERROR", "the disk of process 1 is gone")
+    with pytest.raises(TrainingError, match=r"^the disk of process 1 is gone$"):
+        trained(tmp_path, first_model, LONG.model_copy(update=SHARDED))
+    assert time.time() - note.stat().st_mtime < 60
+    assert list_processes(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_no_process_waits_while_rows_are_sorted_or_the_checkpoint_is_written(
+    first_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "_PROCESS_MODULE", "tests.core.training.waiting_process")
+    monkeypatch.setenv("TEST_NOTES", str(tmp_path))
+    outcome, _ = trained(tmp_path, first_model, LONG.model_copy(update=SHARDED))
+    assert outcome.published
+    assert (tmp_path / "1").exists()
 
 
 def test_sharding_is_checked_on_the_model_and_its_optimizer(

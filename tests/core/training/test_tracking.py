@@ -1,5 +1,6 @@
 """A training that is followed by TensorBoard, Weights & Biases and MLflow, with the real tools."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -45,6 +46,23 @@ def test_trackers_get_the_log_while_it_is_written(
     else:
         [file] = root.glob("wandb/offline-run-*/run-*.wandb")
         assert b"train/loss" in file.read_bytes()
+
+
+@pytest.mark.parametrize(("key", "mode"), [("", "offline"), ("sesame", "online")])
+def test_runs_are_sent_only_with_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, mode: str
+) -> None:
+    """An empty key is none: processes without secrets have it."""
+    monkeypatch.setenv("META_REWARD_TRACKERS", "tensorboard")
+    monkeypatch.setenv("META_REWARD_TRACKING_ROOT", str(tmp_path))
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    before = dict(os.environ)
+    with use_trackers("toy"):
+        assert (os.environ["WANDB_MODE"], os.environ["WANDB_PROJECT"]) == (mode, "mine")
+        assert os.environ["WANDB_API_KEY"] == key
+    assert dict(os.environ) == before
 
 
 def test_trackers_that_cannot_be_used_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
