@@ -165,7 +165,7 @@ def check_changes(base: Recipe, values: Mapping[str, Any]) -> CheckedRecipe:
         if key.startswith(f"{ADAPTERS}.") and get_value(nested, ADAPTERS) is None:
             set_value(nested, ADAPTERS, {})
         try:
-            set_value(nested, key, copy.deepcopy(value))
+            set_value(nested, key, _drop_negative_zero(value))
         except RecipeError:
             errors[key] = _UNKNOWN_KEY
     try:
@@ -201,6 +201,15 @@ def _is_not_finite(value: Any) -> bool:
         return not math.isfinite(float(value))
     except ValueError:
         return False
+
+
+def _drop_negative_zero(value: Any) -> Any:
+    """Copy a value with 0.0 for -0.0: equal numbers, but different documents and hashes."""
+    if isinstance(value, list | tuple):
+        return [_drop_negative_zero(part) for part in value]
+    if isinstance(value, Mapping):
+        return {key: _drop_negative_zero(part) for key, part in value.items()}
+    return 0.0 if isinstance(value, float) and value == 0 else copy.deepcopy(value)
 
 
 def list_changed_values(before: Recipe, after: Recipe) -> dict[str, Any]:

@@ -163,6 +163,7 @@ def ask_all(client: Client, wish: Wish, folder: Path) -> tuple[Answer, Answer, A
         Wish("paper-llama3-8b", {"sample.prompts": 40}, model="org/name", has_prompts=True),
         Wish("smoke", {"actor.samples": 1, "judge.samples": "many", "engine.kind": "odd"}),
         Wish("smoke", {"sample.prompts": 50_000}),
+        Wish("smoke", {"probe.max_same_score_share": -0.0, "pairing.rho": [-0.0, 0.5]}),
         Wish("smoke", {"sample.prompts": 80}, iterations=2, has_prompts=True),
     ],
 )

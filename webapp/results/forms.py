@@ -42,7 +42,7 @@ class ListForm(forms.Form):
     """Filter and order of the prompt list."""
 
     q = forms.CharField(label="Text", required=False, max_length=500, strip=False)
-    sort = forms.ChoiceField(label="Job", required=False, choices=list(SORTS.items()))
+    sort = forms.ChoiceField(label="Order", required=False, choices=list(SORTS.items()))
     actor = forms.ChoiceField(
         label="Actor pair", required=False, choices=_list_outcomes(ACTOR_REASONS)
     )
