@@ -25,3 +25,4 @@ urlpatterns = [
 ]
 
 handler400 = "webapp.bad_requests.handle_bad_request"
+handler500 = "webapp.server_errors.handle_server_error"

@@ -3,10 +3,12 @@
 Both become `request.user`, so the API uses the same permission checks as the pages.
 """
 
+import contextlib
 from datetime import timedelta
 from typing import Final
 
 from django.contrib.auth.models import User
+from django.db import OperationalError
 from django.db.models import Q
 from django.http import HttpRequest
 from django.utils import timezone
@@ -65,4 +67,5 @@ def _record_use(row: ApiToken) -> None:
     """Record the last use of a token, but not on every request."""
     now = timezone.now()
     stale = Q(last_used__isnull=True) | Q(last_used__lt=now - _NOTED_EVERY)
-    ApiToken.objects.filter(stale, pk=row.pk).update(last_used=now)
+    with contextlib.suppress(OperationalError):  # a full disk does not keep anyone from reading
+        ApiToken.objects.filter(stale, pk=row.pk).update(last_used=now)

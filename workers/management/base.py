@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import errno
 import getpass
 import logging
 import os
@@ -17,7 +16,7 @@ from django.core.management.base import (
     DjangoHelpFormatter,
     OutputWrapper,
 )
-from django.db import DatabaseError, OperationalError, connection
+from django.db import DatabaseError, connection
 from rich.console import Console
 
 from meta_reward_core.cli.options import EXIT_INTERRUPTED
@@ -29,6 +28,7 @@ from meta_reward_core.system.signals import interrupt_on_signal
 from webapp.accounts.security_log import log_event
 from webapp.activity.models import Action
 from webapp.experiments.models import Experiment
+from webapp.server_errors import is_disk_full
 from workers.ops.host import get_machine_name
 
 _log = logging.getLogger(__name__)
@@ -82,20 +82,13 @@ def handle_errors(*, go_on: str = "") -> Iterator[None]:
 
 def _translate_foreign_error(error: Exception) -> CommandError | None:
     """Translate errors of libraries, the disk or the database; None if unknown."""
-    if isinstance(error, OperationalError | OSError) and _is_disk_full(error):
+    if is_disk_full(error):
         return CommandError(
             f"no room left on the disk ({error}): free space and run the same command again",
             returncode=StorageFullError.exit_code,
         )
     message = explain_library_error(error)
     return None if message is None else CommandError(message)
-
-
-def _is_disk_full(error: Exception) -> bool:
-    """Whether the disk is full; SQLite has no code for it, only a message."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return "disk is full" in str(error)
 
 
 def require_tables() -> None:

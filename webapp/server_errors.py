@@ -1,0 +1,51 @@
+"""Responses to errors that a view did not expect; errors of disk and database say what to do.
+
+Nothing here reads the database or renders a template that does: neither may work.
+"""
+
+import errno
+import sys
+from http import HTTPStatus
+from typing import Final
+
+from django.contrib.auth.decorators import login_not_required
+from django.db import OperationalError
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.template.loader import render_to_string
+
+_API: Final = "/api/"
+_FULL_MESSAGES: Final = ("disk is full", "No space left on device")
+_DISK_FULL: Final = (
+    "The disk of this installation is full, so nothing was saved. Free space on it, then try "
+    "again. What was saved before is intact."
+)
+_NO_DATABASE: Final = (
+    "The database does not respond, so nothing was saved. Try again soon; if that does not help, "
+    "tell an administrator."
+)
+_UNKNOWN: Final = "See the web server log for details. Running experiments are not affected."
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Return whether an error means that a disk is full; databases only have a message for it."""
+    if isinstance(error, OSError):
+        return error.errno in {errno.ENOSPC, errno.EDQUOT}
+    text = str(error)
+    return isinstance(error, OperationalError) and any(said in text for said in _FULL_MESSAGES)
+
+
+@login_not_required
+def handle_server_error(request: HttpRequest) -> HttpResponse:
+    """Explain the error that is being handled, as a page or as JSON."""
+    status, title, text = _describe(sys.exc_info()[1])
+    if request.path_info.startswith(_API):
+        return JsonResponse({"detail": text}, status=status)
+    return HttpResponse(render_to_string("500.html", {"title": title, "text": text}), status=status)
+
+
+def _describe(error: BaseException | None) -> tuple[HTTPStatus, str, str]:
+    if is_disk_full(error):
+        return HTTPStatus.INSUFFICIENT_STORAGE, "The disk is full", _DISK_FULL
+    if isinstance(error, OperationalError):
+        return HTTPStatus.SERVICE_UNAVAILABLE, "The database does not respond", _NO_DATABASE
+    return HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error", _UNKNOWN
