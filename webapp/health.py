@@ -17,6 +17,7 @@ from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.models import User
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.loader import MigrationLoader
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
@@ -29,6 +30,7 @@ from webapp.experiments.models import Driver, Iteration, RunStatus, Shard, Shard
 from webapp.experiments.progress import SILENT_SECONDS
 
 QUEUES: Final = ("gpu", "cpu")
+NO_DATABASE: Final = "the database is not responding"
 STUCK_SECONDS: Final = 120.0
 """Work that waits longer than this although workers are up counts as stalled."""
 
@@ -101,22 +103,46 @@ def find_database_problem() -> str:
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
-        if not _has_every_migration():
-            return "the database has unapplied migrations; run the migrate command"
+        return _find_migration_problem()
     except DatabaseError:
-        return "the database is not responding"
+        return NO_DATABASE
+
+
+def _find_migration_problem() -> str:
+    """Return the problem of the migrations; that there is none is cached: reading is expensive."""
+    if _migrated:
+        return ""
+    executor = MigrationExecutor(connection)
+    if later := _list_later_migrations(executor.loader):
+        return _describe_later_version(later)
+    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+        return "the database has unapplied migrations; run the migrate command"
+    _migrated.append(True)
     return ""
 
 
-def _has_every_migration() -> bool:
-    """Return whether all migrations are applied; True is cached, because reading is expensive."""
-    if _migrated:
-        return True
-    executor = MigrationExecutor(connection)
-    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
-        return False
-    _migrated.append(True)
-    return True
+def find_later_version() -> str:
+    """Return which migrations of a later version the database has; empty if it has none.
+
+    Code that does not know the tables must not write them.
+
+    Raises:
+        DatabaseError: the database does not respond.
+    """
+    later = _list_later_migrations(MigrationLoader(connection))
+    return _describe_later_version(later) if later else ""
+
+
+def _list_later_migrations(loader: MigrationLoader) -> list[str]:
+    unknown = loader.applied_migrations.keys() - loader.disk_migrations.keys()
+    return sorted(f"{app}.{name}" for app, name in unknown if app in loader.migrated_apps)
+
+
+def _describe_later_version(later: list[str]) -> str:
+    return (
+        f"the database was migrated by a later version of this program ({', '.join(later)}): "
+        "install that version here"
+    )
 
 
 def read_queue_lengths() -> dict[str, int] | None:

@@ -13,9 +13,10 @@ from typing import Final
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections
 
+from meta_reward_core.errors import InputError
 from webapp.experiments.jobs import WORKER_QUEUES, send_job
 from webapp.experiments.models import AttemptStatus, Iteration, JobKind, StageStatus
-from webapp.health import read_queue_lengths
+from webapp.health import find_later_version, read_queue_lengths
 from workers.jobs import build_indexes, runner, send_notifications
 from workers.ops import heartbeat
 from workers.ops.host import is_gone
@@ -54,18 +55,27 @@ def reconcile() -> None:
 
 
 def reconcile_forever(*, every_seconds: float = EVERY_SECONDS) -> None:
-    """Reconcile and run jobs until the process is stopped."""
+    """Reconcile and run jobs until the process is stopped.
+
+    Raises:
+        InputError: the database was migrated by a later version.
+    """
     runner.start_job_threads()
     send_notifications.start_notifying()
     build_indexes.start_indexing()
+    later = ""
     while True:
         close_old_connections()
         try:
-            reconcile()
+            later = find_later_version()
+            if not later:
+                reconcile()
         except DatabaseError as error:
             _log.warning("the database does not respond: %s", error)
         except Exception:  # noqa: BLE001 other iterations need their watchman
             _log.exception("reconciling failed; will retry")
+        if later:
+            raise InputError(later)
         time.sleep(every_seconds)
 
 

@@ -2,11 +2,14 @@
 
 import logging
 import os
+import sys
 from typing import Any
 
 from celery import signals
+from django.db import connections
 
 from meta_reward_core.system.signals import set_parent_death_signal
+from webapp.health import NO_DATABASE, find_database_problem
 from webapp.private_folders import close_private_folders
 from workers.ops import broker_watchdog, devices, heartbeat
 from workers.ops.processes import request_shutdown
@@ -23,6 +26,18 @@ def _keep_logging_settings(**_: object) -> None:
 def _close_folders(**_: object) -> None:
     for told in close_private_folders():
         _log.warning(told)
+    _refuse_other_version()
+
+
+def _refuse_other_version() -> None:
+    """End before any work if the tables are not those of this version.
+
+    Without a database the worker starts and waits for it.
+    """
+    problem = find_database_problem()
+    if problem and problem != NO_DATABASE:
+        sys.exit(f"this worker does not start: {problem}")
+    connections.close_all()
 
 
 _watchdogs: list[broker_watchdog.BrokerWatchdog] = []  # 1 in the main process once it is set up
