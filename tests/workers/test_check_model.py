@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from django.contrib.auth.models import User
 from django.core.management import CommandError
 from pytest_django.fixtures import Settings
 
@@ -16,6 +15,7 @@ from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.layout import ExperimentLayout
 from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 from tests.model_files import edit_json
+from tests.webapp.conftest import make_person
 from tests.workers.installation import Installation
 from tests.workers.test_create_experiment import carry_out, job_for
 from webapp.experiment_form.launch_request import dump_recipe
@@ -112,7 +112,7 @@ def test_a_job_checks_a_model(installation: Installation, toy: Path) -> None:
     job = carry_out(
         enqueue_job(
             JobKind.CHECK_MODEL,
-            by=User.objects.create_user("alice"),
+            by=make_person("alice", "operator"),
             experiment_name="toy",
             payload=payload,
         )

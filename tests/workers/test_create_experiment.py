@@ -10,6 +10,7 @@ from meta_reward_core.experiment import open_experiment
 from meta_reward_core.recipes.loader import load_recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from tests.hub_server import Hub
+from tests.webapp.conftest import make_person
 from tests.workers.installation import Installation
 from webapp.experiment_form.launch_request import dump_recipe, read_payload, write_payload
 from webapp.experiment_form.uploads import store_prompts
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def alice(db: None) -> User:
-    return User.objects.create_user("alice")
+    return make_person("alice", "operator")
 
 
 @pytest.fixture(autouse=True)

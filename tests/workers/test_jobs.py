@@ -1,14 +1,15 @@
 """What people ask for on pages, from a row to a deed: once, and with a reason where it fails."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.utils import timezone
 
 from meta_reward_core.errors import InputError
 from webapp.experiments.jobs import enqueue_job
-from webapp.experiments.models import Job, JobKind, JobStatus
+from webapp.experiments.models import Experiment, Job, JobKind, JobStatus
 from workers.jobs.runner import Outcome, run_job, run_waiting_jobs
 
 pytestmark = pytest.mark.django_db
@@ -95,3 +96,51 @@ def test_an_order_about_an_experiment_that_is_gone_says_so() -> None:
     run_job(job, QUICK_HANDLERS)
     job.refresh_from_db()
     assert job.message == "experiment 'tiny' is gone"
+
+
+def ask_as(user: User, experiment: Experiment) -> Job:
+    return enqueue_job(JobKind.NEXT, by=user, experiment=experiment)
+
+
+def close_account(user: User, experiment: Experiment) -> None:
+    user.is_active = False
+    user.save()
+
+
+def take_role(user: User, experiment: Experiment) -> None:
+    user.groups.clear()
+
+
+def hide_experiment(user: User, experiment: Experiment) -> None:
+    experiment.owner, experiment.is_private = User.objects.create_user("owner"), True
+    experiment.save()
+
+
+def delete_account(user: User, experiment: Experiment) -> None:
+    user.delete()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (close_account, "the account olga may no longer start and control experiments"),
+        (take_role, "the account olga may no longer start and control experiments"),
+        (hide_experiment, "the account olga may no longer see experiment 'tiny'"),
+        (delete_account, "the account that requested this was deleted"),
+    ],
+)
+def test_a_job_is_refused_if_its_account_could_not_request_it_any_more(
+    change: Callable[[User, Experiment], None], reason: str
+) -> None:
+    olga = User.objects.create_user("olga")
+    olga.groups.add(Group.objects.get(name="operator"))
+    experiment = Experiment.objects.create(name="tiny", recipe={}, seed=1)
+    first = ask_as(olga, experiment)
+    assert run_waiting_jobs({JobKind.NEXT: done}) == 1
+    job = ask_as(olga, experiment)
+    change(olga, experiment)
+    run_waiting_jobs({JobKind.NEXT: done})
+    first.refresh_from_db()
+    job.refresh_from_db()
+    assert first.status == JobStatus.DONE
+    assert (job.status, job.message) == (JobStatus.REFUSED, reason)

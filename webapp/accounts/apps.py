@@ -24,6 +24,7 @@ class PeopleConfig(AppConfig):
         from webapp.accounts import (
             credentials,
             login_throttle,
+            permissions,
             reauthentication,
             security_log,
             views,
@@ -32,6 +33,8 @@ class PeopleConfig(AppConfig):
         security_log.connect_signals()
         login_throttle.connect_signals()
         credentials.connect_signals()
+        permissions.connect_signals()
         reauthentication.connect_signals()
+        admin.site.password_change = views.redirect_admin_password  # type: ignore[assignment, method-assign]
         admin.site.login = views.redirect_admin_login  # type: ignore[method-assign]
         post_migrate.connect(_make_roles, dispatch_uid="make_roles")

@@ -9,11 +9,15 @@ from django.contrib.auth.decorators import permission_required
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
+from django.db.models.functions import Now
+from django.db.models.signals import pre_delete
 from django.http import Http404, HttpRequest, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect
 
 from webapp.accounts.roles import ANSWER, MANAGE_ACCOUNTS, RUN, RUN_ALL, SEE
-from webapp.experiments.models import Experiment, Job, JobKind
+from webapp.experiments.models import Experiment, Job, JobKind, JobStatus
+
+_DELETED: Final = "the account that requested this was deleted"
 
 AnyUser = AbstractBaseUser | AnonymousUser
 View = Callable[[HttpRequest], HttpResponseBase]
@@ -148,6 +152,39 @@ def get_requested_job(person: AnyUser, pk: int, *kinds: JobKind) -> Job:
     if user is None or (job.created_by_id != user.pk and not user.has_perm(RUN_ALL)):
         raise Http404("there is no such job")
     return job
+
+
+def explain_lost_authority(job: Job) -> str:
+    """Return why the user who requested a job may no longer do so; empty if they may.
+
+    Between the request and its run, an account can be deactivated or lose a role, and an
+    experiment can become private.
+    """
+    if job.created_by_id is None:
+        return ""
+    user = User.objects.filter(pk=job.created_by_id).first()  # its current rights
+    if user is None:
+        return _DELETED
+    if not user.is_active or not user.has_perm(RUN):
+        return f"the account {user} may no longer start and control experiments"
+    rows = Experiment.objects.filter(pk=job.experiment_id or 0)
+    if rows.exists() and not (rows & get_visible_experiments(user)).exists():
+        return f"the account {user} may no longer see experiment {job.experiment_name!r}"
+    return ""
+
+
+def refuse_jobs_of_account(instance: User, **_: object) -> None:
+    """Refuse the pending jobs of an account that is being deleted."""
+    Job.objects.filter(created_by=instance, status=JobStatus.WAITING).update(
+        status=JobStatus.REFUSED,
+        finished=Now(),
+        message=_DELETED,
+    )
+
+
+def connect_signals() -> None:
+    """Refuse pending jobs before their account is deleted."""
+    pre_delete.connect(refuse_jobs_of_account, sender=User, dispatch_uid="refuse_jobs")
 
 
 def _get_active_user(person: AnyUser) -> User | None:

@@ -39,6 +39,11 @@ def redirect_admin_login(request: HttpRequest, extra_context: object = None) -> 
     return redirect_to_login(request.GET.get("next") or reverse("admin:index"))
 
 
+def redirect_admin_password(request: HttpRequest, extra_context: object = None) -> HttpResponse:  # noqa: ARG001
+    """Redirect from the admin's own form, which does not count wrong passwords."""
+    return redirect("password_change")
+
+
 class ThrottledPasswordChangeView(PasswordChangeView):
     """Django's view with the throttle of the sign-in."""
 

@@ -22,6 +22,7 @@ from django.db.models.functions import Now
 
 from meta_reward_core.errors import InputError, MetaRewardError
 from meta_reward_core.planning.model_check.run import can_check_here
+from webapp.accounts.permissions import explain_lost_authority
 from webapp.db_clock import from_now
 from webapp.experiments.models import Experiment, Iteration, Job, JobKind, JobStatus
 from workers.jobs import (
@@ -110,6 +111,8 @@ def run_job(job: Job, handlers: Mapping[str, JobHandler]) -> bool:
         return False
     held = Job.objects.filter(pk=job.pk, token=token)
     try:
+        if refusal := explain_lost_authority(job):
+            raise InputError(refusal)
         with _keep_lease(job.pk, token):
             outcome = handlers[job.kind](job)
     except MetaRewardError as error:
