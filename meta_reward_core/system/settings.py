@@ -34,6 +34,10 @@ from meta_reward_core.system.command_hint import IN_CHECKOUT
 PREFIX: Final = "META_REWARD_"
 ENDPOINTS_VARIABLE: Final = "META_REWARD_ENDPOINTS"
 ENV_FILE: Final = ".env"
+_CHOOSES_CODE: Final = re.compile(
+    "LD_.*|DYLD_.*|PYTHON.*|PATH|BASH_ENV|GCONV_PATH|DJANGO_SETTINGS_MODULE"
+)
+"""Variables that would let a downloaded folder run its own code in a command."""
 
 _BROKER_SCHEMES: Final = frozenset({"redis", "rediss", "redis+socket", "sentinel"})
 _DATABASE_SCHEMES: Final = frozenset({"sqlite", "postgres", "postgresql"})
@@ -705,4 +709,9 @@ def _load_env_file() -> None:
     for name, value in values.items():
         if value is None:
             raise SettingsError(f"{path.absolute()}: {name} has no value; write {name}=VALUE")
+        if _CHOOSES_CODE.fullmatch(name):
+            raise SettingsError(
+                f"{path.absolute()}: {name} decides which code runs, and a file in the current "
+                "folder may not: remove it, or set it in the shell"
+            )
         os.environ.setdefault(name, value)

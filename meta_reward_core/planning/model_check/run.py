@@ -9,6 +9,7 @@ and writes the report to its standard output.
 import contextlib
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ from meta_reward_core.system.untrusted_input import parse_json
 
 _CHECKS_OF_UNUSED_LIBRARIES: Final = ("is_scipy_available", "is_sklearn_available")
 _TIMEOUT_SECONDS: Final = 600.0
+CPU_SECONDS: Final = 300
+"""Of a check in a process of its own; the largest models take 10 seconds."""
 _ERROR_CHARS: Final = 2000
 _CHECKS_OF_END_TOKENS: Final = frozenset({"generation_config", "config.tokens"})
 """A chat template cannot be checked without the ids that stop generation."""
@@ -132,6 +135,11 @@ def run_check(
             f"the check of model {request.name} took longer than {timeout:.0f} s: "
             "check the load and the disk of this machine, and try again"
         ) from error
+    if done.returncode == -signal.SIGXCPU:
+        raise EngineError(
+            f"the check of model {request.name} took more than {CPU_SECONDS} s of CPU time: "
+            "its chat template or its tokenizer does not end"
+        )
     if done.returncode != 0:
         raise EngineError(
             f"the check of model {request.name} ended with exit code {done.returncode}: "

@@ -186,6 +186,10 @@ def test_a_file_of_variables_counts_where_none_is_set(
     assert "did you mean META_REWARD_LEASE_SECONDS?" in done.stderr
     file.chmod(0o666)
     assert "is writable by others" in show().stderr
+    file.chmod(0o600)
+    for name in ("LD_PRELOAD", "PYTHONPATH", "PATH", "DJANGO_SETTINGS_MODULE"):
+        file.write_text(f"{name}=/elsewhere\n")
+        assert f".env: {name} decides which code runs" in show().stderr
 
 
 def test_the_reference_is_up_to_date() -> None:

@@ -14,7 +14,7 @@ import pytest
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 from meta_reward_core.context import ModelRef
-from meta_reward_core.errors import ModelFolderError
+from meta_reward_core.errors import EngineError, ModelFolderError
 from meta_reward_core.experiment import load_templates
 from meta_reward_core.models.check.result import Check, CheckReport, Level, require_sound
 from meta_reward_core.models.validation import hash_model_folder
@@ -192,6 +192,29 @@ def test_another_process_finds_the_same(
     here = check_model(request)
     monkeypatch.delitem(sys.modules, "transformers")
     assert run_check(request, in_process=False) == here
+
+
+@pytest.mark.slow
+def test_a_template_that_needs_too_much_memory_is_a_problem_of_the_model(
+    model: Path, roots: StorageRoots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (model / "chat_template.jinja").write_text("{{ 'x' * 30000000000 }}")
+    monkeypatch.delitem(sys.modules, "transformers")
+    report = run_check(request_for(model, roots), in_process=False)
+    assert report.level is Level.RED
+    assert "MemoryError" in " ".join(check.describe() for check in report.checks)
+
+
+@pytest.mark.slow
+def test_a_template_that_does_not_end_is_stopped(
+    model: Path, roots: StorageRoots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
+    (model / "chat_template.jinja").write_text(loops)
+    monkeypatch.delitem(sys.modules, "transformers")
+    request = request_for(model, roots)
+    with pytest.raises(EngineError, match=r"took longer than 60 s|of CPU time"):
+        run_check(request, in_process=False, timeout=60)
 
 
 @pytest.mark.slow
