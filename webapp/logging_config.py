@@ -53,10 +53,10 @@ class TextFormatter(logging.Formatter):
         facts = " ".join(f"{name}={value}" for name, value in given.items())
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         words = [when, record.levelname, record.name, *([f"[{facts}]"] if facts else [])]
-        message = record.getMessage().replace("\n", "\n    ")
+        text = f"{' '.join(words)}: {record.getMessage()}"
         if record.exc_info:
-            message += "\n    " + self.formatException(record.exc_info).replace("\n", "\n    ")
-        return _CONTROL.sub("�", f"{' '.join(words)}: {message}")
+            text += f"\n{self.formatException(record.exc_info)}"
+        return _CONTROL.sub("�", text.replace("\n", "\n    "))
 
 
 class JsonFormatter(logging.Formatter):

@@ -37,7 +37,7 @@ def get_scheduled_value(schedule: Any, iteration: int) -> Any:
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
-NonEmpty = Annotated[list[Value], Field(min_length=1)]
+NonEmpty = Annotated[list[Value], Field(min_length=1, max_length=1000)]
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 
 

@@ -122,6 +122,34 @@ def test_an_admin_touches_no_device_and_no_token_of_a_superuser(alice: User) -> 
     assert list(ApiToken.objects.values_list("owner__username", flat=True)) == ["root"]
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "api/apitoken/?digest__startswith=a",
+        "api/apitoken/?owner__password__startswith=a",
+        "auth/user/?password__startswith=a",
+        "notices/recipient/?secret__startswith=a",
+        "otp_totp/totpdevice/?key__startswith=a",
+        "otp_totp/totpdevice/?user__password__startswith=a",
+        "experiments/experiment/?owner__password__startswith=a",
+    ],
+)
+def test_an_admin_cannot_guess_secrets_by_filtering(query: str) -> None:
+    client = sign_in(make_staff("ada", "admin"))
+    assert client.get(f"/admin/{query}").status_code == 400
+    assert client.get(f"/admin/{query.partition('?')[0]}").status_code == 200
+
+
+def test_the_admin_has_no_form_for_passwords_without_the_throttle() -> None:
+    client = sign_in(make_staff("ada", "admin"))
+    given = {"old_password": "wrong", "new_password1": "x", "new_password2": "x"}
+    for answer in (
+        client.get("/admin/password_change/"),
+        client.post("/admin/password_change/", given),
+    ):
+        assert answer["Location"] == "/account/password"
+
+
 def test_who_may_touch_whom(alice: User) -> None:
     root = User.objects.create_superuser("root")
     ada, closed = make_staff("ada", "admin"), User.objects.create_superuser("closed")
@@ -382,6 +410,33 @@ def test_an_old_session_confirms_before_it_can_make_itself_last(
     done = client.post("/account/confirm", {"secret": PASSWORD, "next": "/account/tokens"})
     assert done["Location"] == "/account/tokens"
     assert not client.post(path, given).get("Location", "").startswith("/account/confirm")
+
+
+ADMIN_PAGES: Final = (
+    *("auth/user/add/", "auth/user/{user}/change/", "auth/user/{user}/delete/"),
+    *("auth/user/{user}/password/", "otp_totp/totpdevice/{device}/delete/"),
+    "api/apitoken/{token}/delete/",
+)
+ADMIN_LISTS: Final = ("auth/user/", "otp_totp/totpdevice/", "api/apitoken/")
+
+
+@pytest.mark.parametrize("path", [*ADMIN_PAGES, *ADMIN_LISTS])
+def test_an_old_session_confirms_before_it_changes_accounts_in_the_admin(path: str) -> None:
+    ada, bob = make_staff("ada", "admin"), make_person("bob", "viewer")
+    device = TOTPDevice.objects.create(user=bob, name="app", confirmed=True)
+    token = make_token(bob, name="t", expires=None)[0]
+    client = sign_in(ada)
+    page = f"/admin/{path.format(user=bob.pk, device=device.pk, token=token.pk)}"
+    assert client.get(page).status_code == 200
+    age_session(client)
+    selected = {"action": "delete_selected", "_selected_action": "1", "post": "yes"}
+    answer = client.post(page, selected if path in ADMIN_LISTS else {"post": "yes"})
+    assert answer["Location"].startswith("/account/confirm?next=%2Fadmin%2F")
+    shown = client.get(page)
+    assert shown.status_code == (200 if path in ADMIN_LISTS else 302)
+    assert User.objects.filter(pk=bob.pk).exists()
+    assert TOTPDevice.objects.exists()
+    assert ApiToken.objects.exists()
 
 
 def test_publishing_to_the_hub_by_the_api_in_an_old_session_is_refused(

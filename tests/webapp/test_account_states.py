@@ -137,6 +137,56 @@ class Accounts(RuleBasedStateMachine):
         if is_gone:
             self._end(account)
 
+    @rule(actor=names, account=names, roles=st.sets(role_names, max_size=3), flag=st.booleans())
+    def save_anothers_account_in_the_admin(
+        self, actor: str, account: str, roles: set[str], flag: bool
+    ) -> None:
+        """Ask for superuser and every permission, too: an admin gets none of these."""
+        if not self.active[actor]:
+            return
+        user = self._user(account)
+        given = {
+            "username": account,
+            "is_active": "on",
+            **({"is_staff": "on"} if user.is_staff else {}),
+            **({"is_superuser": "on"} if flag or account == "root" else {}),
+            "groups": list(Group.objects.filter(name__in=roles).values_list("pk", flat=True)),
+            "user_permissions": list(Permission.objects.values_list("pk", flat=True)[:5]),
+            "date_joined_0": "2026-01-01",
+            "date_joined_1": "00:00:00",
+        }
+        may = actor == "root" or ("admin" in self.roles[actor] and account != "root")
+        if actor == "root" and flag and account != "root":
+            return  # a superuser may make another one
+        answer = self._sign_in_beside(actor).post(f"/admin/auth/user/{user.pk}/change/", given)
+        is_saved = answer.status_code == 302 and answer["Location"] == "/admin/auth/user/"
+        assert is_saved == (may and self._user(actor).is_staff)
+        if is_saved:
+            changed = roles != self.roles[account] or not self.active[account]
+            self.roles[account], self.active[account] = set(roles), True
+            if changed:
+                self._end(account)
+
+    @rule(actor=names, account=names)
+    def set_anothers_password_in_the_admin(self, actor: str, account: str) -> None:
+        if not self.active[actor]:
+            return
+        user, new = self._user(account), "Zwetschge-17-blau"
+        path = f"/admin/auth/user/{user.pk}/password/"
+        given = {"password1": new, "password2": new, "usable_password": "true"}
+        self._sign_in_beside(actor).post(path, given)
+        may = actor == "root" or ("admin" in self.roles[actor] and account != "root")
+        is_set = self._user(account).password != user.password
+        assert is_set == (may and self._user(actor).is_staff)
+        if is_set:
+            self._end(account)
+
+    def _sign_in_beside(self, name: str) -> Client:
+        """Sign in for one request, in a session that the model does not follow."""
+        client = Client()
+        client.force_login(self._user(name))
+        return client
+
     @invariant()
     def rights_are_those_of_the_roles(self) -> None:
         for name, held in getattr(self, "roles", {}).items():

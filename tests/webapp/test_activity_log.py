@@ -285,3 +285,37 @@ def test_source_and_days_narrow_the_log(
     assert client.get(f"{path}&source=cli").json()["entries"][0]["source"] == "CLI"
     assert client.get(f"{path}&until=2026-01-31").json()["count"] == 1
     assert client.get(f"{path}&source=elsewhere").status_code == 422
+
+
+@pytest.mark.parametrize("query", ["until=9999-12-31", "since=0001-01-01&until=0001-01-01"])
+def test_the_first_and_the_last_day_of_the_calendar_are_days(client: Client, query: str) -> None:
+    assert client.get(f"/activity?{query}").status_code == 200
+    assert client.get(f"/api/v1/activity?{query}").status_code == 200
+
+
+def test_who_gets_the_name_of_a_deleted_account_does_not_see_its_events() -> None:
+    earlier = make_person("bob", "viewer")
+    log_event(Action.SIGNED_IN, "bob", detail="from the home of the first bob")
+    Activity.objects.create(
+        action=Action.SIGNED_IN,
+        object_type=ObjectType.ACCOUNT,
+        object_name="bob",
+        details="recorded by an earlier version",
+        source="unknown",
+    )
+    assert "the first bob" in read_account_events(earlier)
+    assert "an earlier version" in read_account_events(earlier)
+    earlier.delete()
+    bob = make_person("bob", "viewer")
+    log_event(Action.SIGNED_IN, "bob", detail="from the home of the second bob")
+    seen = read_account_events(bob)
+    assert "the second bob" in seen
+    assert "the first bob" not in seen
+    assert "an earlier version" not in seen
+
+
+def read_account_events(user: User) -> str:
+    return " ".join(
+        row.details
+        for row in activity_log.find_activity(user, activity_log.LogFilter(kind="accounts"))
+    )

@@ -2,16 +2,20 @@
 
 import json
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
 from django.test import Client
 from django.urls import get_resolver
+from django.utils import timezone
 
 from meta_reward_core.errors import InputError
 from tests.webapp.conftest import make_person
+from webapp.accounts.credentials import raise_generation
 from webapp.api.models import make_token
 from webapp.experiments.models import Experiment, Iteration, Job
 from webapp.experiments.reserved_names import list_reserved_names
@@ -202,3 +206,46 @@ def test_an_admin_page_is_not_kept_either(db: None) -> None:
     client.force_login(User.objects.create_superuser("root", password="x"))
     assert "no-store" in client.get("/admin/").headers["Cache-Control"]
     make_person("vera", "viewer")
+
+
+def test_more_values_than_a_recipe_has_are_refused_without_work(client: Client) -> None:
+    values = {f"k{number}": 1 for number in range(100_000)}
+    body = {"name": "mine", "recipe": "smoke", "values": values}
+    begin = time.process_time()
+    answer = client.post("/api/v1/experiments", body, content_type="application/json")
+    assert answer.status_code == 422
+    assert "at most 300 items" in answer.json()["detail"][0]["msg"]
+    assert time.process_time() - begin < 10
+
+
+def test_a_schedule_has_as_many_entries_as_iterations_can_be(client: Client) -> None:
+    body = {"name": "mine", "recipe": "smoke", "values": {"pairing.rho": [0.1] * 1001}}
+    answer = client.post("/api/v1/experiments", body, content_type="application/json")
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("pairing.rho: List should have at most 1000 items")
+    assert not Job.objects.exists()
+
+
+def test_strangers_keep_no_forms_in_the_database() -> None:
+    stranger = Client()
+    answer = stranger.post("/experiments/new", {"name": "x" * 100_000})
+    assert answer.status_code == 302
+    assert not Session.objects.exists()
+    stranger.cookies["sessionid"] = "made up"
+    stranger.post("/experiments/new", {"name": "x" * 100_000})
+    assert not Session.objects.exists()
+
+
+@pytest.mark.parametrize("has_expired", [True, False])
+def test_who_had_signed_in_keeps_a_form(alice: User, has_expired: bool) -> None:
+    """The session expired, or a change of the account ended it."""
+    client = Client()
+    client.force_login(alice)
+    if has_expired:
+        Session.objects.update(expire_date=timezone.now() - timedelta(days=1))
+    else:
+        raise_generation(alice)
+    answer = client.post("/experiments/new", {"name": "written for an hour"})
+    assert answer["Location"] == "/account/login?next=/account/unsent-form"
+    client.post("/account/login", {"username": "alice", "password": "correct horse"})
+    assert "written for an hour" in client.get("/account/unsent-form").content.decode()

@@ -43,6 +43,12 @@ def test_nobody_can_forge_a_second_line(lines: logging.Formatter) -> None:
     assert not set(text) & set("\r\x1b\u2028")
 
 
+def test_nobody_can_forge_a_line_by_what_a_line_is_about() -> None:
+    with log_context(path="/x\n2026-01-01 INFO root: all is well"):
+        text = TextFormatter().format(record("refused", failed=True))
+    assert not [line for line in text.split("\n")[1:] if not line.startswith("    ")]
+
+
 def test_an_exception_stays_with_its_line() -> None:
     text = TextFormatter().format(record("failed", failed=True))
     assert "ValueError: so it is" in text

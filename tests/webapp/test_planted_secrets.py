@@ -27,6 +27,8 @@ from tests.webapp.test_permissions_everywhere import PATHS
 from webapp.accounts.security_log import log_event
 from webapp.activity.models import Action
 from webapp.api.models import hash_token, make_token
+from webapp.audit.models import Gate
+from webapp.audit.services import override_gate
 from webapp.experiments.models import Experiment, Iteration, Job, Shard, Stage, Worker
 from webapp.notifications.models import Channel, Notification, Recipient
 
@@ -60,9 +62,9 @@ MAY_KNOW: Final[Mapping[str, frozenset[str]]] = {
 
 KINDS: Final = (
     *("stranger", "no role", "viewer", "operator", "auditor", "assigned auditor"),
-    *("staff viewer", "admin", "staff admin", "superuser", "owner"),
+    *("staff viewer", "lead", "staff lead", "admin", "staff admin", "superuser", "owner"),
 )
-QUICK: Final = ("stranger", "operator", "staff viewer", "auditor")
+QUICK: Final = ("stranger", "operator", "staff lead", "auditor")
 
 
 @pytest.fixture
@@ -82,6 +84,9 @@ def secrets(
     )
     row.refresh_from_db()
     batch = draw(row, by=alice, auditors=[users["assigned auditor"]])  # type: ignore[list-item]
+    draw(row, by=alice, auditors=[users["assigned auditor"]], seed=4)  # type: ignore[list-item]
+    Gate.objects.create(experiment=row)
+    override_gate(row, 1, source_sha256="", outcome="all", reason=PLANTED["finding"], by=alice)
     Iteration.objects.update(message=PLANTED["finding"], status="running")
     plant_work(row)
     job = Job.objects.create(

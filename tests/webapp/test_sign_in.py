@@ -99,6 +99,20 @@ def test_many_addresses_cannot_try_one_name(alice: User, monkeypatch: pytest.Mon
     assert "Too many" in sign_in(password="correct horse", address="10.0.0.2")
 
 
+def test_all_addresses_of_an_ipv6_network_count_as_one(
+    alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        found = sign_in(address=f"2001:db8:0:7:{number}::{number}")
+        assert ("Too many" in found) == (number == 4)
+    assert "Too many" in sign_in(password="correct horse", address="2001:db8:0:7::99")
+    assert sign_in(password="correct horse", address="2001:db8:0:8::1") == ""
+    monkeypatch.setattr(login_throttle, "MAX_PER_ADDRESS", 8)
+    for number in range(5, 8):
+        sign_in(f"name{number}", address=f"2001:db8:0:7::{number}")
+    assert "Too many" in sign_in("name9", address="2001:db8:0:7:ffff::1")
+
+
 def test_a_name_that_does_not_exist_is_treated_alike(alice: User) -> None:
     known, unknown = ([sign_in(name) for _ in range(6)] for name in ("alice", "nobody"))
     assert ["Too many" in page for page in known] == ["Too many" in page for page in unknown]

@@ -6,6 +6,7 @@ The limits of the latter two are wide: locking out a colleague on purpose takes 
 15 minutes, and all of them are logged.
 """
 
+import ipaddress
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
@@ -39,11 +40,25 @@ def is_locked_out(name: str, address: str | None) -> bool:
     pair = Q(object_name=name, address=address)
     signed_in = Activity.objects.filter(pair, action=Action.SIGNED_IN, created__gt=since).first()
     failed = Activity.objects.filter(action=Action.FAILED, created__gt=since)
-    of_pair = failed.filter(pair, created__gt=signed_in.created if signed_in else since)
+    of_name = failed.filter(object_name=name)
+    since_success = of_name.filter(created__gt=signed_in.created if signed_in else since)
     return (
-        of_pair.count() >= MAX_PER_NAME_AND_ADDRESS
-        or failed.filter(object_name=name).count() >= MAX_PER_NAME
-        or failed.filter(address=address).count() >= MAX_PER_ADDRESS
+        _count_from(address, since_success) >= MAX_PER_NAME_AND_ADDRESS
+        or of_name.count() >= MAX_PER_NAME
+        or _count_from(address, failed) >= MAX_PER_ADDRESS
+    )
+
+
+def _count_from(address: str | None, failed: QuerySet[Activity]) -> int:
+    """Count failures from an address; one client has all IPv6 addresses of a network of 64 bits."""
+    if address is None or ":" not in address:
+        return failed.filter(address=address).count()
+    network = ipaddress.ip_network(f"{address}/64", strict=False)
+    similar = failed.filter(address__startswith=address.partition(":")[0])
+    return sum(
+        ipaddress.ip_address(other) in network
+        for other in similar.values_list("address", flat=True)
+        if other is not None
     )
 
 

@@ -32,15 +32,22 @@ def log_event(
         by: the user who did it, if not the current requester.
         by_name: who did it if it was not an account.
     """
+    object_type = _get_object_type(action)
     record_activity(
         action,
-        object_type=_get_object_type(action),
+        object_type=object_type,
+        object_id=_find_account(subject) if object_type == ObjectType.ACCOUNT else None,
         object_name=subject[:_NAME_CHARS],
         details=detail[:_DETAIL_CHARS],
         request=request,
         by=by,
         by_name=by_name,
     )
+
+
+def _find_account(name: str) -> int | None:
+    """Find the id of an account, which stays its own when its name is used again."""
+    return User.objects.filter(username=name).values_list("pk", flat=True).first()
 
 
 def _get_object_type(action: Action) -> ObjectType:

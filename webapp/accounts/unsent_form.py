@@ -8,8 +8,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from django import forms
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
+from django.contrib.sessions.models import Session
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -40,11 +42,25 @@ def ask_to_sign_in(request: HttpRequest) -> HttpResponse:
     ]
     size = sum(len(name) + len(value) for name, value in fields)
     is_secret = any(word in name.lower() for name, _ in fields for word in _SECRET)
-    if request.FILES or is_secret or len(fields) > _MAX_FIELDS or size > _MAX_CHARS:
+    if (
+        not _had_session(request)
+        or request.FILES
+        or is_secret
+        or len(fields) > _MAX_FIELDS
+        or size > _MAX_CHARS
+    ):
         messages.warning(request, "Your session had ended, so the form was not sent.")
         return redirect_to_login(back)
     request.session[_KEY] = {"path": request.get_full_path(), "back": back, "fields": fields}
     return redirect_to_login(reverse("unsent_form"))
+
+
+def _had_session(request: HttpRequest) -> bool:
+    """Return whether the browser had signed in: strangers could fill the database."""
+    key = request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")
+    return bool(getattr(request, "ended_session", False)) or (
+        Session.objects.filter(session_key=key).exists()
+    )
 
 
 def _find_page(request: HttpRequest) -> str:

@@ -7,13 +7,13 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
-from webapp.accounts.admin import ViewOnlyAdmin
+from webapp.accounts.admin import ConfirmedAdmin, ViewOnlyAdmin
 from webapp.accounts.permissions import can_touch_account
 from webapp.api.models import ApiToken
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(ViewOnlyAdmin):
+class ApiTokenAdmin(ConfirmedAdmin, ViewOnlyAdmin):
     """Tokens can be deleted here; their hashes are useless to anyone."""
 
     list_display = ("name", "prefix", "owner", "created", "last_used", "expires")

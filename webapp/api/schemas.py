@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import date, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from ninja import Schema
 from pydantic import ConfigDict, Field
@@ -15,6 +15,8 @@ from webapp.experiments.stage_progress import StageProgress
 from webapp.experiments.statuses import get_public_status, write_public_status
 
 Name = Annotated[str, Field(max_length=64)]
+_MAX_VALUES: Final = 300
+"""More recipe values than there are."""
 
 
 def _read_from(name: str) -> Any:
@@ -249,7 +251,11 @@ class LaunchChanges(Schema):
     ] = False
     values: Annotated[
         dict[str, Any],
-        Field(default_factory=dict, description="Recipe values by key, e.g. actor.samples."),
+        Field(
+            default_factory=dict,
+            max_length=_MAX_VALUES,
+            description="Recipe values by key, e.g. actor.samples.",
+        ),
     ]
 
 
@@ -277,7 +283,11 @@ class ModelCheckIn(Schema):
     recipe_text: Annotated[str, Field(max_length=65_536, description="YAML")] = ""
     values: Annotated[
         dict[str, Any],
-        Field(default_factory=dict, description="Recipe values by key, such as actor.samples."),
+        Field(
+            default_factory=dict,
+            max_length=_MAX_VALUES,
+            description="Recipe values by key, such as actor.samples.",
+        ),
     ]
     prompts: Annotated[list[str], Field(min_length=1)] | None = None
 
@@ -295,7 +305,9 @@ class SettingsIn(Schema):
 
     values: Annotated[
         dict[str, Any],
-        Field(min_length=1, max_length=200, description="By key, e.g. training.max_length."),
+        Field(
+            min_length=1, max_length=_MAX_VALUES, description="By key, e.g. training.max_length."
+        ),
     ]
     apply: Literal["now", "next"] | None = None
     dry_run: bool = False

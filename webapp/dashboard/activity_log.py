@@ -129,7 +129,7 @@ def find_activity(person: AnyUser, wanted: LogFilter) -> QuerySet[Activity]:
         rows = rows.filter(source=wanted.source)
     if wanted.since:
         rows = rows.filter(created__gte=_get_midnight(wanted.since))
-    if wanted.until:
+    if wanted.until and wanted.until < date.max:
         rows = rows.filter(created__lt=_get_midnight(wanted.until + timedelta(days=1)))
     return rows
 
@@ -147,11 +147,20 @@ def _match_visible(person: AnyUser) -> Q:
         return Q(pk__in=())
     own = Q(actor=person)
     is_security, is_item = Q(action__in=SECURITY_ACTIONS), Q(action__in=ITEM_ACTIONS)
-    about_user = own | Q(object_type=ObjectType.ACCOUNT, object_name=person.get_username())
+    about_user = own | _match_account(person)
     others = Q() if person.has_perm(RUN_ALL) else _match_work(person, own)
     visible = ~is_security & ~is_item & others
     visible |= is_security if person.has_perm(SEE_EVENTS) else is_security & about_user
     return visible | is_item if person.has_perm(ADJUDICATE) else visible
+
+
+def _match_account(person: User) -> Q:
+    """Match events of an account, but not those of an earlier account with the same name."""
+    by_id = Q(object_id=person.pk)
+    by_name = Q(
+        object_id=None, object_name=person.get_username(), created__gte=person.date_joined
+    )  # what earlier versions recorded
+    return Q(object_type=ObjectType.ACCOUNT) & (by_id | by_name)
 
 
 def _match_work(person: User, own: Q) -> Q:

@@ -63,7 +63,7 @@ class ExperimentAdmin(ViewOnlyAdmin):
     list_filter = (
         "status",
         "is_private",
-        "owner",
+        ("owner", admin.RelatedOnlyFieldListFilter),
         "created",
     )
     search_fields = ("name", "owner__username")
