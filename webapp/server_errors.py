@@ -23,6 +23,10 @@ _NO_DATABASE: Final = (
     "The database does not respond, so nothing was saved. Try again soon; if that does not help, "
     "tell an administrator."
 )
+_NO_PERMISSION: Final = (
+    "The site is not permitted to access one of its folders. Tell an administrator: the log of "
+    "the web server names the folder."
+)
 _UNKNOWN: Final = "See the web server log for details. Running experiments are not affected."
 
 
@@ -48,4 +52,6 @@ def _describe(error: BaseException | None) -> tuple[HTTPStatus, str, str]:
         return HTTPStatus.INSUFFICIENT_STORAGE, "The disk is full", _DISK_FULL
     if isinstance(error, OperationalError):
         return HTTPStatus.SERVICE_UNAVAILABLE, "The database does not respond", _NO_DATABASE
+    if isinstance(error, PermissionError):
+        return HTTPStatus.SERVICE_UNAVAILABLE, "A folder is not accessible", _NO_PERMISSION
     return HTTPStatus.INTERNAL_SERVER_ERROR, "Internal server error", _UNKNOWN

@@ -95,7 +95,7 @@ def test_an_order_about_an_experiment_that_is_gone_says_so() -> None:
     job = enqueue_job(JobKind.PAUSE, by=None, experiment_name="tiny")
     run_job(job, QUICK_HANDLERS)
     job.refresh_from_db()
-    assert job.message == "experiment 'tiny' is gone"
+    assert job.message == "experiment 'tiny' was deleted"
 
 
 def ask_as(user: User, experiment: Experiment) -> Job:
