@@ -6,6 +6,7 @@ show. Nothing runs behind them: what is said of workers holds for the moment of 
 """
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from datetime import timedelta
@@ -40,6 +41,7 @@ from webapp.experiments.models import (
     Job,
     JobKind,
     JobStatus,
+    MachineLoad,
     RunStatus,
     Shard,
     Stage,
@@ -288,8 +290,33 @@ def _run_halfway(iteration: Iteration, name: str) -> None:
         _begin_shard(shard, tokens=9_000 + number)
         add_worker(name=f"worker-{number}@gpu-{number}", host=f"gpu-{number}", pid=number,
                    device="NVIDIA H100", shard=shard, heartbeat=_in_an_hour())  # fmt: skip
+    _add_machine_load("gpu-7", "gpu-8", "host-1")
     long_ago = timezone.now() - timedelta(minutes=3)
     add_worker(name="worker-9@cellar", host="cellar", pid=9, device="cpu", heartbeat=long_ago)
+
+
+def _add_machine_load(*hosts: str) -> None:
+    """An hour's load of machines, one GPU each, which is idle at first."""
+    now = timezone.now()
+    MachineLoad.objects.bulk_create(
+        MachineLoad(
+            host=host,
+            measured=now - timedelta(seconds=15 * count),
+            cpu_percent=20 + 10 * place + 15 * math.sin(count / 9),
+            memory_bytes=int((40 + 25 * place - count / 20) * 2**30),
+            memory_total_bytes=256 * 2**30,
+            gpus=[
+                {
+                    "name": "NVIDIA H100",
+                    "percent": 0.0 if count > 200 else 88 - 6 * place + count % 7,
+                    "bytes": int((4 if count > 200 else 61 + place) * 2**30),
+                    "total_bytes": 80 * 2**30,
+                }
+            ],
+        )
+        for place, host in enumerate(hosts)
+        for count in range(240)
+    )
 
 
 def _begin_shard(shard: Shard, *, tokens: int = 0, **values: Any) -> None:

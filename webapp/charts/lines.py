@@ -60,6 +60,7 @@ def build_line_chart(
     y_label: str,
     within: tuple[float, float] | None = None,
     is_whole: bool = False,
+    from_zero: bool = False,
     description: str = "",
 ) -> Chart:
     """Draw lines over a number, such as metrics by iteration or step.
@@ -68,6 +69,7 @@ def build_line_chart(
         series: of different names.
         within: the smallest and largest possible values, such as 0 and 1 for shares.
         is_whole: whether the axis covers all of `within`, so that charts can be compared.
+        from_zero: start the vertical axis at zero.
 
     Raises:
         ValueError: a number is not finite.
@@ -80,7 +82,8 @@ def build_line_chart(
     if not ys:
         return make_empty_chart(title, description, table)
     shown = [*ys, *within] if within and is_whole else ys
-    x_scale, y_scale = make_snug_scale(xs), make_wide_scale(shown, within=within)
+    x_scale = make_snug_scale(xs)
+    y_scale = make_wide_scale(shown, within=within, from_zero=from_zero)
     plot = make_plot_area(y_scale)
     lines = tuple(
         _make_line(number, name, points, plot, x_scale, y_scale)

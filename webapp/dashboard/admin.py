@@ -25,6 +25,7 @@ from webapp.experiments.models import (
     Iteration,
     Job,
     JobKind,
+    MachineLoad,
     RunStatus,
     Shard,
     Stage,
@@ -272,6 +273,14 @@ class WorkerAdmin(ViewOnlyAdmin):
     list_filter = (SilenceFilter, "queues", "host", "device")
     search_fields = ("name", "host", "shard__stage__iteration__experiment__name")
     list_select_related = ("shard__stage__iteration__experiment",)
+
+
+@admin.register(MachineLoad)
+class MachineLoadAdmin(ViewOnlyAdmin):
+    """CPU, memory and GPU load of machines with workers."""
+
+    list_display = ("host", "measured", "cpu_percent", "memory_bytes", "memory_total_bytes")
+    list_filter = ("host", "measured")
 
 
 @admin.register(Job)

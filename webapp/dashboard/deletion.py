@@ -59,6 +59,11 @@ class DiskUse:
         """Size of everything except checkpoints."""
         return self.total - sum(model.size for model in self.models)
 
+    @property
+    def stores_base_model(self) -> bool:
+        """Whether M0 is among the models; usually it is stored elsewhere."""
+        return any(model.number == 0 for model in self.models)
+
 
 @dataclass(frozen=True, slots=True)
 class DeletionPlan:

@@ -44,6 +44,7 @@ from webapp.dashboard.experiment_charts import build_experiment_charts
 from webapp.dashboard.external_charts import build_external_charts
 from webapp.dashboard.iteration_charts import build_iteration_charts
 from webapp.dashboard.lineage import read_lineage
+from webapp.dashboard.machine_charts import build_charts_of_run, build_recent_charts
 from webapp.dashboard.probe import read_probe_view
 from webapp.dashboard.queues import count_messages, list_waiting_work
 from webapp.dashboard.recipe_diff import make_recipe_view
@@ -86,6 +87,7 @@ from webapp.own_addresses import is_own_address
 
 _REQUESTED: Final = {JobKind.CANCEL: "stop", JobKind.RESUME: "resume"}
 _CHARTS_REGION: Final = "iteration-charts"
+_MACHINES_REGION: Final = "machine-load"
 
 
 @require_safe
@@ -276,6 +278,7 @@ def _build_history(row: Experiment) -> dict[str, Any]:
         "outcome": build_outcome_summary(row, iterations),
         "disk": read_disk_use(row) if is_on_this_machine(row) else None,
         "charts": build_experiment_charts(iterations),
+        "machines": build_charts_of_run(row),
         "outside_charts": build_external_charts(row, models=len(iterations) + 1),
         "alarms": list_alarms(iterations),
         "recipe": make_recipe_view(row.recipe),
@@ -459,7 +462,11 @@ def show_activity_log(request: HttpRequest) -> HttpResponseBase:
 @require_safe
 @require_view
 def show_workers(request: HttpRequest) -> HttpResponse:
-    """Show the workers, their current tasks, and the waiting work."""
+    """Show the workers, their current tasks, the waiting work, and the load of the machines."""
+    if is_partial_request(request) and request.headers.get("HX-Target") == _MACHINES_REGION:
+        return render_cached_partial(
+            request, "dashboard/_machine_load.html", lambda: {"machines": build_recent_charts()}
+        )
     states = list_worker_states(get_visible_experiments(request.user))
     waiting = list_waiting_work(request.user)
     heard = [state for state in states if not state.is_silent]
@@ -469,12 +476,16 @@ def show_workers(request: HttpRequest) -> HttpResponse:
         "waiting": waiting,
         "is_active": any(state.doing for state in heard) or bool(heard and waiting),
     }
-    return render_page_or_partial(
+    if not is_partial_request(request):
+        context["machines"] = build_recent_charts()
+    response = render_page_or_partial(
         request,
         "dashboard/workers.html",
         region="dashboard/_worker_list.html",
         context=context,
     )
+    patch_vary_headers(response, ["HX-Target"])
+    return response
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

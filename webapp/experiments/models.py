@@ -362,6 +362,39 @@ class Worker(models.Model):
         return self.name
 
 
+class MachineLoad(models.Model):
+    """The load of a machine with workers, as a mean over some seconds; old rows are thinned.
+
+    Attributes:
+        measured: end of the period that is measured.
+        is_coarse: whether the row is kept when rows are thinned.
+        cpu_percent: busy share of all CPU cores.
+        memory_bytes: memory in use by all processes of the machine.
+        gpus: for each GPU its `name`, `percent` (busy share, null if unknown), `bytes` and
+            `total_bytes`.
+    """
+
+    host = models.CharField(max_length=255)
+    measured = models.DateTimeField(db_index=True)
+    is_coarse = models.BooleanField(default=False)
+    cpu_percent = models.FloatField()
+    memory_bytes = models.BigIntegerField()
+    memory_total_bytes = models.BigIntegerField()
+    gpus = models.JSONField(default=list, blank=True)
+
+    class Meta:
+        """By machine, oldest first."""
+
+        ordering: ClassVar = ["host", "measured"]
+        verbose_name_plural = "machine load"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["host", "measured"], name="one_load_per_period"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.host} {self.measured:%Y-%m-%d %H:%M:%S}"
+
+
 class JobKind(models.TextChoices):
     """What a user can request."""
 

@@ -12,6 +12,7 @@ from meta_reward_core.system.signals import set_parent_death_signal
 from webapp.health import NO_DATABASE, find_database_problem
 from webapp.private_folders import close_private_folders
 from workers.ops import broker_watchdog, devices, heartbeat
+from workers.ops.machine_load import LoadRecorder
 from workers.ops.processes import request_shutdown
 
 _log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ def _refuse_other_version() -> None:
     connections.close_all()
 
 
+_load = LoadRecorder()  # of the main process
 _watchdogs: list[broker_watchdog.BrokerWatchdog] = []  # 1 in the main process once it is set up
 
 
@@ -58,6 +60,7 @@ def _register(sender: str, instance: Any, **_: object) -> None:
 @signals.heartbeat_sent.connect  # type: ignore[untyped-decorator]
 def _send_heartbeat(**_: object) -> None:
     heartbeat.send_heartbeat()
+    _load.record()
     for watchdog in _watchdogs:
         watchdog.check()
 
