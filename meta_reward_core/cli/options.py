@@ -1,7 +1,7 @@
 """Options of a run and output of a plan, for both command lines."""
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from meta_reward_core.experiment import open_experiment
 from meta_reward_core.planning.cost_estimate import (
     ASSUMED_TOKENS_PER_SECOND,
     MeasuredThroughput,
+    StagePlan,
     plan_iteration,
 )
 from meta_reward_core.planning.experiment_request import (
@@ -27,10 +28,12 @@ from meta_reward_core.planning.experiment_request import (
 )
 from meta_reward_core.planning.experiment_setup import (
     check_can_create,
+    check_can_fork,
     check_can_resume,
     check_next_engine,
     check_seed_model,
 )
+from meta_reward_core.planning.fork import ForkPoint
 from meta_reward_core.planning.shard_size import EngineCapacity, estimate_shard_size
 from meta_reward_core.recipes.loader import list_shipped_recipes
 from meta_reward_core.reporting.summary import Summary
@@ -68,6 +71,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="PATH|HUB_ID",
         help="Base model M0, instead of the recipe's: a folder, or org/name@revision on Hugging "
              "Face.")  # fmt: skip
+    add("--fork-of", metavar="NAME",
+        help="Create the experiment as a fork of this one: it keeps results up to a stage, and "
+             "--set changes values of later stages.")  # fmt: skip
+    add("--fork-at", metavar="ITERATION[:STAGE]",
+        help="What the fork keeps: all iterations before this one, and of this one every stage up "
+             "to STAGE, such as 2:pair_judge. Default: everything.")  # fmt: skip
     add("--prompts", type=Path, metavar="FILE",
         help=f"File of prompts: {', '.join(FORMATS)}.")  # fmt: skip
     add(ACCEPT_OPTION, action="store_true",
@@ -110,6 +119,8 @@ def build_request(options: Mapping[str, Any]) -> ExperimentRequest:
         skip_bad_rows=options["skip_bad_rows"],
         apply_changes=options["apply_changes"],
         accept_probe=options["accept_probe"],
+        fork_of=options["fork_of"],
+        fork_at=options["fork_at"],
     )
 
 
@@ -139,6 +150,7 @@ def show_plan(
     check_name(request.experiment)
     store = ArtifactStore(roots.artifacts)
     existing, unknown, launch = open_experiment(store, request.experiment), None, None
+    point = ForkPoint(1)
     if existing is not None:
         change = check_can_resume(request, existing)
         recipe = existing.recipe if change is None else change.recipe
@@ -146,27 +158,29 @@ def show_plan(
             console.print(escape(line), soft_wrap=True)
         if engine_here:
             check_next_engine(existing, target_iteration=target_iteration)
+    elif request.fork_of is not None:
+        _, point, recipe = check_can_fork(request, store)
     else:
         inputs = check_can_create(
             request, store, engine_here=engine_here, iterations=target_iteration
         )
         recipe, launch = inputs.recipe, inputs.launch
         unknown = check_seed_model(recipe, roots)
-    done = existing.count_finished_iterations() if existing else 0
+    kept = {spec.name for spec in point.list_kept_stages()}
+    done = existing.count_finished_iterations() if existing else point.iteration - 1
     speeds = capacity.measure(recipe)
     size = estimate_shard_size(recipe, engines=capacity.count(recipe), measured=speeds)
     plans = {
-        number: plan_iteration(recipe, number, measured=speeds)
+        number: [
+            stage
+            for stage in plan_iteration(recipe, number, measured=speeds)
+            if number > point.iteration or stage.stage not in kept
+        ]
         for number in _select_iterations(done, target_iteration)
     }
     print_outside_judge(console, recipe.outside_judge)
-    for number, plan in plans.items():
-        print_plan(console, plan, title=f"{request.experiment}, iteration {number}")
-    if len(plans) > 1:
-        print_total(console, list(plans.values()))
-    if not plans:
-        console.print(f"nothing to run: {done} iterations are already finished")
-    else:
+    _print_plans(console, request.experiment, plans, done=done)
+    if plans:
         console.print(f"{size.describe()}.", soft_wrap=True)
     console.print(_describe_estimate_basis(speeds))
     if unknown is not None:
@@ -180,6 +194,17 @@ def show_plan(
         "shards": asdict(size),
         "plan": {str(number): [asdict(stage) for stage in plan] for number, plan in plans.items()},
     }
+
+
+def _print_plans(
+    console: Console, name: str, plans: Mapping[int, Sequence[StagePlan]], *, done: int
+) -> None:
+    for number, plan in plans.items():
+        print_plan(console, plan, title=f"{name}, iteration {number}")
+    if len(plans) > 1:
+        print_total(console, list(plans.values()))
+    if not plans:
+        console.print(f"nothing to run: {done} iterations are already finished")
 
 
 def _select_iterations(done: int, target_iteration: int | None) -> Iterable[int]:

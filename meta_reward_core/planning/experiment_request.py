@@ -33,6 +33,9 @@ class ExperimentRequest:
         apply_changes: what happens to results of an existing experiment after a change of values.
         accept_probe: continue although the judge probe advises against it.
         uuid: of the experiment if it is created; None for a new one.
+        fork_of: name of the experiment that a new one is a fork of.
+        fork_at: the iteration and the last stage that the fork keeps, as `ForkPoint` writes it;
+            None for the latest.
     """
 
     experiment: str
@@ -47,6 +50,8 @@ class ExperimentRequest:
     accept_probe: bool = False
     apply_changes: ApplyChanges | None = None
     uuid: UUID | None = None
+    fork_of: str | None = None
+    fork_at: str | None = None
 
     def list_changes(self) -> list[str]:
         """All `key=value` changes to the recipe, including those from options."""

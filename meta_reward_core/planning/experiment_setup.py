@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from meta_reward_core.context import PromptTemplates
 from meta_reward_core.data.prompt_files import PromptFile
@@ -39,6 +40,13 @@ from meta_reward_core.planning.experiment_request import (
     ExperimentRequest,
     check_name,
     load_requested_recipe,
+)
+from meta_reward_core.planning.fork import (
+    ForkPoint,
+    change_forked_recipe,
+    check_fork,
+    find_fork_point,
+    fork_experiment,
 )
 from meta_reward_core.planning.launch_request import (
     PROMPTS,
@@ -112,6 +120,8 @@ def open_or_create(
     check_name(request.experiment)
     store = ArtifactStore(roots.artifacts)
     existing = open_experiment(store, request.experiment)
+    if existing is None and request.fork_of is not None:
+        return _create_fork(request, store, say=say)
     if existing is None:
         return _create(
             request,
@@ -134,6 +144,46 @@ def open_or_create(
     if changed is None:
         raise make_missing_files_error(existing.paths)
     return changed
+
+
+def check_can_fork(
+    request: ExperimentRequest, store: ArtifactStore
+) -> tuple[ExperimentFiles, ForkPoint, Recipe]:
+    """Check that the requested fork can be created.
+
+    Returns:
+        The files of its origin, what it keeps of them, and its recipe.
+
+    Raises:
+        InputError: the request is invalid.
+    """
+    for option, value in {
+        "--recipe": request.recipe,
+        "--model": request.model,
+        "--prompts": request.prompts,
+        "--seed": request.seed,
+    }.items():
+        if value is not None:
+            raise InputError(f"a fork has the values of its origin: remove {option}, or use --set")
+    origin = ExperimentFiles(store, request.fork_of or "")
+    point = find_fork_point(origin, request.fork_at)
+    recipe = change_forked_recipe(origin, point, parse_changes(request.list_changes()))
+    check_fork(origin, point, recipe)
+    return origin, point, recipe
+
+
+def _create_fork(
+    request: ExperimentRequest, store: ArtifactStore, *, say: Callable[[str], None]
+) -> Experiment:
+    origin, point, recipe = check_can_fork(request, store)
+    target = ExperimentFiles(store, request.experiment)
+    fork_experiment(origin, target, point, recipe, uuid=request.uuid or uuid4())
+    kept = ", ".join(spec.name for spec in point.list_kept_stages()) or "no stage"
+    say(f"{target.name} is a fork of {origin.name}: kept of iteration {point.iteration}: {kept}")
+    experiment = open_experiment(store, request.experiment)
+    if experiment is None:
+        raise make_missing_files_error(target)
+    return experiment
 
 
 def check_can_create(
@@ -254,6 +304,8 @@ def check_can_resume(request: ExperimentRequest, existing: Experiment) -> Settin
     Raises:
         InputError: the request differs, a value cannot change, or the request is invalid.
     """
+    if request.fork_of is not None:
+        _check_is_fork(existing, request.fork_of)
     if not request.resume:
         raise InputError(
             f"experiment {existing.name!r} already exists and --no-resume was given: "
@@ -273,6 +325,15 @@ def check_can_resume(request: ExperimentRequest, existing: Experiment) -> Settin
         )
     check_same_beginning(existing, differences=differences, seed=request.seed, prompts=prompts)
     return plan_settings_change(existing.paths, wanted, apply=request.apply_changes)
+
+
+def _check_is_fork(existing: Experiment, origin: str) -> None:
+    description = existing.paths.require_description()
+    if (description.get("forked_from") or {}).get("name") != origin:
+        raise InputError(
+            f"experiment {existing.name!r} exists already and is not a fork of {origin!r}: "
+            "choose another name"
+        )
 
 
 def _sort_differences(

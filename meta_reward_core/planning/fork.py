@@ -7,13 +7,14 @@ changed values, which are stored as a settings change that applies from the fork
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from meta_reward_core.errors import ArtifactError, InputError
 from meta_reward_core.planning.settings_change import FIXED_FIELDS, refuse_fixed_fields
+from meta_reward_core.recipes.changed_values import change_recipe
 from meta_reward_core.recipes.dataflow import STAGE_SPECS, StageSpec, list_affected_stages
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.recipes.settings_history import (
@@ -158,6 +159,31 @@ def check_fork(files: ExperimentFiles, point: ForkPoint, recipe: Recipe) -> Sett
         return _number_changes(kept_history)
     change = SettingsChange(len(held) + 1, point.iteration, before, after)
     return _number_changes(SettingsHistory(history.origin, history.began, (*held, change)))
+
+
+def find_fork_point(files: ExperimentFiles, text: str | None) -> ForkPoint:
+    """Parse a fork point; without a text, find the latest.
+
+    Raises:
+        InputError: there is no such experiment, or the text is not a fork point.
+        ArtifactError: the files cannot be read.
+    """
+    if not files.exists():
+        raise InputError(f"there is no experiment {files.name!r} to fork")
+    return list_fork_points(files)[0] if text is None else ForkPoint.parse(text)
+
+
+def change_forked_recipe(
+    files: ExperimentFiles, point: ForkPoint, values: Mapping[str, Any]
+) -> Recipe:
+    """Return the recipe of a fork: the origin's at this iteration, with changed values.
+
+    Raises:
+        RecipeError: a value is wrong.
+        ArtifactError: the files cannot be read.
+    """
+    history = read_settings(files, files.require_description())
+    return change_recipe(history.get_recipe(point.iteration), values)
 
 
 def _number_changes(history: SettingsHistory) -> SettingsHistory:

@@ -361,3 +361,69 @@ def test_a_failed_iteration_is_retried_with_changes(browser: Client, stopped: In
     iteration = Iteration.objects.get()
     assert (iteration.status, iteration.driver) == (RunStatus.RUNNING, "workers")
     assert recipe().training.max_length == 4096
+
+
+def ask_for_fork(client: Client, **body: object) -> tuple[int, object]:
+    answer = client.post(
+        "/api/v1/experiments/mine/fork", data=json.dumps(body), content_type="application/json"
+    )
+    return answer.status_code, answer.json()
+
+
+def test_the_api_forks_an_experiment(browser: Client, alice: User, stopped: Installation) -> None:
+    point = {"iteration": 1, "keep": "pair_judge"}
+    changed = {"values": {"training.max_length": 4096}}
+    status, job = ask_for_fork(browser, name="trained", **point, **changed)
+    assert status == 202, job
+    assert run_waiting_jobs(SLOW_HANDLERS) == 1
+    fork = Experiment.objects.get(name="trained")
+    assert (fork.owner, fork.target_iteration) == (alice, 1)
+    assert list_finished("trained") == set(WORKED)
+    assert recipe_of("trained").training.max_length == 4096
+    assert recipe_of("mine").training.max_length == 16
+    files = (stopped.artifacts / name / "iteration-1" for name in ("mine", "trained"))
+    first, second = (one / "judgments" / "part-00000.parquet" for one in files)
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"name": "mine"}, "An experiment with this name exists"),
+        ({"keep": "train"}, "not an iteration and stage to fork from"),
+        ({"iteration": 3}, "has not completed the stages to keep"),
+        ({"values": {"judge.samples": 2}}, "depends on judge.samples and must be kept"),
+        ({"values": {"judge.sample": 2}}, "judge.sample"),
+        ({"name": "new experiment"}, "name"),
+    ],
+)
+def test_the_api_refuses_a_fork_that_cannot_be_made(
+    browser: Client, body: dict[str, object], said: str
+) -> None:
+    given = {"name": "trained", "iteration": 1, "keep": "pair_judge"} | body
+    status, problem = ask_for_fork(browser, **given)
+    assert status == 422
+    assert said in str(problem)
+    assert not Job.objects.filter(kind="fork").exists()
+
+
+def test_a_command_forks_an_experiment(stopped: Installation) -> None:
+    fork = ("--experiment", "trained", "--fork-of", "mine", "--fork-at", "1:pair_judge")
+    changed = ("--set", "training.max_length=4096")
+    before = count_attempts()
+    plan = stopped.run("run_iteration", *fork, *changed, "--dry-run")
+    assert "train" in plan
+    assert "generate" not in plan, "kept stages cost nothing"
+    assert not (stopped.artifacts / "trained").exists()
+    stopped.run("run_iteration", *fork, *changed)
+    row = Experiment.objects.get(name="trained")
+    assert row.iterations.get().status == RunStatus.FINISHED
+    assert count_attempts() == before | {"train": before["train"] + 1, "evaluate": 1}
+    assert recipe_of("mine").training.max_length == 16
+    stopped.run("run_iteration", *fork, "--iterations", "1")
+    with pytest.raises(CommandError, match="is not a fork of 'trained'"):
+        stopped.run("run_iteration", "--experiment", "mine", "--fork-of", "trained")
+    with pytest.raises(CommandError, match="remove --recipe"):
+        stopped.run("run_iteration", *fork[2:], "--experiment", "more", "--recipe", "smoke")
+    with pytest.raises(CommandError, match="no experiment 'gone' to fork"):
+        stopped.run("run_iteration", "--experiment", "more", "--fork-of", "gone")

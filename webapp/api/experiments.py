@@ -9,6 +9,7 @@ from ninja import Query, Router, Status
 from ninja.errors import HttpError
 from ninja.pagination import paginate
 
+from meta_reward_core.planning.fork import ForkPoint
 from meta_reward_core.planning.settings_change import SettingsPlan, SettingsRequest
 from meta_reward_core.recipes.canonical import get_current_key
 from meta_reward_core.recipes.loader import read_stored_values
@@ -31,6 +32,7 @@ from webapp.api.schemas import (
     DiskUseOut,
     ExperimentOut,
     FilterIn,
+    ForkIn,
     JobOut,
     LaunchChanges,
     LaunchIn,
@@ -50,6 +52,7 @@ from webapp.experiment_form.change_settings import (
     plan_change,
     request_change,
 )
+from webapp.experiment_form.fork import make_fork_request
 from webapp.experiment_form.form_state import find_base
 from webapp.experiments.actions import has_pending
 from webapp.experiments.details import (
@@ -253,6 +256,29 @@ def duplicate_experiment(request: HttpRequest, name: str, given: LaunchChanges) 
     """Create a copy of an experiment, with changes."""
     base = find_base(request.user, name="", text="", origin=name)
     return _accept(*submit_launch(base, given, by=get_user(request)))
+
+
+@router.post("/{name}/fork", response={202: JobOut, **PROBLEMS})
+@require_run
+def fork_experiment(request: HttpRequest, name: str, given: ForkIn) -> Status[JobOut]:
+    """Create a fork, which keeps results up to a stage. It starts immediately."""
+    row = get_viewable_experiment(request.user, name)
+    warnings: list[str] = []
+    wanted = make_fork_request(
+        row,
+        ForkPoint.parse(f"{given.iteration}:{given.keep}"),
+        translate_values(given.values, warnings),
+        name=given.name,
+        until=given.until,
+        is_private=given.is_private,
+    )
+    job = enqueue_job(
+        JobKind.FORK,
+        by=get_user(request),
+        experiment_name=wanted.experiment,
+        payload=wanted.model_dump(mode="json"),
+    )
+    return _accept(job, warnings)
 
 
 @router.get("/{name}/status", response={200: StatusOut, **PROBLEMS})

@@ -266,6 +266,28 @@ class LaunchIn(LaunchChanges):
     recipe_text: Annotated[str, Field(max_length=65_536, description="YAML")] = ""
 
 
+class ForkIn(Schema):
+    """A fork: a new experiment that keeps results of another one up to a stage."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+    iteration: Annotated[
+        int,
+        Field(ge=1, le=100, description="The first iteration that runs; earlier ones are kept."),
+    ]
+    keep: Annotated[
+        str,
+        Field(description="The last stage of this iteration that is kept, such as pair_judge."),
+    ] = ""
+    until: Annotated[int, Field(ge=1, le=100)] | None = None
+    is_private: bool | None = None
+    values: Annotated[
+        dict[str, Any],
+        Field(default_factory=dict, description="Changed values by key, e.g. training.beta."),
+    ]
+
+
 class ModelCheckIn(Schema):
     """A model to check, and the recipe whose limits apply.
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from meta_reward_core.errors import ArtifactError, InputError
 from meta_reward_core.planning.fork import (
     ForkPoint,
+    change_forked_recipe,
     check_fork,
     list_fork_points,
     list_unchangeable,
@@ -146,6 +147,51 @@ def read_fork_form(row: Experiment, given: Mapping[str, str], *, is_sent: bool) 
         values=draft.values,
         differences=draft.differences,
         problems=problems,
+    )
+
+
+def make_fork_request(
+    row: Experiment,
+    point: ForkPoint,
+    values: Mapping[str, Any],
+    *,
+    name: str,
+    until: int | None = None,
+    is_private: bool | None = None,
+) -> ForkRequest:
+    """Make the request for a fork from typed values.
+
+    Args:
+        until: the last iteration to run; None for the origin's.
+        is_private: None for the origin's visibility.
+
+    Raises:
+        InputError: the request is invalid; the message has one line per problem.
+        ArtifactError: the files of the origin cannot be read.
+    """
+    iterations = max(row.target_iteration, point.iteration) if until is None else until
+    form = ForkForm(
+        {
+            "name": name,
+            "until": iterations,
+            "is_private": row.is_private if is_private is None else is_private,
+        }
+    )
+    if not form.is_valid():
+        problems = (f"{field}: {text}" for field, texts in form.errors.items() for text in texts)
+        raise InputError("\n".join(problems))
+    if iterations < point.iteration:
+        raise InputError(f"until: the fork runs iteration {point.iteration} first")
+    files = open_experiment_files(row)
+    check_fork(files, point, change_forked_recipe(files, point, values))
+    return ForkRequest(
+        experiment=form.cleaned_data["name"],
+        origin=row.name,
+        origin_uuid=str(row.uuid),
+        point=str(point),
+        values=dict(values),
+        iterations=iterations,
+        is_private=form.cleaned_data["is_private"],
     )
 
 

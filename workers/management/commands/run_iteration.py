@@ -73,6 +73,10 @@ examples:
   on every GPU of this machine at once; on a CPU, two engine processes with half of the cores each
     python manage.py run_iteration --experiment demo --recipe smoke --engine-processes 2
 
+  a fork that keeps the pairs of iteration 2 and trains with another value
+    python manage.py run_iteration --experiment mine-2 --fork-of mine --fork-at 2:pair_judge \\
+        --set training.beta=0.2
+
   by the workers that `make serve` and `make worker` have brought up, on any number of machines
     python manage.py run_iteration --experiment demo --recipe smoke --queue
 
