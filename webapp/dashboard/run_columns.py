@@ -4,7 +4,7 @@ A column reads the values of any number of experiments in one or two queries, wh
 rows of a page, of a whole export, or all rows to sort by.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -42,6 +42,11 @@ _MAX_OFFERED: Final = 80
 _HOUR: Final = 3600.0
 _MAX_KNOWN: Final = 4096
 _known_recipes: Final[dict[str, Mapping[str, Any]]] = {}
+
+_MAX_KEYS: Final = 5000
+_MAX_VALUES: Final = 50_000
+_known_values: Final[dict[tuple[str, int, datetime | None], Any]] = {}
+"""Values of completed iterations by name, the iteration's key, and its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,31 +105,89 @@ def _read_duration(rows: Rows) -> Values:
 
 def _read_tokens(rows: Rows) -> Values:
     count = Cast(KeyTextTransform("tokens", "counts"), BigIntegerField())
-    shards = Shard.objects.filter(
-        stage__iteration__experiment__in=rows.order_by().values("pk"), status=ShardStatus.FINISHED
-    )
-    found = shards.order_by().values_list("stage__iteration__experiment").annotate(total=Sum(count))
-    return {pk: total for pk, total in found if total}
+
+    def read(iterations: QuerySet[Iteration]) -> Values:
+        shards = Shard.objects.filter(
+            stage__iteration__in=iterations.values("pk"), status=ShardStatus.FINISHED
+        )
+        totals = shards.order_by().values_list("stage__iteration").annotate(total=Sum(count))
+        return dict(totals)
+
+    return _sum_by_experiment("tokens", rows, read)
 
 
 def _read_cost(rows: Rows) -> Values:
     """Time that workers spent on attempts, failed ones included, in hours."""
-    attempts = Attempt.objects.filter(
-        shard__stage__iteration__experiment__in=rows.order_by().values("pk")
-    )
-    found = (
-        attempts.order_by()
-        .values_list("shard__stage__iteration__experiment")
-        .annotate(total=Sum("seconds"))
-    )
-    return {pk: total / _HOUR for pk, total in found if total}
+
+    def read(iterations: QuerySet[Iteration]) -> Values:
+        attempts = Attempt.objects.filter(shard__stage__iteration__in=iterations.values("pk"))
+        totals = attempts.order_by().values_list("shard__stage__iteration")
+        return dict(totals.annotate(total=Sum("seconds")))
+
+    return {
+        pk: seconds / _HOUR for pk, seconds in _sum_by_experiment("seconds", rows, read).items()
+    }
+
+
+def _sum_by_experiment(
+    name: str, rows: Rows, read: Callable[[QuerySet[Iteration]], Values]
+) -> dict[int, Any]:
+    """Sum values of iterations; those of a completed one are read once per process.
+
+    Args:
+        name: of the value.
+        read: reads the values of iterations by their keys.
+    """
+    found = list(_of(rows).values_list("pk", "experiment", "status", "finished"))
+    known = {pk: _known_values.get((name, pk, ended)) for pk, _, status, ended in found
+             if status == RunStatus.FINISHED}  # fmt: skip
+    missing = [pk for pk, *_ in found if known.get(pk) is None]
+    values = read(_select_iterations(missing, rows)) if missing else {}
+    totals: dict[int, Any] = {}
+    for pk, experiment, status, ended in found:
+        kept = known.get(pk)
+        value = (values.get(pk) or 0) if kept is None else kept
+        if status == RunStatus.FINISHED:
+            _keep_value((name, pk, ended), value)
+        if value:
+            totals[experiment] = totals.get(experiment, 0) + value
+    return totals
+
+
+def _select_iterations(keys: Sequence[int], rows: Rows) -> QuerySet[Iteration]:
+    """Select iterations by their keys, or all of the rows where the keys are too many."""
+    return Iteration.objects.filter(pk__in=keys) if len(keys) <= _MAX_KEYS else _of(rows)
+
+
+def _keep_value(key: tuple[str, int, datetime | None], value: Any) -> None:
+    if key[-1] is None:
+        return  # without its end, a later value could not be told from this one
+    if len(_known_values) >= _MAX_VALUES:
+        _known_values.clear()
+    _known_values[key] = value
 
 
 def read_last_metrics(rows: Rows, section: str) -> dict[int, Any]:
     """Load one section of the summary of each experiment's last completed iteration."""
     completed = _of(rows).filter(status=RunStatus.FINISHED).order_by("number")
-    part = KeyTransform(section, "metrics")
-    return dict(completed.annotate(part=part).values_list("experiment", "part"))
+    last = {experiment: (pk, ended) for experiment, pk, ended in
+            completed.values_list("experiment", "pk", "finished")}  # fmt: skip
+    missing = {
+        pk: ended for pk, ended in last.values() if (section, pk, ended) not in _known_values
+    }
+    read: dict[int, Any] = {}
+    if missing:
+        part = KeyTransform(section, "metrics")
+        parts = _select_iterations(list(missing), rows).annotate(part=part)
+        read = {pk: value for pk, value in parts.values_list("pk", "part") if pk in missing}
+    found = {}
+    for experiment, (pk, ended) in last.items():
+        if pk in missing:
+            _keep_value((section, pk, ended), read.get(pk))
+            found[experiment] = read.get(pk)
+        else:
+            found[experiment] = _known_values.get((section, pk, ended))
+    return found
 
 
 def _read_alarms(rows: Rows) -> Values:
