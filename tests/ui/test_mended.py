@@ -1,0 +1,240 @@
+"""Defects that people met in the browser: each step that showed one, taken again."""
+
+import re
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from tests.ui.pages import AUDITOR, PAGES
+from tests.ui.pages import Page as Row
+from tests.ui.serving import PASSWORD, People, Sites
+
+pytestmark = pytest.mark.slow
+
+ROWS = {row.title: row for row in PAGES}
+WIDE, NARROW = (1440, 900), (390, 844)
+
+
+@pytest.fixture
+def people(sites: Sites, browser: Browser) -> People:
+    return People(browser, WIDE, dark=False, sites=sites)
+
+
+def open_path(people: People, path: str, person: str = "alice") -> Page:
+    return people.open(Row("any", path, path, person))
+
+
+def forget_session(page: Page) -> None:
+    context: BrowserContext = page.context
+    context.clear_cookies(name="sessionid")
+
+
+def test_back_after_a_launch_shows_the_whole_form(people: People) -> None:
+    page = open_path(people, "/experiments/new?recipe=smoke")
+    page.get_by_label("Name", exact=True).fill("launched-here")
+    page.get_by_role("button", name="Launch").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Starting launched-here")
+    page.go_back()
+    expect(page.get_by_role("heading", level=1)).to_have_text("New experiment")
+    expect(page.locator("header nav")).to_be_visible()
+    people.close()
+
+
+def test_an_action_after_the_session_ended_is_sent_after_signing_in(people: People) -> None:
+    page = open_path(people, "/experiments/paused/details")
+    page.get_by_label("Notes").fill("first line\nsecond line")
+    forget_session(page)
+    page.get_by_role("button", name="Save").click()
+    page.get_by_label("Username").fill("alice")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.locator("main")).to_contain_text("second line")
+    page.get_by_role("button", name=re.compile("Send")).click()
+    expect(page.locator(".notice").first).to_contain_text("Saved.")
+    expect(page.locator(".notes")).to_have_text("first line\nsecond line", use_inner_text=True)
+    people.close()
+
+
+def test_a_form_that_cannot_be_verified_leads_to_a_page_of_the_site(people: People) -> None:
+    page = open_path(people, "/experiments/failed")
+    page.evaluate(
+        "for (const one of document.getElementsByName('csrfmiddlewaretoken')) one.value = 'x'"
+    )
+    page.get_by_role("button", name="Retry").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Form expired")
+    expect(page.locator("header nav")).to_be_visible()
+    assert page.evaluate("getComputedStyle(document.querySelector('header')).display") == "flex"
+    people.close()
+
+
+def test_status_and_lineage_agree(people: People) -> None:
+    page = open_path(people, "/experiments/running")
+    expect(page.locator("#experiment-state .state .status")).to_have_text("running")
+    expect(page.locator("#lineage tr").last.locator(".status")).to_have_text("running")
+    with page.expect_response(re.compile(r"\?seen=")):
+        pass  # the update replaces both
+    expect(page.locator("#lineage tr").last.locator(".status")).to_have_text("running")
+    people.close()
+
+
+def test_the_bar_of_a_training_moves_with_its_steps(people: People) -> None:
+    page = open_path(people, "/experiments/training")
+    bar = page.get_by_label("Train with DPO: completed shards")
+    assert 0 < float(bar.get_attribute("value") or 0) < float(bar.get_attribute("max") or 0)
+    expect(page.locator(".stage-running .numbers")).to_contain_text("step 3 of at most")
+    people.close()
+
+
+def test_a_stop_says_that_it_can_be_resumed(people: People) -> None:
+    page = open_path(people, "/experiments/running")
+    expect(page.locator("#steer-cancel")).to_have_text("Stop")
+    expect(page.locator("#steer-cancel-says")).to_contain_text("can be resumed")
+    people.close()
+
+
+@pytest.mark.parametrize("name", ["finished", "completed"])
+def test_the_filter_finds_completed_experiments_by_both_names(people: People, name: str) -> None:
+    page = open_path(people, f"/?status={name}")
+    statuses = page.locator("#experiment-list td .status").all_inner_texts()
+    assert set(statuses) == {"completed"}
+    people.close()
+
+
+def test_filter_columns_and_order_stay_on_the_next_page(people: People) -> None:
+    page = open_path(people, "/experiments/finished/iterations/1/prompts?sort=-gap&actor=pair")
+    page.get_by_role("link", name="Next").first.click()
+    page.wait_for_url(re.compile(r"page=2"))
+    assert "sort=-gap" in page.url
+    assert "actor=pair" in page.url
+    people.close()
+
+
+def test_an_engine_that_no_worker_has_is_not_ready(people: People) -> None:
+    page = open_path(people, "/experiments/new?recipe=paper-llama3-8b")
+    page.get_by_label("Name", exact=True).fill("without-vllm")
+    page.get_by_role("button", name="Check").click()
+    expect(page.locator("#check")).not_to_contain_text("Ready.")
+    people.close()
+
+
+def test_what_if_takes_one_value_and_shows_it_beside_its_slider(people: People) -> None:
+    page = open_path(people, "/experiments/finished/iterations/1/what-if?rho=0.9")
+    expect(page.locator("#what-if")).to_contain_text("Actor pairs")
+    slider = page.locator("input[type=range]").first
+    slider.fill("0.5")
+    expect(page.locator("output").first).to_have_text("0.5")
+    people.close()
+
+
+def test_a_token_is_not_shown_again_and_revoking_asks_first(people: People) -> None:
+    page = open_path(people, "/account/tokens")
+    form = page.locator("form.fields")
+    form.get_by_label("Name").fill("once")
+    form.get_by_role("button", name="Create token").click()
+    if "/account/confirm" in page.url:
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button").filter(has_text="Con").click()
+        page.goto(page.url.partition("/account")[0] + "/account/tokens")
+        form.get_by_label("Name").fill("once")
+        form.get_by_role("button", name="Create token").click()
+    secret = page.locator(".secret").inner_text()
+    page.reload()
+    expect(page.locator("main")).not_to_contain_text(secret)
+    row = page.get_by_role("row").filter(has_text="once").first
+    expect(row.get_by_role("button", name="Revoke once")).to_be_hidden()
+    row.locator("summary").click()
+    expect(row).to_contain_text("This cannot be undone.")
+    row.get_by_role("button", name="Revoke once").click()
+    expect(page.get_by_role("button", name="Revoke once")).to_have_count(0)
+    people.close()
+
+
+@pytest.mark.parametrize("path", ["/?col=tokens&col=alarms", "/workers", "/experiments/finished"])
+def test_numbers_stand_under_the_right_end_of_their_headings(people: People, path: str) -> None:
+    page = open_path(people, path)
+    ends = page.evaluate(
+        """() => [...document.querySelectorAll('table:has(thead .number)')].map((table) => {
+          const heads = [...table.tHead.rows[0].cells];
+          return [...table.tBodies[0].rows].filter((row) => row.cells.length == heads.length)
+            .flatMap((row) => [...row.cells].map((cell, at) =>
+              heads[at].classList.contains('number') == cell.classList.contains('number')));
+        })"""
+    )
+    assert ends
+    assert all(all(cells) for cells in ends)
+    people.close()
+
+
+def test_every_point_of_a_chart_shows_its_value(people: People) -> None:
+    page = open_path(people, "/workers")
+    chart = page.locator("#machine-load figure").first
+    line = chart.locator("svg g.line").first
+    known = line.locator("path title").count()
+    page_rows = chart.locator("tbody tr").count()
+    assert known == page_rows > 100
+    people.close()
+
+
+def test_the_axis_of_a_share_ends_at_one(people: People) -> None:
+    page = open_path(people, "/experiments/compare?name=finished&name=running")
+    for name in ("Judge: order agreement", "Share of scores equal to 5"):
+        ticks = page.locator("figure").filter(has_text=name).first.locator("text.tick.to-left")
+        assert max(map(float, ticks.all_inner_texts())) <= 1.0
+    expect(page.locator("#comparison")).not_to_contain_text("win rate.french")
+    people.close()
+
+
+def test_the_caption_of_a_matrix_is_whole_on_a_phone(sites: Sites, browser: Browser) -> None:
+    people = People(browser, NARROW, dark=False, sites=sites)
+    page = people.open(ROWS["prompt--battled"])
+    assert page.locator("figure.chart svg").count() > 0
+    outside = page.evaluate(
+        """() => [...document.querySelectorAll('figure.chart svg text')].filter((text) => {
+          const box = text.getBoundingClientRect();
+          return box.width > 0 && (box.left < 0 || box.right > window.innerWidth);
+        }).map((text) => text.textContent)"""
+    )
+    assert outside == []
+    people.close()
+
+
+def test_no_time_left_reads_about_under(people: People) -> None:
+    for path in ("/", "/experiments/running", "/experiments/training"):
+        page = open_path(people, path)
+        expect(page.locator("main")).not_to_contain_text("about under")
+    people.close()
+
+
+def test_an_auditor_who_is_refused_is_led_to_a_page_that_opens(people: People) -> None:
+    page = open_path(people, "/audits", AUDITOR)
+    page.goto(page.url.replace("/audits", "/workers"))
+    expect(page.get_by_role("heading", level=1)).to_have_text("Permission denied")
+    page.locator("main").get_by_role("link", name="Human review").click()
+    expect(page.get_by_role("heading", level=1)).not_to_have_text("Permission denied")
+    people.close()
+
+
+def test_the_admin_has_the_icon_of_the_site(people: People) -> None:
+    page = open_path(people, "/admin/", "ada")
+    assert page.locator("link[rel=icon]").get_attribute("href")
+    people.close()
+
+
+def test_machine_load_updates_alone_and_can_be_read_as_numbers(people: People) -> None:
+    page = open_path(people, "/workers")
+    titles = page.locator("#machine-load figcaption").all_inner_texts()
+    assert titles == ["CPU use", "Memory use", "GPU use", "GPU memory"]
+    numbers = page.locator("#machine-load summary").first
+    numbers.click()
+    expect(page.locator("#machine-load td").first).to_be_visible()
+    with page.expect_response(re.compile(r"/workers$")) as answered:
+        page.wait_for_timeout(500)
+    assert answered.value.status == 200
+    people.close()
+
+
+def test_an_action_is_answered_on_the_page(people: People) -> None:
+    page = open_path(people, "/experiments/paused")
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("status").first).to_contain_text("Requested: resume.")
+    people.close()
