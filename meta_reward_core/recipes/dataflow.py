@@ -201,7 +201,7 @@ _ENGINE: Final = (
 
 SAMPLE: Final = StageSpec(
     name="sample",
-    title="Sample the prompts of this iteration",
+    title="Sample prompts",
     reads=(),
     writes=("prompts",),
     part_by_part=False,
@@ -210,7 +210,7 @@ SAMPLE: Final = StageSpec(
 )
 GENERATE: Final = StageSpec(
     name="generate",
-    title="The actor responds to each prompt K times",
+    title="Generate responses",
     reads=("prompts",),
     writes=("responses", "refused_by_actor"),
     part_by_part=True,
@@ -220,7 +220,7 @@ GENERATE: Final = StageSpec(
 )
 JUDGE: Final = StageSpec(
     name="judge",
-    title="The judge scores each response N times",
+    title="Judge responses",
     reads=("prompts", "responses"),
     writes=("judgments", "scores", "refused_by_judge"),
     part_by_part=True,
@@ -235,7 +235,7 @@ JUDGE: Final = StageSpec(
 )
 PAIR_ACTOR: Final = StageSpec(
     name="pair_actor",
-    title="Best and worst response, length-controlled",
+    title="Select actor pairs",
     reads=("prompts", "responses", "scores"),
     writes=("actor_pairs", "dropped"),
     part_by_part=False,
@@ -245,7 +245,7 @@ PAIR_ACTOR: Final = StageSpec(
 )
 META_JUDGE: Final = StageSpec(
     name="meta_judge",
-    title="The meta-judge compares judgments, in both orders",
+    title="Meta-judge judgments",
     reads=("prompts", "responses", "judgments", "scores"),
     writes=("battles", "refused_by_meta_judge"),
     part_by_part=True,
@@ -272,7 +272,7 @@ META_JUDGE: Final = StageSpec(
 )
 PAIR_JUDGE: Final = StageSpec(
     name="pair_judge",
-    title="Elo ratings, then best and worst judgment",
+    title="Select judge pairs",
     reads=("prompts", "responses", "judgments", "scores", "battles", "actor_pairs"),
     writes=("ratings", "judge_pairs", "dropped"),
     part_by_part=False,
@@ -292,7 +292,7 @@ PAIR_JUDGE: Final = StageSpec(
 )
 TRAIN: Final = StageSpec(
     name="train",
-    title="DPO, starting from the previous model, which is also the reference",
+    title="Train with DPO",
     reads=(
         *("responses", "judgments"),  # the sampled tokens
         *("actor_pairs", "judge_pairs", *list_written_tables("audit")),
@@ -319,7 +319,7 @@ TRAIN: Final = StageSpec(
 )
 EVALUATE: Final = StageSpec(
     name="evaluate",
-    title="Evaluate the new model",
+    title="Evaluate the model",
     reads=("scores", "judgments", "battles", "actor_pairs", "judge_pairs", "training_log"),
     writes=("evaluation", "task_scorecards", "task_items"),
     part_by_part=False,

@@ -52,7 +52,7 @@ def test_figures_become_curves_and_what_is_missing_stays_missing(client: Client)
     assert mean.table.columns[1:] == ("a", "b")
     assert mean.table.rows[0][1].startswith("3.5")
     assert "0" not in [cell for row in mean.table.rows for cell in row[1:]]
-    assert chart(answer, "Pairs of the actor").table.rows[0][1] == "30"
+    assert chart(answer, "Preference pairs, actor").table.rows[0][1] == "30"
     assert chart(answer, "Actor: quality").table.rows[0][2] == "2"
     titles = [one.title for group in answer.context["comparison"].groups for one in group.charts]
     assert "Readable judgments" not in titles
@@ -70,7 +70,7 @@ def test_the_axis_of_a_share_ends_at_one(client: Client) -> None:
         "Readable judgments",
         "Judge: order agreement",
         "Final DPO accuracy",
-        "Prompts that gave a pair of the actor",
+        "Prompts with a pair, actor",
     ):
         assert chart(answer, title).y_ticks[-1].text == "1.0", title
     assert chart(answer, "Mean score").y_ticks[-1].text == "1.6", "points have air above"

@@ -132,7 +132,7 @@ def test_ground_truth_of_the_same_items_has_a_paired_interval(measured: Experime
     assert judge.low == pytest.approx(middle - 2 * (middle - narrow.low))
     assert judge.high == pytest.approx(middle + 2 * (narrow.high - middle))
     assert (judge.count, judge.why_no_interval) == (20, "")
-    assert found.answer.startswith("M1 compared with M0, better: actor (true quality (0 to 5))")
+    assert found.answer.startswith("M1 is better than M0 in true quality")
 
 
 @pytest.mark.parametrize(

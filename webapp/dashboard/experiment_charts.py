@@ -68,7 +68,7 @@ def _chart_ground_truth(known: Mapping[int, Metrics]) -> list[Chart]:
             "Effect of filler text on the judge's score",
             {"ten filler words": _list_ground_truth_points(known, "judge", "points_per_10_words")},
             x_label=_BY_MODEL,
-            y_label="points",
+            y_label="score",
             description="The correct value is 0: longer is not better.",
         ),
     ]
@@ -89,7 +89,7 @@ def _chart_spread(known: Mapping[int, Metrics]) -> list[Chart]:
         _make_chart(
             "Mean judge score",
             {"all judgments": _list_points(known, _make_section_reader("judge", "mean"))},
-            y_label="points",
+            y_label="score",
         ),
         _make_chart(
             "Entropy of judge scores",

@@ -95,8 +95,8 @@ def _chart_scores(counts: Sequence[int]) -> Chart:
     return build_histogram(
         "Judge scores",
         [(f"{start:g}", count) for start, count in zip(HISTOGRAM_BINS, counts, strict=True)],
-        x_label="points",
-        description=f"Each column covers {BIN_WIDTH:g} of a point; the last one is exactly 5.",
+        x_label="score",
+        description=f"Each bar covers a range of {BIN_WIDTH:g}; the last one only the score 5.",
     )
 
 

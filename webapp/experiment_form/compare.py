@@ -52,6 +52,19 @@ _TRUTH_UNITS: Final = {
     "points_per_10_words": "score points",
 }
 """Units of ground-truth metrics."""
+_TRUTH_TITLES: Final = {
+    "true_quality_greedy": "true quality of greedy responses",
+    "length_chars": "length in characters",
+    "length_words": "length in words",
+    "length_controlled_win_rate": "length-controlled win rate",
+    "single_judgment_exact": "exact single judgments",
+    "parse_rate": "readable judgments",
+    "accuracy_better_first": "accuracy, better judgment shown first",
+    "accuracy_better_second": "accuracy, better judgment shown second",
+    "spearman": "Spearman correlation with true quality",
+    "points_per_10_words": "score gained by ten filler words",
+}
+"""Titles of ground-truth metrics whose names are not readable."""
 _GROUPS: Final = (_JUDGING, _META_JUDGING, _PAIRS, _TRAINING, _TRUTH)
 
 
@@ -101,8 +114,8 @@ METRIC_TITLES: Final[Mapping[str, str]] = {path: metric.title for path, metric i
 """Titles of metrics by their paths in an iteration's summary."""
 
 _OF_PAIRS: Final = {
-    "pairs": ("Pairs of the {}", "pairs"),
-    "yield_rate": ("Prompts that gave a pair of the {}", "share"),
+    "pairs": ("Preference pairs, {}", "pairs"),
+    "yield_rate": ("Prompts with a pair, {}", "share"),
     "chosen_chars": ("Chosen length, {}", "characters"),
     "rejected_chars": ("Rejected length, {}", "characters"),
 }
@@ -224,7 +237,7 @@ def list_recipe_differences(experiments: Sequence[Experiment]) -> list[RecipeDif
     flat = {
         row.name: {
             "seed": row.seed,
-            "seed model (sha256)": row.base_model_sha256[:12],
+            "base model (sha256)": row.base_model_sha256[:12],
             **flatten_values(row.recipe),
         }
         for row in experiments
@@ -324,7 +337,8 @@ def name_truth_metric(subject: str, metric: str) -> ChartedMetric:
         metric: such as `win_rate.french`, a metric of the prompts of one kind.
     """
     name, _, kind = metric.partition(".")
-    title = f"{subject}: {name}".replace("_", " ").capitalize()
+    role = subject.replace("_", "-").capitalize()
+    title = f"{role}: {_TRUTH_TITLES.get(name, name.replace('_', ' '))}"
     if kind:
         title += f", {kind.replace('_', ' ')} prompts"
     return ChartedMetric(_TRUTH, title, _TRUTH_UNITS.get(name, name.replace("_", " ")))

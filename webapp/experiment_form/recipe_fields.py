@@ -57,14 +57,14 @@ _ELSEWHERE: Final = frozenset({"model", "sample.held_out", *REMOVED_KEYS})
 _BENCHMARKS: Final = frozenset({"evaluation.tasks", "development.tasks"})
 """Keys with controls of their own, and keys of workers' files, which the page does not offer."""
 _TITLES: Final = {
-    "": ("The schedule", "What the iterations have in common."),
-    "sample": ("Instructions", ""),
+    "": ("Schedule", "Values of all iterations."),
+    "sample": ("Prompts", ""),
     "actor": ("Actor", ""),
     "judge": ("Judge", ""),
-    "pairing": ("Pairs of responses", ""),
+    "pairing": ("Pair selection", ""),
     "meta_judge": ("Meta-judge", ""),
     "training": ("Training", "Direct Preference Optimization."),
-    "training.lora": ("Training: adapters", ""),
+    "training.lora": ("LoRA adapters", ""),
     "development": ("Checkpoint selection", ""),
     "engine": ("Engine", ""),
     "evaluation": ("Evaluation", ""),

@@ -5,6 +5,7 @@ A change has an interval if both models answered the same items and the value of
 """
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,7 +21,6 @@ from meta_reward_core.reporting.task_scorecards import (
     read_task_scorecards,
 )
 from meta_reward_core.storage.artifact_store import ArtifactStore
-from webapp.charts.scales import format_number
 from webapp.experiments.models import Experiment, Iteration, RunStatus
 
 _ACTOR: Final = "Actor"
@@ -34,6 +34,7 @@ _TOTALS_ONLY: Final = "only totals over the held-out prompts are stored"
 _OTHER_PROMPTS: Final = "each iteration samples other prompts"
 _JUDGE_TASKS: Final = ("pair", "judge", "reward")
 _MAX_TASK_METRICS: Final = 4
+_MAX_DECIMALS: Final = 6
 
 _log = logging.getLogger(__name__)
 
@@ -53,18 +54,18 @@ class Measure:
 
 _FROM_GROUND_TRUTH: Final[Mapping[tuple[str, str], Measure]] = {
     ("actor", "true_quality"): Measure(_ACTOR, "true quality (0 to 5)", 1),
-    ("actor", "win_rate"): Measure(_ACTOR, "win rate in percent", 1),
+    ("actor", "win_rate"): Measure(_ACTOR, "win rate (%)", 1),
     ("judge", "order_agreement"): Measure(_JUDGE, "order agreement", 1),
     ("judge", "single_judgment_exact"): Measure(_JUDGE, "exact single judgments", 1),
     ("meta_judge", "accuracy"): Measure(_META_JUDGE, "accuracy", 1),
-    ("actor", "length_chars"): Measure(_LENGTH, "response length in characters", 0),
+    ("actor", "length_chars"): Measure(_LENGTH, "response length (characters)", 0),
     ("judge", "points_per_10_words"): Measure(_BIASES, "score gained by ten filler words", -1),
 }
 _FROM_OWN_DATA: Final[Mapping[str, Measure]] = {
     "judge.mean": Measure(_JUDGE, "mean score (0 to 5)", 0),
     "judge.parse_rate": Measure(_JUDGE, "readable judgments", 1),
     "meta_judge.inconsistency": Measure(_META_JUDGE, "verdicts that change with the order", -1),
-    "response_chars": Measure(_LENGTH, "response length in characters", 0),
+    "response_chars": Measure(_LENGTH, "response length (characters)", 0),
     "meta_judge.won_by_first": Measure(_BIASES, "battles won by the judgment shown first", 0),
     "score_length_correlation": Measure(_BIASES, "correlation of score and length", 0),
 }
@@ -102,33 +103,44 @@ class OutcomeRow:
         return {1: "better", -1: "worse", 0: "higher" if self.low > 0 else "lower"}[direction]
 
     @property
+    def decimals(self) -> int:
+        """Decimals of all numbers of the row: two digits of half the interval, else three of all.
+
+        More digits than that only show noise.
+        """
+        if self.low is not None and self.high is not None and self.high > self.low:
+            return _count_decimals((self.high - self.low) / 2, digits=2)
+        return _count_decimals(max(abs(self.before), abs(self.after)), digits=3)
+
+    @property
     def before_text(self) -> str:
         """The value of the first model."""
-        return format_number(self.before)
+        return f"{self.before:,.{self.decimals}f}"
 
     @property
     def after_text(self) -> str:
         """The value of the second model."""
-        return format_number(self.after)
+        return f"{self.after:,.{self.decimals}f}"
 
     @property
     def change_text(self) -> str:
         """The change with its sign."""
-        return _format_signed(self.change)
+        return _format_signed(self.change, self.decimals)
 
     @property
     def interval_text(self) -> str:
         """The interval of the change; empty where there is none."""
         if self.low is None or self.high is None:
             return ""
-        return f"{_format_signed(self.low)} to {_format_signed(self.high)}"
+        low, high = (_format_signed(end, self.decimals) for end in (self.low, self.high))
+        return f"[{low}, {high}]"
 
     @property
     def sentence(self) -> str:
         """The change as a sentence."""
         start = f"{self.measure.group}: {self.measure.title} {self.change_text}"
         if self.interval_text:
-            return f"{start} (95% CI {self.interval_text}, n = {self.count}): {self.verdict}"
+            return f"{start} {self.interval_text}, n = {self.count}: {self.verdict}"
         return f"{start}. No interval: {self.why_no_interval}."
 
 
@@ -169,26 +181,42 @@ def build_outcome_summary(
 
 
 def _write_answer(rows: Sequence[OutcomeRow], latest: int) -> str:
-    found = {
-        verdict: [row for row in rows if row.verdict == verdict]
-        for verdict in ("better", "worse", "no clear change")
-    }
-    if not any(found.values()):
+    names = {verdict: [_name_measure(row) for row in rows if row.verdict == verdict]
+             for verdict in ("better", "worse", "higher", "lower", "no clear change")}  # fmt: skip
+    if not any(names.values()):
         return (
             f"Whether M{latest} is better than M0 is unknown: no metric has values per prompt "
             f"for both models. Add tasks to evaluation.tasks to measure every "
             "model on the same prompts."
         )
+    unclear = names.pop("no clear change")
+    if not any(names.values()):
+        return f"No clear change from M0 to M{latest}: each 95% interval includes zero."
     parts = [
-        f"{verdict}: {', '.join(_name_measure(row) for row in listed)}"
-        for verdict, listed in found.items()
-        if listed
+        f"M{latest} is {verdict} than M0 in {_join(names[verdict])}."
+        for verdict in ("better", "worse")
+        if names[verdict]
     ]
-    return f"M{latest} compared with M0, {'; '.join(parts)}."
+    parts += [
+        f"{_join(names[verdict]).capitalize()}: {verdict}."
+        for verdict in ("higher", "lower")
+        if names[verdict]
+    ]
+    if unclear:
+        parts.append(f"No clear change in {_join(unclear)}.")
+    return " ".join(parts)
+
+
+def _join(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _name_measure(row: OutcomeRow) -> str:
-    return f"{row.measure.group.lower()} ({row.measure.title})"
+    """Name a measure without its unit, with the role that it is about."""
+    title = row.measure.title.partition(" (")[0]
+    has_role = row.measure.group in {_JUDGE, _META_JUDGE}
+    return f"{row.measure.group.lower()} {title}" if has_role else title
 
 
 def _iter_task_rows(experiment: Experiment, last: Iteration) -> Iterator[OutcomeRow]:
@@ -332,6 +360,15 @@ def _make_row(measure: Measure, models: str, then: float, now: float, why: str) 
     return OutcomeRow(measure, models, then, now, None, now - then, None, None, why)
 
 
-def _format_signed(value: float) -> str:
-    text = format_number(abs(value))
-    return text if float(f"{value:.4g}") == 0 else f"{'+' if value > 0 else '−'}{text}"
+def _count_decimals(size: float, *, digits: int) -> int:
+    """Count the decimals that show a number of this size with some significant digits."""
+    if size <= 0:
+        return digits - 1
+    return min(_MAX_DECIMALS, max(0, digits - 1 - math.floor(math.log10(size))))
+
+
+def _format_signed(value: float, decimals: int) -> str:
+    text = f"{abs(value):,.{decimals}f}"
+    if float(text.replace(",", "")) == 0:
+        return text
+    return f"{'+' if value > 0 else '−'}{text}"
