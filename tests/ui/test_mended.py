@@ -100,12 +100,13 @@ def test_the_filter_finds_completed_experiments_by_both_names(people: People, na
     people.close()
 
 
-def test_filter_columns_and_order_stay_on_the_next_page(people: People) -> None:
-    page = open_path(people, "/experiments/finished/iterations/1/prompts?sort=-gap&actor=pair")
+def test_a_filter_stays_on_the_next_page(people: People) -> None:
+    iteration = f"/experiments/running/iterations/{people.sites.noted['last']}"
+    page = open_path(people, f"{iteration}?stage=judge&status=waiting")
     page.get_by_role("link", name="Next").first.click()
     page.wait_for_url(re.compile(r"page=2"))
-    assert "sort=-gap" in page.url
-    assert "actor=pair" in page.url
+    assert "stage=judge" in page.url
+    assert "status=waiting" in page.url
     people.close()
 
 
@@ -179,7 +180,7 @@ def test_the_axis_of_a_share_ends_at_one(people: People) -> None:
     page = open_path(people, "/experiments/compare?name=finished&name=running")
     for name in ("Judge: order agreement", "Share of scores equal to 5"):
         ticks = page.locator("figure").filter(has_text=name).first.locator("text.tick.to-left")
-        assert max(map(float, ticks.all_inner_texts())) <= 1.0
+        assert max(map(float, ticks.all_text_contents())) <= 1.0
     expect(page.locator("#comparison")).not_to_contain_text("win rate.french")
     people.close()
 

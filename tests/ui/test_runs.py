@@ -66,7 +66,7 @@ def test_launch_is_in_reach_and_the_rest_is_found_by_search(sites: Sites, browse
     assert press_tabs(page, "Launch", most=10) <= 10
     page.get_by_label("Name", exact=True).fill("typed")
     page.get_by_label("Recipe", exact=True).select_option("paper-llama3-8b")
-    expect(page.get_by_text("The paper's experiment on Llama-3-8B-Instruct")).to_be_visible()
+    expect(page.locator("#help-base-recipe")).to_contain_text("The paper's experiment on Llama-3")
     expect(page.get_by_label("Name", exact=True)).to_have_value("typed")
     expect(page.get_by_label("learning rate")).to_be_hidden()
     page.get_by_label("Search recipe values").fill("learning rate")
@@ -119,7 +119,7 @@ def test_a_comparison_begins_with_results_and_folds_its_charts(
     assert titles == ["Results", "Recipes", "Metrics by iteration"]
     expect(page.locator(".outcome-table").first).to_contain_text("n = ")
     group = page.locator("#comparison details").first
-    group.locator("summary").click()
+    group.locator("> summary").click()
     expect(group.locator("svg").first).to_be_hidden()
     page.goto(f"{page.url}&name=no-such")
     expect(page.locator("#comparison")).to_contain_text("Not found, or not visible to you: no-such")
