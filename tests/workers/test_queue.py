@@ -82,6 +82,9 @@ def run_a_whole_iteration(here: Cluster, quiet: WorkerSite) -> None:
     assert len(here.engines()) == 1
     assert not any(loads_torch(process) for process in psutil.Process(worker.pid).children())
     assert not loads_torch(psutil.Process(worker.pid))
+    load = "select memory_total_bytes from experiments_machineload"
+    here.wait_until(lambda: here.site.rows(load) != [])
+    assert here.site.rows(load)[0] == (psutil.virtual_memory().total,)
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(20) == 0
     assert here.engines() == []
