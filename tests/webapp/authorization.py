@@ -49,6 +49,7 @@ ROWS: Final = {
 BODIES: Final = {
     "api/v1/experiments": {"name": "mine", "recipe": "smoke"},
     "api/v1/experiments/<name>/duplicate": {"name": "mine"},
+    "api/v1/experiments/<name>/fork": {"name": "mine", "iteration": 1},
     "api/v1/experiments/<name>/playground": {"models": [0, 1], "prompt": "Why?"},
     "api/v1/experiments/<name>/playground/<int:number>/follow-ups": {"prompt": "Why?"},
     "api/v1/models/check": {"model": {"source": "folder", "name": "mine"}, "recipe": "smoke"},

@@ -77,7 +77,7 @@ def test_a_gpu_that_does_not_report_its_use_shows_its_memory(
     gpu: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: object) -> None:
-        raise pynvml.NVMLError_NotSupported  # type: ignore[misc]
+        raise pynvml.NVMLError_NotSupported
 
     assert gpu == []
     monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", refuse)
