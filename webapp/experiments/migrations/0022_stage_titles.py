@@ -26,5 +26,5 @@ def rename_stages(apps: Any, _: Any) -> None:
 class Migration(migrations.Migration):
     """Data only."""
 
-    dependencies = [("experiments", "0020_machine_load")]
+    dependencies = [("experiments", "0021_machine_load")]
     operations = [migrations.RunPython(rename_stages, migrations.RunPython.noop, elidable=True)]
