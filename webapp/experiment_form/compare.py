@@ -54,8 +54,8 @@ _TRUTH_UNITS: Final = {
 """Units of ground-truth metrics."""
 _TRUTH_TITLES: Final = {
     "true_quality_greedy": "true quality of greedy responses",
-    "length_chars": "length in characters",
-    "length_words": "length in words",
+    "length_chars": "length (characters)",
+    "length_words": "length (words)",
     "length_controlled_win_rate": "length-controlled win rate",
     "single_judgment_exact": "exact single judgments",
     "parse_rate": "readable judgments",
