@@ -134,9 +134,15 @@ def test_no_conversations_give_no_completions(engine: VllmEngine) -> None:
     assert engine.sample([], 3, sampling=WARM, seed=0) == []
 
 
-@pytest.mark.parametrize("top", [5, 120], ids=["one token", "several tokens and their ends"])
+LONG_VALUES = ForcedLine("\nScore:", (" 1", " 1 0", " 2 5 3", " 4"))
+"""The first value begins the second one, so that the end of the reply belongs to each."""
+
+
+@pytest.mark.parametrize(
+    "line", [make_score_line(5), LONG_VALUES], ids=["one token", "several tokens and their ends"]
+)
 def test_forced_lines_have_the_probabilities_of_the_embedded_engine(
-    engine: VllmEngine, top: int
+    engine: VllmEngine, line: ForcedLine
 ) -> None:
     embedded = load_transformers_engine(
         SEED_MODEL,
@@ -146,7 +152,6 @@ def test_forced_lines_have_the_probabilities_of_the_embedded_engine(
         max_batch_tokens=65_536,
         max_model_len=None,
     )
-    line: ForcedLine = make_score_line(top)
     drawn = engine.sample(CONVERSATIONS[:4], 3, sampling=WARM, seed=2)
     requests = [
         ForcedLineRequest(conversation, completion, len(completion.text))
