@@ -292,7 +292,7 @@ def test_development_data_that_cannot_select_is_refused_before_anything_is_writt
 
 
 WRONG = {
-    "no such task": ("[{name: nowhere, data: x}]", "no task 'nowhere' here"),
+    "no such task": ("[{name: nowhere, data: x}]", "task 'nowhere' not found"),
     "a task without a benchmark": ("[{name: toy, data: x}]", "has no benchmark"),
     "the same task twice": ("[{name: ifeval, data: x}, {name: ifeval, data: y}]", "a task twice"),
     "no data": ("[{name: ifeval}]", "evaluation.tasks: 0.data"),
