@@ -290,7 +290,7 @@ def _format_time_left(seconds: float, made: float, left: float) -> str:
     return f", about {_format_duration(seconds / made * left)} left" if made > 0 else ""
 
 
-def print_plan(console: Console, plan: list[StagePlan], *, title: str) -> None:
+def print_plan(console: Console, plan: Sequence[StagePlan], *, title: str) -> None:
     """Print the cost of an iteration."""
     table = _make_table(title, "stage", "calls", "tokens", "time", "disk", "basis")
     for stage in plan:

@@ -107,6 +107,12 @@ def find_base_model_folder(recipe: Recipe, models: Path) -> Path | None:
         return None
 
 
+def find_task_model_folder(recipe: Recipe, models: Path) -> Path | None:
+    """Find the folder of M0 if the recipe's task provides it, such as one in its own package."""
+    provided = _get_task_models(recipe)
+    return None if provided is None else provided.find(recipe.model, models)
+
+
 def find_base_model(recipe: Recipe, roots: StorageRoots) -> ModelRef | None:
     """Find M0 with its hash; see `find_base_model_folder`."""
     folder = find_base_model_folder(recipe, roots.models)

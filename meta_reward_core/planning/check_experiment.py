@@ -10,7 +10,7 @@ from meta_reward_core.experiment import Experiment, load_templates
 from meta_reward_core.models.check.files import check_files
 from meta_reward_core.models.check.result import Check, CheckReport, Level, require_sound
 from meta_reward_core.models.validation import hash_model_folder
-from meta_reward_core.planning.base_model import find_or_fetch_model
+from meta_reward_core.planning.base_model import find_or_fetch_model, find_task_model_folder
 from meta_reward_core.planning.model_check.needs import derive_needs, hash_checked_settings
 from meta_reward_core.planning.model_check.run import (
     ModelCheckRequest,
@@ -147,14 +147,18 @@ def build_check_request(
     templates: PromptTemplates,
     prompts: Sequence[str],
 ) -> ModelCheckRequest:
-    """Build the check request for a folder below the models root, or for the built-in model."""
+    """Build the check request for a folder below the models root, or for a model of the task."""
+    own = find_task_model_folder(recipe, roots.models)
     root = roots.models.resolve()
     resolved = folder.resolve()
     is_below = resolved.is_relative_to(root) and resolved != root
     return ModelCheckRequest(
         name=str(resolved.relative_to(root)) if is_below else str(folder),
         folder=folder,
-        allowed_roots=(roots.models, get_shipped_seed_model().parent),
+        allowed_roots=(
+            *(roots.models, get_shipped_seed_model().parent),
+            *(() if own is None else (own,)),
+        ),
         recipe=recipe,
         templates=templates,
         prompts=tuple(prompts),

@@ -140,7 +140,7 @@ def test_whoever_takes_a_group_first_stops_the_idle_engine_of_another_process(
     monkeypatch.setattr(devices, "_pool", pool)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "unchanged")
     host = EngineHost()
-    host._start(FOUR[1:2])
+    host._start(FOUR[1:2], trains=False)
     assert host.pid is not None
     engine = psutil.Process(host.pid)
     give_up_at = time.monotonic() + 20
@@ -171,7 +171,7 @@ def test_a_process_id_that_is_no_engine_any_more_is_left_alone(pool: DevicePool)
 def test_an_engine_process_stays_on_its_cores() -> None:
     core = min(os.sched_getaffinity(0))
     host = EngineHost()
-    host._start([DeviceGroup(0, cores=frozenset({core}))])
+    host._start([DeviceGroup(0, cores=frozenset({core}))], trains=False)
     assert host.pid is not None
     assert os.sched_getaffinity(host.pid) == {core}
     host.kill()

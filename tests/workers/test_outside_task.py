@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from django.contrib.auth.models import Group, User
+from django.core.management import CommandError
 from django.test import Client
 from pytest_django.fixtures import Settings
 
 from meta_reward_core.recipes.prompt_templates import load_template
+from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 from tests.outside_task import RECIPE, write_outside_task
 from tests.workers.installation import Installation, UseScript
 from webapp.api.models import make_token
@@ -90,6 +93,27 @@ def test_the_command_runs_it_and_its_ground_truth_measures_every_model(
         ("M0", "spelled_right", 12),
         ("M1", "spelled_right", 12),
     ]
+
+
+REAL_ENGINE = (
+    "--set", "engine.kind=transformers", "--set", "engine.dtype=float32",
+    "--set", "training.dtype=float32", "--set", "actor.max_new_tokens=16",
+    "--set", "judge.max_new_tokens=24", "--set", "meta_judge.max_new_tokens=24",
+)  # fmt: skip
+
+
+def test_its_own_model_passes_the_model_check_and_generates(
+    installation: Installation, outside: Path, recipe: Path
+) -> None:
+    """It lies in the task's package, and cannot write judgments for the task's template."""
+    own = outside / "outside_spelling/model"
+    shutil.rmtree(own)
+    shutil.copytree(get_shipped_seed_model(), own)
+    words = ("--experiment", "real", "--recipe", recipe, *REAL_ENGINE)
+    with pytest.raises(CommandError, match="of stage judge stopped the run"):
+        installation.run("run_iteration", *words)
+    check_begun_with_own_parts(installation, outside, "real")
+    assert (installation.artifacts / "real/iteration-1/responses/part-00001.parquet").exists()
 
 
 def test_a_lying_ground_truth_changes_nothing_but_the_evaluation(

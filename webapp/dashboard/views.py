@@ -470,7 +470,7 @@ def show_workers(request: HttpRequest) -> HttpResponse:
     states = list_worker_states(get_visible_experiments(request.user))
     waiting = list_waiting_work(request.user)
     heard = [state for state in states if not state.is_silent]
-    context = {
+    context: dict[str, object] = {
         "workers": states,
         "queues": count_messages(),
         "waiting": waiting,
