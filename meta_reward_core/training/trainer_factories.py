@@ -21,6 +21,28 @@ from meta_reward_core.training.weighting import (
 )
 
 
+class OneDeviceDpoConfig(DPOConfig):
+    """Settings of DPO that keep each process on one device.
+
+    Given one process and several visible GPUs, the Trainer would copy the model to all of them
+    (`nn.DataParallel`) and multiply the batch size of the recipe.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        """GPUs of this process: 0 or 1."""
+        return min(int(super().n_gpu), 1)
+
+
+class OneDeviceSftConfig(SFTConfig):
+    """Settings of SFT that keep each process on one device; see `OneDeviceDpoConfig`."""
+
+    @property
+    def n_gpu(self) -> int:
+        """GPUs of this process: 0 or 1."""
+        return min(int(super().n_gpu), 1)
+
+
 @dataclass(frozen=True, slots=True)
 class TrainerInputs:
     """Inputs of a TRL trainer."""
@@ -50,7 +72,7 @@ class Objective:
 
 
 def _make_dpo_trainer(inputs: TrainerInputs, settings: DpoSettings) -> Trainer:
-    arguments = DPOConfig(
+    arguments = OneDeviceDpoConfig(
         **inputs.arguments,
         beta=settings.beta,
         loss_type=["sigmoid", "sft"] if settings.sft_weight else ["sigmoid"],
@@ -63,7 +85,7 @@ def _make_dpo_trainer(inputs: TrainerInputs, settings: DpoSettings) -> Trainer:
 
 
 def _make_sft_trainer(inputs: TrainerInputs, settings: SftSettings) -> Trainer:
-    arguments = SFTConfig(
+    arguments = OneDeviceSftConfig(
         **inputs.arguments,
         max_steps=settings.max_steps or -1,
         train_sampling_strategy=_choose_sampling(settings),
