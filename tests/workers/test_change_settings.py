@@ -391,7 +391,7 @@ def test_the_api_forks_an_experiment(browser: Client, alice: User, stopped: Inst
     [
         ({"name": "mine"}, "An experiment with this name exists"),
         ({"keep": "train"}, "not an iteration and stage to fork from"),
-        ({"iteration": 3}, "has not completed the stages to keep"),
+        ({"iteration": 3}, "has not completed the stages"),
         ({"values": {"judge.samples": 2}}, "depends on judge.samples and must be kept"),
         ({"values": {"judge.sample": 2}}, "judge.sample"),
         ({"name": "new experiment"}, "name"),
