@@ -286,6 +286,7 @@ def test_what_an_experiment_began_with_cannot_change(tmp_path: Path, field: str)
     paths = begin(tmp_path).paths
     values = {
         "task": ["task=toy"],
+        "judge.reward_model": ["judge.reward_model=x", "judge.samples=1", "train_on=[[actor]]"],
         "evaluation.tasks": ["evaluation.tasks=[{name: ifeval, data: x}]"],
         "development.tasks": ["development.tasks=[{name: ifeval, data: x}]"],
         "audit.required": ["audit.required=true"],

@@ -78,7 +78,7 @@ def test_the_recipes_of_the_pages_can_be_loaded(tmp_path: Path) -> None:
             path = tmp_path / "recipe.yaml"
             path.write_text(text if "extends:" in text else f"extends: paper-llama3-8b\n{text}")
             loaded += bool(load_recipe(str(path)))
-    assert loaded == 4
+    assert loaded == 5
 
 
 def test_the_endpoints_of_the_pages_can_be_read() -> None:

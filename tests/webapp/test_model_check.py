@@ -52,7 +52,7 @@ def finish(job: Job, *checks: Check) -> None:
 
 def test_what_files_tell_is_shown_while_the_form_is_filled_in(client: Client, model: Path) -> None:
     region = text(client.post(NEW, filled(**MINE), headers=HTMX))
-    assert '<li class="level-green"><b>Weights files</b>' in region
+    assert '<li class="level-green"><b>Weights files<' in region
     assert "Only the files have been checked" in region
     assert not Job.objects.exists()
 
@@ -60,7 +60,7 @@ def test_what_files_tell_is_shown_while_the_form_is_filled_in(client: Client, mo
 def test_an_unusable_model_is_an_error_of_its_field(client: Client, model: Path) -> None:
     quantise(model)
     region = text(client.post(NEW, filled(**MINE), headers=HTMX))
-    assert '<li class="level-red"><b>Weight format</b>' in region
+    assert '<li class="level-red"><b>Weight format<' in region
     assert 'id="note-model_folder" hx-swap-oob="true"><strong class="wrong">config.json' in region
     launch(client, **MINE)
     assert not Job.objects.exists()
@@ -98,9 +98,9 @@ def test_the_results_replace_what_files_tell(client: Client, model: Path) -> Non
     assert "hx-get" not in done
     assert done.index("Number format") < done.index("Parameters"), "what needs attention first"
     region = text(client.post(NEW, filled(**MINE), headers=HTMX))
-    assert '<li class="level-amber"><b>Number format</b>' in region
+    assert '<li class="level-amber"><b>Number format<' in region
     other = text(client.post(NEW, filled(**MINE, **{"recipe.actor.samples": "3"}), headers=HTMX))
-    assert "Number format</b>" in other
+    assert "Number format<" in other
     assert "saved in float32" not in other, "of other values nothing is known yet"
 
 

@@ -202,7 +202,7 @@ def test_a_change_that_is_refused_by_now_says_why(browser: Client, stopped: Inst
     run_waiting_jobs(QUICK_HANDLERS)
     job = Job.objects.get(kind="settings")
     assert job.status == JobStatus.REFUSED
-    assert "are gone" in job.message
+    assert "are missing" in job.message
 
 
 def ask(client: Client, body: object) -> tuple[int, object]:
