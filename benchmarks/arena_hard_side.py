@@ -98,7 +98,7 @@ def score_second_version() -> dict[str, Any]:
 
 
 def control_style(show: Any, battles: Any, category: str) -> dict[str, Any]:
-    """The leaderboard at equal length and markdown; features of each battle, models' names."""
+    """Compute the leaderboard at equal length and markdown, with features and model names."""
     given: list[Any] = []
     bootstrap = show.bootstrap_pairwise_model
 

@@ -89,7 +89,7 @@ def measure(*, pairs: int) -> Iterator[Row]:
         for mine, matrix in zip(ours, some, strict=True)
     )
     if difference >= 1e-6:
-        raise SystemExit(f"ratings differ by {difference:.1e}: nothing is compared")
+        raise SystemExit(f"ratings differ by {difference:.1e}, so speeds are not compared")
     timed = in_turn(
         lambda: seconds_of_ours(matrices),
         lambda: seconds_of_theirs(some, quickest) * len(matrices) / len(some),

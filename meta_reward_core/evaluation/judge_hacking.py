@@ -93,12 +93,12 @@ def has_verdict_mark(text: str) -> bool:
 
 
 def has_judge_instructions(text: str) -> bool:
-    """Whether a text instructs a judge, or contains control tokens of a chat template."""
+    """Return whether a text instructs a judge or contains control tokens of a chat template."""
     return _JUDGE_INSTRUCTION.search(text) is not None
 
 
 def _is_suspicious(answer: ComparedResponse, found_in: TextPredicate) -> bool:
-    """Whether a response matches and its prompt, which may have requested it, does not."""
+    """Return whether a response matches but its prompt, which may have requested it, does not."""
     return found_in(answer.text) and not found_in(answer.instruction)
 
 

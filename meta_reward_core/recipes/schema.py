@@ -147,7 +147,7 @@ class JudgeRecipe(DecodingRecipe):
     )
     reasoning: ReasoningPolicy = declare_field(
         "keep",
-        "Reasoning blocks in judgments that the meta-judge reads and judge pairs train on; "
+        "Reasoning blocks in judgments, as read by the meta-judge and as used in judge pairs; "
         "see actor.reasoning. The score is always read after the reasoning.",
         source=OURS,
     )
@@ -273,8 +273,8 @@ class EngineRecipe(Section):
     decoding: Decoding = declare_field(
         "auto",
         "Decoding loop of the `transformers` engine: `shared_prefixes` processes common "
-        "prefixes once, `generate` is that of transformers. auto: generate on a GPU, else "
-        "shared_prefixes.",
+        "prefixes once, `generate` uses transformers' own generate(). auto: generate on a GPU, "
+        "else shared_prefixes.",
         source=OURS,
     )
     threads: int | None = declare_field(

@@ -122,10 +122,16 @@ BIAS: Final = (
     MetricSpec("mean score of the same held-out responses", "judge", "mean_score"),
     MetricSpec("meta-judge right, share", "meta_judge", "accuracy", bounds=(0, 1)),
     MetricSpec(
-        "the same, better one shown first", "meta_judge", "accuracy_better_first", bounds=(0, 1)
+        "same pairs, with the better one shown first",
+        "meta_judge",
+        "accuracy_better_first",
+        bounds=(0, 1),
     ),
     MetricSpec(
-        "the same, better one shown second", "meta_judge", "accuracy_better_second", bounds=(0, 1)
+        "same pairs, with the better one shown second",
+        "meta_judge",
+        "accuracy_better_second",
+        bounds=(0, 1),
     ),
 )
 PRIMARY: Final = (QUALITY[0], QUALITY[1], JUDGE[0], JUDGE[1])

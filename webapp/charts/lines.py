@@ -63,7 +63,7 @@ def build_line_chart(
     from_zero: bool = False,
     description: str = "",
 ) -> Chart:
-    """Draw lines over a number, such as metrics by iteration or step.
+    """Plot lines over a numeric axis, such as metrics by iteration or step.
 
     Args:
         series: of different names.

@@ -143,10 +143,10 @@ def _format_time(stages: Sequence[StagePlan]) -> str:
 
 
 def _describe_basis(like: str) -> str:
-    assumed = f"replies of half their limit at {ASSUMED_TOKENS_PER_SECOND:,.0f} tokens/s"
+    assumed = f"replies of half the maximum length, at {ASSUMED_TOKENS_PER_SECOND:,.0f} tokens/s"
     if not like:
-        return f"Assumed: {assumed}. No measurements of this model exist yet."
+        return f"Assumes {assumed}. No measurements of this model exist yet."
     return (
         f'Based on measurements from experiment "{like}": tokens per reply and per second. '
-        f"Otherwise assumed: {assumed}."
+        f"Values that were not measured assume {assumed}."
     )

@@ -240,7 +240,7 @@ def _read_cards(
         first = {card["task"]: card for card in read_task_scorecards(store, name, 0)}
         latest = read_task_scorecards(store, name, number)
     except ArtifactError as error:
-        _log.warning("task scorecards of %s are not summed up: %s", name, error)
+        _log.warning("cannot summarize task scorecards of %s: %s", name, error)
         return []
     return [(first[card["task"]], card) for card in latest if card["task"] in first]
 
@@ -308,7 +308,7 @@ def _read_changes(
             ArtifactStore(root), name, task=task, before=before, after=after
         )
     except ArtifactError as error:
-        _log.warning("results by item of %s are not summed up: %s", name, error)
+        _log.warning("cannot summarize results by item of %s: %s", name, error)
         return {}
 
 
