@@ -222,7 +222,7 @@ def decide_in_admin(page: Page, review: Review, number: int, *, reason: str) -> 
     page.get_by_label(f"{letter} is better").check()
     page.get_by_label("Reason:").fill(f"{reason} {number}")
     page.get_by_role("button", name="Save", exact=True).click()
-    expect(page.locator("body")).to_contain_text("was changed successfully")
+    expect(page.locator(".messagelist")).to_contain_text(f"Item 1/{number}: judgment {letter}")
 
 
 def reload_in_the_middle(page: Page, review: Review) -> None:

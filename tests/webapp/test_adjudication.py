@@ -1,6 +1,7 @@
 """Review leads decide between answers: on the site and in the admin, by one rule and one log."""
 
 import csv
+import html
 import io
 import re
 from collections.abc import Callable, Mapping
@@ -523,7 +524,9 @@ def test_the_admin_leads_from_item_to_item_of_the_queue(answered: Batch, lead: U
     assert "Save and next item" in client.get(change).content.decode()
     sent = client.post(change, given, follow=True)
     assert sent.redirect_chain[-1][0] == reverse("admin:audit_item_change", args=[second.pk])
-    assert f"Item {answered.pk}/{first.number} was saved" in sent.content.decode()
+    page = sent.content.decode()
+    assert f"Item {answered.pk}/{first.number}: tie. Reason: both miss it" in page
+    assert f'href="{where(first)}">Review page, with undo' in page
     Item.objects.exclude(pk=second.pk).update(adjudicated="tie")
     last = client.post(reverse("admin:audit_item_change", args=[second.pk]), given)
     assert last["Location"] == reverse("admin:audit_item_changelist")
@@ -724,3 +727,108 @@ def test_leads_see_how_good_auditors_are_and_results_without_flagged_ones(
     hidden = browser(make_person("vera", "viewer")).get(f"/audits/{batch.pk}").content.decode()
     assert "Auditor quality" not in hidden
     assert "Accuracy over time" not in hidden
+
+
+def test_the_admin_goes_on_in_the_filtered_list(
+    answered: Batch, audited: Experiment, alice: User, carol: User, dave: User, lead: User
+) -> None:
+    newer = draw(audited, by=alice, auditors=[carol, dave], size=10, other_share=0.5)
+    answer_all(newer, carol, dave)
+    repeat = newer.items.filter(repeat_kind="other").select_related("original__answer")[0]
+    assert repeat.original is not None
+    unlike = "neither" if repeat.original.answer.choice != "neither" else "tie"
+    Answer.objects.filter(item=repeat).update(choice=unlike)
+    User.objects.update(is_staff=True)
+    client = browser(lead)
+    first, second = conflicts(answered)
+    kept = f"batch__id__exact={answered.pk}&disagreement=auditors&state=open"
+    listed = client.get(f"{reverse('admin:audit_item_changelist')}?{kept}").content.decode()
+    links = re.findall(r'<th class="field-format_place"><a href="([^"]+)"', listed)
+    assert len(links) == 2
+    given = {"adjudicated": "tie", "adjudication": "both miss it", "version": 0, "_next": "1"}
+    after_first = client.post(html.unescape(links[0]), given)["Location"]
+    assert after_first == html.unescape(links[1]), "with the filter, and not in the newer batch"
+    assert client.post(after_first, given)["Location"].endswith(f"/admin/audit/item/?{kept}")
+    assert {first.pk, second.pk} == set(
+        Item.objects.exclude(adjudicated="").values_list("pk", flat=True)
+    )
+    saved = Item.objects.get(pk=first.pk)
+    again = given | {"adjudicated": "neither", "version": 1}
+    del again["_next"]
+    stay = client.post(html.unescape(links[0]), again | {"_continue": "1"})["Location"]
+    assert stay == html.unescape(links[0]), "so does saving without leaving the item"
+    assert saved.adjudicated == "tie"
+
+
+def test_only_disagreements_are_to_adjudicate_in_the_admin_as_on_the_site(
+    answered: Batch, lead: User
+) -> None:
+    User.objects.update(is_staff=True)
+    client = browser(lead)
+    path = reverse("admin:audit_item_changelist")
+
+    def count(query: str) -> int:
+        found = re.search(r"(\d+) items?\b", client.get(f"{path}?{query}").content.decode())
+        assert found is not None
+        return int(found[1])
+
+    on_site = list_numbers(client, {})
+    undecided = list_numbers(client, {"disagreement": "all"})
+    assert len(on_site) < len(undecided)
+    assert count("state=open") == len(on_site)
+    assert count("state=undecided") == len(undecided)
+    page = client.get("/audits/items").content.decode()
+    assert '<option value="" selected>without a decision</option>' in page
+
+
+def test_the_admin_fills_in_the_draft_of_the_lead(
+    answered: Batch, lead: User, second: User
+) -> None:
+    User.objects.update(is_staff=True)
+    item = conflicts(answered)[0]
+    save_draft(item, lead, choice="neither", reason="begun on the site")
+    change = reverse("admin:audit_item_change", args=[item.pk])
+    own, other = (browser(user).get(change).content.decode() for user in (lead, second))
+    assert ">\nbegun on the site</textarea>" in own
+    assert re.search(r'value="neither"[^>]* checked', own)
+    assert "Filled in from your draft" in own
+    assert "begun on the site" not in other
+
+
+def test_a_conflict_in_the_admin_keeps_the_input_and_shows_the_newer_decision(
+    answered: Batch, lead: User, second: User
+) -> None:
+    User.objects.update(is_staff=True)
+    item = conflicts(answered)[0]
+    decide(browser(lead), item, "tie", reason="both miss it")
+    client = browser(second)
+    change = reverse("admin:audit_item_change", args=[item.pk])
+    given = {"adjudicated": "neither", "adjudication": "both are wrong", "version": 0}
+    page = client.post(change, given).content.decode()
+    assert "because lena changed this item" in page
+    assert "The decision is now: tie. Reason: both miss it" in page
+    assert "tie, by lena: both miss it" in page, "the current decision, not the input"
+    assert ">\nboth are wrong</textarea>" in page
+    assert re.search(r'value="neither"[^>]* checked', page)
+    assert AdjudicationDraft.objects.get(lead=second).reason == "both are wrong"
+    version = re.search(r'name="version" value="(\d+)"', page)
+    assert version is not None
+    assert client.post(change, given | {"version": version[1]}).status_code == 302
+    item.refresh_from_db()
+    assert (item.adjudicated, item.adjudicated_by) == ("neither", second)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "Nothing was saved: choose a decision and give a reason."),
+        ({"adjudicated": "tie"}, "Nothing was saved: give a reason."),
+        ({"adjudication": "both miss it"}, "Nothing was saved: choose a decision."),
+    ],
+)
+def test_the_admin_names_what_a_decision_lacks(
+    answered: Batch, lead: User, given: dict[str, str], said: str
+) -> None:
+    User.objects.update(is_staff=True)
+    change = reverse("admin:audit_item_change", args=[conflicts(answered)[0].pk])
+    assert said in browser(lead).post(change, given | {"version": 0}).content.decode()

@@ -1,10 +1,14 @@
 """Admin pages of audits: answers, adjudication, history, assignment, closing."""
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from typing import Any, ClassVar, Final, cast
 
 from django.contrib import admin, messages
+from django.contrib.admin.exceptions import DisallowedModelAdminLookup
 from django.contrib.admin.helpers import ActionForm
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.templatetags.admin_urls import add_preserved_filters
 from django.contrib.auth.models import User
 from django.db import models
 from django.db.models import (
@@ -36,7 +40,7 @@ from django.forms import (
 from django.forms import (
     IntegerField as IntegerFormField,
 )
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
@@ -52,6 +56,8 @@ from webapp.audit.adjudication import (
     adjudicate_item,
     check_reason,
     explain_refusal,
+    find_draft,
+    save_draft,
 )
 from webapp.audit.admin_filters import (
     AgreementFilter,
@@ -488,6 +494,13 @@ class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
         choices = cast("ChoiceField", self.fields["adjudicated"])
         choices.choices = _list_decisions(item)
         self.fields["version"].initial = item.adjudication_version
+        draft = find_draft(item, _get_reader(item)) if _get_reader(item).pk else None
+        if draft is not None:
+            self.initial |= {"adjudicated": draft.choice, "adjudication": draft.reason}
+            self.fields["adjudication"].help_text = (
+                f"Filled in from your draft of {format_time(draft.updated)}, which is not saved as "
+                "a decision yet."
+            )
 
     def clean_adjudication(self) -> str:
         """A reason, as on the site."""
@@ -499,14 +512,36 @@ class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
     def clean(self) -> dict[str, Any]:
         """Refuse a decision that is based on an outdated state of the item."""
         values = super().clean() or {}
-        now = Item.objects.get(pk=self.instance.pk)
-        if values.get("version") != now.adjudication_version:
-            who = now.adjudicated_by_name or "Another review lead"
-            raise ValidationError(
-                f"{who} changed this item while you were reading it: the decision is now "
-                f"{format_decision(now) or 'undone'}. Reload the page to decide from there."
-            )
+        missing = [words for name, words in _REQUIRED.items() if not self.data.get(name)]
+        if missing:
+            self.add_error(None, f"Nothing was saved: {' and '.join(missing)}.")
+        now = Item.objects.select_related("batch").get(pk=self.instance.pk)
+        if "version" in values and values["version"] != now.adjudication_version:
+            self._keep_input(now)
+            raise ValidationError(_describe_conflict(now))
         return values
+
+    def _keep_input(self, now: Item) -> None:
+        """Keep what was filled in as a draft, and let the next save replace the newer decision."""
+        self.data = self.data.copy()
+        self.data["version"] = str(now.adjudication_version)
+        choice = self.cleaned_data.get("adjudicated", "")
+        reason = self.cleaned_data.get("adjudication", "")
+        save_draft(now, _get_reader(self.instance), choice=choice, reason=reason)
+
+
+_REQUIRED: Final = {"adjudicated": "choose a decision", "adjudication": "give a reason"}
+
+
+def _describe_conflict(now: Item) -> str:
+    """Describe the decision of another lead that was saved first."""
+    who = now.adjudicated_by_name or "another review lead"
+    reason = f" Reason: {now.adjudication}" if now.adjudication else ""
+    return (
+        f"Your decision was not saved, because {who} changed this item while you were reading it. "
+        f"The decision is now: {format_decision(now) or 'none'}.{reason} What you filled in is "
+        "kept below. Save again to replace that decision."
+    )
 
 
 def _list_decisions(item: Item) -> list[tuple[str, str]]:
@@ -539,7 +574,8 @@ class ItemAdmin(ReviewerAdmin):
         ("Item", {"fields": ("list_links", "format_disagreements",
                              "show_instruction", "show_response", "show_judgments")}),
         ("Answers and verdicts", {"fields": ("list_answers", "list_hidden_verdicts")}),
-        ("Decision", {"fields": ("show_state", "adjudicated", "adjudication", "version")}),
+        ("Decision", {"fields": ("show_state", "adjudicated", "adjudication", "version"),
+                      "classes": ("review-decision",)}),
         ("History", {"fields": ("list_history",)}),
     )  # fmt: skip
 
@@ -549,7 +585,7 @@ class ItemAdmin(ReviewerAdmin):
         if self.has_change_permission(request, obj):
             return sets
         return [
-            (name, {"fields": ("show_state",)} if name == "Decision" else given)
+            (name, {**given, "fields": ("show_state",)} if name == "Decision" else given)
             for name, given in sets
         ]
 
@@ -666,14 +702,15 @@ class ItemAdmin(ReviewerAdmin):
     @admin.display(description="current decision")
     def show_state(self, row: Item) -> str:
         """Show the current decision, and why it cannot be changed."""
-        refusal = explain_refusal(row)
-        claimed = get_other_claimant(row, _get_reader(row))
+        # A form with errors has put its input into the row, so the stored state is read again.
+        now = Item.objects.select_related("batch", "claimed_by").get(pk=row.pk)
+        claimed = get_other_claimant(now, _get_reader(row))
         parts = [
-            f"{format_decision(row)}, by {row.adjudicated_by_name}: {row.adjudication}"
-            if row.adjudicated
+            f"{format_decision(now)}, by {now.adjudicated_by_name}: {now.adjudication}"
+            if now.adjudicated
             else "none",
             f"{claimed} opened this item on the site and may be deciding it." if claimed else "",
-            refusal,
+            explain_refusal(now),
         ]
         return format_html_join("", "<div>{}</div>", [(part,) for part in parts if part])
 
@@ -683,29 +720,66 @@ class ItemAdmin(ReviewerAdmin):
         return format_item_history(row)
 
     def response_change(self, request: HttpRequest, obj: Item) -> HttpResponse:
-        """Go to the next item after "Save and next item"; stay where a decision was not saved."""
+        """Show the decision; stay where it was not saved."""
         if getattr(obj, "is_conflict", False):
-            return redirect("admin:audit_item_change", obj.pk)
-        if "_next" not in request.POST:
-            return super().response_change(request, obj)
-        self.message_user(request, f"Item {obj.batch_id}/{obj.number} was saved.")
-        user = get_user(request)
-        following = find_neighbours(select_items(user, {}), obj, user)[1]
+            return self._redirect_to_item(request, obj.pk)
+        self.message_user(request, _describe_saved(obj), messages.SUCCESS)
+        if "_continue" in request.POST:
+            return self._redirect_to_item(request, obj.pk)
+        following = getattr(obj, "following", None)
         if following is None:
-            return redirect("admin:audit_item_changelist")
-        return redirect("admin:audit_item_change", following)
+            return self.response_post_save_change(request, obj)
+        return self._redirect_to_item(request, following)
+
+    def _redirect_to_item(self, request: HttpRequest, key: int) -> HttpResponse:
+        """Redirect to an item's page, which keeps the filter of the list."""
+        kept = {"preserved_filters": self.get_preserved_filters(request), "opts": self.opts}
+        address = reverse("admin:audit_item_change", args=[key])
+        return redirect(add_preserved_filters(kept, address))
 
     def save_model(self, request: HttpRequest, obj: Item, form: Any, change: Any) -> None:  # noqa: ARG002
         """Store the decision by the same rules as the site, and record it in the activity log."""
+        user = get_user(request)
+        if "_next" in request.POST:  # a decided item may drop out of the list
+            listed = self._select_undecided(request)
+            obj.following = find_neighbours(listed, obj, user)[1]  # type: ignore[attr-defined]
         decision = Decision(obj.adjudicated, obj.adjudication, form.cleaned_data["version"])
-        if not adjudicate_item(obj, decision, by=get_user(request)):
+        if not adjudicate_item(obj, decision, by=user):
             obj.is_conflict = True  # type: ignore[attr-defined]
-            self.message_user(
-                request,
-                "The decision was not saved, because another review lead changed the item at the "
-                "same time. What you wrote is kept as a draft on the review page.",
-                messages.ERROR,
-            )
+            now = Item.objects.select_related("batch").get(pk=obj.pk)
+            self.message_user(request, _describe_conflict(now), messages.ERROR)
+
+    def _select_undecided(self, request: HttpRequest) -> QuerySet[Any]:
+        """Select the items of the list that the user came from, in its order.
+
+        Without a filter by decision, those without a decision; without any filter, those to
+        adjudicate.
+        """
+        user = get_user(request)
+        filters = QueryDict(request.GET.get("_changelist_filters", ""), mutable=True)
+        for name in ("p", "all"):
+            filters.pop(name, None)
+        if not filters:
+            return select_items(user, {})
+        listing = copy(request)
+        listing.GET = filters  # type: ignore[assignment]
+        try:
+            listed = self.get_changelist_instance(listing).get_queryset(listing)
+        except (IncorrectLookupParameters, DisallowedModelAdminLookup):
+            return select_items(user, {})
+        return listed if "state" in filters else filter_by_state(listed, "")
+
+
+def _describe_saved(item: Item) -> str:
+    """Describe a saved decision, with a link to the page where it can be undone."""
+    return format_html(
+        'Item {}/{}: {}. Reason: {} <a href="{}">Review page, with undo</a>',
+        item.batch_id,
+        item.number,
+        format_decision(item),
+        Truncator(item.adjudication).chars(_EXCERPT_CHARS),
+        reverse("audit_review", args=[item.batch_id, item.number]),
+    )
 
 
 def _get_reader(item: Item) -> User:

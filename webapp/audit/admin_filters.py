@@ -126,8 +126,15 @@ class StateFilter(ChoiceFilter):
 
     title = "decision"
     parameter_name = "state"
-    options: ClassVar = {"open": "to adjudicate", "adjudicated": "adjudicated"}
+    options: ClassVar = {
+        "open": "to adjudicate",
+        "undecided": "without a decision",
+        "adjudicated": "adjudicated",
+    }
 
     def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
-        """Items of the chosen state."""
-        return filter_by_state(rows, "" if value == "open" else value)
+        """Items of the chosen state; only those with a disagreement are to adjudicate."""
+        if value == "adjudicated":
+            return filter_by_state(rows, value)
+        undecided = filter_by_state(rows, "")
+        return filter_by_disagreement(undecided, "") if value == "open" else undecided

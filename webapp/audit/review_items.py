@@ -47,7 +47,7 @@ DISAGREEMENTS: Final[Mapping[str, str]] = {
 """Kinds of disagreement, the most important first."""
 
 STATES: Final[Mapping[str, str]] = {
-    "": "to adjudicate",
+    "": "without a decision",
     "adjudicated": "adjudicated",
     "all": "all",
 }
@@ -201,7 +201,7 @@ def filter_by_disagreement(items: QuerySet[Any], name: str) -> QuerySet[Any]:
 
 
 def filter_by_state(items: QuerySet[Any], state: str) -> QuerySet[Any]:
-    """Filter by decision: to adjudicate ("", items of open batches only), adjudicated, or all."""
+    """Filter by decision: without one ("", items of open batches only), adjudicated, or all."""
     if state == "all":
         return items
     if state:
