@@ -23,6 +23,8 @@ REASONS: Final = {
     r"docker|echo META_REWARD_NFS|printf": "needs a container engine; see tests/docker",
     r"kubectl ": "needs a cluster; tests/docker checks the files",
     r"export [A-Z]": "needs servers; tests/faults/two_hosts sets these variables",
+    r"mkdir -p var$": "writes files that the next block uses; its recipe is loaded below",
+    r"curl ": "needs a running site; tests/webapp/test_api.py sends the same request",
     r"grep -v|\.venv/bin/python -m pip|vllm serve": "installs or runs vLLM: tests/vllm",
     r"pip install|python -m pip install|meta-reward ": "tests/project/test_wheel.py installs one",
     r"PIP_EXTRA_INDEX_URL|CUDA_VISIBLE_DEVICES": "sets a variable for a make target",

@@ -19,6 +19,7 @@ from meta_reward_core.data.exports import EXPORTS
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.schemas import build_table
 from meta_reward_core.storage.shards import IterationFiles, StageOutput
+from tests.databases import CHECKOUT
 from tests.webapp.conftest import make_person
 from webapp.api.models import ApiToken, make_token
 from webapp.api.ninja_api import api
@@ -257,6 +258,14 @@ def test_an_experiment_is_created_by_the_forms_own_rules(program: Program, alice
     assert placed["payload"]["values"] == {"actor.samples": 3}
     assert placed["wish"]["changes"] == ["actor.samples=3"]
     assert not placed["wish"]["is_private"]
+
+
+def test_the_request_of_the_documentation_creates_an_experiment(program: Program) -> None:
+    page = (CHECKOUT / "docs/api.md").read_text(encoding="utf-8")
+    body = json.loads(page.partition("```json\n")[2].partition("```")[0])
+    status, job = program.ask("POST", "/experiments", body)
+    assert (status, job["status"], job["experiment_name"]) == (202, "waiting", body["name"])
+    assert program.ask("GET", f"/jobs/{job['id']}")[1]["id"] == job["id"]
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_only_what_was_changed_is_kept(client: Client) -> None:
     [
         ("actor.samples", "1", "Input should be greater than or equal to 2."),
         ("actor.samples", "many", "&#x27;many&#x27; is not a whole number."),
-        ("actor.samples", "", "A value is needed."),
+        ("actor.samples", "", "A value is required."),
         ("actor.temperature", "nan", "&#x27;nan&#x27; is not a number."),
         ("pairing.rho", "0.3, 2", "Input should be less than or equal to 1."),
         ("train_on", "[actor], [critic]", "Choose one of: actor, judge."),

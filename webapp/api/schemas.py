@@ -240,12 +240,28 @@ class LaunchChanges(Schema):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Name
-    seed: Annotated[int, Field(ge=0, le=2**53)] | None = None
-    until: Annotated[int, Field(ge=1, le=100)] | None = None
-    is_private: bool | None = None
-    model: SeedModel | None = None
-    prompts: Annotated[list[str], Field(min_length=1)] | None = None
+    name: Annotated[Name, Field(description="Letters, digits, `.`, `_` and `-`.")]
+    seed: Annotated[
+        Annotated[int, Field(ge=0, le=2**53)] | None, Field(description="Seed of all random draws.")
+    ] = None
+    until: Annotated[
+        Annotated[int, Field(ge=1, le=100)] | None,
+        Field(description="The last iteration that the workers start."),
+    ] = None
+    is_private: Annotated[
+        bool | None, Field(description="Whether only its owner and admins see it.")
+    ] = None
+    model: Annotated[
+        SeedModel | None,
+        Field(
+            description="Base model: `source` is `folder` or `hub`, `name` a folder of the model "
+            "root or an id such as org/name@revision. Optional for a recipe with a task."
+        ),
+    ] = None
+    prompts: Annotated[
+        Annotated[list[str], Field(min_length=1)] | None,
+        Field(description="The prompts. Optional for a recipe with a task."),
+    ] = None
     skip_bad_rows: Annotated[
         bool, Field(description="Leave out prompts that cannot be used, instead of refusing all.")
     ] = False
@@ -262,8 +278,10 @@ class LaunchChanges(Schema):
 class LaunchIn(LaunchChanges):
     """A new experiment from a built-in recipe or the text of a recipe."""
 
-    recipe: str = ""
-    recipe_text: Annotated[str, Field(max_length=65_536, description="YAML")] = ""
+    recipe: Annotated[str, Field(description="Name of a built-in recipe.")] = ""
+    recipe_text: Annotated[
+        str, Field(max_length=65_536, description="A recipe as YAML, instead of `recipe`.")
+    ] = ""
 
 
 class ForkIn(Schema):

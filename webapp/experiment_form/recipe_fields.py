@@ -161,7 +161,7 @@ def read_value(field: RecipeField, text: str) -> Any:
     if field.is_optional and text in {"", NONE}:
         return None
     if not text:
-        raise ValueError("A value is needed.")
+        raise ValueError("A value is required.")
     return _READERS[field.kind](field, text)
 
 
@@ -408,7 +408,7 @@ def _parse_list(text: str) -> list[Any]:
     except MalformedInputError:
         raise ValueError(f"{text!r:.40} is not a list such as 0.3, 0.4.") from None
     if not entries:
-        raise ValueError("A value is needed.")
+        raise ValueError("A value is required.")
     return entries
 
 

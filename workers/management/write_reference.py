@@ -25,6 +25,37 @@ _HEAD: Final = """\
 """
 
 
+_EXAMPLE: Final = """\
+## Example
+
+Set `TOKEN` to a token with the scope *run*, and write the body of the request into a file, \
+`experiment.json`:
+
+```json
+{"name": "mine", "recipe": "smoke", "until": 1, "seed": 7, "values": {"actor.samples": 3}}
+```
+
+Create the experiment. The answer has status 202 and describes a job, with its `id`:
+
+```
+curl --header "Authorization: Bearer $TOKEN" --json @experiment.json \\
+    http://127.0.0.1:8000/api/v1/experiments
+```
+
+Request the job, here with the id 12, until its `status` is `done`, or `refused` with the reason \
+in `message` (before: `waiting`, `running`). Then request the status of the experiment until \
+`is_active` is false:
+
+```
+curl --header "Authorization: Bearer $TOKEN" http://127.0.0.1:8000/api/v1/jobs/12
+curl --header "Authorization: Bearer $TOKEN" http://127.0.0.1:8000/api/v1/experiments/mine/status
+```
+
+Fields of the body of `POST /api/v1/experiments` (`LaunchIn`). Only `name` is required; other \
+omitted fields have the recipe's values:
+"""
+
+
 def write_commands() -> str:
     """Generate the page of our `manage.py` commands."""
     ours = sorted(name for name, app in get_commands().items() if _is_ours(app))
@@ -90,13 +121,25 @@ def write_api() -> str:
         " Create a token on the page *Tokens* and send it as `Authorization: Bearer TOKEN`."
         " A token has the permissions of its owner."
     )
-    rows = [
-        f"| `{method.upper()} {path}` | {_get_first_paragraph(one)} | {_format_body(one)} |"
-        for path, methods in found["paths"].items()
-        for method, one in methods.items()
+    rows: dict[bool, list[str]] = {False: [], True: []}
+    for path, methods in found["paths"].items():
+        for method, one in methods.items():
+            cells = (f"`{method.upper()} {path}`", _get_first_paragraph(one), _format_body(one))
+            rows[one.get("deprecated", False)].append(f"| {' | '.join(cells)} |")
+    fields = [
+        f"| `{name}` | {_clean_text(one.get('description'))} |"
+        for name, one in found["components"]["schemas"]["LaunchIn"]["properties"].items()
     ]
-    head = _HEAD.format(title="API", text=text)
-    return "\n".join([head, "| operation | what it does | body |", "|---|---|---|", *rows, ""])
+    columns = ["| operation | what it does | body |", "|---|---|---|"]
+    return "\n".join(
+        [
+            _HEAD.format(title="API", text=text),
+            _EXAMPLE,
+            *("| field | description |", "|---|---|", *fields, ""),
+            *("## Operations", "", *columns, *rows[False], ""),
+            *("## Deprecated operations", "", *columns, *rows[True], ""),
+        ]
+    )
 
 
 def _get_first_paragraph(operation: Mapping[str, Any]) -> str:
