@@ -13,6 +13,8 @@ from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template.loader import render_to_string
 
+from meta_reward_core.errors import ArtifactError
+
 _API: Final = "/api/"
 _FULL_MESSAGES: Final = ("disk is full", "No space left on device")
 _DISK_FULL: Final = (
@@ -41,7 +43,10 @@ def is_disk_full(error: BaseException | None) -> bool:
 @login_not_required
 def handle_server_error(request: HttpRequest) -> HttpResponse:
     """Explain the error that is being handled, as a page or as JSON."""
-    status, title, text = _describe(sys.exc_info()[1])
+    error = sys.exc_info()[1]
+    if isinstance(error, ArtifactError) and error.__cause__ is not None:
+        error = error.__cause__
+    status, title, text = _describe(error)
     if request.path_info.startswith(_API):
         return JsonResponse({"detail": text}, status=status)
     return HttpResponse(render_to_string("500.html", {"title": title, "text": text}), status=status)

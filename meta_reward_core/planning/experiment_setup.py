@@ -331,7 +331,7 @@ def _check_is_fork(existing: Experiment, origin: str) -> None:
     description = existing.paths.require_description()
     if (description.get("forked_from") or {}).get("name") != origin:
         raise InputError(
-            f"experiment {existing.name!r} exists already and is not a fork of {origin!r}: "
+            f"experiment {existing.name!r} already exists and is not a fork of {origin!r}: "
             "choose another name"
         )
 

@@ -10,7 +10,8 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -595,6 +596,20 @@ TRACKER_SECRETS: Final = (
     "MLFLOW_TRACKING_TOKEN",
 )
 """Variables of the tools in `META_REWARD_TRACKERS`, which only a training reads."""
+
+
+@contextmanager
+def set_default_variables(defaults: Mapping[str, str]) -> Iterator[None]:
+    """Context in which variables that are unset or empty have these values, for libraries."""
+    missing = {name: value for name, value in defaults.items() if not os.environ.get(name)}
+    before = {name: os.environ[name] for name in missing if name in os.environ}
+    os.environ.update(missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 def build_environment_without_secrets(*, trains: bool = False) -> dict[str, str]:

@@ -4,13 +4,16 @@ A setting of the installation selects them. They read their own variables for ad
 without these, everything is stored in a local folder.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
 from meta_reward_core.errors import TrainingError
-from meta_reward_core.system.settings import read_settings
+from meta_reward_core.system.settings import (
+    read_settings,
+    read_variable,
+    set_default_variables,
+)
 
 
 @contextmanager
@@ -31,7 +34,6 @@ def use_trackers(run_name: str) -> Iterator[list[str]]:
         yield []
         return
     root = settings.tracking_root
-    told = {name for name, value in os.environ.items() if value}
     root.mkdir(parents=True, exist_ok=True)
     defaults = {
         "TENSORBOARD_LOGGING_DIR": str(root / "tensorboard" / run_name),
@@ -40,16 +42,8 @@ def use_trackers(run_name: str) -> Iterator[list[str]]:
         "MLFLOW_EXPERIMENT_NAME": "meta-reward",
         "WANDB_DIR": str(root),
         "WANDB_PROJECT": "meta-reward",
-        "WANDB_MODE": "online" if "WANDB_API_KEY" in told else "offline",
+        "WANDB_MODE": "online" if read_variable("WANDB_API_KEY") else "offline",
         "WANDB_SILENT": "true",
     }
-    before = dict(os.environ)
-    os.environ.update({name: value for name, value in defaults.items() if name not in told})
-    try:
+    with set_default_variables(defaults):
         yield list(settings.trackers)
-    finally:
-        for variable in defaults:
-            if variable in before:
-                os.environ[variable] = before[variable]
-            else:
-                os.environ.pop(variable, None)

@@ -172,8 +172,10 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(site: Site) -> None:
 def test_two_processes_never_run_the_same_experiment(site: Site) -> None:
     first = site.start("manage.py", "run_iteration", *site.experiment_options())
     wait_for(site.artifacts / "tiny/iteration-1/manifests/sample-00000.json")
+    first.send_signal(signal.SIGSTOP)  # else it can be done before the second has started
     second = site.run_iteration()
     assert first.poll() is None, "it runs on, whatever another one does"
+    first.send_signal(signal.SIGCONT)
     first.send_signal(signal.SIGINT)
     output, _ = first.communicate(timeout=60)
     assert first.returncode == 130, output

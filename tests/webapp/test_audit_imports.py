@@ -67,7 +67,7 @@ def only(done: ImportResult) -> LeftOut:
 
 ODD_ROWS: dict[str, tuple[dict[str, Any] | str, str]] = {
     "another batch": ({"batch": 10**6}, "belongs to batch 1000000"),
-    "no such item": ({"item": 99}, "there is no such item"),
+    "no such item": ({"item": 99}, "this batch has no such item"),
     "no number": ({"item": "one"}, "item is not a number"),
     "half an item": ({"item": 1.5}, "item is not a whole number"),
     "true as an item": ({"item": True}, "item is not a number"),
@@ -112,7 +112,10 @@ ODD_ROWS: dict[str, tuple[dict[str, Any] | str, str]] = {
     "not JSON": ('{"batch": }', "is not valid JSON"),
     "a list as a row": ("[1, 2]", "is not an object"),
     "a number as a row": ("7", "is not an object"),
-    "an integer of 9,000 digits": ('{"batch": ' + "9" * 9_000 + "}", "batch is not a number of a"),
+    "an integer of 9,000 digits": (
+        '{"batch": ' + "9" * 9_000 + "}",
+        "batch is not a finite number",
+    ),
     "nested lists": (DEEP, "is nested deeper than 32 levels"),
 }
 
@@ -456,7 +459,7 @@ def test_an_item_that_somebody_looks_at_is_left_to_them(
     ("a.csv", b"", "contains no answers"),
     ("a.jsonl", b"\n", "contains no answers"),
     ("a.json", b"[]", "contains no answers"),
-    ("a.jsonl", b'{"batch": 0, "item": 1}\n{', "belongs to batch 0, and this is batch"),
+    ("a.jsonl", b'{"batch": 0, "item": 1}\n{', "belongs to batch 0, but this is batch"),
 ])  # fmt: skip
 def test_a_file_of_another_kind_is_refused_whole(
     name: str, content: bytes, said: str, client: Client, batch: Batch

@@ -97,7 +97,7 @@ def test_results_from_m0_on_stand_before_the_charts(client: Client) -> None:
     (result,) = answer.context["comparison"].results
     assert (result.group, result.title) == ("Judge", "order agreement")
     assert [name for name, found in result.cells if found is None] == ["b"]
-    assert "0.7 → 0.8 <b>+0.1</b>" in page
+    assert "0.700 → 0.800</span> <b>+0.100</b>" in page
     assert "no interval: only totals over the held-out prompts are stored" in page
     drawn = chart(answer, "Judge: order agreement")
     assert [cells[0] for cells in drawn.table.rows] == ["0", "1", "2"], "M0 is there"

@@ -82,7 +82,7 @@ def test_what_is_too_long_to_be_pasted_is_refused_in_words(
     settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 100_000
     refused = client.post(NEW, filled(prompts_from="text", prompts_text="x" * 200_000))
     assert refused.status_code == 400
-    assert "longer than 0.1 MB. Send a long list of prompts as a file" in refused.content.decode()
+    assert "larger than 0.1 MB. Send a long list of prompts as a file" in refused.content.decode()
     assert not Job.objects.exists()
 
 

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
 from django.test import Client
 from django.utils import timezone
 
@@ -167,6 +168,8 @@ def test_an_action_after_the_session_ended_can_be_sent_after_signing_in(
     alice: User, experiment: Experiment
 ) -> None:
     browser = Client()
+    browser.force_login(alice)
+    Session.objects.update(expire_date=timezone.now() - timedelta(days=1))
     given = {"description": "baseline", "tags": "a, b", "notes": "<b>two</b>\nlines"}
     answer = browser.post(
         "/experiments/first/details", given, headers={"Referer": "http://testserver/?tag=x"}

@@ -152,7 +152,7 @@ def test_a_change_on_the_same_prompts_has_a_paired_interval(
     expected = compute_clustered_change_interval(changes, [f"p{n}" for n in range(20)])
     assert (task.low, task.high) == pytest.approx((expected.low, expected.high))
     assert (task.verdict, task.count) == (verdict, 20)
-    assert verdict in found.answer
+    assert verdict in found.answer.lower()
     assert task.sentence.endswith(f": {verdict}")
     assert task.interval_text in get(client, "/experiments/first")
 

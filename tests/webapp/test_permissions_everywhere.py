@@ -35,6 +35,7 @@ VALUES: Final = {
 BODIES: Final = {
     "/api/v1/experiments": {"name": "mine", "recipe": "smoke"},
     "/api/v1/experiments/first/duplicate": {"name": "mine"},
+    "/api/v1/experiments/first/fork": {"name": "mine", "iteration": 1, "keep": "pair_judge"},
     "/api/v1/experiments/first/playground": {"models": [0, 1], "prompt": "Why?"},
     "/api/v1/experiments/first/playground/1/follow-ups": {"prompt": "And why?"},
     "/api/v1/experiments/first/settings": {"values": {"training.epochs": 3}},

@@ -27,6 +27,7 @@ READERS: Final = {
     "experiment_form/forms.py": "asks whether a name is taken, which creating it would tell too",
     "experiment_form/model_check.py": "finds the check of a model by the hash of its question",
     "experiments/details.py": "locks the row that its caller found for a user",
+    "dashboard/machine_charts.py": OF_A_ROW,
     "experiments/jobs.py": "writes jobs, and tells which are pending",
     "experiments/progress.py": "names the work of workers by what may be named",
     "experiments/stage_progress.py": OF_A_ROW,

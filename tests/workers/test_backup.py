@@ -79,7 +79,7 @@ def test_a_full_database_is_not_overwritten_by_chance(used: Installation, tmp_pa
     with pytest.raises(CommandError, match="--replace"):
         used.run("restore", "--input", tmp_path / "b.gz")
     assert User.objects.get(username="alice").email == "new@example.org"
-    with pytest.raises(CommandError, match="there already"):
+    with pytest.raises(CommandError, match="already exists"):
         used.run("backup", "--output", tmp_path / "b.gz")
 
 

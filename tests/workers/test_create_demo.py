@@ -67,15 +67,15 @@ def test_a_second_call_keeps_everything(installation: Installation, demo: str) -
     before = list(Iteration.objects.values())
     said = create_demo(installation)
     assert passwords(said) == {}
-    assert "olga (operator) is there already" in said
+    assert "olga (operator) already exists" in said
     assert dict(User.objects.values_list("username", "password")) == people
     assert not User.objects.get(username="vera").groups.exists()
     assert Experiment.objects.get().owner == User.objects.get(username="ada")
     assert list(Iteration.objects.values()) == before
-    assert "demo is there already" in said
+    assert "demo already exists" in said
 
 
 def test_what_is_missing_is_run(installation: Installation, demo: str) -> None:
     said = create_demo(installation, iterations=2)
-    assert "demo is there already" not in said
+    assert "demo already exists" not in said
     assert Iteration.objects.filter(status="finished").count() == 2

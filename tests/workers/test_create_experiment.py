@@ -93,7 +93,7 @@ def test_a_name_that_exists_is_refused(installation: Installation, alice: User) 
     installation.run_iteration()
     job = carry_out(job_for(installation, alice))
     assert job.status == "refused"
-    assert "exists already: choose another name" in job.message
+    assert "already exists: choose another name" in job.message
     assert Experiment.objects.get().owner is None
 
 

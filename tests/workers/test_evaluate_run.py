@@ -354,11 +354,11 @@ def test_prompts_of_the_models_own_training_are_told(
     "arguments, message",
     [
         (["judge", "--judge", "scripted"], "pass either --responses"),
-        (["judge", "--judge", "scripted", "--experiment", "no"], "experiment 'no' does not exist"),
+        (["judge", "--judge", "scripted", "--experiment", "no"], "'no' under .* does not exist"),
         (["alpaca", "--model", "scripted", "--baseline", "scripted", "--judge", "scripted"],
          "no instructions to answer"),
         (["alpaca", "--model", "experiment:no/M1", "--baseline", "scripted", "--judge", "scripted",
-          "--prompts", "PROMPTS"], "experiment 'no' does not exist"),
+          "--prompts", "PROMPTS"], "'no' under .* does not exist"),
         (["alpaca", "--model", "endpoint:no", "--baseline", "scripted", "--judge", "scripted",
           "--prompts", "PROMPTS"], "unknown endpoint 'no'"),
         (["alpaca", "--model", "nothing", "--baseline", "scripted", "--judge", "scripted",

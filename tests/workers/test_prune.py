@@ -196,7 +196,7 @@ def test_an_experiment_whose_model_another_one_began_with_is_not_removed(
     finished.run_iteration("--iterations", 1, name="heir")
     began_with = finished.artifacts / "mine" / "iteration-1" / "checkpoint"
     Experiment.objects.filter(name="heir").update(base_model_folder=began_with)
-    with pytest.raises(CommandError, match="the seed model of heir"):
+    with pytest.raises(CommandError, match="the base model of heir"):
         finished.run("prune", "--experiment", "mine", "--yes")
     finished.run("prune", "--experiment", "heir", "--yes")
     finished.run("prune", "--experiment", "mine", "--yes")

@@ -417,5 +417,5 @@ def test_an_experiment_that_is_gone_is_said_to_be(db: None) -> None:
     from workers.jobs.publish_model import publish_model
 
     job = SimpleNamespace(experiment=None, experiment_name="mine", payload={"number": 1})
-    with pytest.raises(Exception, match="experiment 'mine' is gone"):
+    with pytest.raises(Exception, match="experiment 'mine' was deleted"):
         publish_model(job)  # type: ignore[arg-type]

@@ -151,7 +151,7 @@ def test_what_cannot_be_run_is_refused_at_once(
 
 
 def test_seed_models_are_of_the_miniature_alone(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="for the miniature"):
+    with pytest.raises(InputError, match="toy task"):
         plan_runs(make_spec(tmp_path, recipes=("paper-llama3-8b",), sft_seeds=1), [gate(1)])
 
 

@@ -110,7 +110,7 @@ def test_a_finished_experiment_whose_files_are_damaged_does_not_count_until_it_i
     (part,) = (finished.artifacts / RUN / "iteration-2/evaluation").iterdir()
     part.write_bytes(b"damaged")
     said, _ = report(finished)
-    assert said.count(f"the finished experiment {RUN} does not count") == 1
+    assert said.count(f"the finished experiment {RUN} is not used") == 1
     assert "does not match its manifest; rerun the command" in said
     finished.run_iteration("--iterations", 2, "--seed", 1, name=RUN)
     assert "| scripted |  | 1 of 1 |" in report(finished)[1]
@@ -212,5 +212,5 @@ def test_a_seed_model_of_other_weights_than_recorded_is_refused_before_the_work(
     """Runs of two M0s would pass for runs of one."""
     write_gate(seeds, SeedModelVariant(1))
     run = PlannedRun("r", "g", "miniature", "miniature", 1, 1, SeedModelVariant(1))
-    with pytest.raises(InputError, match="differs from the seed model in"):
+    with pytest.raises(InputError, match="differs from the base model in"):
         reproducing.prepare_seed_models(None, [run], seeds)  # type: ignore[arg-type]

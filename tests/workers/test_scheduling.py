@@ -508,5 +508,5 @@ def test_nothing_to_stop_and_nothing_to_resume_say_so(installation: Installation
         with pytest.raises(CommandError) as caught:
             installation.run("control_iteration", action, "--experiment", "mine")
         assert caught.value.returncode == InputError.exit_code
-    with pytest.raises(CommandError, match="no experiment"):
+    with pytest.raises(CommandError, match="does not exist"):
         installation.run("control_iteration", "pause", "--experiment", "other")

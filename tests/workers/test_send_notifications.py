@@ -508,7 +508,7 @@ def test_a_name_that_turns_to_this_machine_is_not_connected_to(
         notice = write_test(recipient, Channel.WEBHOOK)
         assert send_due() == 0
         notice.refresh_from_db()
-        assert f"rebind.example leads to {ip}" in notice.error
+        assert f"rebind.example resolves to {ip}" in notice.error
         Notification.objects.filter(pk=notice.pk).delete()
     assert len(looked_up) == len(answers), "what was checked is what is connected to"
     assert hook.bodies == []

@@ -57,7 +57,7 @@ def test_rows_and_settings_reach_the_training(
     assert call["checkpoint"] == installation.root / "models" / "seed"
     assert (call["settings"].epochs, call["settings"].dtype) == (2, "float32")
     assert call["settings"].lora.r == 8
-    for expected in ("line 3: left out", "loss 2.0000", "2 rows trained", "1 refused", "too long"):
+    for expected in ("line 3: skipped", "loss 2.0000", "2 rows trained", "1 refused", "too long"):
         assert expected in shown
 
 

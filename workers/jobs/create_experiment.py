@@ -136,7 +136,7 @@ def _claim_name(job: Job, name: str) -> UUID:
         name, artifact_root=settings.META_REWARD_ARTIFACT_ROOT, files_exist=files_exist
     )
     if taken or files_exist:
-        raise InputError(f"an experiment {name!r} exists already: choose another name")
+        raise InputError(f"experiment {name!r} already exists: choose another name")
     uuid = job.experiment_uuid = uuid4()
     Job.objects.filter(pk=job.pk).update(experiment_uuid=uuid)
     _save_outcome(job, {OPENING: True})
@@ -236,7 +236,7 @@ def _record_experiment(job: Job, experiment: Experiment, *, is_private: bool) ->
     row = record_experiment(experiment, artifact_root=settings.META_REWARD_ARTIFACT_ROOT)
     makers = row.jobs.filter(kind__in=[JobKind.LAUNCH, JobKind.FORK])
     if makers.exclude(pk=job.pk).exists():
-        raise InputError(f"an experiment {row.name!r} exists already: choose another name")
+        raise InputError(f"experiment {row.name!r} already exists: choose another name")
     row.owner, row.is_private = job.created_by, is_private
     row.save(update_fields=["owner", "is_private"])
     Job.objects.filter(pk=job.pk).update(experiment=row)

@@ -101,7 +101,7 @@ def test_a_missing_or_odd_key_is_an_error(
 def test_the_model_in_training_is_only_answered_for_by_its_own_weights(tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path)
     assert load_endpoint_engine("local", folder)
-    with pytest.raises(EndpointError, match="not the one that is trained"):
+    with pytest.raises(EndpointError, match="not the trained model"):
         load_endpoint_engine("outside", folder)
 
 

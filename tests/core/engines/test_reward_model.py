@@ -117,7 +117,7 @@ def test_an_output_that_differs_from_its_configuration_is_refused(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("name", "problem"),
-    [("modeling_reward.py", "code of the model's own"), ("extra.bin", "may be a pickle")],
+    [("modeling_reward.py", "custom model code"), ("extra.bin", "may be a pickle")],
 )
 def test_code_and_pickles_are_refused(
     folder: Path, tmp_path: Path, name: str, problem: str
@@ -133,4 +133,4 @@ def test_code_that_the_configuration_asks_for_is_refused(folder: Path, tmp_path:
     config = json.loads((remote / "config.json").read_text())
     config["auto_map"] = {"AutoModel": "modeling_reward.RewardModel"}
     (remote / "config.json").write_text(json.dumps(config))
-    assert "asks for code of its own" in list_problems(remote)
+    assert "requires custom code" in list_problems(remote)

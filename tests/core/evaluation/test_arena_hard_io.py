@@ -124,7 +124,7 @@ def test_two_categories_with_two_baselines_are_read_from_one_file(tmp_path: Path
     assert chosen.uid == "r"
     with pytest.raises(EvaluationFileError, match=r"category math; choose one of creative_writing"):
         read_judgments([path], version="2.0", categories=["math"])
-    with pytest.raises(EvaluationFileError, match=r"2 baselines \(b, c\); .* each category"):
+    with pytest.raises(EvaluationFileError, match=r"2 baselines \(b, c\); .* per category"):
         read_judgments([path], version="0.1")
     with pytest.raises(EvaluationFileError, match=r"2 baselines \(b, c\)"):
         read_judgments(

@@ -50,7 +50,7 @@ def test_each_seed_model_weighs_alike_whatever_its_number_of_runs() -> None:
 def test_one_run_has_no_interval_and_says_why() -> None:
     found = estimate_over_seeds({("a", 1): 1.0})
     assert (found.mean, found.here, found.elsewhere) == (1.0, None, None)
-    assert found.absent == "one run of each seed model"
+    assert found.absent == "only one run per base model"
     assert is_significant(found.here) is None
 
 
@@ -59,12 +59,12 @@ def test_equal_runs_give_no_interval_of_width_zero() -> None:
         {("a", 1): 0.995, ("a", 2): 0.995, ("b", 1): 0.995, ("b", 2): 0.995}
     )
     assert (found.here, found.elsewhere) == (None, None)
-    assert found.absent == "all of them are equal"
+    assert found.absent == "all values are equal"
 
 
 def test_nothing_has_no_mean() -> None:
     found = estimate_over_seeds({})
-    assert (found.mean, found.runs, found.absent) == (None, 0, "no run has it")
+    assert (found.mean, found.runs, found.absent) == (None, 0, "no run has this metric")
 
 
 def test_differences_pair_by_seed_model_and_loop_seed() -> None:

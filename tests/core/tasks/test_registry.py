@@ -47,7 +47,7 @@ BROKEN = {
     "has another name": (
         "from meta_reward_core.tasks.protocol import TaskDefinition\n"
         "TASK = TaskDefinition(name='even', title='x')",
-        "is named 'even'",
+        "a task named 'even'",
     ),
     "takes a template's name": (
         "from meta_reward_core.tasks.protocol import TaskDefinition\n"

@@ -76,7 +76,7 @@ def test_data_parallel_instead_of_sharding_is_refused(
 ) -> None:
     """Which is what accelerate 1.15 does on a CPU, and which ends in the same weights."""
     monkeypatch.setattr(launcher, "_PROCESS_MODULE", "tests.core.training.unsharded_process")
-    with pytest.raises(TrainingError, match=r"fsdp, but process \d of 2 holds the whole of 2\d"):
+    with pytest.raises(TrainingError, match=r"fsdp, but process \d of 2 has 2\d"):
         trained(tmp_path, first_model, LONG.model_copy(update=SHARDED))
     assert not (tmp_path / "m1").exists()
 
@@ -169,7 +169,7 @@ def test_sharding_is_checked_on_the_model_and_its_optimizer(
     """One process, so that its share of a sharded model is the whole of it."""
     model = AutoModelForCausalLM.from_pretrained(first_model)
     optimizer = torch.optim.AdamW(model.parameters())
-    with pytest.raises(TrainingError, match=r"whole of 22 parameters, such as model\.emb"):
+    with pytest.raises(TrainingError, match=r"22 complete parameters, such as model\.emb"):
         check_sharding(model, optimizer, sharding="fsdp", processes=1)
     check_sharding(model, optimizer, sharding="none", processes=1)
     torch.distributed.init_process_group(
@@ -177,11 +177,11 @@ def test_sharding_is_checked_on_the_model_and_its_optimizer(
     )
     try:
         fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-        with pytest.raises(TrainingError, match="holds the whole of 1 parameters, such as optimiz"):
+        with pytest.raises(TrainingError, match="1 complete parameters, such as optimiz"):
             check_sharding(model, optimizer, sharding="fsdp", processes=1)
         sharded = torch.optim.AdamW(model.parameters())
         check_sharding(model, sharded, sharding="fsdp", processes=1)
-        with pytest.raises(TrainingError, match="process 0 of 2 holds the whole of 21"):
+        with pytest.raises(TrainingError, match="process 0 of 2 has 21 complete"):
             check_sharding(model, sharded, sharding="fsdp", processes=2)
         with pytest.raises(TrainingError, match="zero3, but"):
             check_sharding(model, sharded, sharding="zero3", processes=2)

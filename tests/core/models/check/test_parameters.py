@@ -114,7 +114,8 @@ def _with(name: str, *shape: int) -> Callable[[Weights], Weights]:
          "an adapter that is not merged", "merge_and_unload"),
         (_with("score.weight", 1, 32), "the head of a classifier or reward model (score.weight)",
          "a language model that generates text"),
-        (lambda found: {"a.weight": torch.zeros(2)}, "no tensor for", "download the weights"),
+        (lambda found: {f"{number}.weight": torch.zeros(2) for number in range(9)},
+         "no tensor for", "download the weights"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_sentence_with_a_remedy(

@@ -59,7 +59,7 @@ def test_prompts_that_leave_no_room_for_a_completion_are_counted(
             actor(40, 50),
             100,
             Level.AMBER,
-            "training refuses the rows of 1 of 2 (50%) prompts where",
+            "training refuses the rows of 1 of 2 (50%) prompts if",
         ),
         (actor(50, 50), 50, Level.RED, "training refuses the rows of all 2 prompts"),
         (actor(*[10] * 8, 50), 50, Level.RED, "the rows of 1 of 9 (11%) prompts"),
@@ -103,7 +103,7 @@ def test_the_papers_recipe_refuses_every_cut_off_response_and_says_so() -> None:
     """actor.max_new_tokens and training.max_length are 2,048 both."""
     found = {one.name: one for one in check("paper-llama3-8b")}
     assert found["rows.actor"].level is Level.AMBER
-    assert "refuses the rows of the only prompt where" in found["rows.actor"].message
+    assert "refuses the rows of the only prompt if" in found["rows.actor"].message
     assert "training.max_length is 2,048" in found["rows.actor"].message
     # 2 prompt words in <user> ... <eos> <assistant>: 5 tokens, and 2,048 of the response.
     assert found["rows.actor"].remedy.startswith("set training.max_length to 2,054")
