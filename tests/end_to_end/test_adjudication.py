@@ -263,7 +263,12 @@ def undo_and_decide_again(page: Page, review: Review) -> None:
     with page.expect_navigation():
         page.keyboard.press("u")
     assert number_in(page.url) == number
+    expect(page.locator(".message")).to_contain_text(f"Undone: batch 1, item {number}, judgment")
     expect(page.locator("textarea[name=reason]")).to_have_value(f"too early {number}")
+    expect(page.locator("input[name=choice]:checked")).to_have_count(0)
+    page.keyboard.press("Enter")
+    decided = f"SELECT adjudicated FROM audit_item WHERE batch_id = 1 AND number = {number}"
+    assert review.query(decided) == [("",)], "one key does not decide again"
     page.locator("textarea[name=reason]").fill("")
     page.keyboard.press("Escape")
 
@@ -315,7 +320,7 @@ def run_review(
         page.on("pageerror", lambda error: problems.append(str(error)))
     lena.goto(f"{review.url}/audits/items?disagreement=auditors")
     listed = lena.locator("main tbody th a").all_inner_texts()
-    assert sorted(int(text.partition("/")[2]) for text in listed) == conflicts
+    assert sorted(int(text.rpartition(" ")[2]) for text in listed) == conflicts
     for number in conflicts[-in_admin:]:
         decide_in_admin(liam, review, number, reason="by liam")
     lena.goto(f"{review.url}/audits/items?disagreement=auditors")
@@ -373,6 +378,29 @@ def test_a_small_review_is_adjudicated_on_the_site_and_in_the_admin(
     chromium: Browser, small: Review
 ) -> None:
     run_review(chromium, small, ["carol", "dave"], in_admin=1, pages=ITEM_PAGES)
+
+
+def test_pasted_text_is_kept_as_a_draft_and_a_score_may_have_half_a_point(
+    chromium: Browser, small: Review
+) -> None:
+    reopened = small.site.manage(
+        "shell", "-v", "0", "-c",
+        "from webapp.audit.models import Batch; Batch.objects.update(status='open')",
+    )  # fmt: skip
+    assert reopened.returncode == 0, reopened.stdout
+    page = sign_in(chromium, small, "lena")
+    page.goto(f"{small.url}/audits/2/items/1/review")
+    page.locator("textarea[name=reason]").focus()
+    page.keyboard.insert_text("pasted by mouse")
+    expect(page.locator("#draft-state")).to_contain_text("Draft saved")
+    page.reload()
+    expect(page.locator("textarea[name=reason]")).to_have_value("pasted by mouse")
+    page.keyboard.press("3")
+    page.keyboard.press(".")
+    expect(page.locator("input[name=points][value='3.5']")).to_be_checked()
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+    expect(page.locator(".message")).to_contain_text("Saved: batch 2, item 1: 3.5 of 5.")
 
 
 @pytest.mark.slow

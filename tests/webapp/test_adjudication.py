@@ -199,8 +199,9 @@ def test_a_draft_survives_a_reload_and_belongs_to_its_lead(
     item = conflicts(answered)[0]
     client = browser(lead)
     sent = client.post(where(item, "/draft"), {"choice": "B", "reason": "hm", "version": "0"})
-    assert sent.status_code == 204
+    assert re.fullmatch(r"Draft saved \d\d:\d\d:\d\d\.", sent.content.decode())
     page = client.get(where(item)).content.decode()
+    assert 'hx-trigger="change from:#answer, input changed' in page, "pasted text is sent, too"
     assert ">\nhm</textarea>" in page
     assert re.search(r'value="B"[^>]* checked', page)
     assert ">\nhm</textarea>" not in browser(second).get(where(item)).content.decode()
@@ -214,7 +215,7 @@ def test_a_lead_who_leaves_without_filling_in_anything_leaves_no_draft(
     client = browser(lead)
     item = conflicts(answered)[0]
     nothing = {"choice": "", "reason": " ", "version": "0"}
-    assert client.post(where(item, "/draft"), nothing).status_code == 204
+    assert client.post(where(item, "/draft"), nothing).content == b""
     assert not AdjudicationDraft.objects.exists()
     client.post(where(item, "/draft"), nothing | {"choice": "B"})
     assert AdjudicationDraft.objects.get().choice == to_item_choice("B", item)
@@ -234,10 +235,13 @@ def test_undo_returns_to_what_counted_before(answered: Batch, lead: User, second
     item = conflicts(answered)[0]
     decide(browser(lead), item, "tie", reason="both miss it")
     decide(browser(second), item, "neither", reason="both are wrong")
-    assert browser(lead).post(where(item, "/undo")).status_code == 302
+    assert browser(lead).post(where(item, "/undo")).status_code == 302, "not theirs anymore"
     item.refresh_from_db()
     assert item.adjudicated == "neither"
-    browser(second).post(where(item, "/undo"))
+    undone = browser(second).post(where(item, "/undo"), follow=True).content.decode()
+    said = f"Undone: batch {item.batch_id}, item {item.number}, neither"
+    assert said in undone
+    assert not re.search(r'name="choice"[^>]* checked', undone), "one key does not decide again"
     item.refresh_from_db()
     assert (item.adjudicated, item.adjudicated_by, item.adjudication) == (
         "tie", lead, "both miss it"
@@ -357,6 +361,43 @@ def test_a_filter_keeps_what_it_names_and_leaves_out_others(
     if nothing is not None:
         field = {"text": "q", "comment": "q"}.get(name, name)
         assert list_numbers(client, everything | {field: nothing}) == []
+
+
+def test_the_start_page_counts_what_is_to_adjudicate_in_each_batch(
+    answered: Batch, lead: User
+) -> None:
+    client = browser(lead)
+    every = len(list_numbers(client, {}))
+    for path in ("/audits", "/experiments/scripted/audits"):
+        page = client.get(path).content.decode()
+        assert f'aria-label="{every} items of batch {answered.pk} to adjudicate"' in page
+        assert '<td data-label="Auditors">carol, dave</td>' in page
+    assert f"Adjudicate: {every} with a disagreement" in client.get("/audits").content.decode()
+    Batch.objects.update(status="closed")
+    assert '<td data-label="To adjudicate">none</td>' in client.get("/audits").content.decode()
+
+
+def test_the_queue_has_one_count_and_its_active_filters_can_be_removed(
+    answered: Batch, lead: User
+) -> None:
+    client = browser(lead)
+    every = len(list_numbers(client, {}))
+    page = client.get("/audits/items").content.decode()
+    assert f"<strong>{every} items to adjudicate</strong>" in page
+    assert re.search(r"<details[^>]*><summary>Filter</summary>", page), "folded"
+    assert "Remove the filter" not in page
+    query: dict[str, Any] = {"batch": answered.pk, "disagreement": "auditors", "q": ""}
+    page = client.get("/audits/items", query).content.decode()
+    assert f"<strong>2 of {every} items to adjudicate</strong>" in page
+    chips = re.findall(r'class="audit-flag" href="([^"]+)"[^>]*>([^<]+)<', page)
+    assert chips == [
+        (f"/audits/items?batch={answered.pk}", "Disagreement: auditors differ ×"),
+        ("/audits/items?disagreement=auditors",
+         f"Batch: {answered.pk}: scripted, iteration 1 ×"),
+    ]  # fmt: skip
+    assert "10 items in this list" in client.get(
+        "/audits/items", {"state": "all", "disagreement": "all"}
+    ).content.decode()  # fmt: skip
 
 
 def list_numbers(client: Client, query: dict[str, Any]) -> list[int]:
@@ -687,10 +728,17 @@ def test_responses_are_adjudicated_by_a_score(
     assert item.number in list_numbers(client, {"disagreement": "meta"})
     decision = {"points": "3", "reason": "mostly right", "version": 0}
     assert client.post(where(item), {**decision, "points": "9"}).status_code == 422
-    assert client.post(where(item), decision).status_code == 302
+    sent = client.post(where(item), {**decision, "points": "3.5"}, follow=True)
+    assert f"Saved: batch {batch.pk}, item {item.number}: 3.5 of 5." in sent.content.decode()
     item.refresh_from_db()
-    assert item.adjudicated == "3"
-    assert "3 of 5" in client.get(where(item)).content.decode()
+    assert item.adjudicated == "3.5", "the rubric allows decimals"
+    assert "3.5 of 5" in client.get(where(item)).content.decode()
+    User.objects.update(is_staff=True)
+    change = reverse("admin:audit_item_change", args=[item.pk])
+    halved = {"adjudicated": "2.5", "adjudication": "partly right", "version": 1}
+    assert client.post(change, halved).status_code == 302
+    item.refresh_from_db()
+    assert item.adjudicated == "2.5"
     report = make_report(batch)
     assert report.adjudicated == 1
 
@@ -721,8 +769,16 @@ def test_leads_see_how_good_auditors_are_and_results_without_flagged_ones(
     assert found.without_flagged is not None
     page = client.get(f"/audits/{batch.pk}").content.decode()
     assert "flagged</span>" in page
-    assert "Without answers of flagged auditors" in page
-    charts = page.partition("Accuracy over time")[2].partition("Without answers of")[0]
+    results = page.partition('id="results"')[2].partition("</section>")[0]
+    flag = re.search(r">dave</a> is flagged: accuracy ([^;]+;[^;]+)\s+is below 70%", results)
+    assert flag is not None, "among the results at the top of the page"
+    assert flag[1].startswith("0.0%")
+    assert "30 items" in flag[1]
+    assert "carol</a> is flagged" not in page
+    assert "Without answers of flagged auditors" in results, "beside the results"
+    folded = page.partition("<summary><strong>Agreement without ties, by group")[2]
+    assert "<table" in folded.partition("</details>")[0]
+    charts = page.partition("Accuracy over time")[2].partition('id="files"')[0]
     assert re.findall(r"<figcaption[^>]*>(\w+)", charts) == ["carol", "dave"]
     hidden = browser(make_person("vera", "viewer")).get(f"/audits/{batch.pk}").content.decode()
     assert "Auditor quality" not in hidden

@@ -375,10 +375,10 @@ def test_points_are_asked_for_responses(audited: Experiment, alice: User, carol:
     assert "How good is this response" in page
     assert not visible_words(page) & set(FORBIDDEN)
     assert client.post(address(item), {"points": "6", "confidence": "2"}).status_code == 422
-    client.post(address(item), {"points": "4", "confidence": "2"})
-    assert Answer.objects.get(item=item).points == 4
+    client.post(address(item), {"points": "4.5", "confidence": "2"})
+    assert Answer.objects.get(item=item).points == 4.5
     client.post(address(item, "/undo"))
-    assert re.search(r'value="4"[^>]*checked', client.get(address(item)).content.decode())
+    assert re.search(r'value="4.5"[^>]*checked', client.get(address(item)).content.decode())
 
 
 def test_differences_are_a_region_of_the_page(batch: Batch, carol: User) -> None:

@@ -512,6 +512,7 @@ def test_the_page_says_what_was_imported_and_what_was_left_out(
     assert "this batch has no such item</th><td>2</td>" in page
     assert "line 2 (item 99), line 3 (item 98)" in page
     assert "auditor is not text" in page
+    assert "All other entries were imported; correct these" in page
 
 
 def test_a_file_of_which_nothing_can_be_imported_is_refused_with_the_reasons(
@@ -521,6 +522,7 @@ def test_a_file_of_which_nothing_can_be_imported_is_refused_with_the_reasons(
     assert "Imported 0 answers, 0 had been imported before, left out 2." in page
     assert "batch is not a number" in page
     assert "is not valid JSON" in page
+    assert "No entry was imported. Correct these" in page
 
 
 def test_many_reasons_are_gathered_and_cut() -> None:

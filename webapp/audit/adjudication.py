@@ -129,7 +129,7 @@ def adjudicate_item(item: Item, decision: Decision, *, by: User) -> bool:
 
 
 def undo_adjudication(item: Item, *, by: User) -> bool:
-    """Undo a lead's own decision, which becomes a draft.
+    """Undo a lead's own decision, whose reason becomes a draft.
 
     Returns:
         False if the last decision on the item is not theirs.
@@ -154,7 +154,8 @@ def undo_adjudication(item: Item, *, by: User) -> bool:
             adjudicated_at=timezone.now() if name else None,
         )
         if undone:
-            save_draft(item, by, choice=now.adjudicated, reason=now.adjudication)
+            # Without the choice: a single key would decide again what was just undone.
+            save_draft(item, by, choice="", reason=now.adjudication)
             after = {"adjudicated": earlier.get("adjudicated", "")}
             _record(
                 Action.ADJUDICATION_UNDONE,
@@ -230,20 +231,22 @@ def _record(action: Action, item: Item, *, by: User, reason: str = "", **values:
     )
 
 
-def save_draft(item: Item, lead: User, *, choice: str, reason: str) -> None:
+def save_draft(item: Item, lead: User, *, choice: str, reason: str) -> bool:
     """Save what a lead has filled in so far, and extend the claim.
 
-    Without a reason and a choice other than the current decision there is nothing to keep.
+    Returns:
+        False if there is nothing to keep: no reason, and no choice but the current decision.
     """
     if not reason.strip() and choice == item.adjudicated:
         AdjudicationDraft.objects.filter(item=item, lead=lead).delete()
-        return
+        return False
     AdjudicationDraft.objects.update_or_create(
         item=item,
         lead=lead,
         defaults={"choice": choice[:16], "reason": reason[:MAX_REASON_CHARS]},
     )
     claim_item(item, lead)
+    return True
 
 
 def find_draft(item: Item, lead: User) -> AdjudicationDraft | None:

@@ -10,6 +10,8 @@ from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
+from django.utils import timezone
+from django.utils.text import Truncator
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
@@ -47,6 +49,7 @@ from webapp.audit.review_presenter import (
     list_disagreements,
     list_facts,
     make_answer_views,
+    make_filter_chips,
     make_history,
     make_links,
     make_review_rows,
@@ -58,6 +61,7 @@ require_adjudicate: Final = permission_required(ADJUDICATE, raise_exception=True
 
 _ROWS_ON_A_PAGE: Final = 50
 _MAX_CSV_ROWS: Final = 20_000
+_REASON_CHARS: Final = 80
 
 
 @require_safe
@@ -76,6 +80,8 @@ def list_items(request: HttpRequest) -> HttpResponse:
         "query": encode_filter(values),
         "to_adjudicate": count_to_adjudicate(person),
         "is_filtered": bool(encode_filter(values)),
+        "is_queue": not values.get("state") and values.get("disagreement") != "all",
+        "chips": make_filter_chips(form, values),
         "last": _find_last(person),
         "max_csv_rows": _MAX_CSV_ROWS,
     }
@@ -158,7 +164,9 @@ def _save_decision(request: HttpRequest, person: User, item: Item) -> HttpRespon
     if not won:
         return _render_conflict(request, person, item)
     now = _get_item(person, pk=item.batch_id, number=item.number)
-    messages.success(request, f"Batch {item.batch_id}, item {item.number}: {format_decision(now)}.")
+    said = f"Saved: batch {item.batch_id}, item {item.number}: {format_decision(now)}."
+    reason = Truncator(now.adjudication).chars(_REASON_CHARS)
+    messages.success(request, f"{said} Reason: {reason}")
     if "stay" in request.POST:
         return redirect(_build_address(item, encode_filter(values)))
     return _redirect_to(following, encode_filter(values))
@@ -228,21 +236,27 @@ def save_adjudication_draft(request: HttpRequest, pk: int, number: int) -> HttpR
     reason = request.POST.get("reason", "")[:MAX_REASON_CHARS]
     last = adjudication.find_last_decision(person)
     is_late = last == item and form.cleaned_data.get("version") != item.adjudication_version
-    if not is_late:  # the last draft may arrive after the decision
-        adjudication.save_draft(item, person, choice=choice, reason=reason)
-    return HttpResponse(status=204)
+    if is_late:  # the last draft may arrive after the decision
+        return HttpResponse(status=204)
+    is_kept = adjudication.save_draft(item, person, choice=choice, reason=reason)
+    said = f"Draft saved {timezone.localtime():%H:%M:%S}." if is_kept else ""
+    return HttpResponse(said, content_type="text/plain; charset=utf-8")
 
 
 @require_POST
 @require_adjudicate
 @require_view
 def undo_adjudication(request: HttpRequest, pk: int, number: int) -> HttpResponse:
-    """Undo a lead's own decision and restore it as a draft."""
+    """Undo a lead's own decision and restore its reason as a draft."""
     person = get_user(request)
     item = _get_item(person, pk, number)
     values = _read_filter(ReviewFilterForm(person, request.GET or None))
+    undone = format_decision(item)
     try:
-        if not adjudication.undo_adjudication(item, by=person):
+        if adjudication.undo_adjudication(item, by=person):
+            said = f"Undone: batch {item.batch_id}, item {item.number}, {undone}."
+            messages.success(request, f"{said} The reason is kept as a draft.")
+        else:
             messages.warning(
                 request,
                 f"The decision on item {item.number} was not undone, because another "

@@ -11,19 +11,7 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.templatetags.admin_urls import add_preserved_filters
 from django.contrib.auth.models import User
 from django.db import models
-from django.db.models import (
-    Case,
-    Count,
-    IntegerField,
-    OuterRef,
-    Prefetch,
-    Q,
-    QuerySet,
-    Subquery,
-    Value,
-    When,
-)
-from django.db.models.functions import Coalesce
+from django.db.models import Case, Prefetch, Q, QuerySet, Value, When
 from django.forms import (
     CharField as CharFormField,
 )
@@ -81,7 +69,7 @@ from webapp.audit.admin_formatting import (
 from webapp.audit.annotation_queue import get_possible_auditors
 from webapp.audit.batch_sampling import format_strategy
 from webapp.audit.exports import export_answers
-from webapp.audit.forms import JUDGMENT_CHOICES, to_item_choice
+from webapp.audit.forms import JUDGMENT_CHOICES, SCORE_CHOICES, to_item_choice
 from webapp.audit.item_presenter import format_choice
 from webapp.audit.models import (
     AdjudicationDraft,
@@ -98,7 +86,7 @@ from webapp.audit.models import (
 )
 from webapp.audit.review_items import (
     annotate_disagreements,
-    filter_by_disagreement,
+    annotate_to_adjudicate,
     filter_by_state,
     find_neighbours,
     get_reviewable_items,
@@ -208,13 +196,8 @@ class BatchAdmin(ReviewerAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Batch]:
         """Load batches with their counts and auditors."""
         person = get_user(request)
-        waiting = filter_by_disagreement(annotate_disagreements(get_reviewable_items(person)), "")
-        of_batch = filter_by_state(waiting, "").filter(batch=OuterRef("pk")).order_by()
-        counts = of_batch.values("batch").annotate(count=Count("pk")).values("count")
-        rows: QuerySet[Batch] = annotate_counts(get_visible_batches(person)).annotate(
-            open_count=Coalesce(Subquery(counts, output_field=IntegerField()), 0)
-        )
-        return rows.prefetch_related("auditors")
+        rows = annotate_counts(get_visible_batches(person))
+        return annotate_to_adjudicate(rows, person).prefetch_related("auditors")
 
     @admin.display(ordering="pk", description="batch")
     def format_number(self, row: Batch) -> str:
@@ -496,7 +479,7 @@ class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
         self.fields["version"].initial = item.adjudication_version
         draft = find_draft(item, _get_reader(item)) if _get_reader(item).pk else None
         if draft is not None:
-            self.initial |= {"adjudicated": draft.choice, "adjudication": draft.reason}
+            self.initial.update(adjudicated=draft.choice, adjudication=draft.reason)
             self.fields["adjudication"].help_text = (
                 f"Filled in from your draft of {format_time(draft.updated)}, which is not saved as "
                 "a decision yet."
@@ -523,8 +506,9 @@ class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
 
     def _keep_input(self, now: Item) -> None:
         """Keep what was filled in as a draft, and let the next save replace the newer decision."""
-        self.data = self.data.copy()
-        self.data["version"] = str(now.adjudication_version)
+        data = cast("QueryDict", self.data).copy()
+        data["version"] = str(now.adjudication_version)
+        self.data = data
         choice = self.cleaned_data.get("adjudicated", "")
         reason = self.cleaned_data.get("adjudication", "")
         save_draft(now, _get_reader(self.instance), choice=choice, reason=reason)
@@ -547,7 +531,7 @@ def _describe_conflict(now: Item) -> str:
 def _list_decisions(item: Item) -> list[tuple[str, str]]:
     if item.batch.kind == ItemKind.JUDGMENTS:
         return [(to_item_choice(value, item), label) for value, label in JUDGMENT_CHOICES]
-    scores = [str(score) for score in range(6)]
+    scores = [score for score, _ in SCORE_CHOICES]
     known = scores if item.adjudicated in ("", *scores) else [*scores, item.adjudicated]
     return [(score, score) for score in known]
 
@@ -733,7 +717,10 @@ class ItemAdmin(ReviewerAdmin):
 
     def _redirect_to_item(self, request: HttpRequest, key: int) -> HttpResponse:
         """Redirect to an item's page, which keeps the filter of the list."""
-        kept = {"preserved_filters": self.get_preserved_filters(request), "opts": self.opts}
+        kept: dict[str, Any] = {
+            "preserved_filters": self.get_preserved_filters(request),
+            "opts": self.opts,
+        }
         address = reverse("admin:audit_item_change", args=[key])
         return redirect(add_preserved_filters(kept, address))
 

@@ -34,6 +34,9 @@ JUDGMENT_CHOICES: Final = (
 )
 """Choices for two judgments, by displayed letter."""
 
+SCORE_CHOICES: Final = [(f"{halves / 2:g}", f"{halves / 2:g}") for halves in range(11)]
+"""Scores of a response in steps of half a point; the rubric allows decimals."""
+
 
 class AnswerForm(forms.Form):
     """Fields of every answer; subclasses add the question."""
@@ -85,7 +88,7 @@ class ScoreForm(AnswerForm):
     """How good a response is."""
 
     points = forms.TypedChoiceField(
-        choices=[(str(points), str(points)) for points in range(6)],
+        choices=SCORE_CHOICES,
         coerce=float,
         widget=forms.RadioSelect,
         label="How good is this response, from 0 to 5?",
@@ -146,7 +149,7 @@ class ScoreDecisionForm(AdjudicationForm):
     """How good a response is."""
 
     points = forms.ChoiceField(
-        choices=[(str(points), str(points)) for points in range(6)],
+        choices=SCORE_CHOICES,
         widget=forms.RadioSelect,
         label="How good is this response, from 0 to 5?",
     )

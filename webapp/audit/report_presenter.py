@@ -91,6 +91,8 @@ class BatchView:
     strategy: str
     items: int
     answers: int
+    to_adjudicate: int
+    auditors: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +173,15 @@ def _make_number_line(name: str, found: Estimate) -> MetricLine:
 
 
 def make_batch_view(batch: Any) -> BatchView:
-    """Build the view of a batch from a query with annotated counts."""
-    return BatchView(batch, format_strategy(batch.strategy), batch.item_count, batch.answer_count)
+    """Build the view of a batch from a query with annotated counts and loaded auditors."""
+    return BatchView(
+        batch,
+        format_strategy(batch.strategy),
+        batch.item_count,
+        batch.answer_count,
+        batch.open_count,
+        tuple(sorted(auditor.username for auditor in batch.auditors.all())),
+    )
 
 
 @dataclass(frozen=True, slots=True)

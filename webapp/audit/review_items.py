@@ -8,6 +8,7 @@ from django.contrib.auth.models import User
 from django.db.models import (
     Case,
     CharField,
+    Count,
     Exists,
     F,
     FloatField,
@@ -15,6 +16,7 @@ from django.db.models import (
     OuterRef,
     Q,
     QuerySet,
+    Subquery,
     TextField,
     Value,
     When,
@@ -25,6 +27,7 @@ from django.db.models.functions import Cast, Coalesce, Now
 from webapp.audit.annotation_queue import TAGS
 from webapp.audit.models import (
     Answer,
+    Batch,
     BatchStatus,
     Confidence,
     Item,
@@ -270,6 +273,13 @@ def get_item_address(key: int) -> Item:
 def count_to_adjudicate(person: User, **values: Any) -> int:
     """Count the visible items that need a decision."""
     return select_items(person, values).count()
+
+
+def annotate_to_adjudicate(batches: QuerySet[Batch], person: User) -> QuerySet[Any]:
+    """Annotate batches with the number of their items that need a decision: `open_count`."""
+    of_batch = select_items(person, {}).filter(batch=OuterRef("pk")).order_by()
+    counts = of_batch.values("batch").annotate(count=Count("pk")).values("count")
+    return batches.annotate(open_count=Coalesce(Subquery(counts, output_field=IntegerField()), 0))
 
 
 def find_neighbours(items: QuerySet[Any], current: Item, person: User) -> tuple[Any, Any]:

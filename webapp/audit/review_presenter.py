@@ -16,7 +16,7 @@ from meta_reward_core.data.csv_safety import format_csv
 from webapp.audit.adjudication import list_item_activity
 from webapp.audit.item_presenter import RevealedFact, format_choice, list_revealed_facts
 from webapp.audit.models import Answer, Confidence, Item, ItemKind, RepeatKind
-from webapp.audit.review_items import AGAINST_META_JUDGE, DISAGREEMENTS
+from webapp.audit.review_items import AGAINST_META_JUDGE, DISAGREEMENTS, ReviewFilterForm
 
 _FLAGS: Final = dict(zip(DISAGREEMENTS, ("differs", "contradicts", "against"), strict=True))
 _AGAINST_JUDGE: Final = "auditor against judge"
@@ -285,6 +285,32 @@ def _iter_csv_rows(items: list[Item], person: User) -> Iterator[list[object]]:
             item.adjudicated_at.isoformat() if item.adjudicated_at else "",
             item.instruction,
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class FilterChip:
+    """An active filter of the item list.
+
+    Attributes:
+        rest: query string of all other active filters.
+    """
+
+    label: str
+    value: str
+    rest: str
+
+
+def make_filter_chips(form: ReviewFilterForm, values: Mapping[str, Any]) -> list[FilterChip]:
+    """Build one chip for each active filter, with its label in the form."""
+    return [
+        FilterChip(
+            str(form.fields[name].label),
+            str(dict(getattr(form.fields[name], "choices", ())).get(value, value)),
+            encode_filter({other: given for other, given in values.items() if other != name}),
+        )
+        for name, value in values.items()
+        if value not in ("", None)
+    ]
 
 
 def encode_filter(values: Mapping[str, Any]) -> str:

@@ -51,7 +51,7 @@ from webapp.audit.report_presenter import (
     make_report_view,
     make_trend,
 )
-from webapp.audit.review_items import count_to_adjudicate
+from webapp.audit.review_items import annotate_to_adjudicate, count_to_adjudicate
 from webapp.audit.selectors import (
     annotate_counts,
     can_manage,
@@ -97,10 +97,12 @@ def list_audits(request: HttpRequest) -> HttpResponse:
     person = get_user(request)
     if not (person.has_perm(ANSWER) or person.has_perm(SEE)):
         raise PermissionDenied
-    batches = annotate_counts(get_visible_batches(person))
+    batches = annotate_to_adjudicate(annotate_counts(get_visible_batches(person)), person)
+    batches = batches.prefetch_related("auditors")
     context = {
         "mine": list_own_batches(person) if person.has_perm(ANSWER) else [],
         "batches": [make_batch_view(batch) for batch in batches[:_SHOWN]],
+        "to_adjudicate": count_to_adjudicate(person),
         "experiments": get_visible_experiments(person)[:_SHOWN],
     }
     return render(request, "audit/audits.html", context)
@@ -311,7 +313,8 @@ def _render_experiment(
     status: int = 200,
 ) -> HttpResponse:
     unfinished = experiment.iterations.filter(status__in=_MAY_WAIT).first()
-    batches = annotate_counts(experiment.audits.all())
+    batches = annotate_to_adjudicate(annotate_counts(experiment.audits.all()), get_user(request))
+    batches = batches.prefetch_related("auditors")
     asked = list_pending_batches(experiment)
     context: dict[str, Any] = {
         "experiment": experiment,

@@ -21,6 +21,11 @@
     return true;
   };
 
+  const pickHalf = () => {
+    const chosen = form && form.querySelector('input[name="points"]:checked');
+    return Boolean(chosen) && pick("points", String(Math.floor(Number(chosen.value)) + 0.5));
+  };
+
   const tag = (digit) => {
     const box = form && form.querySelectorAll('input[name="tags"]')[digit - 1];
     if (!box) return false;
@@ -46,6 +51,7 @@
     if (event.altKey) return /^Digit[1-8]$/.test(event.code) && tag(Number(event.code.slice(5)));
     if (key in choices && pick("choice", choices[key])) return true;
     if (/^[0-5]$/.test(key) && pick("points", key)) return true;
+    if ((key === "." || key === ",") && pickHalf()) return true;
     if (key in sureness && pick("confidence", sureness[key])) return true;
     if (key === "c" && form && form.querySelector('[name="comment"]') && comment()) return true;
     if (key === "r" && form && form.querySelector('[name="reason"]') && comment()) return true;
@@ -69,12 +75,20 @@
     if (act(event)) event.preventDefault();
   });
 
-  // Whoever leaves in the middle of a word finds it again.
+  // Drafts: also of text that was entered before htmx was ready, and of a page that is left in the middle of a word.
   if (form) {
+    const state = document.getElementById("draft-state");
+    form.addEventListener("htmx:afterRequest", (event) => {
+      if (!event.detail.successful) state.textContent = "Draft not saved.";
+    });
+    window.addEventListener("load", () => {
+      const text = form.querySelector("textarea");
+      if (text && text.value !== text.defaultValue) form.dispatchEvent(new Event("change"));
+    });
     let isSent = false;
     form.addEventListener("submit", () => { isSent = true; });
     window.addEventListener("pagehide", () => {
-      if (!isSent) navigator.sendBeacon(form.getAttribute("hx-post"), new FormData(form));
+      if (!isSent) navigator.sendBeacon(state.getAttribute("hx-post"), new FormData(form));
     });
   }
 
