@@ -534,3 +534,11 @@ def test_many_reasons_are_gathered_and_cut() -> None:
     assert first.positions.endswith("and 2 more")
     assert len(others) == 20
     assert (others[-1].text, others[-1].count) == ("other reasons", 11)
+
+
+def test_a_file_with_far_more_entries_than_items_is_refused_without_reading_it_all(
+    client: Client, batch: Batch
+) -> None:
+    page = send(client, batch, "answers.json", b"[" + b"1," * 400_000 + b"1]")
+    assert "too many for the items of this batch" in page
+    assert not Answer.objects.exists()

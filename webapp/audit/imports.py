@@ -8,6 +8,7 @@ an item of this batch. All other faults concern single entries.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from django.contrib.auth.models import User
@@ -32,6 +33,8 @@ from webapp.audit.models import (
     RepeatKind,
 )
 
+_MIN_MOST_ENTRIES: Final = 1000
+_MAX_ENTRIES_PER_ITEM: Final = 20
 _MAX_REASONS: Final = 20
 _MAX_POSITIONS: Final = 10
 _SHOWN_CHOICES: Final = ("A", "B", PreferenceLabel.TIE, PreferenceLabel.NEITHER)
@@ -114,7 +117,13 @@ def import_file(batch: Batch, name: str, content: bytes, *, by: User) -> ImportR
     """
     if batch.status != BatchStatus.OPEN:
         raise InputError("the batch is closed and accepts no more answers")
-    entries = list(read_entries(name, content))
+    most = max(_MIN_MOST_ENTRIES, _MAX_ENTRIES_PER_ITEM * batch.items.count())
+    entries = list(islice(read_entries(name, content), most + 1))
+    if len(entries) > most:
+        raise InputError(
+            f"{name} has more than {most:,} entries, too many for the items of this batch: check "
+            "that it is the right file, or split it"
+        )
     if not entries:
         raise InputError(f"{name} contains no answers")
     _require_batch(batch, name, entries)
