@@ -217,10 +217,13 @@ def decide(page: Page, review: Review, *, reason: str) -> int:
 
 def decide_in_admin(page: Page, review: Review, number: int, *, reason: str) -> None:
     page.goto(f"{review.url}/admin/audit/item/?disagreement=auditors&state=open")
-    page.get_by_role("link", name=f"1/{number}", exact=True).click()
+    with page.expect_navigation():
+        page.get_by_role("link", name=f"1/{number}", exact=True).click()
     letter = review.letter(number, review.truth(number)).upper()
-    page.get_by_label(f"{letter} is better").check()
-    page.get_by_label("Reason:").fill(f"{reason} {number}")
+    page.keyboard.press(letter.lower())
+    expect(page.get_by_label(f"{letter} is better")).to_be_checked()
+    page.keyboard.press("r")
+    page.keyboard.type(f"{reason} {number}")
     page.get_by_role("button", name="Save", exact=True).click()
     expect(page.locator(".messagelist")).to_contain_text(f"Item 1/{number}: judgment {letter}")
 

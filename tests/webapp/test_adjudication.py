@@ -683,6 +683,26 @@ def test_answers_of_several_batches_are_exported_at_once_in_the_admin(
     assert len(rows) == Answer.objects.count()
 
 
+def test_items_are_filtered_by_auditor_and_exported_in_the_admin(
+    answered: Batch, lead: User
+) -> None:
+    User.objects.update(is_staff=True)
+    client = browser(lead)
+    path = reverse("admin:audit_item_changelist")
+    both = conflicts(answered)[0]
+    Answer.objects.filter(item=both).update(auditor_name="erin")
+    page = client.get(f"{path}?auditor=erin").content.decode()
+    assert re.findall(r'class="field-format_place"><a [^>]*>([^<]+)', page) == [
+        f"{answered.pk}/{both.number}"
+    ]
+    sent = client.post(path, {"action": "export", "_selected_action": [both.pk]})
+    rows = list(csv.DictReader(io.StringIO(sent.content.decode())))
+    assert [row["item"] for row in rows] == [str(both.number)]
+    assert "erin" in rows[0]["answers"]
+    listed = client.get(reverse("admin:audit_answer_changelist"), {"auditor": "erin"})
+    assert "1 answer" in listed.content.decode()
+
+
 def test_the_admin_has_the_name_and_the_icon_of_the_project(lead: User) -> None:
     User.objects.update(is_staff=True)
     page = browser(lead).get(reverse("admin:index")).content.decode()

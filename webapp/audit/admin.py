@@ -49,8 +49,10 @@ from webapp.audit.adjudication import (
 )
 from webapp.audit.admin_filters import (
     AgreementFilter,
+    AuditorFilter,
     ConfidenceFilter,
     DisagreementFilter,
+    FailureFilter,
     StateFilter,
     TagFilter,
     annotate_agreement,
@@ -94,6 +96,7 @@ from webapp.audit.review_items import (
 )
 from webapp.audit.review_presenter import (
     format_decision,
+    format_items_csv,
     format_meta_judge,
     format_value,
     get_other_claimant,
@@ -343,9 +346,9 @@ def _count_batches(rows: QuerySet[Batch]) -> str:
 class AnswerAdmin(ReviewerAdmin):
     """Answers: reviewers see all, disagreements first; auditors see only their own."""
 
-    list_display = ("format_item", "auditor_name", "get_answer", "confidence", "get_agreement",
+    list_display = ("format_item", "format_auditor", "get_answer", "confidence", "get_agreement",
                     "format_tags", "format_comment", "list_links", "format_submitted")  # fmt: skip
-    list_filter = (AgreementFilter, "confidence", TagFilter, "auditor_name",
+    list_filter = (AgreementFilter, "confidence", TagFilter, AuditorFilter,
                    ("item__batch", admin.RelatedOnlyFieldListFilter))  # fmt: skip
     search_fields = ("comment", "auditor_name", "item__instruction")
     search_help_text = "Search comments, auditors and prompts."
@@ -353,7 +356,7 @@ class AnswerAdmin(ReviewerAdmin):
                            "item__original__batch__experiment",
                            "item__original__hidden_verdict")  # fmt: skip
     list_per_page = _ROWS_ON_A_PAGE
-    fields = readonly_fields = ("format_item", "list_links", "auditor_name", "get_answer",
+    fields = readonly_fields = ("format_item", "list_links", "format_auditor", "get_answer",
                                 "confidence", "format_tags", "show_comment", "format_seconds",
                                 "submitted", "revealed", "source", "list_history")  # fmt: skip
 
@@ -417,6 +420,11 @@ class AnswerAdmin(ReviewerAdmin):
         change = reverse("admin:audit_item_change", args=[item.pk])
         return format_links(item, [(change, "item"), *list_item_links(item)])
 
+    @admin.display(ordering="auditor_name", description="auditor")
+    def format_auditor(self, row: Answer) -> str:
+        """Format the auditor, whose name stays when the account is deleted."""
+        return row.auditor_name
+
     @admin.display(description="history of the item")
     def list_history(self, row: Answer) -> str:
         """List all activity on the item and its repeats."""
@@ -476,6 +484,10 @@ class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
         item = self.instance
         choices = cast("ChoiceField", self.fields["adjudicated"])
         choices.choices = _list_decisions(item)
+        choices.help_text = (
+            f"Keys: {_KEYS[ItemKind(item.batch.kind)]}, R for the reason; in the reason, "
+            "Ctrl+Enter saves and goes to the next item."
+        )
         self.fields["version"].initial = item.adjudication_version
         draft = find_draft(item, _get_reader(item)) if _get_reader(item).pk else None
         if draft is not None:
@@ -514,6 +526,10 @@ class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
         save_draft(now, _get_reader(self.instance), choice=choice, reason=reason)
 
 
+_KEYS: Final = {
+    ItemKind.JUDGMENTS: "A, B, T (tie), X (neither)",
+    ItemKind.RESPONSES: "0 to 5, . for half a point more",
+}
 _REQUIRED: Final = {"adjudicated": "choose a decision", "adjudication": "give a reason"}
 
 
@@ -540,17 +556,23 @@ def _list_decisions(item: Item) -> list[tuple[str, str]]:
 class ItemAdmin(ReviewerAdmin):
     """Items: read the answers and adjudicate."""
 
+    class Media:
+        """Keys of the item's page."""
+
+        js = ("admin_item.js",)
+
     form = ItemDecisionForm
     list_title = "Items"
     list_display = ("format_place", "format_prompt", "format_disagreements", "format_answers",
                     "format_meta_judge", "format_decided", "list_brief_links")  # fmt: skip
     list_display_links = ("format_place", "format_prompt")
-    list_filter = (DisagreementFilter, StateFilter, ConfidenceFilter, TagFilter,
+    list_filter = (DisagreementFilter, StateFilter, AuditorFilter, ConfidenceFilter, TagFilter,
                    ("batch", admin.RelatedOnlyFieldListFilter), "stratum")  # fmt: skip
     search_fields = ("instruction", "response", "answer__comment", "repeats__answer__comment",
                      "adjudication")  # fmt: skip
     search_help_text = "Search prompts, responses, comments and reasons."
     list_per_page = _ROWS_ON_A_PAGE
+    actions = ("export",)
     readonly_fields = ("list_links", "format_disagreements", "show_instruction",
                        "show_response", "show_judgments", "list_answers",
                        "list_hidden_verdicts", "show_state", "list_history")  # fmt: skip
@@ -602,6 +624,16 @@ class ItemAdmin(ReviewerAdmin):
     def has_module_permission(self, request: HttpRequest) -> bool:
         """Shown to reviewers only."""
         return request.user.has_perm(ADJUDICATE)
+
+    @admin.action(description="Export items as CSV", permissions=["view"])
+    def export(self, request: HttpRequest, rows: QuerySet[Item]) -> HttpResponse:
+        """Download the selected items with their answers and decisions, as on the site."""
+        log_event(Action.EXPORTED, "audit items", detail=f"{rows.count()} items")
+        return HttpResponse(
+            format_items_csv(rows, get_user(request)),
+            content_type="text/csv; charset=utf-8",
+            headers={"Content-Disposition": 'attachment; filename="audit-items.csv"'},
+        )
 
     @admin.display(ordering="number", description="item")
     def format_place(self, row: Item) -> str:
@@ -961,7 +993,7 @@ class GateAdmin(ReadOnlyAdmin):
 
     list_display = ("format_experiment", "format_bound", "count_required", "format_failure",
                     "list_links")  # fmt: skip
-    list_filter = ("on_failure",)
+    list_filter = (FailureFilter,)
     search_fields = ("experiment__name",)
     search_help_text = "Search experiments."
     list_select_related = ("experiment",)
@@ -1010,13 +1042,13 @@ class GateAdmin(ReadOnlyAdmin):
 class GateOverrideAdmin(ReadOnlyAdmin):
     """Overrides of the audit gate, those of deleted experiments included."""
 
-    list_display = ("format_created", "created_by_name", "experiment_name", "iteration",
+    list_display = ("format_created", "format_creator", "experiment_name", "iteration",
                     "outcome", "reason")  # fmt: skip
     list_filter = ("outcome", "experiment_name")
     search_fields = ("created_by_name", "reason", "experiment_name")
     search_help_text = "Search users, reasons and experiments."
     fields = readonly_fields = ("experiment_name", "iteration", "outcome", "show_reason",
-                                "created_by_name", "format_created")  # fmt: skip
+                                "format_creator", "format_created")  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[GateOverride]:
         """Load those of visible and of deleted experiments."""
@@ -1026,6 +1058,11 @@ class GateOverrideAdmin(ReadOnlyAdmin):
             orphans &= Q(created_by=user)
         visible = Q(experiment__in=get_visible_experiments(user))
         return GateOverride.objects.filter(visible | orphans)
+
+    @admin.display(ordering="created_by_name", description="created by")
+    def format_creator(self, row: GateOverride) -> str:
+        """Format who decided, whose name stays when the account is deleted."""
+        return row.created_by_name
 
     @admin.display(ordering="created", description="created")
     def format_created(self, row: GateOverride) -> str:

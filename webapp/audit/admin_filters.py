@@ -21,9 +21,11 @@ from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast
 from django.http import HttpRequest
 
+from webapp.accounts.permissions import get_user
 from webapp.audit.annotation_queue import TAGS
-from webapp.audit.models import Answer, Confidence
+from webapp.audit.models import Answer, Confidence, OnGateFailure
 from webapp.audit.review_items import DISAGREEMENTS, filter_by_disagreement, filter_by_state
+from webapp.audit.selectors import get_visible_batches
 
 
 def annotate_agreement(rows: QuerySet[Answer]) -> QuerySet[Answer]:
@@ -100,6 +102,38 @@ class ConfidenceFilter(ChoiceFilter):
     def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
         """Items with such an answer."""
         return _select_by_answers(rows, Answer.objects.filter(confidence=int(value)))
+
+
+class AuditorFilter(admin.SimpleListFilter):
+    """Answers of an auditor, or items with such an answer."""
+
+    title = "auditor"
+    parameter_name = "auditor"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002
+        """The auditors of visible batches."""
+        batches = get_visible_batches(get_user(request))
+        names = Answer.objects.filter(item__batch__in=batches).order_by()
+        return [(name, name) for name in sorted(set(names.values_list("auditor_name", flat=True)))]
+
+    def queryset(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:  # noqa: ARG002
+        """Filter by the chosen auditor."""
+        name = self.value()
+        if name is None:
+            return rows
+        return _select_by_answers(rows, Answer.objects.filter(auditor_name=name))
+
+
+class FailureFilter(ChoiceFilter):
+    """Gates by what happens after an audit that did not pass."""
+
+    title = "if not passed"
+    parameter_name = "on_failure"
+    options: ClassVar = {str(value): str(label) for value, label in OnGateFailure.choices}
+
+    def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
+        """Gates with the chosen consequence."""
+        return rows.filter(on_failure=value)
 
 
 def _select_by_answers(rows: QuerySet[Any], answers: QuerySet[Answer]) -> QuerySet[Any]:
