@@ -97,6 +97,7 @@ def test_a_batch_in_one_sitting_by_the_keyboard_alone(
     page.goto(f"{served.url}/audits/1/annotate")
     for count in range(ITEMS):
         expect(page.locator("main")).to_contain_text("Which judgment is better?")
+        expect(page.locator("button[data-key=Enter]")).to_be_in_viewport(ratio=1)
         source = page.content()
         assert "Elo" not in source
         assert "Score:" not in source
