@@ -63,11 +63,11 @@ def run(site: WorkerSite, mode: str) -> tuple[float, list[Span]]:
 
 def compute_limit(seconds: float, spans: list[Span]) -> float:
     """Compute the largest possible gain over a run with barriers."""
-    drawn = [(name, end - start) for name, start, end in spans if name in STAGE_NAMES]
+    sampled = [(name, end - start) for name, start, end in spans if name in STAGE_NAMES]
     begin = min(start for name, start, _ in spans if name in STAGE_NAMES)
     end = max(end for name, _, end in spans if name in STAGE_NAMES)
     rest = seconds - (end - begin)
-    least = compute_least_seconds([each for _, each in drawn], engines=DEVICES)
+    least = compute_least_seconds([each for _, each in sampled], engines=DEVICES)
     return seconds / (rest + least)
 
 

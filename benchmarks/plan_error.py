@@ -83,11 +83,11 @@ def run(root: Path, models: Path, prompts: int) -> Run:
     finished = site.run_iteration("--engine-processes", str(DEVICES), *words)
     assert finished.returncode == 0, finished.stdout
     rows = [(name, json.loads(counts), *times) for name, counts, *times in site.rows(SHARDS)]
-    drawn = [row for row in rows if row[0] in CALLS]
+    sampled = [row for row in rows if row[0] in CALLS]
     costs = {
         stage: [
             ShardCost(counts[calls], counts["tokens"], seconds)
-            for name, counts, seconds, *_ in drawn
+            for name, counts, seconds, *_ in sampled
             if name == stage
         ]
         for stage, calls in CALLS.items()
@@ -95,7 +95,7 @@ def run(root: Path, models: Path, prompts: int) -> Run:
     rates = {stage: rate for stage, some in costs.items() if (rate := fit_rate(some))}
     return Run(
         load_recipe(str(site.recipe), changes=changes),
-        max(row[4] for row in drawn) - min(row[3] for row in drawn),
+        max(row[4] for row in sampled) - min(row[3] for row in sampled),
         MeasuredThroughput(str(prompts), rates),
         {stage: rate.tokens_per_call for stage, rate in rates.items()},
     )
@@ -158,12 +158,12 @@ def compare(root: Path) -> Iterator[str]:
         planned = plan_on_hardware(
             found.recipe, 1, device=core, devices=DEVICES, workers=1, model=size, lengths=lengths
         )
-        drawn = max(one.end_seconds for one in planned.stages if one.stage in CALLS)
+        sampled = max(one.end_seconds for one in planned.stages if one.stage in CALLS)
         estimated = estimate_shard_size(
             found.recipe, engines=DEVICES, measured=before.throughput
         ).seconds
         cells = [f"{found.seconds:.1f} s"]
-        cells += [f"{one:.1f} s ({one / found.seconds - 1:+.0%})" for one in (drawn, estimated)]
+        cells += [f"{one:.1f} s ({one / found.seconds - 1:+.0%})" for one in (sampled, estimated)]
         yield f"| {prompts} | " + " | ".join(cells) + " |"
         before = found
 

@@ -67,7 +67,7 @@ def probe(
 ) -> tuple[Finding, ...]:
     """Run the probe of a run like `probe_gate`, and return its findings."""
     loop_seed, probe_seed = seeds
-    drawn = sample_prompts(
+    sampled = sample_prompts(
         pool,
         used=(),
         count=recipe.probe.prompts,
@@ -75,7 +75,7 @@ def probe(
         seed=derive_seed(loop_seed, "iteration", 1, "sample", 0),
     )
     return run_judge_probe(
-        drawn,
+        sampled,
         recipe,
         templates,
         engine=engine,

@@ -128,10 +128,10 @@ def show_idle_shares() -> None:
 
     paper = load_recipe("paper-llama3-8b")
     plan = plan_on_hardware(paper, 1, device=DEVICES["h100"], devices=ENGINES, workers=1)
-    drawn = [one for one in plan.stages if one.stage != "train"]
+    sampled = [one for one in plan.stages if one.stage != "train"]
     rates = {
         one.stage: StageRate(1.0, one.calls / (one.device_hours * 3600), SECONDS_PER_SHARD)
-        for one in drawn
+        for one in sampled
     }
     chosen = estimate_shard_size(
         paper.model_copy(update={"prompts_per_shard": None}),
@@ -141,7 +141,7 @@ def show_idle_shares() -> None:
     print(f"{ENGINES} engines, one iteration before its training")
     print(f"default size of shards on H100: {chosen.describe()}")
     for shards in (20, chosen.shards):
-        stages = {one.stage: one.device_hours * 3600 / shards for one in drawn}
+        stages = {one.stage: one.device_hours * 3600 / shards for one in sampled}
         for title, seconds in (("equal stages", EVEN), ("stages as on H100", stages)):
             for variation, seeds in ((0.0, 1), (0.1, 5)):
                 _show_idle_share(shards, title, seconds, variation, seeds)

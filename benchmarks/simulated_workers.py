@@ -167,9 +167,9 @@ def make_nothing(context: IterationContext, shard: Shard) -> dict[str, int]:
             context, 0, StageResources(load_engine=_no_engine, scratch=Path())
         ).counts
     plans = plan_iteration(context.recipe, context.number)
-    drawn = [plan for plan in plans if plan.stage == step.name]
-    counts = {"tokens": sum(plan.tokens for plan in drawn) // context.recipe.sample.prompts}
-    for plan in drawn:
+    sampled = [plan for plan in plans if plan.stage == step.name]
+    counts = {"tokens": sum(plan.tokens for plan in sampled) // context.recipe.sample.prompts}
+    for plan in sampled:
         counts[_CALLS[step.name]] = plan.calls // context.recipe.sample.prompts
     work = StageOutput({}, counts)
     key = step.compute_key(context, shard.index)

@@ -109,7 +109,7 @@ def load_loop(folder: Path) -> Callable[[Any, DecodingRecipe, int], list[str]]:
             conversation, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
         with torch.inference_mode():
-            drawn = model.generate(
+            sampled = model.generate(
                 **ids,
                 do_sample=True,
                 temperature=recipe.temperature,
@@ -119,7 +119,7 @@ def load_loop(folder: Path) -> Callable[[Any, DecodingRecipe, int], list[str]]:
                 num_return_sequences=samples,
             )
         found: list[str] = tokenizer.batch_decode(
-            drawn[:, ids["input_ids"].shape[1] :], skip_special_tokens=True
+            sampled[:, ids["input_ids"].shape[1] :], skip_special_tokens=True
         )
         return found
 

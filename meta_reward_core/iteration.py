@@ -60,7 +60,7 @@ class Stage(StageSpec):
 
     def plan_shards(self, context: IterationContext) -> int:
         """Return the stage's number of shards, once the stages before it are finished."""
-        return len(context.files.list_partition_numbers("prompts")) if self.part_by_part else 1
+        return len(context.files.list_partition_numbers("prompts")) if self.by_shard else 1
 
     def compute_key(self, context: IterationContext, shard: int) -> str:
         """Hash all inputs of the shard."""
@@ -106,7 +106,7 @@ class Stage(StageSpec):
         )
 
     def _hash_inputs(self, context: IterationContext, shard: int, tables: tuple[str, ...]) -> str:
-        return context.files.hash_inputs(tables, shard if self.part_by_part else None)
+        return context.files.hash_inputs(tables, shard if self.by_shard else None)
 
     def find_finished_shard(self, context: IterationContext, shard: int) -> ShardManifest | None:
         """Return the shard's manifest if it is finished, undamaged and up to date."""

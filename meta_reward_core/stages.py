@@ -117,9 +117,9 @@ def run_judge(context: IterationContext, shard: int, resources: StageResources) 
     """Let the judge, or the reward model, score one part of the responses."""
     require_judge_probed(context, resources)
     recipe, policy = context.recipe.judge, context.recipe.actor.reasoning
-    drawn = context.files.read_records(Response, shard)
-    responses = select_answers(drawn, policy)
-    finished, unfinished = select_finished(drawn, policy)
+    sampled = context.files.read_records(Response, shard)
+    responses = select_answers(sampled, policy)
+    finished, unfinished = select_finished(sampled, policy)
     judgments, counts = _score(context, shard, resources, select_answers(finished, policy))
     scores = score_responses(responses, judgments, min_valid_judgments=recipe.min_valid_judgments)
     if unfinished:
@@ -331,7 +331,7 @@ def run_train(
         "trained": outcome.rows_trained,
         "refused": len(outcome.refused),
         "kept_step": outcome.kept_step,
-        "drawn_tokens": outcome.tokens.drawn,
+        "drawn_tokens": outcome.tokens.sampled,
         "not_canonical": outcome.tokens.not_canonical,
         "rewritten_by_template": outcome.tokens.rewritten,
         **rows.counts,

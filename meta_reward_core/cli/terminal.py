@@ -207,9 +207,9 @@ class ConsoleCallback:
         now = time.monotonic()
         running = shown.running.values()
         speed = sum(each.tokens / max(now - each.began, 1e-9) for each in running)
-        drawn = sum(each.tokens for each in running)
+        sampled = sum(each.tokens for each in running)
         engines = f" by {len(running)} engines" if len(running) > 1 else ""
-        self._update_progress(shown, f"{drawn:,} tokens, {speed:,.0f}/s{engines}")
+        self._update_progress(shown, f"{sampled:,} tokens, {speed:,.0f}/s{engines}")
 
     def log(self, stage: Stage, shard: int, row: dict[str, float]) -> None:
         """Show the progress of the training."""

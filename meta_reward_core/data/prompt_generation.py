@@ -146,11 +146,11 @@ def generate_prompts(
     while len(making.made) < count and idle < MAX_IDLE_ROUNDS:
         before = len(making.made)
         asked = [_build_request(making, shots, seed, rounds, n) for n in range(shots.requests)]
-        drawn = engine.sample(
+        sampled = engine.sample(
             asked, shots.samples, sampling=shots.sampling, seed=derive_seed(seed, "round", rounds)
         )
         rounds += 1
-        for completion in (completion for row in drawn for completion in row):
+        for completion in (completion for row in sampled for completion in row):
             if len(making.made) < count:
                 making.read(completion, rounds)
         idle = idle + 1 if len(making.made) == before else 0

@@ -86,15 +86,15 @@ class CachingEngine:
         if self._closed:
             raise EngineError("This engine is closed: create a new one.")
         sampling = replace(sampling, chat_date=sampling.chat_date or self._chat_date)
-        drawn: list[list[Completion]] = []
+        sampled: list[list[Completion]] = []
         tokens = 0
         for shard, own_seed in self._split_into_shards(list(conversations), seed):
-            tell = offset_progress(progress, len(drawn) * n, tokens)
-            drawn += self._sample_shard(shard, n, sampling=sampling, seed=own_seed, progress=tell)
-            tokens += sum(one.tokens for row in drawn[-len(shard) :] for one in row)
+            tell = offset_progress(progress, len(sampled) * n, tokens)
+            sampled += self._sample_shard(shard, n, sampling=sampling, seed=own_seed, progress=tell)
+            tokens += sum(one.tokens for row in sampled[-len(shard) :] for one in row)
             if progress is not None:
-                progress(len(drawn) * n, tokens)
-        return drawn
+                progress(len(sampled) * n, tokens)
+        return sampled
 
     def read_forced_lines(
         self, requests: Sequence[ForcedLineRequest], line: ForcedLine, *, options: ChatOptions
@@ -185,15 +185,17 @@ class CachingEngine:
             return [[_from_json(one) for one in row] for row in kept]
         if self._engine is None:
             self._engine = self._load()
-        drawn = self._engine.sample(shard, n, sampling=sampling, seed=seed, progress=progress)
+        sampled = self._engine.sample(shard, n, sampling=sampling, seed=seed, progress=progress)
         if not self._keeps_token_ids:
-            drawn = [[replace(completion, token_ids=None) for completion in row] for row in drawn]
-        rows = [[_to_json(completion) for completion in row] for row in drawn]
+            sampled = [
+                [replace(completion, token_ids=None) for completion in row] for row in sampled
+            ]
+        rows = [[_to_json(completion) for completion in row] for row in sampled]
         if self._store_rows(name, "completions", rows):
-            return drawn
+            return sampled
         # Read the stored file: another process may have written it first, with other texts.
         kept = self._read_cached(name, "completions")
-        return drawn if kept is None else [[_from_json(one) for one in row] for row in kept]
+        return sampled if kept is None else [[_from_json(one) for one in row] for row in kept]
 
     def _store_rows(self, name: str, kind: str, rows: list[Any]) -> bool:
         """Store rows with their hash; False if the file already exists."""

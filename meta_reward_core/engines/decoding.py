@@ -32,11 +32,11 @@ def sample_tokens(logits: Tensor, sampling: SamplingParams, generator: torch.Gen
     while len(waiting):
         reached = likely.cumsum(-1)
         uniform = torch.rand(len(waiting), 1, generator=generator).to(logits.device)
-        drawn = torch.searchsorted(reached, uniform * reached[:, -1:], right=True)
-        drawn = drawn.clamp(max=likely.shape[-1] - 1)
-        likelier = likely.masked_fill(likely <= likely.gather(-1, drawn), 0)
+        sampled = torch.searchsorted(reached, uniform * reached[:, -1:], right=True)
+        sampled = sampled.clamp(max=likely.shape[-1] - 1)
+        likelier = likely.masked_fill(likely <= likely.gather(-1, sampled), 0)
         kept = likelier.sum(-1) < sampling.top_p
-        tokens[waiting[kept]] = drawn[kept, 0]
+        tokens[waiting[kept]] = sampled[kept, 0]
         waiting, likely = waiting[~kept], likelier[~kept]
     return tokens
 
@@ -84,13 +84,13 @@ def decode(
     rows = read()
     device, total = rows.logits.device, len(rows.logits)
     ends = torch.tensor(end_ids, device=device)
-    drawn = torch.full((total, sampling.max_new_tokens), end_ids[0], device=device)
+    sampled = torch.full((total, sampling.max_new_tokens), end_ids[0], device=device)
     numbers = torch.arange(total, device=device)
     going = torch.ones(total, dtype=torch.bool, device=device)
     count = total
     for step in range(sampling.max_new_tokens):
         tokens = sample_tokens(rows.logits, sampling, generator)
-        drawn[numbers, step] = tokens
+        sampled[numbers, step] = tokens
         on_step(step, count)
         going &= ~torch.isin(tokens, ends)
         count = int(going.sum())
@@ -101,7 +101,7 @@ def decode(
             rows.keep_rows(kept)
             numbers, going, tokens = numbers[kept], going[kept], tokens[kept]
         rows.advance(tokens)
-    return [cut_at_end_token(row, end_ids) for row in drawn.tolist()]
+    return [cut_at_end_token(row, end_ids) for row in sampled.tolist()]
 
 
 def cut_at_end_token(row: list[int], end_ids: Sequence[int]) -> list[int]:

@@ -102,22 +102,22 @@ def cut_token_ids(
         kept = completion.text[:kept_chars]
         ids = tokenizer([kept], add_special_tokens=False, verbose=False)["input_ids"][0]
         return tuple(ids), kept
-    drawn = tuple(completion.token_ids)
-    if drawn and drawn[-1] in end_ids:
-        drawn = drawn[:-1]
+    sampled = tuple(completion.token_ids)
+    if sampled and sampled[-1] in end_ids:
+        sampled = sampled[:-1]
 
     def decode(count: int) -> str:
-        return str(tokenizer.decode(list(drawn[:count]), skip_special_tokens=True))
+        return str(tokenizer.decode(list(sampled[:count]), skip_special_tokens=True))
 
-    whole = decode(len(drawn))
+    whole = decode(len(sampled))
     # A reasoning block opened by the prompt is part of the text but not of the sampled tokens.
     opening = completion.text.removesuffix(whole) if completion.text.endswith(whole) else ""
     kept = completion.text[len(opening) : max(kept_chars, len(opening))]
 
-    count = bisect_right(range(len(drawn) + 1), len(kept), key=lambda n: len(decode(n))) - 1
+    count = bisect_right(range(len(sampled) + 1), len(kept), key=lambda n: len(decode(n))) - 1
     while count > 0 and not kept.startswith(decode(count)):
         count -= 1
-    return drawn[:count], opening + decode(count)
+    return sampled[:count], opening + decode(count)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,13 +43,13 @@ def generate_rows(
     generate: Any = model.generate
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
-        drawn = generate(
+        sampled = generate(
             input_ids=ids,
             attention_mask=mask,
             generation_config=_make_config(end_ids, sampling),
             stopping_criteria=StoppingCriteriaList([_StepCounter(end_ids, len(ids), on_step)]),
         )
-    return [cut_at_end_token(row, end_ids) for row in drawn[:, ids.shape[1] :].tolist()]
+    return [cut_at_end_token(row, end_ids) for row in sampled[:, ids.shape[1] :].tolist()]
 
 
 def _make_config(end_ids: Sequence[int], sampling: SamplingParams) -> GenerationConfig:

@@ -159,8 +159,8 @@ class OpenAiEngine:
         if self._closed:
             raise EngineError("This engine is closed: make a new one.")
         wanted = min(n, 1) if sampling.temperature == 0 else n
-        drawn = asyncio.run(self._draw(conversations, wanted, sampling, seed, progress))
-        return [row * n if len(row) < n else row for row in drawn]
+        sampled = asyncio.run(self._draw(conversations, wanted, sampling, seed, progress))
+        return [row * n if len(row) < n else row for row in sampled]
 
     def read_forced_lines(
         self, requests: Sequence[ForcedLineRequest], line: ForcedLine, *, options: ChatOptions
@@ -252,8 +252,8 @@ class OpenAiEngine:
         seed: int,
         progress: Progress | None,
     ) -> list[list[Completion]]:
-        drawn: list[list[Completion]] = [[] for _ in conversations]
-        order = sorted(range(len(drawn)), key=lambda at: _list_texts(conversations[at]))
+        sampled: list[list[Completion]] = [[] for _ in conversations]
+        order = sorted(range(len(sampled)), key=lambda at: _list_texts(conversations[at]))
         tell = _make_progress_counter(progress)
         async with self._make_client() as client:
             caller = self._make_sender(client, seed=seed)
@@ -262,20 +262,20 @@ class OpenAiEngine:
             async def work(waiting: Iterator[int]) -> None:
                 for at in waiting:
                     try:
-                        drawn[at] = await caller.complete(
+                        sampled[at] = await caller.complete(
                             conversations[at], n, sampling=sampling, seed=derive_seed(seed, at)
                         )
                     except (UnusablePromptError, RejectedRequestError) as error:
                         await failures.add(error)
-                        drawn[at] = _refuse(f"the server gave no usable reply: {error}", n)
-                    tell(drawn[at])
+                        sampled[at] = _refuse(f"the server gave no usable reply: {error}", n)
+                    tell(sampled[at])
 
             try:
                 await _run_concurrently(work, order, concurrency=self._endpoint.concurrency)
             except (EndpointError, EngineError) as error:
                 told = self._redact(f"endpoint {self._name!r}: {error}")
                 raise type(error)(told) from None
-        return [[self._redact_completion(completion) for completion in row] for row in drawn]
+        return [[self._redact_completion(completion) for completion in row] for row in sampled]
 
     def _make_sender(self, client: httpx2.AsyncClient, *, seed: int) -> "_RequestSender":
         return _RequestSender(
@@ -394,10 +394,10 @@ class _RequestSender:
         self, conversation: Conversation, n: int, *, sampling: SamplingParams, seed: int
     ) -> list[Completion]:
         """Return exactly `n` completions; missing ones are requested again."""
-        drawn: list[Completion] = []
+        sampled: list[Completion] = []
         requests = 0
-        while len(drawn) < n:
-            asked = min(n - len(drawn), self._endpoint.max_choices or n)
+        while len(sampled) < n:
+            asked = min(n - len(sampled), self._endpoint.max_choices or n)
             body = build_request_body(
                 self._endpoint,
                 model=self._model,
@@ -410,9 +410,9 @@ class _RequestSender:
             refusal = answer.refusal or self._find_context_overflow(answer, sampling.max_new_tokens)
             if refusal is not None:
                 return _refuse(refusal, n)
-            drawn += answer.completions[:asked]
+            sampled += answer.completions[:asked]
             requests += 1
-        return drawn
+        return sampled
 
     def _find_context_overflow(self, answer: ParsedResponse, max_new_tokens: int) -> str | None:
         """Return why a prompt that the server accepted should have been refused."""

@@ -177,9 +177,9 @@ class TransformersEngine:
         tally = _ProgressCounter(
             progress, completions=n * sum(item is not None for item in refusals)
         )
-        drawn = self._draw(wanted, sampling, seed=seed, tally=tally)
+        sampled = self._draw(wanted, sampling, seed=seed, tally=tally)
         return [
-            [refusal] * n if refusal else [next(drawn[prompt]) for _ in range(n)]
+            [refusal] * n if refusal else [next(sampled[prompt]) for _ in range(n)]
             for prompt, refusal in zip(prompts, refusals, strict=True)
         ]
 
@@ -251,7 +251,7 @@ class TransformersEngine:
         """Yield all completions of each distinct prompt, batch by batch."""
         if self._model is None:
             raise EngineError("This engine is closed: load the model again.")
-        drawn: dict[TokenIds, list[Completion]] = {prompt: [] for prompt in wanted}
+        sampled: dict[TokenIds, list[Completion]] = {prompt: [] for prompt in wanted}
         opened = self._encoder.find_opened_reasoning(sampling.chat_options) if wanted else ""
         plan = plan_padded_batches if self._generates else self._choose_batching()[0]
         batches = plan(
@@ -264,9 +264,9 @@ class TransformersEngine:
                 raise EngineError(f"Out of memory: lower max_batch_tokens. {error}") from error
             owners = (p for p, n in zip(batch.prompts, batch.copies, strict=True) for _ in range(n))
             for prompt, completion in zip(owners, self._read(rows, opened), strict=True):
-                drawn[prompt].append(completion)
+                sampled[prompt].append(completion)
             tally.record_completions(len(rows))
-        return {prompt: iter(completions) for prompt, completions in drawn.items()}
+        return {prompt: iter(completions) for prompt, completions in sampled.items()}
 
     def _decode(
         self,

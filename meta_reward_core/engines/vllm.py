@@ -192,11 +192,11 @@ class VllmEngine:
             if refusal is None:
                 wanted[prompt] = wanted.get(prompt, 0) + n
         done = n * sum(refusal is not None for refusal in refusals)
-        drawn = self._draw(
+        sampled = self._draw(
             wanted, sampling, seed=seed, tell=_make_progress_counter(progress, done=done)
         )
         return [
-            [refusal] * n if refusal else [next(drawn[prompt]) for _ in range(n)]
+            [refusal] * n if refusal else [next(sampled[prompt]) for _ in range(n)]
             for prompt, refusal in zip(prompts, refusals, strict=True)
         ]
 
@@ -230,7 +230,7 @@ class VllmEngine:
         """Generate all completions of each distinct prompt, in an order that groups prefixes."""
         self._reset_state(seed)
         opened = self._encoder.find_opened_reasoning(sampling.chat_options) if wanted else ""
-        drawn: dict[TokenIds, Iterator[Completion]] = {}
+        sampled: dict[TokenIds, Iterator[Completion]] = {}
         prompts = sorted(wanted)
         requests = [
             (prompt, self._make_sampling_params(sampling, wanted[prompt], derive_seed(seed, index)))
@@ -238,9 +238,9 @@ class VllmEngine:
         ]
         for index, output in self._iter_outputs(requests):
             completions = self._read(output, wanted[prompts[index]], opened)
-            drawn[prompts[index]] = iter(completions)
+            sampled[prompts[index]] = iter(completions)
             tell(completions)
-        return drawn
+        return sampled
 
     def _iter_outputs(self, requests: Sequence[tuple[TokenIds, Any]]) -> Iterator[tuple[int, Any]]:
         """Run requests of a prompt and its parameters; yield the place of each and its output."""

@@ -83,10 +83,10 @@ def play_games(
         for uid, question in questions.items()
         for conversation in _build_both_orders(question.text, baseline[uid].text, answers[uid].text)
     ]
-    drawn = engine.sample(shown, 1, sampling=sampling, seed=seed, progress=progress)
+    sampled = engine.sample(shown, 1, sampling=sampling, seed=seed, progress=progress)
     games = [
         _make_game(conversation, completion, version)
-        for conversation, (completion,) in zip(shown, drawn, strict=True)
+        for conversation, (completion,) in zip(shown, sampled, strict=True)
     ]
     return [
         ArenaJudgment(

@@ -110,14 +110,14 @@ def generate_turns(
                 talks[place] = extend_conversation(
                     talks[place], reply=said[place][-1].text, instruction=prompts[place][turn]
                 )
-        drawn = engine.sample(
+        sampled = engine.sample(
             [talks[place] for place in asked],
             1,
             sampling=sampling,
             seed=derive_seed(seed, "turn", turn),
             progress=progress,
         )
-        for place, (completion,) in zip(asked, drawn, strict=True):
+        for place, (completion,) in zip(asked, sampled, strict=True):
             said[place].append(completion)
     everything = [completion for row in said for completion in row]
     return ModelResponses(

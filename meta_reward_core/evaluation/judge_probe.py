@@ -170,7 +170,7 @@ class _Probe:
         actor = self.recipe.actor
 
         def make(limit: int, progress: Progress) -> tuple[list[Response], int]:
-            drawn, _, counts = generate_responses(
+            sampled, _, counts = generate_responses(
                 prompts,
                 self.engine,
                 samples=actor.samples,
@@ -180,17 +180,17 @@ class _Probe:
                 seed=self._derive_seed("generate"),
                 progress=progress,
             )
-            return drawn, counts["tokens"]
+            return sampled, counts["tokens"]
 
-        drawn = self.budget.call(
+        sampled = self.budget.call(
             "actor",
             make,
             replies=len(prompts) * actor.samples,
             max_new_tokens=actor.max_new_tokens,
         )
         self.prompts += prompts
-        self.responses += drawn
-        return drawn
+        self.responses += sampled
+        return sampled
 
     def score(self, responses: Sequence[Response], *, first: int, count: int) -> None:
         """Let the judge write some judgments of each of some responses, from number `first`."""
@@ -198,7 +198,7 @@ class _Probe:
         finished, _ = select_finished(responses, policy)
 
         def make(limit: int, progress: Progress) -> tuple[list[Judgment], int]:
-            drawn, counts = judge_responses(
+            sampled, counts = judge_responses(
                 select_answers(finished, policy),
                 self.judge,
                 instructions={prompt.prompt_id: prompt.text for prompt in self.prompts},
@@ -211,24 +211,24 @@ class _Probe:
                 readout=recipe.score_readout,
                 progress=progress,
             )
-            return drawn, counts["tokens"]
+            return sampled, counts["tokens"]
 
         if not finished:
             return
-        drawn = self.budget.call(
+        sampled = self.budget.call(
             "judge",
             make,
             replies=len(finished) * count,
             max_new_tokens=recipe.max_new_tokens,
         )
-        self.judgments += [_renumber(one, first) for one in drawn]
+        self.judgments += [_renumber(one, first) for one in sampled]
 
     def compare(self, prompts: Sequence[Prompt]) -> None:
         """Let the meta-judge decide a few battles of each of some prompts."""
         recipe, planned = self.recipe.meta_judge, self._plan_battles(prompts)
 
         def make(limit: int, progress: Progress) -> tuple[list[Battle], int]:
-            drawn, counts = run_battles(
+            sampled, counts = run_battles(
                 planned,
                 self.engine,
                 template=self.templates.meta_judge,
@@ -239,7 +239,7 @@ class _Probe:
                 readout=recipe.verdict_readout,
                 progress=progress,
             )
-            return drawn, counts["tokens"]
+            return sampled, counts["tokens"]
 
         if planned:
             self.battles += self.budget.call(

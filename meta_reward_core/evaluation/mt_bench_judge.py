@@ -62,10 +62,10 @@ def judge_turns(
         for turn in range(min(len(question.turns), len(answers[name])))
     ]
     shown = [build_turn_conversation(q, answers[q.question_id], turn=turn) for q, turn in turns]
-    drawn = engine.sample(shown, 1, sampling=sampling, seed=seed, progress=progress)
+    sampled = engine.sample(shown, 1, sampling=sampling, seed=seed, progress=progress)
     return [
         _make_judgment(question, turn, completion, model=model, judge=judge)
-        for (question, turn), (completion,) in zip(turns, drawn, strict=True)
+        for (question, turn), (completion,) in zip(turns, sampled, strict=True)
     ]
 
 

@@ -125,8 +125,8 @@ def _is_due(context: IterationContext, found: ProbeRecord | None) -> bool:
     """
     if found is not None and not found.passed:
         return True
-    has_drawn = any(made.stage == GENERATE.name for made in context.files.list_manifests())
-    if not has_drawn and (found is not None or context.number == 1):
+    has_sampled = any(made.stage == GENERATE.name for made in context.files.list_manifests())
+    if not has_sampled and (found is not None or context.number == 1):
         return True
     earlier = (read_probe(files) for files in reversed(context.earlier))
     latest = found or next((record for record in earlier if record is not None), None)

@@ -43,8 +43,10 @@ def measure_score_entropy(scores: Mapping[str, Sequence[float]]) -> Metric:
     table = np.array([[count[kind] for kind in kinds] for count in counts])
     value = _compute_entropy(table.sum(axis=0))
     rng = np.random.default_rng(_SEED)
-    drawn = rng.integers(len(table), size=(_RESAMPLES, len(table)))
-    low, high = np.percentile([_compute_entropy(table[rows].sum(axis=0)) for rows in drawn], _ENDS)
+    sampled = rng.integers(len(table), size=(_RESAMPLES, len(table)))
+    low, high = np.percentile(
+        [_compute_entropy(table[rows].sum(axis=0)) for rows in sampled], _ENDS
+    )
     # A bootstrap of equal scores has no width, although other scores could still occur.
     possible = _compute_entropy(np.array([len(table), 1]))
     total = int(table.sum())

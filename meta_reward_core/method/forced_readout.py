@@ -100,8 +100,8 @@ def force_values(
     reader = require_forced_lines(engine)
     positions = [
         (number, sample)
-        for number, drawn in enumerate(completions)
-        for sample, completion in enumerate(drawn)
+        for number, sampled in enumerate(completions)
+        for sample, completion in enumerate(sampled)
         if completion.finish_reason != "refused"
     ]
     requests = [
@@ -114,7 +114,7 @@ def force_values(
     ]
     options = sampling.chat_options
     readings = reader.read_forced_lines(requests, line, options=options) if requests else []
-    found: list[list[ForcedValue | None]] = [[None] * len(drawn) for drawn in completions]
+    found: list[list[ForcedValue | None]] = [[None] * len(sampled) for sampled in completions]
     for (number, sample), reading in zip(positions, readings, strict=True):
         if reading is not None:
             rng = random.Random(derive_draw_seed(number, sample))

@@ -52,16 +52,16 @@ def generate_responses(
     Source: Wu et al. 2024, section 2.1 (K = 7, temperature 0.8, top-p 0.95).
     """
     conversations = [build_actor_conversation(p.text, system_prompt=system_prompt) for p in prompts]
-    drawn = engine.sample(conversations, samples, sampling=sampling, seed=seed, progress=progress)
+    sampled = engine.sample(conversations, samples, sampling=sampling, seed=seed, progress=progress)
     responses = [
         response
-        for prompt, completions in zip(prompts, drawn, strict=True)
+        for prompt, completions in zip(prompts, sampled, strict=True)
         for response in _deduplicate(prompt, completions, reasoning)
     ]
-    everything = [completion for completions in drawn for completion in completions]
+    everything = [completion for completions in sampled for completion in completions]
     return (
         responses,
-        list_refused_prompts(prompts, drawn),
+        list_refused_prompts(prompts, sampled),
         {
             "prompts": len(prompts),
             "completions": len(everything),

@@ -92,19 +92,19 @@ def judge_responses(
         )
         for response in responses
     ]
-    drawn = engine.sample(conversations, samples, sampling=sampling, seed=seed, progress=progress)
+    sampled = engine.sample(conversations, samples, sampling=sampling, seed=seed, progress=progress)
     judgments = [
         [
             _parse_judgment(response, sample, completion, max_score)
             for sample, completion in enumerate(completions)
         ]
-        for response, completions in zip(responses, drawn, strict=True)
+        for response, completions in zip(responses, sampled, strict=True)
     ]
     if readout != "free":
         forced = force_values(
             engine,
             conversations,
-            drawn,
+            sampled,
             line,
             find_closing_line=partial(find_closing_score, max_score=max_score),
             sampling=sampling,

@@ -154,7 +154,7 @@ def run_battles(
             _build_conversation(battle, template, rubric=rubric, hide_score_line=hide_score_line)
             for battle in some
         ]
-        drawn = engine.sample(
+        sampled = engine.sample(
             conversations,
             1,
             sampling=sampling,
@@ -163,14 +163,14 @@ def run_battles(
         )
         found = [
             _parse_battle(battle, completions[0])
-            for battle, completions in zip(some, drawn, strict=True)
+            for battle, completions in zip(some, sampled, strict=True)
         ]
         if readout == "free":
             return found
         forced = force_values(
             engine,
             conversations,
-            drawn,
+            sampled,
             VERDICT_LINE,
             find_closing_line=find_closing_verdict,
             sampling=sampling,

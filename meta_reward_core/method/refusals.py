@@ -44,8 +44,8 @@ def list_refused_prompts(
     """
     return _group_refusals(
         (prompt.prompt_id, None, one.refusal or "unknown")
-        for prompt, drawn in zip(prompts, completions, strict=True)
-        for one in drawn
+        for prompt, sampled in zip(prompts, completions, strict=True)
+        for one in sampled
         if one.finish_reason == "refused"
     )
 

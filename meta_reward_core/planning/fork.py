@@ -107,7 +107,7 @@ def _has_no_checkpoint(files: ExperimentFiles, number: int) -> bool:
 
 
 def _count_shards(spec: StageSpec, files: ExperimentFiles, number: int) -> int:
-    if not spec.part_by_part:
+    if not spec.by_shard:
         return 1
     return len(files.get_iteration(number).list_partition_numbers("prompts"))
 

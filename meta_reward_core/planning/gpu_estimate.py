@@ -144,7 +144,7 @@ class _TokenLoad:
     """Tokens of a stage: prompt tokens read once each, generated tokens, and context length."""
 
     read: float
-    drawn: float
+    sampled: float
     context: float
 
 
@@ -279,7 +279,7 @@ def _estimate_sampling_seconds(
         2 * model.parameters * replies / (devices * device.flops * PREFILL_UTILIZATION),
     )
     reading = 2 * model.parameters * load.read / (device.flops * PREFILL_UTILIZATION)
-    return reading + devices * step * load.drawn / replies
+    return reading + devices * step * load.sampled / replies
 
 
 def _estimate_training_seconds(

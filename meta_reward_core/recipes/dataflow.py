@@ -74,7 +74,7 @@ class StageSpec:
     Attributes:
         reads: tables of this iteration that the step reads.
         writes: tables that it makes, and `CHECKPOINT` if it makes a model.
-        part_by_part: shard k reads only part k of its tables; otherwise one shard reads all.
+        by_shard: shard k reads only part k of its tables; otherwise one shard reads all.
         resource: what a shard needs: nothing, a model that generates, or a training.
         needs: values of the recipe that its bytes depend on.
         model: how it uses M_{t-1}.
@@ -87,7 +87,7 @@ class StageSpec:
     title: str
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    part_by_part: bool
+    by_shard: bool
     resource: Resource
     needs: tuple[Need, ...]
     model: ModelUse | None = None
@@ -126,7 +126,7 @@ class StageSpec:
     def _get_output(self, name: str, shard: int) -> str:
         if name == CHECKPOINT:
             return CHECKPOINT
-        if self.part_by_part:
+        if self.by_shard:
             return get_partition_path(name, shard)
         if is_shared_table(name):
             return get_partition_path(name, get_own_part(name, self.name))
@@ -204,7 +204,7 @@ SAMPLE: Final = StageSpec(
     title="Sample prompts",
     reads=(),
     writes=("prompts",),
-    part_by_part=False,
+    by_shard=False,
     resource="cpu",
     needs=_need("sample.prompts", "sample.allow_reuse", "prompts_per_shard"),
 )
@@ -213,7 +213,7 @@ GENERATE: Final = StageSpec(
     title="Generate responses",
     reads=("prompts",),
     writes=("responses", "refused_by_actor"),
-    part_by_part=True,
+    by_shard=True,
     resource="engine",
     needs=(*_need("actor"), *_ENGINE),
     model="drawing",
@@ -223,7 +223,7 @@ JUDGE: Final = StageSpec(
     title="Judge responses",
     reads=("prompts", "responses"),
     writes=("judgments", "scores", "refused_by_judge"),
-    part_by_part=True,
+    by_shard=True,
     resource="engine",
     needs=(
         *_need("judge", "actor.reasoning"),
@@ -238,7 +238,7 @@ PAIR_ACTOR: Final = StageSpec(
     title="Select actor pairs",
     reads=("prompts", "responses", "scores"),
     writes=("actor_pairs", "dropped"),
-    part_by_part=False,
+    by_shard=False,
     resource="cpu",
     needs=_need("pairing", "actor.system_prompt", "actor.reasoning"),
     pair_kind="actor",
@@ -248,7 +248,7 @@ META_JUDGE: Final = StageSpec(
     title="Meta-judge judgments",
     reads=("prompts", "responses", "judgments", "scores"),
     writes=("battles", "refused_by_meta_judge"),
-    part_by_part=True,
+    by_shard=True,
     resource="engine",
     needs=(
         *_need(
@@ -275,7 +275,7 @@ PAIR_JUDGE: Final = StageSpec(
     title="Select judge pairs",
     reads=("prompts", "responses", "judgments", "scores", "battles", "actor_pairs"),
     writes=("ratings", "judge_pairs", "dropped"),
-    part_by_part=False,
+    by_shard=False,
     resource="cpu",
     needs=_need(
         "judge.template",
@@ -298,7 +298,7 @@ TRAIN: Final = StageSpec(
         *("actor_pairs", "judge_pairs", *list_written_tables("audit")),
     ),
     writes=("training_log", "refused", CHECKPOINT),
-    part_by_part=False,
+    by_shard=False,
     resource="trainer",
     needs=(
         *_need(
@@ -322,7 +322,7 @@ EVALUATE: Final = StageSpec(
     title="Evaluate the model",
     reads=("scores", "judgments", "battles", "actor_pairs", "judge_pairs", "training_log"),
     writes=("evaluation", "task_scorecards", "task_items"),
-    part_by_part=False,
+    by_shard=False,
     resource="engine",
     needs=(
         *_need("task", "evaluation.tasks", "train_on", "judge.reasoning"),
@@ -358,7 +358,7 @@ def _list_inputs(spec: StageSpec, *, streamed: bool) -> tuple[str, ...]:
     return tuple(
         one.name
         for one in STAGE_SPECS
-        if one.name in writers and (one.part_by_part and spec.part_by_part) is streamed
+        if one.name in writers and (one.by_shard and spec.by_shard) is streamed
     )
 
 

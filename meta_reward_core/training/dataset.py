@@ -27,7 +27,7 @@ from meta_reward_core.storage.shards import (
     StageOutput,
     compute_shard_key,
 )
-from meta_reward_core.training.row_types import DrawnTokens
+from meta_reward_core.training.row_types import SampledTokens
 
 Row = dict[str, Any]
 
@@ -58,9 +58,9 @@ class StoredTokens:
         """Return whether these tokens match `text`; the completion may have been regenerated."""
         return text in {self.text, select_answer(self.text, policy)}
 
-    def to_row(self) -> DrawnTokens:
+    def to_row(self) -> SampledTokens:
         """Convert to the form used in training rows."""
-        row: DrawnTokens = {
+        row: SampledTokens = {
             "token_ids": self.token_ids.tolist(),
             "finish_reason": self.finish_reason,
         }
@@ -87,7 +87,7 @@ class TrainingRows:
         pairs: names of the tables of pairs.
         human: the human pairs that were selected.
         counts: numbers of human pairs and of withheld pairs; empty without an audit.
-        drawn: stored tokens of the completions of these rows, by completion.
+        sampled: stored tokens of the completions of these rows, by completion.
         reasoning: reasoning policies by kind of row.
     """
 
@@ -95,7 +95,7 @@ class TrainingRows:
     pairs: tuple[str, ...]
     human: tuple[Row, ...] = ()
     counts: Counts = field(default_factory=dict)
-    drawn: Mapping[CompletionKey, StoredTokens] = field(default_factory=dict)
+    sampled: Mapping[CompletionKey, StoredTokens] = field(default_factory=dict)
     reasoning: Mapping[str, ReasoningPolicy] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -112,7 +112,7 @@ class TrainingRows:
         policy = self.reasoning.get(row["kind"], "keep")
         completed = row if policy == "keep" else row | {"reasoning": policy}
         for side in PAIR_SIDES:
-            stored = self.drawn.get(get_completion_key(row, side))
+            stored = self.sampled.get(get_completion_key(row, side))
             if stored is not None and stored.spells(row[side][0]["content"], policy):
                 completed = completed | {f"{side}_drawn": stored.to_row()}
         return completed
@@ -170,7 +170,7 @@ def load_training_rows(context: IterationContext) -> TrainingRows:
     )
     own = TrainingRows(files, pairs, reasoning=policies)
     if not has_audit(files):
-        return _with_drawn_tokens(own, context)
+        return _with_sampled_tokens(own, context)
     left_out = sum(_count_rows(files, f"{kind}_pairs") for kind in kinds if kind in withheld)
     offered = files.read("human_pairs").to_pylist() if "judge" in {*kinds} - withheld else []
     taken = sample_human_pairs(
@@ -180,7 +180,7 @@ def load_training_rows(context: IterationContext) -> TrainingRows:
         seed=context.seed,
     )
     counts = {"withheld": left_out, "human": len(taken), "human_offered": len(offered)}
-    return _with_drawn_tokens(replace(own, human=tuple(taken), counts=counts), context)
+    return _with_sampled_tokens(replace(own, human=tuple(taken), counts=counts), context)
 
 
 def get_completion_key(row: Row, side: str) -> CompletionKey:
@@ -190,17 +190,17 @@ def get_completion_key(row: Row, side: str) -> CompletionKey:
     return row["iteration"], "judgments", row[f"{side}_judgment_id"]
 
 
-def _with_drawn_tokens(rows: TrainingRows, context: IterationContext) -> TrainingRows:
+def _with_sampled_tokens(rows: TrainingRows, context: IterationContext) -> TrainingRows:
     """Add the stored tokens of the rows' completions; only those are kept in memory."""
     wanted = {get_completion_key(row, side) for row in rows for side in PAIR_SIDES}
-    drawn: dict[CompletionKey, StoredTokens] = {}
+    sampled: dict[CompletionKey, StoredTokens] = {}
     for number, table in sorted({(number, table) for number, table, _ in wanted}):
         ids = {name for *place, name in wanted if place == [number, table]}
         files = _get_files(context, number)
         if files is not None:
             stored = read_stored_tokens(files, table, ids)
-            drawn |= {(number, table, name): tokens for name, tokens in stored.items()}
-    return replace(rows, drawn=drawn)
+            sampled |= {(number, table, name): tokens for name, tokens in stored.items()}
+    return replace(rows, sampled=sampled)
 
 
 def _get_files(context: IterationContext, number: int) -> IterationFiles | None:

@@ -158,7 +158,7 @@ class _RowWriter:
 def _list_sources(encoded: EncodedRow) -> list[str]:
     """Return the fields of `TokenSources` that count a row."""
     facts = {
-        "drawn": encoded.is_drawn,
+        "drawn": encoded.is_sampled,
         "not_canonical": not encoded.is_canonical,
         "rewritten": encoded.is_rewritten,
     }

@@ -24,7 +24,7 @@ from meta_reward_core.models.chat import (
 )
 from meta_reward_core.models.fingerprint import find_end_token_ids
 from meta_reward_core.models.reasoning import ReasoningPolicy
-from meta_reward_core.training.row_types import DrawnTokens, RowIterable, TrainingRow
+from meta_reward_core.training.row_types import RowIterable, SampledTokens, TrainingRow
 
 BATCH_ROWS: Final = 256
 SIDES: Final = ("chosen", "rejected", "completion")
@@ -46,7 +46,7 @@ class EncodedRow:
         prompt_ids: what carries no loss.
         reply_ids: what follows it, for each completion of the row.
         problem: why the row cannot be trained on, if its ids show a problem.
-        is_drawn: whether the completions are the tokens sampled by an engine.
+        is_sampled: whether the completions are the tokens sampled by an engine.
         is_canonical: for sampled rows, whether tokenizing the texts gives the same tokens.
         is_rewritten: for sampled rows, whether the chat template renders a text differently from
             what the engine sampled.
@@ -58,7 +58,7 @@ class EncodedRow:
     prompt_ids: list[int]
     reply_ids: list[list[int]]
     problem: str | None = None
-    is_drawn: bool = False
+    is_sampled: bool = False
     is_canonical: bool = True
     is_rewritten: bool = False
     injected: tuple[list[int], ...] = ()
@@ -92,12 +92,12 @@ class _Planned:
     """A row before its texts are tokenised.
 
     Attributes:
-        texts: to be tokenised: of a drawn row its completions behind the prompt, of another one
-            the prompt and the whole dialogues.
-        prompt_ids: of a drawn row.
-        reply_ids: of a drawn row.
-        stands_alone: of a drawn row: whether `texts` lack the prompt, which holds the text of a
-            control token.
+        texts: the texts to tokenize. If the row has sampled tokens, its completions after the
+            prompt; otherwise the prompt and the complete dialogues.
+        prompt_ids: of a row with sampled tokens.
+        reply_ids: of a row with sampled tokens.
+        stands_alone: for a row with sampled tokens, whether `texts` omit the prompt because it
+            contains the text of a control token.
     """
 
     row: TrainingRow
@@ -150,7 +150,7 @@ class RowEncoder:
                 yield self._finish(plan, [next(ids) for _ in plan.texts])
 
     def _plan(self, row: TrainingRow) -> _Planned:
-        drawn = self._select_drawn_ids(row)
+        sampled = self._select_sampled_ids(row)
         context, options = self._render_context(row), self._get_options(row)
         dialogues = [
             render_chat(
@@ -161,17 +161,17 @@ class RowEncoder:
             )
             for reply in list_replies(row)
         ]
-        if drawn is None:
+        if sampled is None:
             return _Planned(row, [context, *dialogues])
         texts = self._tokenizer.batch_decode(
-            [self._drop_end(ids) for ids in drawn], skip_special_tokens=True
+            [self._drop_end(ids) for ids in sampled], skip_special_tokens=True
         )
         has_control_text = self._encoder.has_special_token_text(row["prompt"])
         return _Planned(
             row,
             list(texts) if has_control_text else [context + text for text in texts],
             prompt_ids=self._encode_context(row),
-            reply_ids=drawn,
+            reply_ids=sampled,
             is_rewritten=any(
                 whole != context + text + self._get_answer_end(options)
                 for whole, text in zip(dialogues, texts, strict=True)
@@ -188,7 +188,7 @@ class RowEncoder:
             plan.row,
             plan.prompt_ids,
             list(plan.reply_ids),
-            is_drawn=True,
+            is_sampled=True,
             is_canonical=all(
                 made[skipped:] == body for made, body in zip(ids, bodies, strict=True)
             ),
@@ -205,32 +205,32 @@ class RowEncoder:
             problem = "control_token_in_text"
         elif any(whole[: len(prompt)] != prompt for whole in wholes):
             problem = "prompt_is_no_prefix_of_the_row"
-        elif any(one is not None and one.get("injected_at") for one in list_drawn(row)):
+        elif any(one is not None and one.get("injected_at") for one in list_sampled(row)):
             problem = "given_tokens_cannot_be_left_out"
         return EncodedRow(row, prompt, [whole[len(prompt) :] for whole in wholes], problem)
 
-    def _select_drawn_ids(self, row: TrainingRow) -> tuple[list[int], ...] | None:
+    def _select_sampled_ids(self, row: TrainingRow) -> tuple[list[int], ...] | None:
         """Return each completion's token ids for training; None unless all are known."""
-        drawn = list_drawn(row)
-        if None in drawn:
+        sampled = list_sampled(row)
+        if None in sampled:
             return None
         selected = [
             self._select_ids(one, reply[0]["content"], get_policy(row))
-            for one, reply in zip(drawn, list_replies(row), strict=True)
+            for one, reply in zip(sampled, list_replies(row), strict=True)
             if one is not None
         ]
         known = tuple(ids for ids in selected if ids is not None)
         return known if len(known) == len(selected) else None
 
     def _select_ids(
-        self, drawn: DrawnTokens, text: str, policy: ReasoningPolicy
+        self, sampled: SampledTokens, text: str, policy: ReasoningPolicy
     ) -> list[int] | None:
         """Return the sampled ids, or under a policy those of the answer; None if they are unusable.
 
         If a server omits the end token from its list, the model would not learn to stop.
         """
-        ids = drawn["token_ids"]
-        if drawn["finish_reason"] == "stop" and not (ids and ids[-1] in self._end_ids):
+        ids = sampled["token_ids"]
+        if sampled["finish_reason"] == "stop" and not (ids and ids[-1] in self._end_ids):
             return None
         return ids if policy == "keep" else self._find_answer_ids(ids, text)
 
@@ -299,7 +299,7 @@ def list_replies(row: TrainingRow) -> list[list[Message]]:
     return [values[side] for side in SIDES if side in values]
 
 
-def list_drawn(row: TrainingRow) -> list[DrawnTokens | None]:
+def list_sampled(row: TrainingRow) -> list[SampledTokens | None]:
     """List the sampled tokens of each completion of a row; None if unknown."""
     values: Mapping[str, Any] = row
     return [values.get(f"{side}_drawn") for side in SIDES if side in values]
@@ -308,8 +308,8 @@ def list_drawn(row: TrainingRow) -> list[DrawnTokens | None]:
 def _shift_injected(row: TrainingRow, reply_ids: Sequence[list[int]]) -> tuple[list[int], ...]:
     """Return positions of given tokens in the trained ids, which are the last sampled ones."""
     found = []
-    for drawn, ids in zip(list_drawn(row), reply_ids, strict=True):
-        positions = drawn.get("injected_at", []) if drawn is not None else []
-        left_out = len(drawn["token_ids"]) - len(ids) if drawn is not None else 0
+    for sampled, ids in zip(list_sampled(row), reply_ids, strict=True):
+        positions = sampled.get("injected_at", []) if sampled is not None else []
+        left_out = len(sampled["token_ids"]) - len(ids) if sampled is not None else 0
         found.append([place - left_out for place in positions if place >= left_out])
     return tuple(found)

@@ -11,7 +11,7 @@ from meta_reward_core.engines.base import Message
 from meta_reward_core.models.reasoning import ReasoningPolicy
 
 
-class DrawnTokens(TypedDict):
+class SampledTokens(TypedDict):
     """The tokens of a completion that an engine sampled after the prompt.
 
     Attributes:
@@ -44,8 +44,8 @@ class PreferenceRow(TypedDict):
     iteration: NotRequired[int]
     score_chosen: NotRequired[float]
     score_rejected: NotRequired[float]
-    chosen_drawn: NotRequired[DrawnTokens]
-    rejected_drawn: NotRequired[DrawnTokens]
+    chosen_drawn: NotRequired[SampledTokens]
+    rejected_drawn: NotRequired[SampledTokens]
     reasoning: NotRequired[ReasoningPolicy]
 
 
@@ -61,7 +61,7 @@ class SftRow(TypedDict):
     completion: list[Message]
     kind: str
     prompt_id: str
-    completion_drawn: NotRequired[DrawnTokens]
+    completion_drawn: NotRequired[SampledTokens]
     reasoning: NotRequired[ReasoningPolicy]
 
 
@@ -70,13 +70,13 @@ class TokenSources:
     """Sources of the token ids of accepted rows.
 
     Attributes:
-        drawn: rows that train on the tokens that an engine drew; the others are rendered.
+        sampled: rows that train on the tokens that an engine drew; the others are rendered.
         not_canonical: of these, rows whose tokens are others than the tokenizer makes of the
             same text.
         rewritten: of these, rows of which the chat template renders a text otherwise.
     """
 
-    drawn: int = 0
+    sampled: int = 0
     not_canonical: int = 0
     rewritten: int = 0
 

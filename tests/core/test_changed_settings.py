@@ -139,15 +139,15 @@ def test_a_limit_that_was_too_small_is_raised_and_nothing_is_drawn_again(
     place: Place, right: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert place.run("--set", "training.max_length=16", begins=True) == 1
-    drawn = place.list_times(*DRAWN)
-    assert len(drawn) > 6
+    sampled = place.list_times(*DRAWN)
+    assert len(sampled) > 6
     capsys.readouterr()
     assert place.run("--set", "training.max_length=4096") == 0
     said = capsys.readouterr().out
     assert "training.max_length: 16 -> 4096" in said
     assert "from iteration 1\n" in said
     assert "nothing is rerun" in said
-    assert place.list_times(*DRAWN) == drawn
+    assert place.list_times(*DRAWN) == sampled
     assert right.run(begins=True) == 0
     assert place.hash_results() == right.hash_results()
 
@@ -157,11 +157,11 @@ def test_a_generation_config_that_cannot_be_saved_is_mended_and_nothing_is_drawn
 ) -> None:
     (place.model / "generation_config.json").write_text(BROKEN)
     assert place.run(begins=True) == 1
-    drawn = place.list_times(*DRAWN)
+    sampled = place.list_times(*DRAWN)
     (place.model / "generation_config.json").write_text(MENDED)
     (place.model / "README.md").write_text("mended on Sunday")
     assert place.run() == 0
-    assert place.list_times(*DRAWN) == drawn
+    assert place.list_times(*DRAWN) == sampled
     assert right.run(begins=True) == 0
     mine, others = place.hash_results(), right.hash_results()
     summary = "iteration-1/manifest.json"  # it names the hash of M0 as the experiment began
@@ -228,8 +228,8 @@ def test_a_change_for_the_next_iteration_keeps_what_was_made(place: Place) -> No
     samples = [experiment.get_recipe(number).judge.samples for number in (1, 2, 3)]
     assert samples == [5, 3, 3]
     assert [experiment.get_recipe(t).training.max_length for t in (1, 2)] == [4096, 4096]
-    drawn = [experiment.get_files(t).read("judgments")["sample"].to_pylist() for t in (1, 2)]
-    assert [max(samples) + 1 for samples in drawn] == [5, 3]
+    sampled = [experiment.get_files(t).read("judgments")["sample"].to_pylist() for t in (1, 2)]
+    assert [max(samples) + 1 for samples in sampled] == [5, 3]
 
 
 def test_what_m1_was_made_from_changes_from_the_next_iteration_on(

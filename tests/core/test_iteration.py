@@ -139,12 +139,12 @@ def second(experiment: Experiment) -> IterationContext:
 def test_no_instruction_serves_in_two_iterations(tmp_path: Path) -> None:
     experiment = begin(tmp_path, prompts=40)
     resources = make_scripted_resources(tmp_path)
-    drawn = []
+    sampled = []
     for context in (experiment.build_context(1), second(experiment)):
         STAGES[0].run_shard(context, 0, resources)
-        drawn.append(set(context.files.read("prompts")["prompt_id"].to_pylist()))
-    assert [len(ids) for ids in drawn] == [20, 20]
-    assert not drawn[0] & drawn[1]
+        sampled.append(set(context.files.read("prompts")["prompt_id"].to_pylist()))
+    assert [len(ids) for ids in sampled] == [20, 20]
+    assert not sampled[0] & sampled[1]
 
 
 def test_a_pool_that_is_used_up_is_refused_unless_reuse_is_allowed(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ def list_times(site: Site) -> dict[Path, int]:
 def test_a_limit_of_training_that_was_too_small_is_raised(site: Site, quiet_site: Site) -> None:
     failed = site.run_iteration("--set", "training.max_length=16")
     assert failed.returncode == 1, failed.stdout
-    drawn = list_times(site)
-    assert drawn
+    sampled = list_times(site)
+    assert sampled
     recipe = json.loads((quiet_site.artifacts / "tiny/experiment.json").read_text())["recipe"]
     right = recipe["training"]["max_length"]
     done = site.manage(
@@ -44,7 +44,7 @@ def test_a_limit_of_training_that_was_too_small_is_raised(site: Site, quiet_site
     )
     assert done.returncode == 0, done.stdout
     assert "nothing is rerun" in done.stdout
-    assert list_times(site) == drawn
+    assert list_times(site) == sampled
     assert hash_results(site) == hash_results(quiet_site)
 
 
@@ -55,8 +55,8 @@ def test_a_generation_config_that_cannot_be_saved_is_mended(site: Site, quiet_si
     config = model / "generation_config.json"
     whole = config.read_text()
     assert site.run_iteration("--model", "own", "--set", "training.max_length=16").returncode == 1
-    drawn = list_times(site)
-    assert drawn
+    sampled = list_times(site)
+    assert sampled
     config.write_text(json.dumps(json.loads(whole) | {"temperature": 0.6}))
     recipe = json.loads((quiet_site.artifacts / "tiny/experiment.json").read_text())["recipe"]
     change = f"training.max_length={recipe['training']['max_length']}"
@@ -67,5 +67,5 @@ def test_a_generation_config_that_cannot_be_saved_is_mended(site: Site, quiet_si
     (model / "README.md").write_text("mended")
     done = site.manage("run_iteration", "--experiment", "tiny")
     assert done.returncode == 0, done.stdout
-    assert list_times(site) == drawn
+    assert list_times(site) == sampled
     assert hash_results(site) == hash_results(quiet_site)

@@ -110,9 +110,9 @@ def moments_of(quiet: Site, rng: random.Random) -> list[Moment]:
     spans = attempts(quiet, "finished")
     began, (last_began, last_ended) = spans[0][0], spans[-1]
     end = last_began + (last_ended - last_began) / 4
-    drawn = sorted(rng.uniform(began, end) for _ in range(KILLS))
+    sampled = sorted(rng.uniform(began, end) for _ in range(KILLS))
     found = []
-    for moment in drawn:
+    for moment in sampled:
         before = [ended for _, ended in spans if ended <= moment]
         found.append(Moment(len(before), moment - max([began, *before])))
     return found

@@ -51,7 +51,7 @@ def test_the_same_seed_gives_the_same_completions_and_greedy_ones_those_of_a_cpu
         for model in (make_random(MODELS["llama"]), on_gpu(MODELS["llama"], torch.float32))
     ]
     warm, greedy = SamplingParams(0.9, 0.95, 12), SamplingParams(0.0, 1.0, 12)
-    drawn = [engines[1].sample(CONVERSATIONS, 5, sampling=warm, seed=3) for _ in range(2)]
-    assert drawn[0] == drawn[1]
+    sampled = [engines[1].sample(CONVERSATIONS, 5, sampling=warm, seed=3) for _ in range(2)]
+    assert sampled[0] == sampled[1]
     by_cpu, by_gpu = (one.sample(CONVERSATIONS, 2, sampling=greedy, seed=0) for one in engines)
     assert by_cpu == by_gpu

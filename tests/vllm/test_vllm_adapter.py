@@ -60,10 +60,10 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def greedy(folder: Path, base: Path | None) -> list[str]:
     engine = load_seed_model(model_folder=folder, base=base)
     try:
-        drawn = engine.sample(CONVERSATIONS, 1, sampling=GREEDY, seed=0)
+        sampled = engine.sample(CONVERSATIONS, 1, sampling=GREEDY, seed=0)
     finally:
         engine.close()
-    return [completions[0].text for completions in drawn]
+    return [completions[0].text for completions in sampled]
 
 
 def test_base_and_adapter_say_what_the_merged_weights_say(adapted: Path) -> None:

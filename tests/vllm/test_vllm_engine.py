@@ -58,30 +58,32 @@ def test_the_same_seed_gives_the_same_completions_whatever_was_drawn_before(
 def test_each_conversation_gets_its_own_completions_in_order(engine: VllmEngine) -> None:
     alone = [engine.sample([one], 1, sampling=GREEDY, seed=0)[0] for one in CONVERSATIONS[:6]]
     assert engine.sample(CONVERSATIONS[:6], 1, sampling=GREEDY, seed=0) == alone
-    drawn = engine.sample([CONVERSATIONS[0]] * 3, 4, sampling=WARM, seed=1)
-    assert [len(row) for row in drawn] == [4, 4, 4]
-    assert drawn[0] != drawn[1], "equal conversations do not share their samples"
+    sampled = engine.sample([CONVERSATIONS[0]] * 3, 4, sampling=WARM, seed=1)
+    assert [len(row) for row in sampled] == [4, 4, 4]
+    assert sampled[0] != sampled[1], "equal conversations do not share their samples"
 
 
 def test_the_ids_are_those_of_the_drawn_tokens_with_the_end_token(engine: VllmEngine) -> None:
     short = replace(WARM, max_new_tokens=12)
-    drawn = [one for row in engine.sample(CONVERSATIONS, 8, sampling=short, seed=5) for one in row]
-    assert {one.finish_reason for one in drawn} == {"stop", "length"}
-    for completion in drawn:
+    sampled = [
+        one for row in engine.sample(CONVERSATIONS, 8, sampling=short, seed=5) for one in row
+    ]
+    assert {one.finish_reason for one in sampled} == {"stop", "length"}
+    for completion in sampled:
         assert completion.token_ids is not None
         assert len(completion.token_ids) == completion.tokens
         assert (completion.tokens == 12) or completion.finish_reason == "stop"
-    ends = {one.token_ids[-1] for one in drawn if one.token_ids and one.finish_reason == "stop"}
-    others = {token for one in drawn for token in (one.token_ids or ())[:-1]}
+    ends = {one.token_ids[-1] for one in sampled if one.token_ids and one.finish_reason == "stop"}
+    others = {token for one in sampled for token in (one.token_ids or ())[:-1]}
     assert ends.isdisjoint(others)
 
 
 def test_tokens_count_the_end_and_say_why_a_reply_ended(engine: VllmEngine) -> None:
     short = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=12)
-    drawn = [c for row in engine.sample(CONVERSATIONS, 5, sampling=short, seed=1) for c in row]
-    assert {c.finish_reason for c in drawn} == {"stop", "length"}
-    assert all(c.tokens == 12 for c in drawn if c.finish_reason == "length")
-    assert all(c.tokens <= 12 for c in drawn)
+    sampled = [c for row in engine.sample(CONVERSATIONS, 5, sampling=short, seed=1) for c in row]
+    assert {c.finish_reason for c in sampled} == {"stop", "length"}
+    assert all(c.tokens == 12 for c in sampled if c.finish_reason == "length")
+    assert all(c.tokens <= 12 for c in sampled)
 
 
 def test_alternatives_of_each_token_are_told_where_they_are_asked_for(engine: VllmEngine) -> None:
@@ -104,18 +106,18 @@ def test_alternatives_of_each_token_are_told_where_they_are_asked_for(engine: Vl
 
 def test_a_prompt_that_leaves_too_little_room_is_refused_with_a_reason(engine: VllmEngine) -> None:
     long: Conversation = [{"role": "user", "content": "yes " * 230}]
-    drawn = engine.sample([long, CONVERSATIONS[0]], 2, sampling=WARM, seed=1)
-    assert [(c.text, c.tokens, c.finish_reason) for c in drawn[0]] == [("", 0, "refused")] * 2
-    assert "limit of 256 tokens" in str(drawn[0][0].refusal)
-    assert [c.finish_reason for c in drawn[1]] != ["refused"] * 2
+    sampled = engine.sample([long, CONVERSATIONS[0]], 2, sampling=WARM, seed=1)
+    assert [(c.text, c.tokens, c.finish_reason) for c in sampled[0]] == [("", 0, "refused")] * 2
+    assert "limit of 256 tokens" in str(sampled[0][0].refusal)
+    assert [c.finish_reason for c in sampled[1]] != ["refused"] * 2
 
 
 def test_progress_counts_completions_and_tokens(engine: VllmEngine) -> None:
     seen: list[tuple[int, int]] = []
-    drawn = engine.sample(
+    sampled = engine.sample(
         CONVERSATIONS, 3, sampling=WARM, seed=1, progress=lambda *at: seen.append(at)
     )
-    assert seen[-1] == (72, sum(c.tokens for row in drawn for c in row))
+    assert seen[-1] == (72, sum(c.tokens for row in sampled for c in row))
     assert seen == sorted(seen)
     assert len(seen) > 10
 
@@ -152,10 +154,10 @@ def test_forced_lines_have_the_probabilities_of_the_embedded_engine(
         max_batch_tokens=65_536,
         max_model_len=None,
     )
-    drawn = engine.sample(CONVERSATIONS[:4], 3, sampling=WARM, seed=2)
+    sampled = engine.sample(CONVERSATIONS[:4], 3, sampling=WARM, seed=2)
     requests = [
         ForcedLineRequest(conversation, completion, len(completion.text))
-        for conversation, row in zip(CONVERSATIONS, drawn, strict=False)
+        for conversation, row in zip(CONVERSATIONS, sampled, strict=False)
         for completion in row
     ]
     readings = engine.read_forced_lines(requests, line, options=ChatOptions())

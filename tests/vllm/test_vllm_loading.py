@@ -19,14 +19,14 @@ CONVERSATIONS: list[Conversation] = [[{"role": "user", "content": text}] for tex
 def test_a_closed_engine_refuses_and_another_can_be_loaded() -> None:
     set_threads = torch.set_num_threads
     first = load_seed_model(max_model_len=128)
-    drawn = first.sample(CONVERSATIONS, 2, sampling=WARM, seed=1)
+    sampled = first.sample(CONVERSATIONS, 2, sampling=WARM, seed=1)
     first.close()
     first.close()
     with pytest.raises(EngineError, match="closed"):
         first.sample(CONVERSATIONS, 1, sampling=WARM, seed=1)
     assert torch.set_num_threads is set_threads, "a training sets its threads by it"
     second = load_seed_model(max_model_len=128)
-    assert second.sample(CONVERSATIONS, 2, sampling=WARM, seed=1) == drawn
+    assert second.sample(CONVERSATIONS, 2, sampling=WARM, seed=1) == sampled
     second.close()
 
 

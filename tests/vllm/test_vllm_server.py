@@ -98,10 +98,10 @@ def test_an_outside_judge_judges_what_the_model_says(endpoints: str, tmp_path: P
 def test_prompts_that_do_not_fit_are_refused() -> None:
     engine = load_endpoint_engine("local", SEED_MODEL)
     texts = ["yes", "yes " * 240, "yes " * 400]
-    drawn = engine.sample(
+    sampled = engine.sample(
         [[{"role": "user", "content": text}] for text in texts], 2, sampling=WARM, seed=1
     )
-    assert [{c.finish_reason for c in row} for row in drawn[1:]] == [{"refused"}, {"refused"}]
-    assert "refused" not in {c.finish_reason for c in drawn[0]}
-    assert "limit of 256 tokens" in str(drawn[1][0].refusal)
-    assert all(0 < c.tokens <= 24 for c in drawn[0])
+    assert [{c.finish_reason for c in row} for row in sampled[1:]] == [{"refused"}, {"refused"}]
+    assert "refused" not in {c.finish_reason for c in sampled[0]}
+    assert "limit of 256 tokens" in str(sampled[1][0].refusal)
+    assert all(0 < c.tokens <= 24 for c in sampled[0])

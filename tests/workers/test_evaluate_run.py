@@ -112,11 +112,11 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     tmp_path: Path,
 ) -> None:
     """12 prompts in shards of 4: the engine fails in the third; only that one is drawn again."""
-    drawn: list[str] = []
+    sampled: list[str] = []
 
     def failing(conversation: Conversation, sample: int, seed: int) -> Reply:
-        drawn.append(conversation[-1]["content"])
-        if len(drawn) == 9:
+        sampled.append(conversation[-1]["content"])
+        if len(sampled) == 9:
             raise EngineError("the power went")
         return script(conversation, sample, seed)
 
@@ -131,15 +131,15 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(
     )  # fmt: skip
     with pytest.raises(CommandError, match="the power went"):
         installation.run(*arguments)
-    assert drawn[:8] == [f"prompt {n}?" for n in range(8)]
-    drawn.clear()
-    drawn += ["not the ninth"] * 9
+    assert sampled[:8] == [f"prompt {n}?" for n in range(8)]
+    sampled.clear()
+    sampled += ["not the ninth"] * 9
     installation.run(*arguments)
-    asked = [text for text in drawn[9:] if text.startswith("prompt")]
+    asked = [text for text in sampled[9:] if text.startswith("prompt")]
     assert asked == [f"prompt {n}?" for n in range(8, 12)]
-    drawn.clear()
+    sampled.clear()
     installation.run(*arguments)
-    assert drawn == []
+    assert sampled == []
 
 
 def test_another_seed_or_judge_is_asked_anew(

@@ -53,7 +53,7 @@ def create(installation: Installation) -> tuple[Opened, list[str]]:
     return experiment, said
 
 
-def find_drawn(installation: Installation) -> list[Path]:
+def find_sampled(installation: Installation) -> list[Path]:
     return [
         *installation.artifacts.glob("mine/iteration-1/responses/*"),
         *installation.artifacts.glob("mine/iteration-1/probe/*"),
@@ -74,7 +74,7 @@ def test_a_model_that_only_files_were_checked_of_is_checked_before_anything_is_d
     assert iteration.status == RunStatus.NEEDS_ATTENTION
     assert "model.safetensors: no tensor for 1 parameter" in iteration.message
     assert "download the weights again" in iteration.message
-    assert not find_drawn(installation)
+    assert not find_sampled(installation)
 
 
 @pytest.mark.usefixtures("without_libraries")
@@ -86,7 +86,7 @@ def test_a_worker_without_libraries_draws_nothing_from_an_unchecked_model(
     with pytest.raises(CommandError, match="this worker has no model libraries"):
         installation.run(*RUN)
     assert Iteration.objects.get().status == RunStatus.NEEDS_ATTENTION
-    assert not find_drawn(installation)
+    assert not find_sampled(installation)
 
 
 def test_settings_that_the_model_cannot_bear_are_refused_when_they_are_changed(
@@ -126,7 +126,7 @@ def test_a_change_that_nobody_could_check_is_checked_by_the_next_stage(
     with pytest.raises(CommandError, match=r"set training\.max_length to") as caught:
         installation.run(*RUN)
     assert caught.value.returncode == 7
-    assert not find_drawn(installation)
+    assert not find_sampled(installation)
 
 
 def request_change(change: str) -> Job:

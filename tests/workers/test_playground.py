@@ -325,9 +325,9 @@ def test_a_real_model_reads_the_whole_conversation(
     ]
     folder, recipe = experiment.get_model(0).folder, experiment.recipe.engine
     engine = ENGINE_LOADERS["transformers"](folder, recipe, None)
-    drawn = engine.sample([told, told[2:]], 1, sampling=SamplingParams(0.0, 1.0, 24), seed=0)
+    sampled = engine.sample([told, told[2:]], 1, sampling=SamplingParams(0.0, 1.0, 24), seed=0)
     engine.close()
-    whole, last_message_alone = (completions[0].text for completions in drawn)
+    whole, last_message_alone = (completions[0].text for completions in sampled)
     assert texts_of(second)[0] == whole != last_message_alone
     assert len(second.outcome["judgments"]) == 1
 

@@ -206,7 +206,7 @@ class EngineHost:
         """
         self._prepare("engine", model, groups)
         answer = self._exchange(request, on_message, can_continue, every_seconds)
-        return [[Completion(**drawn) for drawn in replies] for replies in answer["finished"]]
+        return [[Completion(**sampled) for sampled in replies] for replies in answer["finished"]]
 
     def _exchange(
         self,

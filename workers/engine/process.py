@@ -124,14 +124,16 @@ def sample_completions(request: dict[str, Any], resources: StageResources) -> di
     """Sample completions from one of an experiment's models, which stays loaded."""
     experiment = _open_experiment(request)
     engine = resources.get_engine(experiment.get_model(request["number"]), experiment.recipe.engine)
-    drawn = engine.sample(
+    sampled = engine.sample(
         request["conversations"],
         request["samples"],
         sampling=_complete_sampling(experiment, request["sampling"]),
         seed=request["seed"],
         progress=resources.progress,
     )
-    return {"finished": [[_to_message(completion) for completion in replies] for replies in drawn]}
+    return {
+        "finished": [[_to_message(completion) for completion in replies] for replies in sampled]
+    }
 
 
 def _complete_sampling(experiment: Experiment, asked: dict[str, Any]) -> SamplingParams:

@@ -26,16 +26,16 @@ def create_audit_batch(job: Job) -> dict[str, Any]:
 
     if "keys" in payload:
         kind, keys, part = payload["kind"], payload["keys"], payload.get("part")
-        drawn = pick_items(job.experiment, number, kind, keys, part=part, say=say)
+        sampled = pick_items(job.experiment, number, kind, keys, part=part, say=say)
     else:
-        drawn = sample_batch(job.experiment, number, read_plan(payload), say=say)
+        sampled = sample_batch(job.experiment, number, read_plan(payload), say=say)
     with transaction.atomic():
         row = Job.objects.select_for_update().get(pk=job.pk)
         if "batch" not in row.outcome:
             if "keys" in payload:
-                batch = add_picked_items(drawn, by=job.created_by)
+                batch = add_picked_items(sampled, by=job.created_by)
             else:
-                batch = save_batch(drawn, by=job.created_by, auditors=read_auditors(payload))
+                batch = save_batch(sampled, by=job.created_by, auditors=read_auditors(payload))
             row.outcome = {"batch": batch.pk}
             row.save(update_fields=["outcome"])
     outcome: dict[str, Any] = row.outcome

@@ -40,7 +40,7 @@ def require_model_checked(context: IterationContext) -> None:
     first_key = hash_checked_settings(context.began.recipe)
     if is_checked(store, layout, key=key, first_key=first_key):
         return
-    if key == first_key and _has_drawn(context):
+    if key == first_key and _has_sampled(context):
         return
     if not can_check_here():
         raise NeedsAttentionError(
@@ -78,7 +78,7 @@ def require_savable(context: IterationContext) -> None:
         raise NeedsAttentionError(str(error)) from error
 
 
-def _has_drawn(context: IterationContext) -> bool:
+def _has_sampled(context: IterationContext) -> bool:
     return context.number > 1 or any(
         made.stage == GENERATE.name for made in context.files.list_manifests()
     )

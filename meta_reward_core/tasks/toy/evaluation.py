@@ -141,18 +141,18 @@ def _list_judge_items(judged: "JudgedItems") -> list[ItemResult]:
 def _measure_actor(
     engine: Engine,
     instructions: Sequence[str],
-    drawn: Sequence[str],
+    sampled: Sequence[str],
     sampling: SamplingParams,
     *,
     seed: int,
 ) -> MetricRows:
     greedy = SamplingParams(temperature=0.0, top_p=1.0, max_new_tokens=sampling.max_new_tokens)
     most_likely = _generate_responses(engine, instructions, greedy, seed=seed)
-    for name, answers in (("true_quality", drawn), ("true_quality_greedy", most_likely)):
+    for name, answers in (("true_quality", sampled), ("true_quality_greedy", most_likely)):
         qualities = map(ground_truth.compute_true_quality, instructions, answers)
         yield name, fmean(qualities), len(instructions)
-    yield "length_chars", fmean(map(len, drawn)), len(instructions)
-    yield "length_words", fmean(len(answer.split()) for answer in drawn), len(instructions)
+    yield "length_chars", fmean(map(len, sampled)), len(instructions)
+    yield "length_words", fmean(len(answer.split()) for answer in sampled), len(instructions)
 
 
 def _generate_responses(

@@ -48,8 +48,8 @@ class Counted:
 
 def test_what_is_kept_is_not_drawn_again_and_no_model_is_loaded(tmp_path: Path) -> None:
     first, second = Counted(tmp_path), Counted(tmp_path)
-    drawn = first.engine.sample(talks(5), 3, sampling=SAMPLING, seed=1)
-    assert second.engine.sample(talks(5), 3, sampling=SAMPLING, seed=1) == drawn
+    sampled = first.engine.sample(talks(5), 3, sampling=SAMPLING, seed=1)
+    assert second.engine.sample(talks(5), 3, sampling=SAMPLING, seed=1) == sampled
     assert (first.calls, second.calls, second.loads) == (15, 0, [])
 
 
@@ -86,12 +86,12 @@ def test_whole_calls_are_the_very_draws_of_the_engine_below(tmp_path: Path) -> N
     told: list[tuple[int, int]] = []
     for loads in (1, 0):
         kept = Counted(tmp_path, shard=None)
-        drawn = kept.engine.sample(
+        sampled = kept.engine.sample(
             talks(5), 3, sampling=SAMPLING, seed=7, progress=lambda *done: told.append(done)
         )
-        assert drawn == plain.sample(talks(5), 3, sampling=SAMPLING, seed=7)
+        assert sampled == plain.sample(talks(5), 3, sampling=SAMPLING, seed=7)
         assert len(kept.loads) == loads
-    assert told[-1] == (15, sum(one.tokens for row in drawn for one in row))
+    assert told[-1] == (15, sum(one.tokens for row in sampled for one in row))
 
 
 def test_token_ids_are_kept_where_they_are_asked_for_and_else_not_even_the_first_time(
@@ -117,11 +117,11 @@ def test_token_ids_are_kept_where_they_are_asked_for_and_else_not_even_the_first
 
 
 def test_a_damaged_shard_is_drawn_again(tmp_path: Path) -> None:
-    drawn = Counted(tmp_path).engine.sample(talks(2), 1, sampling=SAMPLING, seed=1)
+    sampled = Counted(tmp_path).engine.sample(talks(2), 1, sampling=SAMPLING, seed=1)
     (file,) = tmp_path.iterdir()
     file.write_text(file.read_text().replace("say 0", "say 9"))
     again = Counted(tmp_path)
-    assert again.engine.sample(talks(2), 1, sampling=SAMPLING, seed=1) == drawn
+    assert again.engine.sample(talks(2), 1, sampling=SAMPLING, seed=1) == sampled
     assert again.calls == 2
 
 

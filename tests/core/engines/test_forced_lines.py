@@ -59,10 +59,10 @@ def engine(folder: Path) -> TransformersEngine:
 
 def draw(engine: TransformersEngine, texts: Sequence[str], n: int) -> list[ForcedLineRequest]:
     sampling = SamplingParams(1.0, 1.0, 9)
-    drawn = engine.sample([ask(text) for text in texts], n, sampling=sampling, seed=5)
+    sampled = engine.sample([ask(text) for text in texts], n, sampling=sampling, seed=5)
     return [
         ForcedLineRequest(ask(text), completion, len(completion.text))
-        for text, row in zip(texts, drawn, strict=True)
+        for text, row in zip(texts, sampled, strict=True)
         for completion in row
     ]
 

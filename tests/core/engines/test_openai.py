@@ -55,16 +55,16 @@ def engine_of(server: MisbehavingServer, **settings: Any) -> OpenAiEngine:
 
 
 def draw_one(server: MisbehavingServer, **settings: Any) -> Completion:
-    [[drawn]] = engine_of(server, **settings).sample([user("hi")], 1, sampling=WARM, seed=1)
-    return drawn
+    [[sampled]] = engine_of(server, **settings).sample([user("hi")], 1, sampling=WARM, seed=1)
+    return sampled
 
 
 def test_each_conversation_gets_its_own_completions_in_order(server: MisbehavingServer) -> None:
     engine: Engine = engine_of(server)
     names = ["d", "a", "c", "b"]
-    drawn = engine.sample([user(name) for name in names], 3, sampling=WARM, seed=5)
-    assert [[c.text.split()[0] for c in row] for row in drawn] == [[name] * 3 for name in names]
-    assert len({c.text for row in drawn for c in row}) == 12
+    sampled = engine.sample([user(name) for name in names], 3, sampling=WARM, seed=5)
+    assert [[c.text.split()[0] for c in row] for row in sampled] == [[name] * 3 for name in names]
+    assert len({c.text for row in sampled for c in row}) == 12
 
 
 def test_a_request_says_how_tokens_are_drawn(server: MisbehavingServer) -> None:
@@ -169,8 +169,8 @@ def test_a_storm_of_429_is_weathered(server: MisbehavingServer) -> None:
     server.coming = [failing(429)] * 30
     conversations = [user(str(at)) for at in range(20)]
     engine = engine_of(server, attempts=12)
-    drawn = engine.sample(conversations, 2, sampling=WARM, seed=1)
-    assert [len(row) for row in drawn] == [2] * 20
+    sampled = engine.sample(conversations, 2, sampling=WARM, seed=1)
+    assert [len(row) for row in sampled] == [2] * 20
     assert len(server.requests) == 50
 
 
@@ -268,10 +268,10 @@ def test_a_prompt_that_is_too_long_is_refused_and_the_others_are_not(
 ) -> None:
     server.coming = [refusal]
     engine = engine_of(server, concurrency=1)
-    drawn = engine.sample([user("a long one"), user("b")], 2, sampling=WARM, seed=1)
-    assert [(c.text, c.tokens, c.finish_reason) for c in drawn[0]] == [("", 0, "refused")] * 2
-    assert "too long" in str(drawn[0][0].refusal)
-    assert [c.finish_reason for c in drawn[1]] == ["stop", "stop"]
+    sampled = engine.sample([user("a long one"), user("b")], 2, sampling=WARM, seed=1)
+    assert [(c.text, c.tokens, c.finish_reason) for c in sampled[0]] == [("", 0, "refused")] * 2
+    assert "too long" in str(sampled[0][0].refusal)
+    assert [c.finish_reason for c in sampled[1]] == ["stop", "stop"]
     assert len(server.requests) == 2
 
 
@@ -302,9 +302,9 @@ def test_every_provider_says_in_its_own_words_that_a_prompt_is_too_long(
     server: MisbehavingServer, status: int, words: str
 ) -> None:
     server.coming = [failing(status, words)]
-    drawn = draw_one(server)
-    assert (drawn.finish_reason, len(server.requests)) == ("refused", 1)
-    assert "too long" in str(drawn.refusal)
+    sampled = draw_one(server)
+    assert (sampled.finish_reason, len(server.requests)) == ("refused", 1)
+    assert "too long" in str(sampled.refusal)
 
 
 @pytest.mark.parametrize(
@@ -364,20 +364,20 @@ def test_a_prompt_that_the_server_cannot_take_does_not_cost_the_others(
 
     server.usually = behave
     engine = engine_of(server, attempts=10)
-    drawn = engine.sample([user(str(at)) for at in range(100)], 2, sampling=WARM, seed=1)
-    refused = [at for at, row in enumerate(drawn) if row[0].finish_reason == "refused"]
+    sampled = engine.sample([user(str(at)) for at in range(100)], 2, sampling=WARM, seed=1)
+    refused = [at for at, row in enumerate(sampled) if row[0].finish_reason == "refused"]
     assert refused == [17, 71]
-    assert all(len(row) == 2 for row in drawn)
-    assert drawn[17][0].refusal
+    assert all(len(row) == 2 for row in sampled)
+    assert sampled[17][0].refusal
 
 
 def test_a_busy_server_does_not_hide_that_a_prompt_is_at_fault(server: MisbehavingServer) -> None:
     """The last of four attempts meets a 429, the others an answer without content."""
     server.coming = [without_content, without_content, without_content, failing(429)]
     engine = engine_of(server, attempts=4, concurrency=1)
-    drawn = engine.sample([user("bad"), user("good")], 1, sampling=WARM, seed=1)
-    assert [row[0].finish_reason for row in drawn] == ["refused", "stop"]
-    assert "a reply that is not text" in str(drawn[0][0].refusal)
+    sampled = engine.sample([user("bad"), user("good")], 1, sampling=WARM, seed=1)
+    assert [row[0].finish_reason for row in sampled] == ["refused", "stop"]
+    assert "a reply that is not text" in str(sampled[0][0].refusal)
 
 
 def test_where_a_plain_prompt_is_answered_many_bad_prompts_do_not_cost_the_others(
@@ -395,8 +395,8 @@ def test_where_a_plain_prompt_is_answered_many_bad_prompts_do_not_cost_the_other
 
     server.usually = behave
     engine = engine_of(server, attempts=2)
-    drawn = engine.sample([user(str(at)) for at in range(10)], 1, sampling=WARM, seed=1)
-    assert [row[0].finish_reason for row in drawn] == ["refused"] * 7 + ["stop"] * 3
+    sampled = engine.sample([user(str(at)) for at in range(10)], 1, sampling=WARM, seed=1)
+    assert [row[0].finish_reason for row in sampled] == ["refused"] * 7 + ["stop"] * 3
     plain = [sent for sent in server.requests if sent["messages"][0]["content"] == PLAIN_PROMPT]
     assert 1 <= len(plain) <= 4
 
@@ -416,16 +416,16 @@ def test_a_prompt_is_refused_that_leaves_too_little_room_for_the_reply(
         body = json.loads(completion(["shortened"]))
         body["usage"]["prompt_tokens"] = prompt_tokens
         server.coming = [saying(json.dumps(body).encode())]
-        drawn = draw_one(server, context_tokens=100)
-        assert drawn.finish_reason == reason
-        assert ("85 tokens" in str(drawn.refusal)) == (reason == "refused")
+        sampled = draw_one(server, context_tokens=100)
+        assert sampled.finish_reason == reason
+        assert ("85 tokens" in str(sampled.refusal)) == (reason == "refused")
 
 
 def test_a_reply_that_the_server_withholds_is_refused(server: MisbehavingServer) -> None:
     server.coming = [saying(completion([""], ended="content_filter"))]
-    drawn = draw_one(server)
-    assert drawn.finish_reason == "refused"
-    assert "content filter" in str(drawn.refusal)
+    sampled = draw_one(server)
+    assert sampled.finish_reason == "refused"
+    assert "content filter" in str(sampled.refusal)
 
 
 @pytest.mark.parametrize(
@@ -501,8 +501,8 @@ def test_the_ids_of_an_outside_model_mean_something_else_to_ours_and_are_left_ou
     server: MisbehavingServer,
 ) -> None:
     server.usually = listing([1, 2, 3])
-    drawn = draw_one(server)
-    assert (drawn.tokens, drawn.token_ids) == (3, None)
+    sampled = draw_one(server)
+    assert (sampled.tokens, sampled.token_ids) == (3, None)
 
 
 @pytest.mark.parametrize("ids", [None, "1 2", [1, -1], [1, 2**31], [1.0], [True], ["1"], [None]])
@@ -586,8 +586,8 @@ def test_log_probabilities_are_asked_for_and_read_only_on_request(
     content = [told("Better:", ("Better:", 0.0)), told(" A", (" B", -2.5), (" A", -0.1))]
     server.usually = saying(with_logprobs(content))
     asking = SamplingParams(temperature=0, top_p=1, max_new_tokens=16, alternatives=5)
-    [[drawn]] = engine_of(server).sample([user("hi")], 1, sampling=asking, seed=1)
-    assert drawn.choices == (
+    [[sampled]] = engine_of(server).sample([user("hi")], 1, sampling=asking, seed=1)
+    assert sampled.choices == (
         TokenChoice("Better:", (("Better:", 0.0),)),
         TokenChoice(" A", ((" A", -0.1), (" B", -2.5))),
     )
@@ -615,8 +615,8 @@ def test_log_probabilities_of_another_form_are_not_used(
     server: MisbehavingServer, content: Any
 ) -> None:
     server.usually = saying(with_logprobs(content))
-    drawn = draw_one(server)
-    assert (drawn.text, drawn.choices) == ("Better: A", None)
+    sampled = draw_one(server)
+    assert (sampled.text, sampled.choices) == ("Better: A", None)
 
 
 def test_a_key_that_comes_back_among_tokens_is_hidden(
@@ -624,5 +624,5 @@ def test_a_key_that_comes_back_among_tokens_is_hidden(
 ) -> None:
     monkeypatch.setenv("SOME_KEY", KEY)
     server.usually = saying(with_logprobs([told(KEY, (KEY, -1.0))]))
-    drawn = draw_one(server, key_env="SOME_KEY")
-    assert drawn.choices == (TokenChoice("[key]", (("[key]", -1.0),)),)
+    sampled = draw_one(server, key_env="SOME_KEY")
+    assert sampled.choices == (TokenChoice("[key]", (("[key]", -1.0),)),)

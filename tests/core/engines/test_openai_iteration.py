@@ -71,10 +71,10 @@ class Provider:
             return
         sampling = SamplingParams(body["temperature"], body["top_p"], body["max_tokens"])
         script = ScriptedEngine(make_fake_reply)
-        [drawn] = script.sample(
+        [sampled] = script.sample(
             [body["messages"]], body["n"], sampling=sampling, seed=body.get("seed", 0)
         )
-        exchange.answer(200, completion([one.text for one in drawn]))
+        exchange.answer(200, completion([one.text for one in sampled]))
 
     def find_trouble(self, asked: str) -> Behaviour | None:
         with self.lock:

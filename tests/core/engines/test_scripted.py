@@ -23,12 +23,12 @@ def echo(conversation: Conversation, index: int, seed: int) -> Reply:
 
 def test_each_sample_of_each_conversation_is_asked_for() -> None:
     engine: Engine = ScriptedEngine(echo)
-    drawn = engine.sample([HELLO, BYE], 2, sampling=SAMPLING, seed=9)
-    assert [[c.text for c in row] for row in drawn] == [
+    sampled = engine.sample([HELLO, BYE], 2, sampling=SAMPLING, seed=9)
+    assert [[c.text for c in row] for row in sampled] == [
         ["hello 0 9", "hello 1 9"],
         ["bye 0 9", "bye 1 9"],
     ]
-    assert drawn[0][0] == Completion(text="hello 0 9", tokens=3, finish_reason="stop")
+    assert sampled[0][0] == Completion(text="hello 0 9", tokens=3, finish_reason="stop")
 
 
 def test_a_long_reply_is_cut_off_at_the_token_limit() -> None:

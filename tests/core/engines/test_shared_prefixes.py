@@ -110,9 +110,9 @@ def test_a_model_that_cannot_share_says_so_and_draws_all_the_same(
     assert "Prefixes are not shared" in caplog.text
     assert model.config._attn_implementation == before
     conversation: Conversation = [{"role": "user", "content": "one two"}]
-    [drawn] = engine.sample([conversation], 3, sampling=SamplingParams(0.0, 1.0, 5), seed=0)
-    assert len({completion.text for completion in drawn}) == 1
-    assert drawn[0].tokens
+    [sampled] = engine.sample([conversation], 3, sampling=SamplingParams(0.0, 1.0, 5), seed=0)
+    assert len({completion.text for completion in sampled}) == 1
+    assert sampled[0].tokens
 
 
 def test_a_model_whose_attention_computes_something_else_is_not_shared(

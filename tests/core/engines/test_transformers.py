@@ -95,8 +95,8 @@ def test_at_temperature_zero_it_says_what_generate_says(
     folder: Path, expected: list[tuple[str, int]], max_batch_tokens: int
 ) -> None:
     engine = load(folder, max_batch_tokens=max_batch_tokens)
-    drawn = engine.sample(CONVERSATIONS, 2, sampling=GREEDY, seed=0)
-    assert [[(c.text, c.tokens) for c in row] for row in drawn] == [[e, e] for e in expected]
+    sampled = engine.sample(CONVERSATIONS, 2, sampling=GREEDY, seed=0)
+    assert [[(c.text, c.tokens) for c in row] for row in sampled] == [[e, e] for e in expected]
     assert len(set(expected)) > 2, "the models under test should not all say the same"
 
 
@@ -104,8 +104,8 @@ def test_generate_says_the_same_at_temperature_zero(
     folder: Path, expected: list[tuple[str, int]]
 ) -> None:
     engine = load(folder, max_batch_tokens=150, decoding="generate")
-    drawn = engine.sample(CONVERSATIONS, 2, sampling=GREEDY, seed=0)
-    assert [[(c.text, c.tokens) for c in row] for row in drawn] == [[e, e] for e in expected]
+    sampled = engine.sample(CONVERSATIONS, 2, sampling=GREEDY, seed=0)
+    assert [[(c.text, c.tokens) for c in row] for row in sampled] == [[e, e] for e in expected]
 
 
 def test_a_gpu_decodes_by_generate_unless_the_recipe_says_otherwise() -> None:
@@ -124,9 +124,9 @@ def test_generate_reads_no_sampling_values_of_the_model(llama_folder: Path, tmp_
     engine = load(tmp_path / "model", decoding="generate")
     engine._end_ids = plain._end_ids
     before = torch.get_rng_state()
-    drawn = engine.sample(CONVERSATIONS, 8, sampling=WARM, seed=5)
-    assert len({c.text for c in drawn[0]}) > 1
-    assert drawn == plain.sample(CONVERSATIONS, 8, sampling=WARM, seed=5)
+    sampled = engine.sample(CONVERSATIONS, 8, sampling=WARM, seed=5)
+    assert len({c.text for c in sampled[0]}) > 1
+    assert sampled == plain.sample(CONVERSATIONS, 8, sampling=WARM, seed=5)
     assert torch.equal(before, torch.get_rng_state()), "the randomness of others is left alone"
 
 
@@ -143,18 +143,18 @@ def test_the_same_seed_gives_the_same_completions(llama_folder: Path, decoding: 
 
 
 def test_samples_of_equal_conversations_differ(llama_folder: Path) -> None:
-    drawn = load(llama_folder).sample(CONVERSATIONS, 3, sampling=WARM, seed=0)
-    assert len(drawn) == len(CONVERSATIONS)
-    assert all(len(row) == 3 for row in drawn)
-    assert drawn[0] != drawn[4], "two equal conversations share a prefill, not their samples"
+    sampled = load(llama_folder).sample(CONVERSATIONS, 3, sampling=WARM, seed=0)
+    assert len(sampled) == len(CONVERSATIONS)
+    assert all(len(row) == 3 for row in sampled)
+    assert sampled[0] != sampled[4], "two equal conversations share a prefill, not their samples"
 
 
 @both_ways
 def test_a_reply_ends_at_any_end_token_and_counts_it(
     llama_folder: Path, decoding: Decoding
 ) -> None:
-    drawn = load(llama_folder, decoding=decoding).sample(CONVERSATIONS, 40, sampling=WARM, seed=0)
-    completions = [completion for row in drawn for completion in row]
+    sampled = load(llama_folder, decoding=decoding).sample(CONVERSATIONS, 40, sampling=WARM, seed=0)
+    completions = [completion for row in sampled for completion in row]
     ended = [c for c in completions if c.finish_reason == "stop"]
     cut = [c for c in completions if c.finish_reason == "length"]
     assert ended
@@ -169,8 +169,8 @@ def test_the_ids_are_those_of_the_drawn_tokens_with_the_end_token(
 ) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(llama_folder, local_files_only=True)
     engine = load(llama_folder, decoding=decoding)
-    drawn = engine.sample(CONVERSATIONS, 40, sampling=WARM, seed=0)
-    for completion in (completion for row in drawn for completion in row):
+    sampled = engine.sample(CONVERSATIONS, 40, sampling=WARM, seed=0)
+    for completion in (completion for row in sampled for completion in row):
         ids = completion.token_ids
         assert ids is not None
         assert ids.itemsize == 4
@@ -184,11 +184,11 @@ def test_the_ids_are_those_of_the_drawn_tokens_with_the_end_token(
 def test_a_prompt_that_leaves_too_little_room_is_refused_with_a_reason(llama_folder: Path) -> None:
     engine = load(llama_folder, limit=32)
     fits, refused = user("one two"), user(" ".join(["one"] * 20))
-    drawn = engine.sample([refused, fits], 2, sampling=WARM, seed=0)
-    assert {c.finish_reason for c in drawn[1]} <= {"stop", "length"}
-    assert [(c.text, c.tokens, c.finish_reason) for c in drawn[0]] == [("", 0, "refused")] * 2
-    assert "23 tokens" in str(drawn[0][0].refusal)
-    assert "32 tokens" in str(drawn[0][0].refusal)
+    sampled = engine.sample([refused, fits], 2, sampling=WARM, seed=0)
+    assert {c.finish_reason for c in sampled[1]} <= {"stop", "length"}
+    assert [(c.text, c.tokens, c.finish_reason) for c in sampled[0]] == [("", 0, "refused")] * 2
+    assert "23 tokens" in str(sampled[0][0].refusal)
+    assert "32 tokens" in str(sampled[0][0].refusal)
 
 
 def test_the_models_own_limit_refuses_too(llama_folder: Path) -> None:
@@ -229,10 +229,10 @@ def test_progress_is_reported_while_a_batch_is_decoded(
 ) -> None:
     seen: list[tuple[int, int]] = []
     engine = load(llama_folder, max_batch_tokens=150, decoding=decoding)
-    drawn = engine.sample(
+    sampled = engine.sample(
         CONVERSATIONS, 4, sampling=GREEDY, seed=0, progress=lambda *at: seen.append(at)
     )
-    tokens = sum(c.tokens for row in drawn for c in row)
+    tokens = sum(c.tokens for row in sampled for c in row)
     assert seen[-1] == (len(CONVERSATIONS) * 4, tokens)
     assert seen == sorted(seen)
     assert len(seen) > len(CONVERSATIONS)

@@ -84,9 +84,9 @@ def test_the_standard_error_of_three_values() -> None:
 
 
 def test_every_bootstrap_round_draws_as_many_as_there_are() -> None:
-    drawn = resample_counts(7, 50, np.random.default_rng(0))
-    assert drawn.shape == (50, 7)
-    assert (drawn.sum(axis=1) == 7).all()
+    sampled = resample_counts(7, 50, np.random.default_rng(0))
+    assert sampled.shape == (50, 7)
+    assert (sampled.sum(axis=1) == 7).all()
 
 
 def test_a_band_is_between_percentiles() -> None:

@@ -166,13 +166,13 @@ class StepEngine(ScriptedEngine):
         seed: int,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
-        drawn = super().sample(conversations, n, sampling=sampling, seed=seed)
+        sampled = super().sample(conversations, n, sampling=sampling, seed=seed)
         rows = len(conversations) * n
-        for step in range(max(one.tokens for row in drawn for one in row)):
+        for step in range(max(one.tokens for row in sampled for one in row)):
             self.clock.now += self.seconds_per_step
             if progress is not None:
                 progress(0, rows * (step + 1))
-        return drawn
+        return sampled
 
 
 @pytest.mark.parametrize("seconds_per_step", [0.1, 0.5, 2.0, 60.0])

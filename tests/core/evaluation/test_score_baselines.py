@@ -30,8 +30,8 @@ def test_intervals_of_entropy_hold_the_true_one() -> None:
     truth = _compute_entropy(0.3)
     held = 0
     for _ in range(60):
-        drawn = {f"p{n}": [float(rng.random() < 0.3)] for n in range(150)}
-        metric = measure_score_entropy(drawn)
+        sampled = {f"p{n}": [float(rng.random() < 0.3)] for n in range(150)}
+        metric = measure_score_entropy(sampled)
         held += (metric.low or 0.0) <= truth <= (metric.high or 0.0)
     assert held >= 50
 

@@ -339,12 +339,12 @@ def test_the_response_with_the_largest_variance_is_meta_judged() -> None:
 def test_equal_variances_are_drawn_by_the_seed_and_not_by_the_order() -> None:
     scores = [scored(sample, 3.0, 5, variance=2.0 + sample * 1e-15) for sample in range(4)]
     scores.append(scored(9, 3.0, 5, variance=1.0))
-    drawn = [select_most_varied_response(scores, rng=random.Random(seed)) for seed in range(40)]
+    sampled = [select_most_varied_response(scores, rng=random.Random(seed)) for seed in range(40)]
     turned = [
         select_most_varied_response(scores[::-1], rng=random.Random(seed)) for seed in range(40)
     ]
-    assert drawn == turned
-    assert {s.response_id for s in drawn if isinstance(s, ResponseScore)} == {
+    assert sampled == turned
+    assert {s.response_id for s in sampled if isinstance(s, ResponseScore)} == {
         "r0",
         "r1",
         "r2",

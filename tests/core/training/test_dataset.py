@@ -90,9 +90,9 @@ def test_each_side_of_a_pair_has_the_tokens_of_its_own_completion(
     assert {row["kind"] for row in rows} == {"actor", "judge"}
     for row in rows:
         for side in ("chosen", "rejected"):
-            drawn = row[f"{side}_drawn"]
-            assert "".join(map(chr, drawn["token_ids"][:-1])) == row[side][0]["content"]
-            assert drawn["finish_reason"] == "stop"
+            sampled = row[f"{side}_drawn"]
+            assert "".join(map(chr, sampled["token_ids"][:-1])) == row[side][0]["content"]
+            assert sampled["finish_reason"] == "stop"
 
 
 def test_peoples_pairs_have_the_tokens_of_the_iteration_that_drew_them(

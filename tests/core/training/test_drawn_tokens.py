@@ -21,8 +21,8 @@ from meta_reward_core.training.dpo import train_dpo
 from meta_reward_core.training.result import TrainingOutcome
 from meta_reward_core.training.row_encoding import EncodedRow, RowEncoder
 from meta_reward_core.training.row_types import (
-    DrawnTokens,
     PreferenceRow,
+    SampledTokens,
     SftRow,
     TokenSources,
     TrainingRow,
@@ -55,7 +55,7 @@ ASKED = [
 WARM = SamplingParams(temperature=1.2, top_p=1.0, max_new_tokens=8)
 
 
-def to_drawn(completion: Completion) -> DrawnTokens:
+def to_sampled(completion: Completion) -> SampledTokens:
     assert completion.token_ids is not None
     return {
         "token_ids": completion.token_ids.tolist(),
@@ -69,7 +69,7 @@ def draw_rows(folder: Path) -> list[PreferenceRow]:
         folder, dtype="float32", device="cpu", threads=1, max_batch_tokens=4096, max_model_len=None
     )
     asked: list[Conversation] = [[{"role": "user", "content": text}] for text in ASKED]
-    drawn = engine.sample(asked, 4, sampling=WARM, seed=1)
+    sampled = engine.sample(asked, 4, sampling=WARM, seed=1)
     return [
         {
             "prompt": prompt,
@@ -77,10 +77,10 @@ def draw_rows(folder: Path) -> list[PreferenceRow]:
             "rejected": [{"role": "assistant", "content": second.text}],
             "kind": "actor",
             "prompt_id": f"p{number}",
-            "chosen_drawn": to_drawn(first),
-            "rejected_drawn": to_drawn(second),
+            "chosen_drawn": to_sampled(first),
+            "rejected_drawn": to_sampled(second),
         }
-        for number, (prompt, completions) in enumerate(zip(asked, drawn, strict=True))
+        for number, (prompt, completions) in enumerate(zip(asked, sampled, strict=True))
         for first, second in (completions[:2], completions[2:])
     ]
 
@@ -158,7 +158,7 @@ def test_trained_ids_are_the_drawn_ids(architecture: str, chat: str, tmp_path: P
     )
     wanted = [row[side] for row in rows for side in ("chosen_drawn", "rejected_drawn")]
     assert outcome.refused == []
-    assert outcome.tokens.drawn == outcome.rows_trained == len(rows) == 12
+    assert outcome.tokens.sampled == outcome.rows_trained == len(rows) == 12
     assert sorted(ids for _, ids in trained) == sorted(one["token_ids"] for one in wanted)
     assert outcome.tokens.not_canonical > len(rows) / 2
     asked = [
@@ -177,7 +177,7 @@ def test_trained_ids_are_the_drawn_ids(architecture: str, chat: str, tmp_path: P
     assert sorted(ids for _, ids in trained) == sorted(
         row["chosen_drawn"]["token_ids"] for row in rows
     )
-    assert tuned.tokens.drawn == len(rows)
+    assert tuned.tokens.sampled == len(rows)
     for made in (tmp_path / "dpo", tmp_path / "sft"):
         check_model_folder(made, allowed_roots=[tmp_path])
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -198,7 +198,7 @@ def make_row(
 ) -> PreferenceRow:
     """A pair with the tokens that the tokenizer makes of its texts, as if they were drawn."""
     end = [] if cut_off else [tokenizer.eos_token_id]
-    drawn = [
+    sampled = [
         {
             "token_ids": tokenizer(text, add_special_tokens=False)["input_ids"] + end,
             "finish_reason": "length" if cut_off else "stop",
@@ -211,8 +211,8 @@ def make_row(
         "rejected": [{"role": "assistant", "content": texts[1]}],
         "kind": "actor",
         "prompt_id": "p",
-        "chosen_drawn": drawn[0],
-        "rejected_drawn": drawn[1],
+        "chosen_drawn": sampled[0],
+        "rejected_drawn": sampled[1],
     }
     made: PreferenceRow = row | more
     return made
@@ -247,7 +247,7 @@ def test_rows_without_stored_tokens_are_tokenised_as_trl_tokenises_them(chat: st
         ours = encode(tokenizer, row)
         assert ours.prompt_ids == theirs["prompt_ids"]
         assert ours.reply_ids == [theirs["chosen_ids"], theirs["rejected_ids"]]
-        assert not ours.is_drawn
+        assert not ours.is_sampled
 
 
 def test_the_same_ids_give_the_same_bytes_whether_drawn_or_rendered(
@@ -255,7 +255,7 @@ def test_the_same_ids_give_the_same_bytes_whether_drawn_or_rendered(
 ) -> None:
     tokenizer = make_tokenizer()
     plain = preference_rows(16)
-    drawn = [
+    sampled = [
         make_row(
             tokenizer,
             prompt=row["prompt"][0]["content"],
@@ -266,7 +266,7 @@ def test_the_same_ids_give_the_same_bytes_whether_drawn_or_rendered(
         for row in plain
     ]
     hashes, sources = [], []
-    for name, rows in (("plain", plain), ("drawn", drawn)):
+    for name, rows in (("plain", plain), ("drawn", sampled)):
         outcome = train_dpo(
             rows,
             start=first_model,
@@ -279,7 +279,7 @@ def test_the_same_ids_give_the_same_bytes_whether_drawn_or_rendered(
         hashes.append(hash_model_folder(tmp_path / name))
         sources.append(outcome.tokens)
     assert hashes[0] == hashes[1]
-    assert sources == [TokenSources(), TokenSources(drawn=16)]
+    assert sources == [TokenSources(), TokenSources(sampled=16)]
 
 
 def test_a_completion_that_was_cut_off_gets_no_end_token() -> None:
@@ -297,7 +297,7 @@ def test_a_list_of_tokens_that_lacks_the_end_token_is_not_trained_on() -> None:
     row = make_row(tokenizer)
     row["rejected_drawn"]["token_ids"].pop()
     encoded = encode(tokenizer, row)
-    assert not encoded.is_drawn
+    assert not encoded.is_sampled
     rendered = encode(tokenizer, without_tokens(row))
     assert (encoded.prompt_ids, encoded.reply_ids) == (rendered.prompt_ids, rendered.reply_ids)
 
@@ -376,7 +376,7 @@ def test_stripped_rows_train_on_the_drawn_tokens_of_the_answer(chat: str, answer
     spelled = tokenizer(answer, add_special_tokens=False)["input_ids"]
     row["chosen"][0]["content"] = row["rejected"][0]["content"] = answer
     encoded = encode(tokenizer, row)
-    assert encoded.is_drawn
+    assert encoded.is_sampled
     assert [tokenizer.decode(ids, skip_special_tokens=True) for ids in encoded.reply_ids] == [
         answer
     ] * 2

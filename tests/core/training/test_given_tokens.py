@@ -45,7 +45,7 @@ def judgments(first_model: Path) -> list[Judgment]:
     return found
 
 
-def to_drawn(judgment: Judgment) -> Any:
+def to_sampled(judgment: Judgment) -> Any:
     assert judgment.token_ids is not None
     assert judgment.injected_at is not None
     return {
@@ -62,8 +62,8 @@ def to_row(first: Judgment, second: Judgment, number: int) -> PreferenceRow:
         "rejected": [{"role": "assistant", "content": second.text}],
         "kind": "judge",
         "prompt_id": f"p{number}",
-        "chosen_drawn": to_drawn(first),
-        "rejected_drawn": to_drawn(second),
+        "chosen_drawn": to_sampled(first),
+        "rejected_drawn": to_sampled(second),
     }
 
 
@@ -79,10 +79,10 @@ def test_the_tokens_of_a_forced_judgment_spell_its_text(
     """The line and, of one that ended, its end are given; the value is drawn."""
     tokenizer = AutoTokenizer.from_pretrained(first_model)
     for judgment in judgments:
-        drawn = to_drawn(judgment)
-        text = str(tokenizer.decode(drawn["token_ids"], skip_special_tokens=True))
+        sampled = to_sampled(judgment)
+        text = str(tokenizer.decode(sampled["token_ids"], skip_special_tokens=True))
         assert text.split() == judgment.text.split()
-        given = [drawn["token_ids"][place] for place in drawn["injected_at"]]
+        given = [sampled["token_ids"][place] for place in sampled["injected_at"]]
         ended = judgment.finish_reason == "stop"
         assert str(tokenizer.decode(given)).split() == ["Score:", *(["<eos>"] if ended else [])]
         assert text.split()[-1] in "012345"
@@ -105,9 +105,9 @@ def test_no_loss_counts_given_tokens(rows: list[PreferenceRow], first_model: Pat
         checkpoint=tmp_path / "dpo", scratch=tmp_path / "scratch", seed=5, threads=1,
     )  # fmt: skip
     wanted = sorted(
-        [t for n, t in enumerate(drawn["token_ids"]) if n not in drawn["injected_at"]]
+        [t for n, t in enumerate(sampled["token_ids"]) if n not in sampled["injected_at"]]
         for row in rows
-        for drawn in (row["chosen_drawn"], row["rejected_drawn"])
+        for sampled in (row["chosen_drawn"], row["rejected_drawn"])
     )
     found = sorted(
         [int(t) for t, counts in zip(ids, mask, strict=True) if counts]
@@ -148,11 +148,11 @@ def test_supervised_labels_leave_given_tokens_out(
     encoder = RowEncoder.build_for_model(AutoTokenizer.from_pretrained(first_model), first_model)
     (encoded,) = encoder.encode([row])
     columns = SFT.form.columns(encoded)
-    drawn = row["completion_drawn"]
+    sampled = row["completion_drawn"]
     labels = columns["labels"][len(encoded.prompt_ids) :]
     assert labels == [
-        -100 if place in drawn["injected_at"] else token
-        for place, token in enumerate(drawn["token_ids"])
+        -100 if place in sampled["injected_at"] else token
+        for place, token in enumerate(sampled["token_ids"])
     ]
     assert TINY_SFT.max_length > len(columns["input_ids"])
 
@@ -161,8 +161,8 @@ def test_a_row_whose_given_tokens_are_not_known_by_place_is_refused(
     rows: list[PreferenceRow], first_model: Path, tmp_path: Path
 ) -> None:
     """Its drawn tokens lack their end, so the row would be rendered, line and all."""
-    drawn = dict(rows[0]["chosen_drawn"]) | {"token_ids": [5, 6, 7], "finish_reason": "stop"}
-    bad: Any = dict(rows[0]) | {"chosen_drawn": drawn}
+    sampled = dict(rows[0]["chosen_drawn"]) | {"token_ids": [5, 6, 7], "finish_reason": "stop"}
+    bad: Any = dict(rows[0]) | {"chosen_drawn": sampled}
     encoder = RowEncoder.build_for_model(AutoTokenizer.from_pretrained(first_model), first_model)
     (encoded,) = encoder.encode([bad])
     assert encoded.find_refusal(max_length=10**6) == "given_tokens_cannot_be_left_out"

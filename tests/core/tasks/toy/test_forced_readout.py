@@ -62,10 +62,10 @@ def test_a_limit_that_cuts_its_reasons_off_leaves_no_score_freely_and_one_when_f
 
 def test_an_expected_score_orders_answers_about_as_a_drawn_one(engine: TransformersEngine) -> None:
     expected = measure(engine, "expected")["order_agreement"]
-    drawn = measure(engine, "forced")["order_agreement"]
+    sampled = measure(engine, "forced")["order_agreement"]
     assert expected is not None
-    assert drawn is not None
-    assert abs(expected - drawn) < 0.1
+    assert sampled is not None
+    assert abs(expected - sampled) < 0.1
 
 
 def test_its_verdicts_can_be_forced(engine: TransformersEngine) -> None:
