@@ -122,7 +122,10 @@ def _read_existing_split(folder: Path) -> RowSplit | None:
     except (OSError, ValueError):
         return None
     refused = [RefusedRow(*row) for row in values["refused"]]
-    sources = TokenSources(**values["tokens"])
+    tokens = values["tokens"]
+    if "drawn" in tokens:  # written by version 0.2.0 or earlier
+        tokens = {**tokens, "sampled": tokens.pop("drawn")}
+    sources = TokenSources(**tokens)
     found = RowSplit(values["trained"], values["held_out"], refused, sources)
     return found if counts == [found.trained, found.held_out] else None
 
@@ -158,7 +161,7 @@ class _RowWriter:
 def _list_sources(encoded: EncodedRow) -> list[str]:
     """Return the fields of `TokenSources` that count a row."""
     facts = {
-        "drawn": encoded.is_sampled,
+        "sampled": encoded.is_sampled,
         "not_canonical": not encoded.is_canonical,
         "rewritten": encoded.is_rewritten,
     }
