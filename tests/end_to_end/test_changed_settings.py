@@ -61,11 +61,12 @@ def test_a_generation_config_that_cannot_be_saved_is_mended(site: Site, quiet_si
     recipe = json.loads((quiet_site.artifacts / "tiny/experiment.json").read_text())["recipe"]
     change = f"training.max_length={recipe['training']['max_length']}"
     failed = site.manage("run_iteration", "--experiment", "tiny", "--set", change)
-    assert failed.returncode == 1, failed.stdout
+    assert failed.returncode == 2, failed.stdout
+    assert "generation_config.json: cannot be saved again" in failed.stdout
     assert not (site.artifacts / "tiny/iteration-1/checkpoint").exists()
     config.write_text(whole)
     (model / "README.md").write_text("mended")
-    done = site.manage("run_iteration", "--experiment", "tiny")
+    done = site.manage("run_iteration", "--experiment", "tiny", "--set", change)
     assert done.returncode == 0, done.stdout
     assert list_times(site) == sampled
     assert hash_results(site) == hash_results(quiet_site)

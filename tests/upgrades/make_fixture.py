@@ -50,7 +50,7 @@ def train_dpo(
     (checkpoint / "config.json").write_text("{}")
     log = [{"step": 1, "epoch": 5.0, "loss": 0.69, "rewards/accuracies": 0.5}]
     on_log(log[0])
-    tokens = SimpleNamespace(drawn=0, not_canonical=0, rewritten=0)  # earlier versions ignore them
+    tokens = SimpleNamespace(sampled=0, not_canonical=0, rewritten=0)  # for later versions
     return SimpleNamespace(rows_trained=len(rows), refused=[], kept_step=1, log=log, tokens=tokens)
 
 
