@@ -41,6 +41,7 @@ def start_worker(site: WorkerSite) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.slow
 def test_a_worker_of_an_earlier_version_does_not_start(site: WorkerSite) -> None:
     change_database(
         site,

@@ -29,7 +29,7 @@ _EXAMPLE: Final = """\
 ## Example
 
 Set `TOKEN` to a token with the scope *run*, and write the body of the request into a file, \
-`experiment.json`:
+`launch.json`:
 
 ```json
 {"name": "mine", "recipe": "smoke", "until": 1, "seed": 7, "values": {"actor.samples": 3}}
@@ -38,7 +38,7 @@ Set `TOKEN` to a token with the scope *run*, and write the body of the request i
 Create the experiment. The answer has status 202 and describes a job, with its `id`:
 
 ```
-curl --header "Authorization: Bearer $TOKEN" --json @experiment.json \\
+curl --header "Authorization: Bearer $TOKEN" --json @launch.json \\
     http://127.0.0.1:8000/api/v1/experiments
 ```
 
