@@ -5,18 +5,21 @@ The training hands over folders and receives numbers: it never sees a task or it
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from meta_reward_core.context import IterationContext, ModelRef, StageResources
 from meta_reward_core.errors import TaskError
 from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.tasks.evaluate_stage import make_benchmark_request
 from meta_reward_core.tasks.fixed_items import get_benchmark, load_development_items
-from meta_reward_core.training.checkpoint_candidates import CheckpointScorer
+
+if TYPE_CHECKING:  # the module needs torch, and the site reads the stages without it
+    from meta_reward_core.training.checkpoint_candidates import CheckpointScorer
 
 
 def make_checkpoint_scorer(
     context: IterationContext, resources: StageResources
-) -> CheckpointScorer | None:
+) -> "CheckpointScorer | None":
     """Make the function that scores a candidate; None unless tasks select the checkpoint."""
     if not context.recipe.training.selects_by_tasks:
         return None
