@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pyarrow
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from trl import DPOConfig, SFTConfig
 
 from meta_reward_core.recipes.training_settings import DpoSettings, SftSettings, TrainingSettings
@@ -21,8 +21,8 @@ from meta_reward_core.training.weighting import (
 )
 
 
-class OneDeviceDpoConfig(DPOConfig):
-    """Settings of DPO that keep each process on one device.
+class _OneDevice(TrainingArguments):
+    """Keeps each process on one device.
 
     Given one process and several visible GPUs, the Trainer would copy the model to all of them
     (`nn.DataParallel`) and multiply the batch size of the recipe.
@@ -34,13 +34,12 @@ class OneDeviceDpoConfig(DPOConfig):
         return min(int(super().n_gpu), 1)
 
 
-class OneDeviceSftConfig(SFTConfig):
-    """Settings of SFT that keep each process on one device; see `OneDeviceDpoConfig`."""
+class OneDeviceDpoConfig(_OneDevice, DPOConfig):
+    """Settings of DPO that keep each process on one device."""
 
-    @property
-    def n_gpu(self) -> int:
-        """GPUs of this process: 0 or 1."""
-        return min(int(super().n_gpu), 1)
+
+class OneDeviceSftConfig(_OneDevice, SFTConfig):
+    """Settings of SFT that keep each process on one device."""
 
 
 @dataclass(frozen=True, slots=True)
