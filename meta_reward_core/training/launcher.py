@@ -198,7 +198,7 @@ def _run_processes(
     outcome = job / "outcome.json"
     if launcher.returncode == 0 and outcome.is_file():
         return TrainingOutcome.from_json(json.loads(outcome.read_text(encoding="utf-8")))
-    raise _load_failure(job, launcher.returncode)
+    raise load_failure(job, launcher.returncode)
 
 
 def build_launch_command(
@@ -259,28 +259,35 @@ def _forward_log(lines: Any, on_log: OnLog | None) -> None:
             on_log(json.loads(line))
 
 
-def _load_failure(job: Path, code: int) -> MetaRewardError:
+def load_failure(job: Path, code: int) -> MetaRewardError:
     """Load the error that ended training; errors of other processes are consequences.
 
     A process killed by the system cannot write its error, but torch's launcher reports the kill.
+    A process that loses its connection to a killed one may abort (SIGABRT), and the launcher stops
+    the rest (SIGTERM): neither is a cause if there is another one.
     """
     text = (job / "errors.txt").read_text(encoding="utf-8", errors="replace")
-    killed = [
-        found for found in _DEATH.finditer(text) if found["signal"] != str(signal.SIGTERM.value)
-    ]
+    deaths = {int(found["rank"]): int(found["signal"]) for found in _DEATH.finditer(text)}
+    aborted = [rank for rank in deaths if deaths[rank] == signal.SIGABRT]
+    killed = [rank for rank in deaths if deaths[rank] not in (signal.SIGABRT, signal.SIGTERM)]
     if killed:
-        number = int(killed[0]["signal"])
-        return TrainingError(
-            f"Training process {killed[0]['rank']} was killed by signal {number} "
-            f"({signal.strsignal(number)}). Signal 9 often means that the machine ran out of "
-            "memory. The training resumes from its last state when it is started again."
-        )
+        return _describe_death(killed[0], deaths[killed[0]])
     told = [json.loads(file.read_text(encoding="utf-8")) for file in job.glob("error-*.json")]
     if told:
         error = min(told, key=lambda error: error["met_at"])
         kind = getattr(errors, error["kind"], TrainingError)
         met: MetaRewardError = kind(error["message"])
         return met
+    if aborted:
+        return _describe_death(aborted[0], signal.SIGABRT)
     return TrainingError(
         f"The training's processes ended with exit code {code}:\n{text[-_MAX_ERROR_CHARS:]}"
+    )
+
+
+def _describe_death(rank: int, number: int) -> TrainingError:
+    return TrainingError(
+        f"Training process {rank} was killed by signal {number} ({signal.strsignal(number)}). "
+        "Signal 9 often means that the machine ran out of memory. The training resumes from its "
+        "last state when it is started again."
     )

@@ -1,5 +1,6 @@
 """A training on several processes: the same weights, the same log, and no process left behind."""
 
+import json
 import re
 import signal
 import subprocess
@@ -14,13 +15,14 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from transformers import AutoModelForCausalLM
 
 from meta_reward_core.errors import TrainingError
 from meta_reward_core.models.validation import hash_model_folder
 from meta_reward_core.recipes.training_settings import DpoSettings, LoraSettings
 from meta_reward_core.training.dpo import train_dpo
-from meta_reward_core.training.launcher import build_launch_command
+from meta_reward_core.training.launcher import build_launch_command, load_failure
 from meta_reward_core.training.preprocessing import is_held_out
 from meta_reward_core.training.result import TrainingOutcome
 from tests.core.training.conftest import TINY_DPO, preference_rows
@@ -169,3 +171,32 @@ def test_deepspeed_without_a_gpu_is_refused_with_what_to_do(
     with pytest.raises(TrainingError, match="zero3 needs CUDA devices"):
         trained(tmp_path, first_model, TWO.model_copy(update={"sharding": "zero3"}))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize(
+    ("exit_codes", "error", "expected"),
+    [
+        ({0: -9, 1: -6}, None, "process 0 was killed by signal 9"),
+        ({0: -6, 1: -9}, None, "process 1 was killed by signal 9"),
+        ({0: -15, 1: -9}, "connection closed", "process 1 was killed by signal 9"),
+        ({0: -6, 1: 1}, "disk full", "^disk full$"),
+        ({0: -15, 1: -6}, None, "process 1 was killed by signal 6"),
+    ],
+)
+def test_the_cause_is_reported_and_not_what_follows_from_it(
+    tmp_path: Path, exit_codes: dict[int, int], error: str | None, expected: str, first: int
+) -> None:
+    """Torch's launcher lists the process whose end it saw first, here `first`, last."""
+    failures = {
+        rank: ProcessFailure(rank, pid=100 + rank, exitcode=code, error_file="<N/A>")
+        for rank, code in exit_codes.items()
+    }
+    for rank, failure in failures.items():
+        failure.timestamp = 1 + (rank != first)
+    (tmp_path / "errors.txt").write_text(str(ChildFailedError("training", failures)))
+    if error is not None:
+        described = {"kind": "TrainingError", "message": error, "met_at": 1.0}
+        (tmp_path / "error-1.json").write_text(json.dumps(described))
+    with pytest.raises(TrainingError, match=expected):
+        raise load_failure(tmp_path, 1)
