@@ -8,6 +8,7 @@ with 4 prompts and 11 samples of 64 tokens. A meta-judge prompt has about 800. W
 the cost of a step does not depend on them, and replies rarely end early.
 """
 
+import argparse
 from collections.abc import Iterator
 
 from engine_shapes import measure_shapes, read_options
@@ -27,5 +28,8 @@ def measure(*, pairs: int) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     for row in measure(pairs=5):
         print(format_row(row, measured="now"), flush=True)
