@@ -97,8 +97,14 @@ def run_judge(run: BenchmarkRun, items: JudgeItems, *, words: JudgePrompt) -> Pa
         progress=run.make_progress("judge", len(items.responses) * run.samples),
     )
     run.judge.engine.unload()
-    path = run.out / "judgments.jsonl"
-    write_json_lines(path, map(asdict, judgments))
+    return write_judgments(run.out, judgments)
+
+
+def write_judgments(folder: Path, judgments: Sequence[Judgment]) -> Path:
+    """Write `judgments.jsonl` without token ids, which only a training would use."""
+    path = folder / "judgments.jsonl"
+    rows = (replace(judgment, token_ids=None, injected_at=None) for judgment in judgments)
+    write_json_lines(path, map(asdict, rows))
     return path
 
 

@@ -8,7 +8,12 @@ from types import SimpleNamespace
 import pytest
 from pytest_django.fixtures import Settings
 
-from meta_reward_core.engines.scripted import Script, ScriptedEngine, make_fake_reply
+from meta_reward_core.engines.scripted import (
+    Script,
+    ScriptedEngine,
+    make_fake_log_probability,
+    make_fake_reply,
+)
 from meta_reward_core.planning import engine_loading
 from meta_reward_core.training.row_types import RowIterable, TokenSources
 from tests.workers.installation import Installation, UseScript
@@ -76,7 +81,9 @@ def use_script(monkeypatch: pytest.MonkeyPatch) -> UseScript:
 
     def use(script: Script) -> None:
         monkeypatch.setattr(
-            engine_loading, "load_engine", lambda model, recipe: ScriptedEngine(script)
+            engine_loading,
+            "load_engine",
+            lambda model, recipe: ScriptedEngine(script, make_fake_log_probability),
         )
 
     use(make_fake_reply)

@@ -310,6 +310,32 @@ def test_a_judge_is_asked_again_and_compared_with_people(
     assert metrics["mean_absolute_error"] == 1
 
 
+@pytest.mark.parametrize("readout", ["forced", "expected"])
+def test_forced_scores_of_responses_and_of_labelled_pairs_are_written(
+    installation: Installation, use_script: UseScript, tmp_path: Path, readout: str
+) -> None:
+    use_script(make_fake_reply)
+    responses = [{"instruction": "why?", "response_id": "a", "response": "because"}]
+    pairs = [{"input": "why?", "output_1": "because", "output_2": "so", "label": 1}]
+    files = {
+        "judge": ("--responses", write_lines(tmp_path / "responses.jsonl", responses)),
+        "labelled-pairs": ("--data", write_array(tmp_path / "pairs.json", pairs)),
+    }
+    for benchmark, given in files.items():
+        installation.run(
+            "evaluate", "run", benchmark, *given, "--judge", "scripted", "--score-readout", readout,
+            "--samples", 2, "--output", tmp_path / benchmark,
+        )  # fmt: skip
+        lines = (tmp_path / benchmark / "judgments.jsonl").read_text().splitlines()
+        judgments = [json.loads(line) for line in lines]
+        assert len(judgments) in {2, 4}
+        for judgment in judgments:
+            assert judgment["readout"] == readout
+            probabilities = [one["probability"] for one in judgment["probabilities"]]
+            assert sum(probabilities) == pytest.approx(1)
+            assert judgment["token_ids"] is judgment["injected_at"] is None
+
+
 def test_each_iterations_own_responses_are_told_apart_from_a_fixed_set(
     installation: Installation, use_script: UseScript, tmp_path: Path
 ) -> None:

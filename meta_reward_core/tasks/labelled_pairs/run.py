@@ -7,6 +7,7 @@ from typing import Literal
 
 from meta_reward_core.context import PromptTemplates
 from meta_reward_core.data.tabular_io import write_json_lines
+from meta_reward_core.evaluation.judge_benchmark import write_judgments
 from meta_reward_core.evaluation.pairwise_judge import iter_verdict_rows
 from meta_reward_core.evaluation.pipelines import BenchmarkRun, find_training_overlap
 from meta_reward_core.evaluation.scorecard import Metric, Scorecard
@@ -73,7 +74,7 @@ def run_labelled_pairs(
         judgments = judge_outputs(
             replace(request, progress=run.make_progress("judge", total)), items
         )
-        write_json_lines(run.out / "judgments.jsonl", map(asdict, judgments))
+        write_judgments(run.out, judgments)
         results += score_judgments(items, judgments)
         baselines += measure_baselines(items, judgments)
     if "comparisons" in questions:
