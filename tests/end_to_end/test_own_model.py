@@ -47,10 +47,14 @@ def test_a_model_whose_positions_do_not_hold_the_judges_prompt_is_refused(site: 
     assert not (site.artifacts / "own").exists()
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_judge_ends_in_that_finding_with_its_own_exit_code(
     site: Site,
 ) -> None:
-    """A random model that writes one word cannot write a score."""
+    """A random model that writes one word cannot write a score.
+
+    `tests/workers/test_run_iteration.py` has the same exit codes with a script as the engine.
+    """
     model = make_model_folder(site.root / "models" / "random")
     edit_json(model / "config.json", max_position_embeddings=4096)
     finished = run_paper_recipe(site, "judge.max_new_tokens=1")
