@@ -1,6 +1,6 @@
 """The API object. Its OpenAPI description requires authentication like all operations."""
 
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 from django.contrib.auth.decorators import login_not_required
@@ -57,6 +57,12 @@ register_error_handlers(api)
 @api.get("/openapi.json", include_in_schema=False)
 def openapi(request: HttpRequest) -> dict[str, Any]:  # noqa: ARG001
     """Return the OpenAPI description of all operations."""
+    return _describe_operations()
+
+
+@cache
+def _describe_operations() -> dict[str, Any]:
+    """Build the description once: it takes as long as dozens of other requests."""
     return dict(api.get_openapi_schema())
 
 
