@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.databases import CHECKOUT, find_migrated_database
 
@@ -127,7 +128,19 @@ def site(tmp_path: Path) -> Site:
 @pytest.fixture(scope="session")
 def quiet_site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """An iteration that nobody disturbed. Read it, do not write to it."""
-    site = make_site(tmp_path_factory.mktemp("quiet"))
-    finished = site.run_iteration("--iterations", "1", "--output", str(site.root / "summary.json"))
-    assert finished.returncode == 0, finished.stdout
+    return find_quiet_site(tmp_path_factory)
+
+
+def find_quiet_site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Run that iteration once for all processes of a run: the first that needs it does."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # each process has a folder of its own below the run's
+    site = Site(shared / "quiet-site")
+    summary = site.root / "summary.json"
+    with FileLock(shared / "quiet-site.lock"):
+        if not summary.exists():
+            make_site(site.root)
+            finished = site.run_iteration("--iterations", "1", "--output", str(summary))
+            assert finished.returncode == 0, finished.stdout
     return site

@@ -164,12 +164,12 @@ class Cluster:
             self.kill_tree(process)
 
 
-def make_site(root: Path, models: Path, broker_url: str = "", **more: str) -> WorkerSite:
-    """An empty site; sites with the same folder of models make the same bytes."""
+def make_site(root: Path, broker_url: str = "", **more: str) -> WorkerSite:
+    """An empty site, which makes the same bytes as any other with the same recipe."""
     root.mkdir(parents=True)
-    site = WorkerSite(root, broker_url, models, more)
+    site = WorkerSite(root, broker_url, root / "models", more)
     (root / "log").touch()
-    site.recipe.write_text(TINY + "model: seed\n")
+    site.recipe.write_text(TINY)
     if "DATABASE_URL" in more:
         migrated = site.manage("migrate", "--verbosity", "0")
         assert migrated.returncode == 0, migrated.stdout
@@ -179,9 +179,9 @@ def make_site(root: Path, models: Path, broker_url: str = "", **more: str) -> Wo
 
 
 @contextlib.contextmanager
-def cluster(root: Path, models: Path, broker: RedisLike, **more: str) -> Iterator[Cluster]:
+def cluster(root: Path, broker: RedisLike, **more: str) -> Iterator[Cluster]:
     """An empty site with its broker, without a worker yet."""
-    running = Cluster(make_site(root, models, broker.url, **more), broker)
+    running = Cluster(make_site(root, broker.url, **more), broker)
     try:
         yield running
     finally:

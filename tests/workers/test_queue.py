@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from meta_reward_core.iteration import STAGES
-from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
+from tests.end_to_end.conftest import Site, find_quiet_site
 from tests.end_to_end.serving import Browser
 from tests.services import Broker, RedisLike, RedisServer, free_port, postgres
 from tests.workers.cluster import Cluster, Process, WorkerSite, cluster, make_site
@@ -28,25 +28,14 @@ CONTROL_SECONDS = 5.0
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of models that all sites share, with the seed model in it."""
-    root = tmp_path_factory.mktemp("models")
-    shutil.copytree(get_shipped_seed_model(), root / "seed")
-    return root
-
-
-@pytest.fixture(scope="session")
-def quiet(models: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkerSite:
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """An iteration that one command ran, undisturbed. Read it, do not write to it."""
-    site = make_site(tmp_path_factory.mktemp("in-process") / "site", models)
-    finished = site.run_iteration("--iterations", "1")
-    assert finished.returncode == 0, finished.stdout
-    return site
+    return find_quiet_site(tmp_path_factory)
 
 
 @pytest.fixture
-def site_with_workers(tmp_path: Path, models: Path, running_broker: Broker) -> Iterator[Cluster]:
-    with cluster(tmp_path / "site", models, running_broker) as running:
+def site_with_workers(tmp_path: Path, running_broker: Broker) -> Iterator[Cluster]:
+    with cluster(tmp_path / "site", running_broker) as running:
         yield running
 
 
@@ -63,13 +52,13 @@ def check_rows(site: WorkerSite) -> None:
 
 @pytest.mark.slow
 def test_a_whole_iteration_through_redis_equals_the_commands(
-    tmp_path: Path, models: Path, redis_server: RedisServer, quiet: WorkerSite
+    tmp_path: Path, redis_server: RedisServer, quiet: Site
 ) -> None:
-    with cluster(tmp_path / "site", models, redis_server) as here:
+    with cluster(tmp_path / "site", redis_server) as here:
         run_a_whole_iteration(here, quiet)
 
 
-def run_a_whole_iteration(here: Cluster, quiet: WorkerSite) -> None:
+def run_a_whole_iteration(here: Cluster, quiet: Site) -> None:
     worker = here.start_worker()
     following = here.queue_iteration()
     here.wait_finished()
@@ -97,11 +86,11 @@ PARTS = ("--set", "prompts_per_shard=3")
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_one_worker_with_two_engine_processes_equals_the_commands(
-    tmp_path: Path, models: Path, running_broker: Broker
+    tmp_path: Path, running_broker: Broker
 ) -> None:
-    quiet = make_site(tmp_path / "quiet", models)
+    quiet = make_site(tmp_path / "quiet")
     assert quiet.run_iteration("--iterations", "1", *PARTS).returncode == 0
-    with cluster(tmp_path / "site", models, running_broker) as here:
+    with cluster(tmp_path / "site", running_broker) as here:
         here.start_worker(processes=2)
         here.start_reconciler()
         here.queue_iteration(*PARTS)
@@ -138,12 +127,12 @@ def check_training_was_alone(site: WorkerSite) -> None:
 
 @pytest.mark.slow
 def test_a_whole_iteration_on_postgresql_by_two_workers_equals_the_commands(
-    tmp_path: Path, models: Path, redis_server: RedisServer, quiet: WorkerSite
+    tmp_path: Path, redis_server: RedisServer, quiet: Site
 ) -> None:
     """PostgreSQL and Redis themselves, as several machines have them."""
     with (
         postgres() as url,
-        cluster(tmp_path / "site", models, redis_server, DATABASE_URL=url) as here,
+        cluster(tmp_path / "site", redis_server, DATABASE_URL=url) as here,
     ):
         here.start_worker("gpu")
         here.start_worker("gpu,cpu")
@@ -159,7 +148,7 @@ def test_a_whole_iteration_on_postgresql_by_two_workers_equals_the_commands(
 
 @pytest.mark.slow
 def test_a_frozen_worker_loses_its_shard_and_changes_nothing_when_it_wakes(
-    site_with_workers: Cluster, quiet: WorkerSite
+    site_with_workers: Cluster, quiet: Site
 ) -> None:
     here = site_with_workers
     frozen = here.start_worker()
@@ -183,13 +172,13 @@ def loads_torch(process: psutil.Process) -> bool:
 
 @pytest.mark.parametrize("stage", ["judge", pytest.param("train", marks=pytest.mark.slow)])
 def test_a_worker_killed_in_the_middle_of_a_stage_changes_nothing(
-    tmp_path: Path, models: Path, redis_server: RedisServer, quiet: WorkerSite, stage: str
+    tmp_path: Path, redis_server: RedisServer, quiet: Site, stage: str
 ) -> None:
-    with cluster(tmp_path / "site", models, redis_server) as here:
+    with cluster(tmp_path / "site", redis_server) as here:
         kill_a_worker_in(here, quiet, stage)
 
 
-def kill_a_worker_in(here: Cluster, quiet: WorkerSite, stage: str) -> None:
+def kill_a_worker_in(here: Cluster, quiet: Site, stage: str) -> None:
     worker = here.start_worker()
     here.start_reconciler()
     here.queue_iteration()
@@ -215,15 +204,14 @@ def kill_a_worker_in(here: Cluster, quiet: WorkerSite, stage: str) -> None:
 )
 def test_kills_in_every_stage_change_nothing(
     tmp_path: Path,
-    models: Path,
     request: pytest.FixtureRequest,
-    quiet: WorkerSite,
+    quiet: Site,
     victim: str,
     server: str,
 ) -> None:
     """One iteration; every stage is struck once while a shard of it runs."""
     broker: RedisLike = request.getfixturevalue(server)
-    with cluster(tmp_path / "site", models, broker, META_REWARD_MAX_ATTEMPTS="100") as here:
+    with cluster(tmp_path / "site", broker, META_REWARD_MAX_ATTEMPTS="100") as here:
         here.start_reconciler()
         pages = Pages(here)
         here.queue_iteration()
@@ -285,7 +273,7 @@ class Pages:
 
 @pytest.mark.slow
 def test_a_broker_that_forgets_everything_changes_nothing(
-    site_with_workers: Cluster, running_broker: Broker, quiet: WorkerSite
+    site_with_workers: Cluster, running_broker: Broker, quiet: Site
 ) -> None:
     here = site_with_workers
     here.start_worker()
@@ -304,7 +292,7 @@ def test_a_broker_that_forgets_everything_changes_nothing(
 
 @pytest.mark.slow
 def test_an_engine_killed_in_the_middle_is_a_readable_failure_and_tried_again(
-    site_with_workers: Cluster, quiet: WorkerSite
+    site_with_workers: Cluster, quiet: Site
 ) -> None:
     here = site_with_workers
     here.start_worker()
@@ -338,7 +326,7 @@ def test_cancel_and_resume_of_a_running_judge_stage(site_with_workers: Cluster) 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("action, status", [("pause", "paused"), ("cancel", "cancelled")])
 def test_judging_that_was_stopped_and_resumed_ends_in_the_same_bytes(
-    tmp_path: Path, models: Path, site_with_workers: Cluster, action: str, status: str
+    tmp_path: Path, site_with_workers: Cluster, action: str, status: str
 ) -> None:
     """Longer than the usual iteration, so that its judging can be stopped in its middle."""
     longer = ("--set", "judge.samples=50", "--set", "prompts_per_shard=1")
@@ -348,7 +336,7 @@ def test_judging_that_was_stopped_and_resumed_ends_in_the_same_bytes(
     stop_and_resume_judging(here, action, status=status)
     here.wait_finished(seconds=900)
     check_rows(here.site)
-    undisturbed = make_site(tmp_path / "undisturbed", models)
+    undisturbed = make_site(tmp_path / "undisturbed")
     assert undisturbed.run_iteration("--iterations", "1", *longer).returncode == 0
     assert here.site.digests() == undisturbed.digests()
 
@@ -379,7 +367,7 @@ def finished_attempts(site: WorkerSite) -> set[tuple[object, ...]]:
 
 @pytest.mark.slow
 def test_cancel_pause_and_resume_with_every_worker_down(
-    site_with_workers: Cluster, quiet: WorkerSite
+    site_with_workers: Cluster, quiet: Site
 ) -> None:
     here = site_with_workers
     worker = here.start_worker()
@@ -399,7 +387,7 @@ def test_cancel_pause_and_resume_with_every_worker_down(
 @pytest.mark.slow
 @pytest.mark.parametrize("action, status", [("pause", "paused"), ("cancel", "cancelled")])
 def test_pause_or_cancel_and_resume_of_a_running_training(
-    site_with_workers: Cluster, quiet: WorkerSite, action: str, status: str
+    site_with_workers: Cluster, quiet: Site, action: str, status: str
 ) -> None:
     here = site_with_workers
     here.start_worker()
@@ -441,9 +429,7 @@ def control(here: Cluster, action: str, *, status: str) -> float:
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_following_and_not_the_work(
-    site_with_workers: Cluster, quiet: WorkerSite
-) -> None:
+def test_ctrl_c_stops_following_and_not_the_work(site_with_workers: Cluster, quiet: Site) -> None:
     here = site_with_workers
     following = here.queue_iteration()
     time.sleep(1)
@@ -471,11 +457,9 @@ def test_a_worker_that_is_stopped_gives_its_shard_back_at_once(site_with_workers
 
 
 @pytest.mark.slow
-def test_a_limit_of_memory_is_a_readable_failure(
-    tmp_path: Path, models: Path, running_broker: Broker
-) -> None:
+def test_a_limit_of_memory_is_a_readable_failure(tmp_path: Path, running_broker: Broker) -> None:
     limits = {"META_REWARD_ENGINE_MEMORY_MB": "40", "META_REWARD_MAX_ATTEMPTS": "2"}
-    with cluster(tmp_path / "site", models, running_broker, **limits) as here:
+    with cluster(tmp_path / "site", running_broker, **limits) as here:
         here.start_worker()
         here.queue_iteration()
         here.wait_until(lambda: here.site.iteration() == "failed")
@@ -512,14 +496,13 @@ def disturb(here: Cluster, workers: list[Process], *, seed: int, seconds: float)
 @pytest.mark.parametrize("seed, seconds", [(1, 30.0), (2, 240.0)])
 def test_random_kills_of_workers_engines_and_broker_change_nothing(
     tmp_path: Path,
-    models: Path,
     running_broker: Broker,
-    quiet: WorkerSite,
+    quiet: Site,
     seed: int,
     seconds: float,
 ) -> None:
     generous = {"META_REWARD_MAX_ATTEMPTS": "100"}
-    with cluster(tmp_path / "site", models, running_broker, **generous) as here:
+    with cluster(tmp_path / "site", running_broker, **generous) as here:
         workers = [here.start_worker(), here.start_worker()]
         here.start_reconciler()
         here.queue_iteration()
@@ -531,10 +514,10 @@ def test_random_kills_of_workers_engines_and_broker_change_nothing(
 
 @pytest.mark.slow
 def test_a_small_experiment_does_not_wait_for_a_large_one(
-    tmp_path: Path, models: Path, running_broker: Broker
+    tmp_path: Path, running_broker: Broker
 ) -> None:
     """One worker; the small one comes when the large one has begun to judge, and ends before it."""
-    with cluster(tmp_path / "site", models, running_broker, META_REWARD_TURN_SECONDS="1") as here:
+    with cluster(tmp_path / "site", running_broker, META_REWARD_TURN_SECONDS="1") as here:
         here.start_worker()
         here.queue_iteration("--set", "judge.samples=60", "--set", "prompts_per_shard=1")
         here.wait_until(lambda: here.site.running("judge"))
