@@ -138,7 +138,9 @@ def test_the_second_iteration_starts_from_and_refers_to_m1(
         assert first[reward] == pytest.approx(0.0, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_core_alone_without_django_gives_the_same_bytes(quiet_site: Site, site: Site) -> None:
+    """This runs a second iteration; the import contracts of `make check` find the cause sooner."""
     finished = site.call("-c", CORE_ALONE, *site.experiment_options(), "--iterations", "1")
     assert finished.returncode == 0, finished.stdout
     assert site.digests() == quiet_site.digests()
