@@ -358,7 +358,8 @@ class _Failures:
             if not await self._caller.answers_plain_prompt(self._sampling):
                 if isinstance(error, RejectedRequestError):
                     raise error
-                raise EngineError(f"{error}; so did {self._count - 1} other prompt(s)") from None
+                others = f"{self._count - 1} other prompts failed too"
+                raise EngineError(f"{error} ({others})") from None
             self._rejections_allowed = True
             self._allowed = max(self._allowed, 2.0 * self._count)
 
