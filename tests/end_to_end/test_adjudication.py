@@ -406,6 +406,118 @@ def test_pasted_text_is_kept_as_a_draft_and_a_score_may_have_half_a_point(
     expect(page.locator(".message")).to_contain_text("Saved: batch 2, item 1: 3.5 of 5.")
 
 
+COVERED = """() => {
+  const bar = document.querySelector(".review-decision").getBoundingClientRect();
+  return [...document.querySelectorAll(".review-table, .review-text")].filter((table) => {
+    const box = table.getBoundingClientRect();
+    const isBeside = box.right <= bar.left || bar.right <= box.left;
+    return !isBeside && box.top < bar.bottom && bar.top < box.bottom;
+  }).length;
+}"""
+LINES_OF_A_WORD = """(word) => {
+  const table = document.querySelector("main tbody");
+  const walker = document.createTreeWalker(table, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const start = walker.currentNode.data.indexOf(word);
+    if (start < 0) continue;
+    const range = document.createRange();
+    range.setStart(walker.currentNode, start);
+    range.setEnd(walker.currentNode, start + word.length);
+    return range.getClientRects().length;
+  }
+  return 0;
+}"""
+
+
+def write_draft(page: Page, text: str) -> None:
+    page.keyboard.press("r")
+    with page.expect_response("**/review/draft"):
+        page.keyboard.type(text)
+    page.wait_for_timeout(1200)
+
+
+def test_the_admin_keeps_drafts_undoes_and_skips_by_keys(chromium: Browser, small: Review) -> None:
+    page = sign_in(chromium, small, "liam")
+    page.goto(f"{small.url}/admin/audit/item/?state=undecided")
+    page.get_by_role("link", name="1/1", exact=True).click()
+    place = page.locator(".review-place")
+    expect(place).to_contain_text("Item 1 of 12 in the list")
+    reason = page.locator("textarea[name=adjudication]")
+    page.keyboard.press("a")
+    write_draft(page, "begun in the admin")
+    expect(page.locator("#draft-state")).to_contain_text("Draft saved")
+    page.reload()
+    expect(page.locator(".review-draft")).to_contain_text("Draft restored from")
+    expect(page.get_by_label("A is better")).to_be_checked()
+    page.keyboard.press("r")
+    page.keyboard.type(", continued")
+    expect(reason).to_have_value("begun in the admin, continued")
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 600})
+        for share in (0, 0.5, 1):
+            page.evaluate(f"window.scrollTo(0, {share} * document.body.scrollHeight)")
+            assert page.evaluate(COVERED) == 0, (width, share)
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.keyboard.press("Escape")
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+    expect(page.locator(".messagelist")).to_contain_text("Item 1/1: judgment A is better.")
+    expect(page.locator("h1").last).to_contain_text("Item 2 of batch 1")
+    with page.expect_navigation():
+        page.keyboard.press("n")
+    expect(page.locator("h1").last).to_contain_text("Item 3 of batch 1")
+    with page.expect_navigation():
+        page.keyboard.press("u")
+    expect(page.locator(".messagelist")).to_contain_text("Undone: item 1/1, judgment A is better.")
+    expect(reason).to_have_value("begun in the admin, continued")
+    page.get_by_role("button", name="Discard draft").click()
+    expect(reason).to_have_value("")
+    page.reload()
+    expect(reason).to_have_value("")
+    expect(page.locator(".review-draft")).to_have_count(0)
+    page.keyboard.press("Enter")
+    assert small.query("SELECT COUNT(*) FROM audit_item WHERE adjudicated <> ''") == [(0,)]
+
+
+def test_a_restored_draft_is_continued_or_discarded_on_the_site(
+    chromium: Browser, small: Review
+) -> None:
+    page = sign_in(chromium, small, "lena")
+    page.goto(f"{small.url}/audits/1/items/2/review")
+    reason = page.locator("textarea[name=reason]")
+    write_draft(page, "half a reason")
+    page.reload()
+    expect(page.locator("main")).to_contain_text("Draft restored from")
+    page.keyboard.press("r")
+    page.keyboard.type(", and more")
+    expect(reason).to_have_value("half a reason, and more")
+    page.get_by_role("button", name="Discard draft").click()
+    expect(reason).to_have_value("")
+    page.reload()
+    expect(reason).to_have_value("")
+    expect(page.locator("main")).not_to_contain_text("Draft restored")
+    other = sign_in(chromium, small, "liam")
+    other.goto(f"{small.url}/audits/items?disagreement=all")
+    assert other.evaluate(LINES_OF_A_WORD, "adjudicating") == 1
+
+
+def test_the_admin_names_the_batch_that_it_closes(chromium: Browser, small: Review) -> None:
+    page = sign_in(chromium, small, "liam")
+    page.goto(f"{small.url}/admin/audit/batch/1/change/")
+    page.get_by_role("button", name="Close batch 1…").click()
+    expect(page.locator("h1").last).to_have_text("Close batch 1?")
+    for theme in THEMES:
+        page.emulate_media(color_scheme=theme)
+        assert serious_violations(page) == []
+    page.set_viewport_size({"width": 390, "height": 900})
+    assert not is_too_wide(page)
+    status = "SELECT status FROM audit_batch WHERE id = 1"
+    assert small.query(status) == [("open",)]
+    page.get_by_role("button", name="Close batch 1").click()
+    expect(page.locator(".messagelist")).to_contain_text("Batch 1 was closed.")
+    assert small.query(status) == [("closed",)]
+
+
 @pytest.mark.slow
 def test_sixty_items_by_three_auditors_are_adjudicated_by_two_leads(
     chromium: Browser, large: Review

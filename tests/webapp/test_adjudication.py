@@ -566,8 +566,8 @@ def test_the_admin_leads_from_item_to_item_of_the_queue(answered: Batch, lead: U
     sent = client.post(change, given, follow=True)
     assert sent.redirect_chain[-1][0] == reverse("admin:audit_item_change", args=[second.pk])
     page = sent.content.decode()
-    assert f"Item {answered.pk}/{first.number}: tie. Reason: both miss it" in page
-    assert f'href="{where(first)}">Review page, with undo' in page
+    assert f"Item {answered.pk}/{first.number}</a>: tie. Reason: both miss it" in page
+    assert f"Undo your last decision: item {answered.pk}/{first.number}" in page
     Item.objects.exclude(pk=second.pk).update(adjudicated="tie")
     last = client.post(reverse("admin:audit_item_change", args=[second.pk]), given)
     assert last["Location"] == reverse("admin:audit_item_changelist")
@@ -584,7 +584,7 @@ def test_the_admin_says_who_else_decides_and_marks_own_answers(
     change = reverse("admin:audit_item_change", args=[item.pk])
     own, other = (client.get(change).content.decode() for client in (lena, liam))
     assert "may be deciding it" not in own
-    assert "lena opened this item on the site and may be deciding it" in other
+    assert "lena opened this item and may be deciding it" in other
     assert "lena (you)" in own
     assert "lena (you)" not in other
 
@@ -607,9 +607,13 @@ def test_a_batch_in_the_admin_shows_what_is_left_and_what_was_done(
     assert history["Location"] == change
     closing = {"action": "close_batches", "_selected_action": [answered.pk]}
     path = reverse("admin:audit_batch_changelist")
-    assert "1 batch was closed." in client.post(path, closing, follow=True).content.decode()
+    asked = client.post(path, closing).content.decode()
+    assert f"{left} items to adjudicate will have no decision" in asked
+    closing["confirmed"] = "1"
+    closed = client.post(path, closing, follow=True).content.decode()
+    assert f"Batch {answered.pk} was closed." in closed
     again = client.post(path, closing, follow=True).content.decode()
-    assert "0 batches were closed. 1 already had this status." in again
+    assert f"Already closed: batch {answered.pk}." in again
     assert f"{left} items of batch" not in again, "closed batches have nothing to adjudicate"
     assert list_numbers(client, {}) == []
 
@@ -867,8 +871,128 @@ def test_the_admin_fills_in_the_draft_of_the_lead(
     own, other = (browser(user).get(change).content.decode() for user in (lead, second))
     assert ">\nbegun on the site</textarea>" in own
     assert re.search(r'value="neither"[^>]* checked', own)
-    assert "Filled in from your draft" in own
+    assert "Draft restored from" in own
     assert "begun on the site" not in other
+    assert "Draft restored" not in other
+    discarded = browser(lead).post(change, {"_discard": "1"}, follow=True).content.decode()
+    assert "The draft was discarded." in discarded
+    assert "begun on the site" not in discarded
+    assert "Draft restored" not in discarded
+
+
+def test_the_site_announces_a_restored_draft_that_can_be_discarded(
+    answered: Batch, lead: User
+) -> None:
+    item, other = conflicts(answered)[:2]
+    save_draft(item, lead, choice="neither", reason="begun before lunch")
+    save_draft(other, lead, choice="tie", reason="another draft")
+    client = browser(lead)
+    page = client.get(where(item)).content.decode()
+    assert "Draft restored from" in page
+    assert "begun before lunch</textarea>" in page
+    sent = client.post(where(item, "/draft") + "?disagreement=auditors", {"discard": "1"})
+    assert sent["Location"] == where(item) + "?disagreement=auditors"
+    page = client.get(where(item)).content.decode()
+    assert "Draft restored" not in page
+    assert "begun before lunch" not in page
+    assert AdjudicationDraft.objects.get().item == other
+
+
+def test_a_draft_that_is_sent_again_keeps_its_time(answered: Batch, lead: User) -> None:
+    item = conflicts(answered)[0]
+    save_draft(item, lead, choice="tie", reason="begun")
+    before = AdjudicationDraft.objects.get().updated
+    save_draft(item, lead, choice="tie", reason="begun")
+    assert AdjudicationDraft.objects.get().updated == before
+    save_draft(item, lead, choice="tie", reason="begun again")
+    assert AdjudicationDraft.objects.get().updated > before
+
+
+def test_an_earlier_decision_is_undone_on_its_page(answered: Batch, lead: User) -> None:
+    client = browser(lead)
+    first, second = conflicts(answered)[:2]
+    decide(client, first, "tie")
+    decide(client, second, "tie")
+    assert "Undo this decision" in client.get(where(first)).content.decode()
+    last = client.get(where(second)).content.decode()
+    assert "Undo this decision" not in last, "there is the button for the last one"
+    assert f"Undo your last decision: batch {answered.pk}, item {second.number}" in last
+    client.post(where(first, "/undo"))
+    first.refresh_from_db()
+    second.refresh_from_db()
+    assert (first.adjudicated, second.adjudicated) == ("", "tie")
+
+
+def test_what_a_decision_requires_is_marked(answered: Batch, lead: User) -> None:
+    User.objects.update(is_staff=True)
+    item = conflicts(answered)[0]
+    site = browser(lead).get(where(item)).content.decode()
+    assert "<legend>Which judgment is better? (required)</legend>" in site
+    assert "(required, at least 5 characters)" in site
+    admin = browser(lead).get(reverse("admin:audit_item_change", args=[item.pk])).content.decode()
+    assert "Decision (required)" in admin
+    assert "Reason (required, at least 5 characters)" in admin
+
+
+def test_the_admin_shows_the_place_in_the_list_and_skips(answered: Batch, lead: User) -> None:
+    User.objects.update(is_staff=True)
+    client = browser(lead)
+    first, second = conflicts(answered)[:2]
+    kept = "?_changelist_filters=disagreement%3Dauditors%26state%3Dopen"
+    paths = [reverse("admin:audit_item_change", args=[one.pk]) + kept for one in (first, second)]
+    page = html.unescape(client.get(paths[0]).content.decode())
+    assert "Item 1 of 2 in the list" in page
+    assert f'<a href="{paths[1]}" data-key="n">Skip, next item' in page
+    assert f'<a href="{paths[1]}" data-key="p">Previous item' in page
+    assert "Item 2 of 2 in the list" in client.get(paths[1]).content.decode()
+    first.refresh_from_db()
+    second.refresh_from_db()
+    assert (first.claimed_by, second.claimed_by) == (None, lead), "a skipped item is free"
+
+
+def test_a_decision_is_undone_in_the_admin(answered: Batch, lead: User, second: User) -> None:
+    User.objects.update(is_staff=True)
+    item, other = conflicts(answered)[:2]
+    client = browser(lead)
+    decide(client, item, "tie", reason="both miss it")
+    change, elsewhere = (reverse("admin:audit_item_change", args=[one.pk]) for one in (item, other))
+    page = client.get(elsewhere).content.decode()
+    assert f"Undo your last decision: item {answered.pk}/{item.number}" in page
+    assert "Undo this decision" not in page
+    assert "Undo this decision" in client.get(change).content.decode()
+    assert "Undo this decision" not in browser(second).get(change).content.decode()
+    refused = browser(second).post(change, {"_undo": "1"}, follow=True).content.decode()
+    assert "is not yours" in refused
+    item.refresh_from_db()
+    assert item.adjudicated == "tie"
+    undone = client.post(f"{change}?_changelist_filters=state%3Dopen", {"_undo": "1"}, follow=True)
+    assert undone.redirect_chain[-1][0] == f"{change}?_changelist_filters=state%3Dopen"
+    page = undone.content.decode()
+    assert f"Undone: item {answered.pk}/{item.number}, tie. The reason is kept as a draft." in page
+    assert ">\nboth miss it</textarea>" in page
+    item.refresh_from_db()
+    assert item.adjudicated == ""
+    assert Activity.objects.filter(action="adjudication_undone", actor=lead).count() == 1
+    decide(client, item, "tie", reason="both miss it")
+    Batch.objects.update(status="closed")
+    assert client.post(change, {"_undo": "1"}).status_code == 403
+    item.refresh_from_db()
+    assert item.adjudicated == "tie"
+
+
+def test_enter_saves_and_goes_to_the_next_item_in_the_admin(answered: Batch, lead: User) -> None:
+    User.objects.update(is_staff=True)
+    change = reverse("admin:audit_item_change", args=[conflicts(answered)[0].pk])
+    page = browser(lead).get(change).content.decode()
+    form = page.partition('id="item_form"')[2].partition("</form>")[0]
+    buttons = [
+        tag for tag in re.findall(r"<(?:input|button)[^>]*type=.submit[^>]*>", form)
+        if "form=" not in tag
+    ]  # fmt: skip
+    names = [found[1] for tag in buttons if (found := re.search(r'name="(\w+)"', tag))]
+    assert names == ["_next", "_save", "_continue"]
+    assert "Save and next item" in buttons[0]
+    assert "default" in buttons[0]
 
 
 def test_a_conflict_in_the_admin_keeps_the_input_and_shows_the_newer_decision(

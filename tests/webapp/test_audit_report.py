@@ -725,10 +725,13 @@ def test_an_auditor_in_the_admin_sees_their_own_answers_alone(
 def test_batches_are_closed_and_assigned_in_the_admin(batch: Batch, dave: User) -> None:
     client = reviewer()
     path = reverse("admin:audit_batch_changelist")
-    client.post(path, {"action": "close_batches", "_selected_action": [batch.pk]})
+    chosen = {"_selected_action": [batch.pk], "confirmed": "1"}
+    client.post(path, chosen | {"action": "close_batches"})
     assert Batch.objects.get().status == "closed"
+    client.post(path, chosen | {"action": "open_batches"})
+    assert Batch.objects.get().status == "open"
     change = reverse("admin:audit_batch_change", args=[batch.pk])
-    client.post(change, {"status": "open", "auditors": [dave.pk]})
+    client.post(change, {"auditors": [dave.pk]})
     assert list(batch.auditors.all()) == [dave]
 
 

@@ -134,13 +134,81 @@ def test_the_admin_writes_down_what_is_done_there(
     chosen = {"_selected_action": [batch.pk]}
     client.post(path, chosen | {"action": "assign", "auditor": dave.pk})
     client.post(path, chosen | {"action": "unassign", "auditor": carol.pk})
-    client.post(path, chosen | {"action": "close_batches"})
-    client.post(path, chosen | {"action": "close_batches"})
+    for _ in range(2):
+        client.post(path, chosen | {"action": "close_batches", "confirmed": "1"})
+    client.post(path, chosen | {"action": "open_batches", "confirmed": "1"})
     change = reverse("admin:audit_batch_change", args=[batch.pk])
-    client.post(change, {"status": "open", "auditors": [carol.pk]})
+    client.post(change, {"auditors": [carol.pk]})
     names = [action for action, by in actions() if by == "rita"]
     assert names == ["assigned", "assigned", "closed", "reopened", "assigned"]
     assert Activity.objects.filter(action="assigned").first().after == {"auditors": ["carol"]}  # type: ignore[union-attr]
+
+
+def test_the_admin_asks_before_it_closes_or_reopens_a_batch(
+    audited: Experiment, alice: User, carol: User
+) -> None:
+    first, second = (draw(audited, by=alice, auditors=[carol], seed=seed) for seed in (1, 2))
+    client = reviewer()
+    path = reverse("admin:audit_batch_changelist")
+    chosen: dict[str, Any] = {"action": "close_batches", "_selected_action": [first.pk, second.pk]}
+    asked = client.post(path, chosen).content.decode()
+    assert f"Close batches {first.pk} and {second.pk}?" in asked
+    assert "12 of 12 items have no answer" in asked
+    assert "The results are final." in asked
+    change = reverse("admin:audit_batch_change", args=[first.pk])
+    assert f"Close batch {first.pk}…" in client.get(change).content.decode()
+    from_form = client.post(change, {"_status": "1"}).content.decode()
+    assert f"Close batch {first.pk}?" in from_form
+    client.post(change, {"status": "closed", "auditors": [carol.pk]})
+    assert not Batch.objects.filter(status="closed").exists(), "nothing closes without being asked"
+    one = {"action": "close_batches", "_selected_action": [first.pk], "confirmed": "1"}
+    assert f"Batch {first.pk} was closed." in said(client, path, **one)
+    both = said(client, path, **(chosen | {"confirmed": "1"}))
+    assert f"Batch {second.pk} was closed." in both
+    assert f"Already closed: batch {first.pk}." in both
+    again = client.post(change, {"_status": "1"}).content.decode()
+    assert f"Reopen batch {first.pk}?" in again
+    assert "The audit gate counts the batch again" in again
+    assert Batch.objects.filter(status="closed").count() == 2
+    assert f"Already closed: batch {first.pk}." in said(client, path, **one)
+
+
+def test_the_site_says_what_closing_does(client: Client, batch: Batch) -> None:
+    page = client.get(f"/audits/{batch.pk}").content.decode()
+    assert f"Close batch {batch.pk}…</summary>" in page
+    assert "12 of 12 items have no answer" in page
+    client.post(f"/audits/{batch.pk}/close")
+    page = client.get(f"/audits/{batch.pk}").content.decode()
+    assert f"Reopen batch {batch.pk}…</summary>" in page
+
+
+def test_auditors_of_a_closed_batch_cannot_be_changed(
+    client: Client, batch: Batch, carol: User, dave: User
+) -> None:
+    client.post(f"/audits/{batch.pk}/auditors", {"auditors": [carol.pk]})
+    client.post(f"/audits/{batch.pk}/close")
+    refusal = f"Batch {batch.pk} is closed. Reopen it to change its auditors."
+    page = client.get(f"/audits/{batch.pk}").content.decode()
+    assert f"carol. {refusal}" in page
+    assert 'name="auditors"' not in page
+    admin = reviewer()
+    path = reverse("admin:audit_batch_changelist")
+    change = reverse("admin:audit_batch_change", args=[batch.pk])
+    fixed = admin.get(change).content.decode()
+    assert refusal in fixed
+    assert 'name="auditors"' not in fixed
+    chosen = {"_selected_action": [batch.pk], "auditor": dave.pk}
+    for page in (
+        said(client, f"/audits/{batch.pk}/auditors", auditors=[dave.pk]),
+        said(admin, path, action="assign", **chosen),
+        said(admin, path, action="unassign", **(chosen | {"auditor": carol.pk})),
+        said(admin, change, auditors=[dave.pk]),
+    ):
+        assert refusal in page
+        assert "was assigned" not in page
+        assert "changed successfully" not in page
+    assert list(batch.auditors.all()) == [carol]
+    assert not Activity.objects.filter(action="assigned", actor_name="rita").exists()
 
 
 def reviewer() -> Client:

@@ -238,13 +238,13 @@ def save_draft(item: Item, lead: User, *, choice: str, reason: str) -> bool:
         False if there is nothing to keep: no reason, and no choice but the current decision.
     """
     if not reason.strip() and choice == item.adjudicated:
-        AdjudicationDraft.objects.filter(item=item, lead=lead).delete()
+        discard_draft(item, lead)
         return False
-    AdjudicationDraft.objects.update_or_create(
-        item=item,
-        lead=lead,
-        defaults={"choice": choice[:16], "reason": reason[:MAX_REASON_CHARS]},
-    )
+    values = {"choice": choice[:16], "reason": reason[:MAX_REASON_CHARS]}
+    draft = find_draft(item, lead)
+    # Pages also send the draft when they are left. Its time is that of the last change.
+    if draft is None or (draft.choice, draft.reason) != (values["choice"], values["reason"]):
+        AdjudicationDraft.objects.update_or_create(item=item, lead=lead, defaults=values)
     claim_item(item, lead)
     return True
 
@@ -252,6 +252,11 @@ def save_draft(item: Item, lead: User, *, choice: str, reason: str) -> bool:
 def find_draft(item: Item, lead: User) -> AdjudicationDraft | None:
     """Return what a lead has filled in so far; None if nothing."""
     return AdjudicationDraft.objects.filter(item=item, lead=lead).first()
+
+
+def discard_draft(item: Item, lead: User) -> None:
+    """Delete what a lead has filled in so far."""
+    AdjudicationDraft.objects.filter(item=item, lead=lead).delete()
 
 
 def claim_item(item: Item, lead: User) -> bool:

@@ -187,6 +187,8 @@ def _render_item(
     keys = list(listed.values_list("pk", flat=True))
     differences = remember_differences(request)
     may_adjudicate = person.has_perm(ADJUDICATE)
+    last = _find_last(person)
+    is_own = bool(item.adjudicated) and item.adjudicated_by_id == person.pk
     context = {
         "batch": item.batch,
         "row": item,
@@ -195,6 +197,7 @@ def _render_item(
         "form": form if may_adjudicate else None,
         "refusal": explain_refusal(item),
         "is_conflict": status == 409,
+        "draft": None if form.is_bound or status == 409 else adjudication.find_draft(item, person),
         "decision": format_decision(item),
         "disagreements": list_disagreements(item),
         "answers": make_answer_views(item, person),
@@ -207,7 +210,8 @@ def _render_item(
         "listed": len(keys),
         "position": keys.index(item.pk) + 1 if item.pk in keys else None,
         "following": following and _build_next_address(following, encode_filter(values)),
-        "last": _find_last(person) if may_adjudicate else None,
+        "last": last,
+        "may_undo": may_adjudicate and is_own and item != last and not explain_refusal(item),
     }
     page = render_page_or_partial(
         request, "audit/review_item.html", region="audit/_item.html", context=context
@@ -224,9 +228,13 @@ def _find_last(person: User) -> Item | None:
 @require_adjudicate
 @require_view
 def save_adjudication_draft(request: HttpRequest, pk: int, number: int) -> HttpResponse:
-    """Save what a lead has filled in so far; htmx calls this while they type."""
+    """Save what a lead has filled in so far, which pages send while they type, or discard it."""
     person = get_user(request)
     item = _get_item(person, pk, number)
+    if "discard" in request.POST:
+        adjudication.discard_draft(item, person)
+        values = _read_filter(ReviewFilterForm(person, request.GET or None))
+        return redirect(_build_address(item, encode_filter(values)))
     form = make_adjudication_form(item.batch.kind, request.POST)
     form.is_valid()
     choice = str(form.cleaned_data.get("choice") or form.cleaned_data.get("points") or "")

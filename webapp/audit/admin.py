@@ -1,6 +1,6 @@
 """Admin pages of audits: answers, adjudication, history, assignment, closing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any, ClassVar, Final, cast
 
@@ -10,6 +10,7 @@ from django.contrib.admin.helpers import ActionForm
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.templatetags.admin_urls import add_preserved_filters
 from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
 from django.db import models
 from django.db.models import Case, Prefetch, Q, QuerySet, Value, When
 from django.forms import (
@@ -30,6 +31,7 @@ from django.forms import (
 )
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect
+from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.text import Truncator
@@ -40,12 +42,18 @@ from webapp.accounts.roles import ADJUDICATE, ANSWER, RUN_ALL
 from webapp.accounts.security_log import log_event
 from webapp.activity.models import Action, Activity, ObjectType
 from webapp.audit.adjudication import (
+    MIN_REASON_CHARS,
     Decision,
     adjudicate_item,
     check_reason,
+    claim_item,
+    discard_draft,
     explain_refusal,
     find_draft,
+    find_last_decision,
+    release_other_items,
     save_draft,
+    undo_adjudication,
 )
 from webapp.audit.admin_filters import (
     AgreementFilter,
@@ -86,6 +94,7 @@ from webapp.audit.models import (
     KnownItem,
     OnGateFailure,
 )
+from webapp.audit.report_presenter import REOPENING, describe_closing
 from webapp.audit.review_items import (
     annotate_disagreements,
     annotate_to_adjudicate,
@@ -106,7 +115,7 @@ from webapp.audit.review_presenter import (
     make_answer_views,
 )
 from webapp.audit.selectors import annotate_counts, get_visible_batches, list_audit_activity
-from webapp.audit.services import assign_auditors, set_status
+from webapp.audit.services import assign_auditors, explain_fixed_auditors, set_status
 
 _ROWS_ON_A_PAGE: Final = 50
 _EXCERPT_CHARS: Final = 80
@@ -182,7 +191,8 @@ class BatchAdmin(ReviewerAdmin):
     search_fields = ("experiment_name", "auditors__username", "guidelines")
     search_help_text = "Search experiments, auditors and guidelines."
     readonly_fields = ("format_origin", "kind", "format_progress", "count_open", "list_links",
-                       "show_guidelines", "seed", "list_history")  # fmt: skip
+                       "show_guidelines", "seed", "status", "show_fixed_auditors",
+                       "list_history")  # fmt: skip
     fieldsets = (
         ("Batch", {"fields": ("format_origin", "kind", "format_progress", "count_open",
                               "list_links", "show_guidelines", "seed")}),
@@ -201,6 +211,37 @@ class BatchAdmin(ReviewerAdmin):
         person = get_user(request)
         rows = annotate_counts(get_visible_batches(person))
         return annotate_to_adjudicate(rows, person).prefetch_related("auditors")
+
+    def get_fieldsets(self, request: HttpRequest, obj: Batch | None = None) -> Any:
+        """Show the auditors of a closed batch as text, because they cannot be changed."""
+        sets: Any = super().get_fieldsets(request, obj)
+        if obj is None or not explain_fixed_auditors(obj):
+            return sets
+        fixed = {"fields": ("status", "show_fixed_auditors")}
+        return [(name, fixed if name == "Review" else given) for name, given in sets]
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        """Change the auditors, or ask whether to close or reopen the batch."""
+        if request.method == "POST":
+            answer = self._answer_post(request, object_id)
+            if answer is not None:
+                return answer
+        return super().change_view(request, object_id, form_url, extra_context)
+
+    def _answer_post(self, request: HttpRequest, object_id: str) -> HttpResponse | None:
+        """Answer what is not a change of an open batch; None if it is one."""
+        batch = self.get_object(request, object_id)
+        if batch is None or not self.has_change_permission(request, batch):
+            return None
+        if "_status" in request.POST:
+            return self._ask(request, [batch], _get_other_status(batch))
+        refusal = explain_fixed_auditors(batch)
+        if refusal:  # the page was opened before the batch was closed
+            self.message_user(request, refusal, messages.ERROR)
+            return redirect(request.get_full_path())
+        return None
 
     @admin.display(ordering="pk", description="batch")
     def format_number(self, row: Batch) -> str:
@@ -275,23 +316,27 @@ class BatchAdmin(ReviewerAdmin):
         """List the assigned auditors."""
         return ", ".join(sorted(person.username for person in row.auditors.all())) or "nobody"
 
+    @admin.display(description="auditors")
+    def show_fixed_auditors(self, row: Batch) -> str:
+        """List the auditors of a closed batch, and why they cannot be changed."""
+        lines = [(self.list_auditors(row),), (explain_fixed_auditors(row),)]
+        return format_html_join("", "<div>{}</div>", lines)
+
     @admin.action(description="Assign to auditor")
     def assign(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
         """Assign an auditor to the selected batches."""
         auditor = self._get_chosen_auditor(request)
         if auditor is not None:
-            for batch in rows:
-                self._assign(request, batch, {*batch.auditors.all(), auditor})
-            self.message_user(request, f"{_count_batches(rows)} assigned to {auditor}.")
+            wanted = {batch: {*batch.auditors.all(), auditor} for batch in rows}
+            self._say_done(request, self._assign(request, wanted), f"assigned to {auditor}")
 
     @admin.action(description="Remove from auditor")
     def unassign(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
         """Remove an auditor from the selected batches; answers stay."""
         auditor = self._get_chosen_auditor(request)
         if auditor is not None:
-            for batch in rows:
-                self._assign(request, batch, {*batch.auditors.all()} - {auditor})
-            self.message_user(request, f"{_count_batches(rows)} removed from {auditor}.")
+            wanted = {batch: {*batch.auditors.all()} - {auditor} for batch in rows}
+            self._say_done(request, self._assign(request, wanted), f"removed from {auditor}")
 
     def _get_chosen_auditor(self, request: HttpRequest) -> User | None:
         chosen = get_possible_auditors().filter(pk=request.POST.get("auditor") or 0).first()
@@ -299,28 +344,79 @@ class BatchAdmin(ReviewerAdmin):
             self.message_user(request, "Choose an auditor next to the action.", messages.ERROR)
         return chosen
 
-    def _assign(self, request: HttpRequest, batch: Batch, wanted: Iterable[User]) -> None:
-        for said in assign_auditors(batch, wanted, by=get_user(request)):
-            self.message_user(request, said, messages.WARNING)
+    def _assign(self, request: HttpRequest, wanted: Mapping[Batch, Iterable[User]]) -> list[Batch]:
+        """Assign the auditors of batches; returns those that did not refuse it."""
+        done = []
+        for batch, auditors in wanted.items():
+            try:
+                notes = assign_auditors(batch, auditors, by=get_user(request))
+            except InputError as error:
+                self.message_user(request, str(error), messages.ERROR)
+                continue
+            done.append(batch)
+            for said in notes:
+                self.message_user(request, said, messages.WARNING)
+        return done
 
-    @admin.action(description="Close")
-    def close_batches(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
+    @admin.action(description="Close…")
+    def close_batches(self, request: HttpRequest, rows: QuerySet[Batch]) -> HttpResponse | None:
         """Close batches, which then accept no answers."""
-        changed = [set_status(batch, BatchStatus.CLOSED, by=get_user(request)) for batch in rows]
-        self._say_changed(request, "closed", changed)
+        return self._set_status(request, rows, BatchStatus.CLOSED)
 
-    @admin.action(description="Reopen")
-    def open_batches(self, request: HttpRequest, rows: QuerySet[Batch]) -> None:
+    @admin.action(description="Reopen…")
+    def open_batches(self, request: HttpRequest, rows: QuerySet[Batch]) -> HttpResponse | None:
         """Reopen batches."""
-        changed = [set_status(batch, BatchStatus.OPEN, by=get_user(request)) for batch in rows]
-        self._say_changed(request, "reopened", changed)
+        return self._set_status(request, rows, BatchStatus.OPEN)
 
-    def _say_changed(self, request: HttpRequest, what: str, changed: Sequence[bool]) -> None:
-        count, already = sum(changed), len(changed) - sum(changed)
-        said = f"1 batch was {what}." if count == 1 else f"{count} batches were {what}."
-        if already:
-            said += f" {already} already had this status."
-        self.message_user(request, said, messages.SUCCESS if count else messages.WARNING)
+    def _set_status(
+        self, request: HttpRequest, rows: QuerySet[Batch], status: BatchStatus
+    ) -> HttpResponse | None:
+        """Close or reopen batches after a confirmation that names them."""
+        found = list(rows.order_by("pk"))
+        changing = [batch for batch in found if batch.status != status]
+        if changing and "confirmed" not in request.POST:
+            return self._ask(request, changing, status)
+        done = [batch for batch in changing if set_status(batch, status, by=get_user(request))]
+        self._say_done(request, done, "closed" if status == BatchStatus.CLOSED else "reopened")
+        same = [batch for batch in found if batch not in done]
+        if same:
+            self.message_user(
+                request, f"Already {status.label}: {_name_batches(same)}.", messages.WARNING
+            )
+        return None
+
+    def _ask(
+        self, request: HttpRequest, batches: Sequence[Any], status: BatchStatus
+    ) -> HttpResponse:
+        """Show which batches would be closed or reopened, and what that does."""
+        is_closing = status == BatchStatus.CLOSED
+        consequences = [
+            describe_closing(
+                items=batch.item_count, answered=batch.answer_count, to_adjudicate=batch.open_count
+            )
+            if is_closing
+            else REOPENING
+            for batch in batches
+        ]
+        verb = "Close" if is_closing else "Reopen"
+        context = self.admin_site.each_context(request) | {
+            "title": f"{verb} {_name_batches(batches)}?",
+            "opts": self.opts,
+            "named": [
+                (f"Batch {batch.pk}: {self.format_origin(batch)}", said)
+                for batch, said in zip(batches, consequences, strict=True)
+            ],
+            "batches": batches,
+            "action": "close_batches" if is_closing else "open_batches",
+            "button": f"{verb} {_name_batches(batches)}",
+        }
+        return TemplateResponse(request, "admin/audit/batch/confirm_status.html", context)
+
+    def _say_done(self, request: HttpRequest, batches: Sequence[Batch], what: str) -> None:
+        if batches:
+            verb = "was" if len(batches) == 1 else "were"
+            name = _name_batches(batches)
+            self.message_user(request, f"{name[0].upper()}{name[1:]} {verb} {what}.")
 
     def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         """Offer the accounts that can answer, as on the site."""
@@ -328,18 +424,23 @@ class BatchAdmin(ReviewerAdmin):
             kwargs["queryset"] = get_possible_auditors()
         return super().formfield_for_manytomany(db_field, request, **kwargs)
 
-    def save_model(self, request: HttpRequest, obj: Batch, form: Any, change: Any) -> None:  # noqa: ARG002
-        """Close or reopen a batch and record it in the activity log."""
-        set_status(obj, obj.status, by=get_user(request))
+    def save_model(self, request: HttpRequest, obj: Batch, form: Any, change: Any) -> None:
+        """Save nothing: only the auditors can be changed here."""
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: Any) -> None:  # noqa: ARG002
         """Assign auditors and record it in the activity log."""
-        self._assign(request, form.instance, form.cleaned_data["auditors"])
+        self._assign(request, {form.instance: form.cleaned_data["auditors"]})
 
 
-def _count_batches(rows: QuerySet[Batch]) -> str:
-    count = rows.count()
-    return "1 batch was" if count == 1 else f"{count} batches were"
+def _name_batches(batches: Sequence[Batch]) -> str:
+    numbers = [str(batch.pk) for batch in batches]
+    if len(numbers) == 1:
+        return f"batch {numbers[0]}"
+    return f"batches {', '.join(numbers[:-1])} and {numbers[-1]}"
+
+
+def _get_other_status(batch: Batch) -> BatchStatus:
+    return BatchStatus.CLOSED if batch.status == BatchStatus.OPEN else BatchStatus.OPEN
 
 
 @admin.register(Answer)
@@ -469,8 +570,11 @@ class AnswerAdmin(ReviewerAdmin):
 class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
     """A decision on an item, with the same rules as on the site."""
 
-    adjudicated = ChoiceField(label="Decision", widget=RadioSelect)
-    adjudication = CharFormField(label="Reason", widget=Textarea(attrs={"rows": 3, "cols": 80}))
+    adjudicated = ChoiceField(label="Decision (required)", widget=RadioSelect)
+    adjudication = CharFormField(
+        label=f"Reason (required, at least {MIN_REASON_CHARS} characters)",
+        widget=Textarea(attrs={"rows": 4}),
+    )
     version = IntegerFormField(widget=HiddenInput)
 
     class Meta:
@@ -484,18 +588,10 @@ class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
         item = self.instance
         choices = cast("ChoiceField", self.fields["adjudicated"])
         choices.choices = _list_decisions(item)
-        choices.help_text = (
-            f"Keys: {_KEYS[ItemKind(item.batch.kind)]}, R for the reason; in the reason, "
-            "Ctrl+Enter saves and goes to the next item."
-        )
         self.fields["version"].initial = item.adjudication_version
         draft = find_draft(item, _get_reader(item)) if _get_reader(item).pk else None
         if draft is not None:
             self.initial.update(adjudicated=draft.choice, adjudication=draft.reason)
-            self.fields["adjudication"].help_text = (
-                f"Filled in from your draft of {format_time(draft.updated)}, which is not saved as "
-                "a decision yet."
-            )
 
     def clean_adjudication(self) -> str:
         """A reason, as on the site."""
@@ -526,10 +622,6 @@ class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
         save_draft(now, _get_reader(self.instance), choice=choice, reason=reason)
 
 
-_KEYS: Final = {
-    ItemKind.JUDGMENTS: "A, B, T (tie), X (neither)",
-    ItemKind.RESPONSES: "0 to 5, . for half a point more",
-}
 _REQUIRED: Final = {"adjudicated": "choose a decision", "adjudication": "give a reason"}
 
 
@@ -580,8 +672,7 @@ class ItemAdmin(ReviewerAdmin):
         ("Item", {"fields": ("list_links", "format_disagreements",
                              "show_instruction", "show_response", "show_judgments")}),
         ("Answers and verdicts", {"fields": ("list_answers", "list_hidden_verdicts")}),
-        ("Decision", {"fields": ("show_state", "adjudicated", "adjudication", "version"),
-                      "classes": ("review-decision",)}),
+        ("Decision", {"fields": ("show_state", "adjudicated", "adjudication", "version")}),
         ("History", {"fields": ("list_history",)}),
     )  # fmt: skip
 
@@ -725,7 +816,7 @@ class ItemAdmin(ReviewerAdmin):
             f"{format_decision(now)}, by {now.adjudicated_by_name}: {now.adjudication}"
             if now.adjudicated
             else "none",
-            f"{claimed} opened this item on the site and may be deciding it." if claimed else "",
+            f"{claimed} opened this item and may be deciding it." if claimed else "",
             explain_refusal(now),
         ]
         return format_html_join("", "<div>{}</div>", [(part,) for part in parts if part])
@@ -734,6 +825,69 @@ class ItemAdmin(ReviewerAdmin):
     def list_history(self, row: Item) -> str:
         """List all activity on the item."""
         return format_item_history(row)
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        """Show the item; save, undo or discard what is posted."""
+        item = self.get_object(request, object_id)
+        if item is None:
+            return super().change_view(request, object_id, form_url, extra_context)
+        for name, handle in {"_undo": self._undo, "_discard": self._discard}.items():
+            if name in request.POST:
+                if not self.has_change_permission(request, item):
+                    raise PermissionDenied
+                handle(request, item)
+                return self._redirect_to_item(request, item.pk)
+        if request.method == "GET" and self.has_change_permission(request, item):
+            release_other_items(item, get_user(request))
+            if not item.adjudicated:
+                claim_item(item, get_user(request))
+        page = self._make_page(request, item)
+        return super().change_view(request, object_id, form_url, page | (extra_context or {}))
+
+    def _undo(self, request: HttpRequest, item: Item) -> None:
+        place, undone = f"item {item.batch_id}/{item.number}", format_decision(item)
+        try:
+            is_undone = undo_adjudication(item, by=get_user(request))
+        except InputError as error:
+            self.message_user(request, str(error), messages.ERROR)
+            return
+        if is_undone:
+            said = f"Undone: {place}, {undone}. The reason is kept as a draft."
+            self.message_user(request, said, messages.SUCCESS)
+        else:
+            said = f"Not undone: the last decision on {place} is not yours."
+            self.message_user(request, said, messages.WARNING)
+
+    def _discard(self, request: HttpRequest, item: Item) -> None:
+        discard_draft(item, get_user(request))
+        self.message_user(request, "The draft was discarded.", messages.SUCCESS)
+
+    def _make_page(self, request: HttpRequest, item: Item) -> dict[str, Any]:
+        """Describe an item's place in the list, the last decision and the draft."""
+        user = get_user(request)
+        is_open = self.has_change_permission(request, item)
+        listed = self._select_undecided(request)
+        keys = list(listed.values_list("pk", flat=True))
+        previous, following = find_neighbours(listed, item, user)
+        last = find_last_decision(user)
+        return {
+            "title": f"Item {item.number} of batch {item.batch_id}",
+            "subtitle": None,
+            "position": keys.index(item.pk) + 1 if item.pk in keys else None,
+            "listed": len(keys),
+            "previous": previous and self._build_address(request, previous),
+            "following": following and self._build_address(request, following),
+            "last": last,
+            "undo_last": last and self._build_address(request, last.pk),
+            "address": self._build_address(request, item.pk),
+            "is_open": is_open,
+            "is_own": bool(item.adjudicated) and item.adjudicated_by_id == user.pk,
+            "is_score": item.batch.kind == ItemKind.RESPONSES,
+            "draft": find_draft(item, user) if request.method == "GET" and is_open else None,
+            "draft_address": reverse("audit_review_draft", args=[item.batch_id, item.number]),
+        }
 
     def response_change(self, request: HttpRequest, obj: Item) -> HttpResponse:
         """Show the decision; stay where it was not saved."""
@@ -748,13 +902,16 @@ class ItemAdmin(ReviewerAdmin):
         return self._redirect_to_item(request, following)
 
     def _redirect_to_item(self, request: HttpRequest, key: int) -> HttpResponse:
-        """Redirect to an item's page, which keeps the filter of the list."""
+        return redirect(self._build_address(request, key))
+
+    def _build_address(self, request: HttpRequest, key: int) -> str:
+        """Build the address of an item's page, which keeps the filter of the list."""
         kept: dict[str, Any] = {
             "preserved_filters": self.get_preserved_filters(request),
             "opts": self.opts,
         }
-        address = reverse("admin:audit_item_change", args=[key])
-        return redirect(add_preserved_filters(kept, address))
+        address: str = add_preserved_filters(kept, reverse("admin:audit_item_change", args=[key]))
+        return address
 
     def save_model(self, request: HttpRequest, obj: Item, form: Any, change: Any) -> None:  # noqa: ARG002
         """Store the decision by the same rules as the site, and record it in the activity log."""
@@ -790,14 +947,14 @@ class ItemAdmin(ReviewerAdmin):
 
 
 def _describe_saved(item: Item) -> str:
-    """Describe a saved decision, with a link to the page where it can be undone."""
+    """Describe a saved decision, with a link to the item, where it can be undone."""
     return format_html(
-        'Item {}/{}: {}. Reason: {} <a href="{}">Review page, with undo</a>',
+        '<a href="{}">Item {}/{}</a>: {}. Reason: {}',
+        reverse("admin:audit_item_change", args=[item.pk]),
         item.batch_id,
         item.number,
         format_decision(item),
         Truncator(item.adjudication).chars(_EXCERPT_CHARS),
-        reverse("audit_review", args=[item.batch_id, item.number]),
     )
 
 

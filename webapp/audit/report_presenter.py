@@ -358,6 +358,31 @@ def _make_alpha_line(name: str, found: Estimate) -> MetricLine:
     return replace(line, value=none)
 
 
+def describe_closing(*, items: int, answered: int, to_adjudicate: int) -> tuple[str, ...]:
+    """Describe what closing a batch does, in sentences."""
+    left = f"{items - answered} of {items} items have no answer"
+    undecided = f"{to_adjudicate} item{'s' if to_adjudicate != 1 else ''} to adjudicate"
+    return (
+        f"Auditors can no longer answer: {left}."
+        if answered < items
+        else f"Auditors can no longer change their answers: all {items} items have one.",
+        f"Review leads can no longer decide: {undecided} will have no decision."
+        if to_adjudicate
+        else "Review leads can no longer decide: no items are left to adjudicate.",
+        "The results are final. An audit gate counts a closed sample as complete, so training can "
+        "start.",
+        "A review lead can reopen the batch. The activity log records both.",
+    )
+
+
+REOPENING: Final = (
+    "Auditors can answer and review leads can decide again, so the results can change.",
+    "The audit gate counts the batch again when all items are answered or the batch is closed.",
+    "The activity log records it.",
+)
+"""What reopening a batch does, in sentences."""
+
+
 def describe_log_entry(act: Activity) -> AuditLogLine:
     """Format an action on a gate or a batch."""
     what = act.get_action_display()

@@ -394,9 +394,24 @@ def list_auditor_names(batch: Batch) -> list[str]:
     return list(batch.auditors.order_by("username").values_list("username", flat=True))
 
 
+def explain_fixed_auditors(batch: Batch) -> str:
+    """Return why the auditors of a batch cannot be changed; empty if they can."""
+    if batch.status == BatchStatus.OPEN:
+        return ""
+    return f"Batch {batch.pk} is closed. Reopen it to change its auditors."
+
+
 def assign_auditors(batch: Batch, wanted: Iterable[User], *, by: User) -> list[str]:
-    """Assign the auditors of a batch, and return warnings for the user."""
-    set_auditors(batch, wanted, by=by)
+    """Assign the auditors of a batch, and return warnings for the user.
+
+    Raises:
+        InputError: the batch is closed.
+    """
+    with transaction.atomic():
+        refusal = explain_fixed_auditors(Batch.objects.select_for_update().get(pk=batch.pk))
+        if refusal:
+            raise InputError(refusal)
+        set_auditors(batch, wanted, by=by)
     passed_on = reassign_repeats(batch)
     notes = [format_unblinded_warning(batch.auditors.all())]
     if passed_on:

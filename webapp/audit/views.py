@@ -40,7 +40,9 @@ from webapp.audit.imports import ImportResult, group_reasons, import_file
 from webapp.audit.models import Batch, BatchStatus
 from webapp.audit.pooled_report import compute_trend, pool_iteration
 from webapp.audit.report_presenter import (
+    REOPENING,
     TREND,
+    describe_closing,
     describe_log_entry,
     make_accuracy_charts,
     make_auditor_lines,
@@ -68,7 +70,9 @@ from webapp.audit.selectors import (
 )
 from webapp.audit.services import (
     assign_auditors,
+    explain_fixed_auditors,
     format_unblinded_warning,
+    list_auditor_names,
     request_batch,
     set_status,
     write_gate,
@@ -171,6 +175,8 @@ def _render_report(
 ) -> HttpResponse:
     person = get_user(request)
     made = make_report(batch)
+    to_adjudicate = count_to_adjudicate(person, batch=batch.pk)
+    is_open = batch.status == BatchStatus.OPEN
     context = {
         "batch": batch,
         "report": made,
@@ -178,11 +184,18 @@ def _render_report(
         "headline_title": "For these items" if batch.is_hand_picked else "For the whole iteration",
         "formats": list(FORMATS),
         **_make_auditor_context(person, batch),
-        "to_adjudicate": count_to_adjudicate(person, batch=batch.pk),
+        "to_adjudicate": to_adjudicate,
         "may_import": person.has_perm(RUN)
         and (batch.experiment is None or can_control(person, batch.experiment)),
         "may_manage": can_manage(person, batch),
         "auditors_form": AuditorsForm(initial={"auditors": batch.auditors.all()}),
+        "fixed_auditors": explain_fixed_auditors(batch),
+        "auditor_names": [] if is_open else list_auditor_names(batch),
+        "consequences": describe_closing(
+            items=made.items, answered=made.answered, to_adjudicate=to_adjudicate
+        )
+        if is_open
+        else REOPENING,
         "import_form": import_form,
         "imported": done,
         "reasons": group_reasons(done.left_out) if done else [],
@@ -224,8 +237,11 @@ def update_auditors(request: HttpRequest, pk: int) -> HttpResponse:
     batch = get_manageable_batch(person, pk)
     form = AuditorsForm(request.POST)
     if form.is_valid():
-        for said in assign_auditors(batch, form.cleaned_data["auditors"], by=person):
-            messages.warning(request, said)
+        try:
+            for said in assign_auditors(batch, form.cleaned_data["auditors"], by=person):
+                messages.warning(request, said)
+        except InputError as error:
+            messages.error(request, str(error))
     else:
         messages.error(request, "Only active accounts with the role auditor can be chosen.")
     return redirect("audit_report", pk=pk)

@@ -1,10 +1,11 @@
 "use strict";
-// Keys of an item's page in the admin, as on the review page. The page works without this file.
+// Keys and drafts of an item's page in the admin, as on the review page. The page works without this file.
 document.addEventListener("DOMContentLoaded", () => {
   const form = document.getElementById("item_form");
-  const boxes = form ? [...form.querySelectorAll('input[name="adjudicated"]')] : [];
-  if (!boxes.length) return;
+  if (!form) return;
+  const boxes = [...form.querySelectorAll('input[name="adjudicated"]')];
   const reason = form.querySelector('textarea[name="adjudication"]');
+  const next = form.querySelector('input[name="_next"]');
   const isScore = boxes.some((box) => box.value === "0");
 
   const find = (key) => {
@@ -14,19 +15,85 @@ document.addEventListener("DOMContentLoaded", () => {
     return boxes.find((box) => box.value === value);
   };
 
+  const save = () => {
+    if (next && form.reportValidity()) next.click();
+    return Boolean(next);
+  };
+
+  const write = () => {
+    if (!reason) return false;
+    reason.focus();
+    reason.setSelectionRange(reason.value.length, reason.value.length);
+    return true;
+  };
+
+  const choose = (key) => {
+    const box = find(key);
+    if (!box) return false;
+    box.checked = true;
+    box.dispatchEvent(new Event("change", { bubbles: true }));
+    return true;
+  };
+
+  const press = (key) => {
+    const target = document.querySelector(`[data-key="${CSS.escape(key)}"]`);
+    if (target) target.click();
+    return Boolean(target);
+  };
+
+  const act = (key) => {
+    if (key === "enter") return save();
+    if (key === "r") return write();
+    return choose(key) || press(key);
+  };
+
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target === reason) {
-      form.querySelector('input[name="_next"]').click();
-      return;
-    }
-    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.key.length > 1) return;
-    if (event.target.matches("textarea, select, input:not([type=radio])")) return;
+    const isInText = event.target.matches("textarea, select, input:not([type=radio])");
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target === reason) save();
+    if (event.key === "Escape" && event.target === reason) reason.blur();
+    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || isInText) return;
     if (localStorage.getItem("audit-shortcuts") === "off") return;
-    const key = event.key.toLowerCase();
-    const target = key === "r" ? reason : find(key);
-    if (!target) return;
-    if (key === "r") target.focus();
-    else target.checked = true;
-    event.preventDefault();
+    if (event.key === "Enter" && event.target.closest("a, button, summary")) return;
+    if (act(event.key.toLowerCase())) event.preventDefault();
+  });
+
+  // Drafts go to the address of the review page, with its names of the fields.
+  const state = document.getElementById("draft-state");
+  if (!state || !reason) return;
+  const letters = ["A", "B", "tie", "neither"];
+  let isChanged = false;
+  let isSent = false;
+  let timer = 0;
+
+  const read = () => {
+    const values = new FormData();
+    const chosen = boxes.findIndex((box) => box.checked);
+    if (chosen >= 0) values.append(isScore ? "points" : "choice", isScore ? boxes[chosen].value : letters[chosen]);
+    values.append("reason", reason.value);
+    for (const name of ["version", "csrfmiddlewaretoken"]) values.append(name, form.elements[name].value);
+    return values;
+  };
+
+  const keep = async () => {
+    const answer = await fetch(state.dataset.address, { method: "POST", body: read() }).catch(() => null);
+    state.textContent = answer && answer.ok ? await answer.text() : "Draft not saved.";
+  };
+
+  form.addEventListener("input", () => {
+    isChanged = true;
+    clearTimeout(timer);
+    timer = setTimeout(keep, 500);
+  });
+  form.addEventListener("change", () => {
+    isChanged = true;
+    clearTimeout(timer);
+    keep();
+  });
+  document.addEventListener("submit", (event) => {
+    if (!event.submitter?.hasAttribute("formaction")) isSent = true;
+    clearTimeout(timer);
+  });
+  window.addEventListener("pagehide", () => {
+    if (isChanged && !isSent) navigator.sendBeacon(state.dataset.address, read());
   });
 });

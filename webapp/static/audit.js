@@ -35,7 +35,10 @@
 
   const comment = () => {
     const box = form && form.querySelector("textarea");
-    if (box) box.focus();
+    if (box) {
+      box.focus();
+      box.setSelectionRange(box.value.length, box.value.length);
+    }
     return Boolean(box);
   };
 
@@ -86,7 +89,9 @@
       if (text && text.value !== text.defaultValue) form.dispatchEvent(new Event("change"));
     });
     let isSent = false;
-    form.addEventListener("submit", () => { isSent = true; });
+    document.addEventListener("submit", (event) => {
+      if (event.target === form || event.submitter?.name === "discard") isSent = true;
+    });
     window.addEventListener("pagehide", () => {
       if (!isSent) navigator.sendBeacon(state.getAttribute("hx-post"), new FormData(form));
     });
