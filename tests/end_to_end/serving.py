@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.databases import find_migrated_database
 from tests.end_to_end.conftest import Site
 from tests.services import free_port, short_folder
 
@@ -142,10 +144,17 @@ class Server:
 
 
 @contextlib.contextmanager
-def own_server() -> Iterator[Server]:
-    """An installation in a folder of its own, of which nothing is left."""
+def own_server(*, migrated: bool = False, **extra: str) -> Iterator[Server]:
+    """An installation in a folder of its own, of which nothing is left.
+
+    Args:
+        migrated: whether its database has its tables already; the first start makes them.
+    """
     with short_folder() as folder:
-        made = Server(folder / "var", {"TMPDIR": str(folder)})
+        made = Server(folder / "var", {"TMPDIR": str(folder), **extra})
+        if migrated:
+            made.root.mkdir()
+            shutil.copy(find_migrated_database(), made.root / "db.sqlite3")
         try:
             yield made
         finally:

@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.browser import chromium, launched_chromium
-from tests.end_to_end.serving import Server
-from tests.services import Broker, short_folder
+from tests.end_to_end.serving import Server, own_server
+from tests.services import Broker
 
 SMALL = {
     "judge.samples": "5",
@@ -25,14 +25,10 @@ MINUTES = 60_000.0
 
 @contextlib.contextmanager
 def serving(**more: str) -> Iterator[Server]:
-    with short_folder() as folder:
-        server = Server(folder / "var", {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1", **more})
-        try:
-            server.start()
-            server.wait_until_up()
-            yield server
-        finally:
-            server.stop()
+    with own_server(migrated="DATABASE_URL" not in more, OMP_NUM_THREADS="1", **more) as server:
+        server.start()
+        server.wait_until_up()
+        yield server
 
 
 @pytest.fixture(scope="module")

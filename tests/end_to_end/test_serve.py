@@ -23,7 +23,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def up() -> Iterator[Server]:
     """A server that tests may shake, if they leave it up."""
-    with own_server() as made:
+    with own_server(migrated=True) as made:
         made.start()
         made.wait_until_up()
         yield made
