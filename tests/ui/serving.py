@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, StorageState, expect
 
 from tests.end_to_end.conftest import Site, make_site
 from tests.end_to_end.serving import serving_pages
@@ -18,11 +18,16 @@ PASSWORD = "correct horse"
 
 @dataclass(frozen=True, slots=True)
 class Sites:
-    """Addresses of both, and what the cast noted of the filled one."""
+    """Addresses of both, and what the cast noted of the filled one.
+
+    Attributes:
+        signed_in: cookies of those who signed in, by site and name: hashing passwords takes long.
+    """
 
     filled: str
     empty: str
     noted: Mapping[str, str]
+    signed_in: dict[tuple[str, str], StorageState] = field(default_factory=dict)
 
     def url_of(self, row: Row) -> str:
         """On which of the two a page is looked at."""
@@ -91,18 +96,21 @@ class People:
         return page
 
     def _browser_of(self, row: Row) -> BrowserContext:
+        key = self.sites.url_of(row), row.person
         context = self.browser.new_context(
             viewport={"width": self.size[0], "height": self.size[1]},
             color_scheme="dark" if self.dark else "light",
+            storage_state=self.sites.signed_in.get(key),
         )
         context.on("weberror", lambda error: self.errors.append(str(error.error)))
         page = context.new_page()
-        if row.person != NOBODY:
-            page.goto(f"{self.sites.url_of(row)}/account/login")
+        if row.person != NOBODY and key not in self.sites.signed_in:
+            page.goto(f"{key[0]}/account/login")
             page.get_by_label("Username").fill(row.person)
             page.get_by_label("Password").fill(PASSWORD)
             page.get_by_role("button", name="Sign in").click()
             expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+            self.sites.signed_in[key] = context.storage_state()
         return context
 
     def close(self) -> None:
