@@ -10,6 +10,7 @@ from django.utils import timezone
 from meta_reward_core.errors import InputError
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import Experiment, Job, JobKind, JobStatus
+from workers import tasks
 from workers.jobs.runner import Outcome, run_job, run_waiting_jobs
 
 pytestmark = pytest.mark.django_db
@@ -120,6 +121,11 @@ def delete_account(user: User, experiment: Experiment) -> None:
     user.delete()
 
 
+def give_away(user: User, experiment: Experiment) -> None:
+    experiment.owner = User.objects.create_user("owner")
+    experiment.save()
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -127,6 +133,7 @@ def delete_account(user: User, experiment: Experiment) -> None:
         (take_role, "the account olga may no longer start and control experiments"),
         (hide_experiment, "the account olga may no longer see experiment 'tiny'"),
         (delete_account, "the account that requested this was deleted"),
+        (give_away, "the account olga may no longer control experiment 'tiny'"),
     ],
 )
 def test_a_job_is_refused_if_its_account_could_not_request_it_any_more(
@@ -144,3 +151,37 @@ def test_a_job_is_refused_if_its_account_could_not_request_it_any_more(
     job.refresh_from_db()
     assert first.status == JobStatus.DONE
     assert (job.status, job.message) == (JobStatus.REFUSED, reason)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [(JobKind.DELETE, JobStatus.REFUSED), (JobKind.CHAT, JobStatus.DONE)]
+)
+def test_who_gave_an_experiment_away_does_not_delete_it_but_may_chat(
+    kind: JobKind, status: JobStatus
+) -> None:
+    olga = User.objects.create_user("olga")
+    olga.groups.add(Group.objects.get(name="operator"))
+    experiment = Experiment.objects.create(name="tiny", recipe={}, seed=1, owner=olga)
+    job = enqueue_job(kind, by=olga, experiment=experiment)
+    give_away(olga, experiment)
+    run_job(job, {kind: done})
+    job.refresh_from_db()
+    assert job.status == status
+
+
+def test_an_experiment_without_an_owner_is_deleted_only_by_those_who_may_transfer_it() -> None:
+    olga = User.objects.create_user("olga")
+    olga.groups.add(Group.objects.get(name="operator"))
+    experiment = Experiment.objects.create(name="tiny", recipe={}, seed=1, owner=olga)
+    job = enqueue_job(JobKind.DELETE, by=olga, experiment=experiment)
+    Experiment.objects.update(owner=None)
+    run_job(job, {JobKind.DELETE: done})
+    job.refresh_from_db()
+    assert job.status == JobStatus.REFUSED
+
+
+def test_a_message_to_a_worker_about_any_other_job_changes_nothing() -> None:
+    job = ask()
+    tasks.carry_out(job.pk)
+    job.refresh_from_db()
+    assert (job.status, job.message) == (JobStatus.WAITING, "")

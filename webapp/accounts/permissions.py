@@ -18,6 +18,8 @@ from webapp.accounts.roles import ANSWER, MANAGE_ACCOUNTS, RUN, RUN_ALL, SEE
 from webapp.experiments.models import Experiment, Job, JobKind, JobStatus
 
 _DELETED: Final = "the account that requested this was deleted"
+_FOR_VIEWERS: Final = frozenset({JobKind.CHAT})
+"""Kinds of jobs about an experiment that its viewers may request, with the role for it."""
 
 AnyUser = AbstractBaseUser | AnonymousUser
 View = Callable[[HttpRequest], HttpResponseBase]
@@ -158,7 +160,7 @@ def explain_lost_authority(job: Job) -> str:
     """Return why the user who requested a job may no longer do so; empty if they may.
 
     Between the request and its run, an account can be deactivated or lose a role, and an
-    experiment can become private.
+    experiment can become private or get another owner.
     """
     if job.created_by_id is None:
         return ""
@@ -167,10 +169,21 @@ def explain_lost_authority(job: Job) -> str:
         return _DELETED
     if not user.is_active or not user.has_perm(RUN):
         return f"the account {user} may no longer start and control experiments"
-    rows = Experiment.objects.filter(pk=job.experiment_id or 0)
-    if rows.exists() and not (rows & get_visible_experiments(user)).exists():
+    experiment = Experiment.objects.filter(pk=job.experiment_id or 0).first()
+    if experiment is None:
+        return ""
+    if not get_visible_experiments(user).filter(pk=experiment.pk).exists():
         return f"the account {user} may no longer see experiment {job.experiment_name!r}"
+    if not _may_request(user, JobKind(job.kind), experiment):
+        return f"the account {user} may no longer control experiment {job.experiment_name!r}"
     return ""
+
+
+def _may_request(user: User, kind: JobKind, experiment: Experiment) -> bool:
+    """Whether a user who can see an experiment may request a kind of job about it."""
+    if kind in _FOR_VIEWERS:
+        return True
+    return (can_transfer if kind == JobKind.DELETE else can_control)(user, experiment)
 
 
 def refuse_jobs_of_account(instance: User, **_: object) -> None:

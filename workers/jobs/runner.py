@@ -102,8 +102,11 @@ WORKER_HANDLERS: Final[Mapping[str, JobHandler]] = {
 def run_job(job: Job, handlers: Mapping[str, JobHandler]) -> bool:
     """Run a job if it is still pending; False if another process holds it.
 
-    A job that cannot be done is refused, with the reason in its message.
+    A job that cannot be done is refused, with the reason in its message. A kind without a handler
+    stays pending: a message to a worker may name any job.
     """
+    if job.kind not in handlers:
+        return False
     token = uuid4()
     lease = from_now(settings.META_REWARD_LEASE_SECONDS)
     claimed = _select_waiting().filter(pk=job.pk)
