@@ -16,7 +16,6 @@ from meta_reward_core.recipes.settings_history import read_settings
 from meta_reward_core.reporting.scorecard_schema import ScorecardDict
 from meta_reward_core.reporting.scorecard_store import list_scorecards
 from meta_reward_core.reporting.summary import Summary, summarize_iteration
-from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.shards import IterationFiles
 
@@ -90,8 +89,7 @@ class Arm:
 
 
 def read_run(
-    store: ArtifactStore,
-    name: str,
+    kept: ExperimentFiles,
     *,
     summaries: Mapping[int, Summary] | None = None,
     seed_model: str | None = None,
@@ -107,7 +105,6 @@ def read_run(
     Raises:
         ArtifactError: its files are gone, or one is damaged.
     """
-    kept = ExperimentFiles(store, name)
     found = kept.require_description()
     settings = read_settings(kept, found)
     manifests = list(_iter_final_manifests(kept))
@@ -116,7 +113,7 @@ def read_run(
     for files in folders.values():
         metrics |= _read_metrics(files)
     return ExperimentRun(
-        name=name,
+        name=kept.name,
         recipe=settings.get_recipe(),
         recipe_sha256=settings.get_recipe_sha256(),
         seed=found["seed"],
@@ -132,7 +129,7 @@ def read_run(
         cards={
             number: cards
             for number in range(len(manifests) + 1)
-            if (cards := list_scorecards(store, name, number))
+            if (cards := list_scorecards(kept, number))
         },
         packages=manifests[-1]["packages"] if manifests else {},
         gaming={number: _find_judge_hacking(files) for number, files in folders.items()}

@@ -86,48 +86,44 @@ def parse_model_spec(text: str) -> tuple[str, int]:
     return found[1], int(found[2])
 
 
-def list_scorecards(store: ArtifactStore, experiment: str, number: int) -> list[ScorecardDict]:
+def list_scorecards(files: ExperimentFiles, number: int) -> list[ScorecardDict]:
     """List all scorecards of M_number by name.
 
     Raises:
         ArtifactError: one of them is not readable.
     """
-    return [made.card for made in _iter_model_scorecards(store, experiment, number)]
+    return [made.card for made in _iter_model_scorecards(files, number)]
 
 
-def iter_scorecard_files(store: ArtifactStore, experiment: str) -> Iterator[ScorecardFile]:
+def iter_scorecard_files(files: ExperimentFiles) -> Iterator[ScorecardFile]:
     """Yield all scorecards of an experiment by model, those of `evaluation.tasks` first.
 
     Raises:
         ArtifactError: one of them is not readable.
     """
-    found = map(
-        parse_model_name, store.list_names(ExperimentLayout.from_name(experiment).evaluations)
-    )
+    found = map(parse_model_name, files.store.list_names(files.layout.evaluations))
     numbers = {number for number in found if number is not None}
-    for number in sorted(numbers | _find_measured_models(store, experiment)):
-        yield from _iter_model_scorecards(store, experiment, number)
+    for number in sorted(numbers | _find_measured_models(files)):
+        yield from _iter_model_scorecards(files, number)
 
 
-def _find_measured_models(store: ArtifactStore, experiment: str) -> set[int]:
+def _find_measured_models(files: ExperimentFiles) -> set[int]:
     """Return the numbers of the models that tasks have measured."""
-    folder = ExperimentLayout.from_name(experiment)
-    found = map(parse_iteration_name, store.list_names(folder.folder))
+    store, layout = files.store, files.layout
+    found = map(parse_iteration_name, store.list_names(layout.folder))
     iterations = {
         number
         for number in found
-        if number and store.exists(f"{folder.get_iteration(number)}/{_TASK_TABLE}")
+        if number and store.exists(f"{layout.get_iteration(number)}/{_TASK_TABLE}")
     }
     return iterations | ({0} if 1 in iterations else set())
 
 
-def _iter_model_scorecards(
-    store: ArtifactStore, experiment: str, number: int
-) -> Iterator[ScorecardFile]:
-    folder, inside = ExperimentLayout.from_name(experiment), ExperimentLayout("")
+def _iter_model_scorecards(files: ExperimentFiles, number: int) -> Iterator[ScorecardFile]:
+    store, folder, inside = files.store, files.layout, ExperimentLayout("")
     table = f"{inside.get_iteration(max(number, 1))}/{_TASK_TABLE}"
     if store.exists(folder.get_path(table)):
-        for card in read_task_scorecards(store, experiment, number):
+        for card in read_task_scorecards(files, number):
             yield ScorecardFile(number, table, card)
     for name in store.list_names(folder.get_scorecards(number)):
         card = _read_scorecard(store, f"{folder.get_scorecards(number)}/{name}")

@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from meta_reward_core.evaluation.clustered_intervals import compute_clustered_change_interval
 from meta_reward_core.evaluation.scorecard import Metric
 from meta_reward_core.reporting.scorecard_schema import ScorecardDict, parse_scorecard
-from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.shards import IterationFiles
 
@@ -34,7 +33,7 @@ _SCALES: Final = {
 CHANGE_MARK: Final = "_change_from_M"
 
 
-def read_task_scorecards(store: ArtifactStore, experiment: str, number: int) -> list[ScorecardDict]:
+def read_task_scorecards(files: ExperimentFiles, number: int) -> list[ScorecardDict]:
     """Read all scorecards of `evaluation.tasks` of M_number, in recipe order.
 
     Tasks that were not evaluated have no metrics, and the reason under `not_evaluated`.
@@ -42,15 +41,12 @@ def read_task_scorecards(store: ArtifactStore, experiment: str, number: int) -> 
     Raises:
         DamagedArtifactError: a table is not readable.
     """
-    files = _open_files(store, experiment, number)
-    rows = files.read("task_scorecards").to_pylist()
-    return [
-        _make_card(store, experiment, number, row) for row in rows if row["model"] == f"M{number}"
-    ]
+    rows = _open_iteration(files, number).read("task_scorecards").to_pylist()
+    return [_make_card(files, number, row) for row in rows if row["model"] == f"M{number}"]
 
 
 def measure_ground_truth_changes(
-    store: ArtifactStore, experiment: str, *, task: str, before: int, after: int
+    files: ExperimentFiles, *, task: str, before: int, after: int
 ) -> dict[str, Metric]:
     """Compute changes between models in a task's ground-truth metrics of each held-out item.
 
@@ -64,8 +60,8 @@ def measure_ground_truth_changes(
     Raises:
         DamagedArtifactError: a table is not readable.
     """
-    then = _read_results(store, experiment, before, task)
-    now = _read_results(store, experiment, after, task)
+    then = _read_results(files, before, task)
+    now = _read_results(files, after, task)
     names = dict.fromkeys(metric for metric, _, _ in now)
     found = {name: _measure_scaled_change(name, then, now) for name in names}
     return {name: metric for name, metric in found.items() if metric is not None}
@@ -86,14 +82,12 @@ def _measure_scaled_change(name: str, then: _Results, now: _Results) -> Metric |
     return Metric(name, mean, len(both), low, high)
 
 
-def _open_files(store: ArtifactStore, experiment: str, number: int) -> IterationFiles:
+def _open_iteration(files: ExperimentFiles, number: int) -> IterationFiles:
     """Open the iteration that measured M_number; the first one measures M_0."""
-    return ExperimentFiles(store, experiment).get_iteration(max(number, 1))
+    return files.get_iteration(max(number, 1))
 
 
-def _make_card(
-    store: ArtifactStore, experiment: str, number: int, row: Mapping[str, Any]
-) -> ScorecardDict:
+def _make_card(files: ExperimentFiles, number: int, row: Mapping[str, Any]) -> ScorecardDict:
     task: str = row["task"]
     if row["scorecard"] is None:
         return {
@@ -104,28 +98,28 @@ def _make_card(
             "findings": [],
             "not_evaluated": row["not_evaluated_reason"],
         }
-    card = parse_scorecard(row["scorecard"], place=f"{experiment}: {task}") | {"task": task}
+    card = parse_scorecard(row["scorecard"], place=f"{files.name}: {task}") | {"task": task}
     names = [metric["name"] for metric in card["figures"]]
-    changes = _iter_changes(store, experiment, number, task, names)
+    changes = _iter_changes(files, number, task, names)
     card["figures"] = [*card["figures"], *map(_to_dict, changes)]
     return card
 
 
 def _iter_changes(
-    store: ArtifactStore, experiment: str, number: int, task: str, names: list[str]
+    files: ExperimentFiles, number: int, task: str, names: list[str]
 ) -> Iterator[Metric]:
     earlier = sorted({0, number - 1} - {number, -1})
     if not earlier:
         return
-    now = _read_results(store, experiment, number, task)
+    now = _read_results(files, number, task)
     for other in earlier:
-        then = _read_results(store, experiment, other, task)
+        then = _read_results(files, other, task)
         for name in names:
             yield from _measure_change(name, then, now, label=f"{name}{CHANGE_MARK}{other}")
 
 
-def _read_results(store: ArtifactStore, experiment: str, number: int, task: str) -> _Results:
-    table = _open_files(store, experiment, number).read("task_items")
+def _read_results(files: ExperimentFiles, number: int, task: str) -> _Results:
+    table = _open_iteration(files, number).read("task_items")
     wanted = pc.and_(pc.equal(table["task"], task), pc.equal(table["model"], f"M{number}"))
     return {
         (row["metric"], row["item_id"], row["part"]): (row["value"], row["prompt_id"])

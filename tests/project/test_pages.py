@@ -21,3 +21,15 @@ def test_a_page_neither_queries_nor_changes_rows_itself(page: Path) -> None:
 
 def test_the_pages_are_found() -> None:
     assert {"audit", "dashboard", "playground", "results"} <= {page.parent.name for page in PAGES}
+
+
+def test_one_module_alone_opens_the_files_of_a_row() -> None:
+    """It compares their UUID: the files may belong to another experiment with the same name."""
+    opening = {
+        path.relative_to(WEBAPP).as_posix()
+        for path in WEBAPP.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "ArtifactStore"
+        if any(ast.unparse(given).endswith(".artifact_root") for given in call.args)
+    }
+    assert opening == {"experiments/files.py"}

@@ -18,6 +18,7 @@ from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.reporting.run_loader import read_run
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.experiment_files import ExperimentFiles
 from tests.webapp.conftest import make_person
 from tests.workers.installation import Installation, UseScript
 from webapp.dashboard.activity_log import LogFilter, iter_entries
@@ -281,7 +282,7 @@ def test_a_report_reads_each_iteration_under_its_own_settings(stopped: Installat
     store = ArtifactStore(str(stopped.artifacts))
     epochs = [read_recipe(store, "mine", number).training.epochs for number in (1, 2)]
     assert epochs == [10, 3]
-    run = read_run(store, "mine")
+    run = read_run(ExperimentFiles(store, "mine"))
     assert run.recipe == recipe() == read_recipe(store, "mine")
     assert run.recipe_sha256 == recipe().sha256 != Experiment.objects.get().recipe_sha256
     assert "training" in stopped.run("show_iteration", "--experiment", "mine", "--iteration", 1)

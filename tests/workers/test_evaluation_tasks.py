@@ -19,8 +19,10 @@ from meta_reward_core.errors import RecipeError
 from meta_reward_core.evaluation.clustered_intervals import compute_clustered_change_interval
 from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.recipes.loader import load_recipe
+from meta_reward_core.reporting.scorecard_schema import ScorecardDict
 from meta_reward_core.reporting.scorecard_store import iter_scorecard_files, list_scorecards
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.tasks.ifeval import checkers
 from tests.core.tiny_model import make_model_folder
 from tests.workers.installation import Installation, UseScript
@@ -60,6 +62,11 @@ def pairs(tmp_path: Path) -> Path:
 
 def run(installation: Installation, tasks: str, *more: object, name: str = "mine") -> str:
     return installation.run_iteration("--set", f"evaluation.tasks={tasks}", *more, name=name)
+
+
+def list_cards(installation: Installation, number: int) -> list[ScorecardDict]:
+    store = ArtifactStore(str(installation.artifacts))
+    return list_scorecards(ExperimentFiles(store, "mine"), number)
 
 
 def read(installation: Installation, number: int, table: str) -> list[dict[str, Any]]:
@@ -102,8 +109,7 @@ def test_every_model_is_measured_on_the_same_items_and_changes_are_paired(
         for model in ("M0", "M1", "M2")
     }
     assert keys["M0"] == keys["M1"] == keys["M2"]
-    store = ArtifactStore(str(installation.artifacts))
-    cards = {number: list_scorecards(store, "mine", number)[0] for number in (0, 1, 2)}
+    cards = {number: list_cards(installation, number)[0] for number in (0, 1, 2)}
     values = {
         number: {figure["name"]: figure["value"] for figure in card["figures"]}
         for number, card in cards.items()
@@ -141,9 +147,8 @@ def test_judge_and_comparisons_of_labelled_pairs_are_measured(
 
     use_script(script)
     run(installation, f"[{{name: labelled-pairs, data: {pairs}}}]")
-    store = ArtifactStore(str(installation.artifacts))
     for number in (0, 1):
-        (card,) = list_scorecards(store, "mine", number)
+        (card,) = list_cards(installation, number)
         values = {figure["name"]: figure["value"] for figure in card["figures"]}
         assert card["model"] == f"M{number}"
         assert values["judge_accuracy"] == 1
@@ -160,7 +165,7 @@ def test_absent_data_is_not_evaluated_and_neither_passes_nor_fails(
     assert m0["scorecard"] is m1["scorecard"] is None
     assert "was missing when the experiment was created" in m1["not_evaluated_reason"]
     assert not (installation.artifacts / "mine/iteration-1/task_items").exists()
-    (card,) = list_scorecards(ArtifactStore(str(installation.artifacts)), "mine", 1)
+    (card,) = list_cards(installation, 1)
     assert card["figures"] == []
     assert card["not_evaluated"] == m1["not_evaluated_reason"]
 
@@ -185,7 +190,7 @@ def test_prompts_like_those_of_an_evaluation_are_left_out_of_the_pool_and_counte
     assert {row["text"].split()[0] for row in pool} == {"question"}
     manifest = installation.artifacts / "mine/iteration-0/manifests/pool-00000.json"
     assert json.loads(manifest.read_text())["counts"]["contaminated"] == 2
-    (card,) = list_scorecards(ArtifactStore(str(installation.artifacts)), "mine", 1)
+    (card,) = list_cards(installation, 1)
     (issue,) = [one for one in card["findings"] if one["name"] == "pool_prompts_left_out"]
     assert issue["rows"] == 2
 
@@ -356,7 +361,7 @@ def test_page_and_report_show_figures_changes_and_what_was_not_evaluated(
     assert "prompt_strict_change_from_M0" in page
     assert "Not evaluated: its data none was missing when the experiment was created." in page
     store = ArtifactStore(str(installation.artifacts))
-    for made in iter_scorecard_files(store, "mine"):
+    for made in iter_scorecard_files(ExperimentFiles(store, "mine")):
         answer: Any = client.get(f"/experiments/mine/files/{made.path}")
         assert answer.status_code == 200, made.path
         assert b"".join(answer.streaming_content)
@@ -415,7 +420,7 @@ def test_a_model_answers_is_checked_and_kept_for_the_report(
         "scripted",
     )
     assert again.split() == first.split()[-len(again.split()) :]
-    (card,) = list_scorecards(ArtifactStore(str(installation.artifacts)), "mine", 1)
+    (card,) = list_cards(installation, 1)
     assert card["benchmark"] == "ifeval"
 
 

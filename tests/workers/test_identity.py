@@ -10,7 +10,9 @@ from django.test import Client
 from pytest_django.fixtures import Settings
 
 from meta_reward_core.errors import ArtifactError, InputError
+from meta_reward_core.evaluation.scorecard import Metric, Scorecard
 from meta_reward_core.recipes.loader import load_recipe
+from meta_reward_core.reporting.scorecard_store import save_scorecard
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from tests.webapp.conftest import make_person
@@ -291,10 +293,15 @@ def test_files_of_another_experiment_are_not_shown_as_those_of_the_row(
     row.refresh_from_db()
     assert client.get(file).status_code == 404
     assert not open_experiment_files(row).exists()
-    for page in ("/experiments/mine", "/experiments/mine/files", "/experiments/mine/iterations/1"):
-        answered = client.get(page)
+    scored = Scorecard(SECRET, "m", None, "m", (Metric("win_rate", 31.25, 805),))
+    save_scorecard(ArtifactStore(str(installation.artifacts)), "mine", 0, scored)
+    for page in ("", "/files", "/iterations/1", "/evaluations"):
+        answered = client.get(f"/experiments/mine{page}")
         assert answered.status_code == 200
         assert SECRET not in answered.content.decode()
+    report = client.get("/reports", {"name": "mine"})
+    assert report.status_code == 503
+    assert SECRET not in report.content.decode()
 
 
 def test_nothing_runs_on_the_files_of_another_experiment(

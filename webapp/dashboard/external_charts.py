@@ -11,11 +11,12 @@ from typing import Any, Final
 from meta_reward_core.errors import ArtifactError
 from meta_reward_core.reporting.scorecard_schema import ScorecardDict
 from meta_reward_core.reporting.scorecard_store import list_scorecards
-from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.experiment_files import ExperimentFiles
 from webapp.audit.pooled_report import compute_trend
 from webapp.audit.report_presenter import make_trend
 from webapp.charts.chart import Chart
 from webapp.charts.lines import Point, Series, build_line_chart
+from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Experiment
 
 _PERCENT: Final = (0.0, 100.0)
@@ -53,21 +54,16 @@ def build_external_charts(experiment: Experiment, *, models: int) -> list[Chart]
 def _list_scorecards_by_model(
     experiment: Experiment, models: int
 ) -> dict[int, list[ScorecardDict]]:
-    store = ArtifactStore(experiment.artifact_root)
-    return {
-        number: list(_list_readable_scorecards(store, experiment.name, number))
-        for number in range(models)
-    }
+    files = open_experiment_files(experiment)
+    return {number: list(_list_readable_scorecards(files, number)) for number in range(models)}
 
 
-def _list_readable_scorecards(
-    store: ArtifactStore, name: str, number: int
-) -> Sequence[ScorecardDict]:
+def _list_readable_scorecards(files: ExperimentFiles, number: int) -> Sequence[ScorecardDict]:
     """List the scorecards of a model, without unreadable ones."""
     try:
-        return list_scorecards(store, name, number)
+        return list_scorecards(files, number)
     except ArtifactError as error:
-        _log.warning("evaluations of %s M%s are not drawn: %s", name, number, error)
+        _log.warning("evaluations of %s M%s are not drawn: %s", files.name, number, error)
         return ()
 
 

@@ -21,6 +21,8 @@ from meta_reward_core.reporting.task_scorecards import (
     read_task_scorecards,
 )
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.experiment_files import ExperimentFiles
+from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Experiment, Iteration, RunStatus
 
 _ACTOR: Final = "Actor"
@@ -222,7 +224,8 @@ def _name_measure(row: OutcomeRow) -> str:
 def _iter_task_rows(experiment: Experiment, last: Iteration) -> Iterator[OutcomeRow]:
     if not experiment.recipe.get("evaluation", {}).get("tasks"):
         return
-    cards = _read_cards(experiment.artifact_root, experiment.name, last.number, last.model_out)
+    files = open_experiment_files(experiment)
+    cards = _read_cards(files.store.root, files.layout.folder, last.number, last.model_out)
     for before, after in cards:
         yield from _iter_card_rows(before, after, last.number)
 
@@ -230,17 +233,17 @@ def _iter_task_rows(experiment: Experiment, last: Iteration) -> Iterator[Outcome
 @lru_cache(maxsize=256)
 def _read_cards(
     root: str,
-    name: str,
+    folder: str,
     number: int,
     model: str,  # noqa: ARG001 other weights have other scorecards
 ) -> list[tuple[ScorecardDict, ScorecardDict]]:
     """Return scorecards of M0 and the latest model by task."""
-    store = ArtifactStore(root)
+    files = ExperimentFiles(ArtifactStore(root), folder)
     try:
-        first = {card["task"]: card for card in read_task_scorecards(store, name, 0)}
-        latest = read_task_scorecards(store, name, number)
+        first = {card["task"]: card for card in read_task_scorecards(files, 0)}
+        latest = read_task_scorecards(files, number)
     except ArtifactError as error:
-        _log.warning("cannot summarize task scorecards of %s: %s", name, error)
+        _log.warning("cannot summarize task scorecards of %s: %s", folder, error)
         return []
     return [(first[card["task"]], card) for card in latest if card["task"] in first]
 
@@ -284,9 +287,10 @@ def _find_changes(
         return {}
     if task is None:
         return {}
+    files = open_experiment_files(experiment)
     return _read_changes(
-        experiment.artifact_root,
-        experiment.name,
+        files.store.root,
+        files.layout.folder,
         task,
         first.number - 1,
         last.number,
@@ -297,7 +301,7 @@ def _find_changes(
 @lru_cache(maxsize=256)
 def _read_changes(
     root: str,
-    name: str,
+    folder: str,
     task: str,
     before: int,
     after: int,
@@ -305,10 +309,10 @@ def _read_changes(
 ) -> Mapping[str, Metric]:
     try:
         return measure_ground_truth_changes(
-            ArtifactStore(root), name, task=task, before=before, after=after
+            ExperimentFiles(ArtifactStore(root), folder), task=task, before=before, after=after
         )
     except ArtifactError as error:
-        _log.warning("cannot summarize results by item of %s: %s", name, error)
+        _log.warning("cannot summarize results by item of %s: %s", folder, error)
         return {}
 
 

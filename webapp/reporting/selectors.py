@@ -9,7 +9,7 @@ from meta_reward_core.reporting.run_loader import ExperimentRun, read_run
 from meta_reward_core.reporting.scorecard_schema import ScorecardDict
 from meta_reward_core.reporting.scorecard_store import iter_scorecard_files
 from meta_reward_core.reporting.summary import Summary
-from meta_reward_core.storage.artifact_store import ArtifactStore
+from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Experiment, RunStatus
 
 
@@ -26,8 +26,7 @@ def load_run(
         ArtifactError: its files are gone or damaged.
     """
     return read_run(
-        ArtifactStore(row.artifact_root),
-        row.name,
+        open_experiment_files(row),
         summaries=get_summaries(row),
         seed_model=seed_model,
         look_at_answers=look,
@@ -86,7 +85,7 @@ class StoredEvaluation:
     not_evaluated: str = ""
 
 
-def list_evaluations(store: ArtifactStore, experiment: str) -> list[StoredEvaluation]:
+def list_evaluations(row: Experiment) -> list[StoredEvaluation]:
     """List all stored evaluations by model and benchmark.
 
     Raises:
@@ -103,7 +102,7 @@ def list_evaluations(store: ArtifactStore, experiment: str) -> list[StoredEvalua
                     for one in made.card.get("findings") or []],
             not_evaluated=made.card.get("not_evaluated") or "",
         )
-        for made in iter_scorecard_files(store, experiment)
+        for made in iter_scorecard_files(open_experiment_files(row))
     ]  # fmt: skip
 
 

@@ -12,7 +12,6 @@ from meta_reward_core.reporting.assemble import build_report
 from meta_reward_core.reporting.document import Document
 from meta_reward_core.reporting.markdown import write_markdown
 from meta_reward_core.reporting.run_loader import group_runs
-from meta_reward_core.storage.artifact_store import ArtifactStore
 from webapp.accounts.permissions import get_viewable_experiment, require_view
 from webapp.reporting.rendering import render_sections, write_html
 from webapp.reporting.selectors import format_report_title, list_evaluations, load_run
@@ -49,7 +48,7 @@ def show_evaluations(request: HttpRequest, name: str) -> HttpResponse:
     """List the stored evaluations of an experiment's models."""
     row = get_viewable_experiment(request.user, name)
     try:
-        kept = list_evaluations(ArtifactStore(row.artifact_root), row.name)
+        kept = list_evaluations(row)
     except ArtifactError:
         return render(request, "results/damaged_files.html", status=503)
     context = {"experiment": row, "evaluations": kept}

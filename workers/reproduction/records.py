@@ -167,8 +167,7 @@ class RunRecords:
     def _read(self, run: PlannedRun) -> ExperimentRun:
         row = Experiment.objects.filter(name=run.name).first()
         return read_run(
-            self._store,
-            run.name,
+            ExperimentFiles(self._store, run.name),
             summaries=None if row is None else get_summaries(row),
             seed_model=None if run.model is None else f"SFT seed {run.model.sft_seed}",
             look_at_answers=True,

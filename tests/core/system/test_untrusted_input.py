@@ -18,6 +18,7 @@ from meta_reward_core.experiment import open_experiment
 from meta_reward_core.recipes.loader import load_recipe, read_recipe_text
 from meta_reward_core.reporting.scorecard_store import list_scorecards
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.system.untrusted_input import (
     REQUEST_LIMITS,
     YAML_LIMITS,
@@ -247,7 +248,7 @@ def test_a_file_that_is_no_scorecard_is_named(content: bytes, tmp_path: Path) ->
     folder.mkdir(parents=True)
     (folder / "bench.json").write_bytes(content)
     with pytest.raises(ArtifactError, match=r"bench\.json"):
-        list_scorecards(ArtifactStore(str(tmp_path)), "first", 1)
+        list_scorecards(ExperimentFiles(ArtifactStore(str(tmp_path)), "first"), 1)
 
 
 @pytest.mark.parametrize(

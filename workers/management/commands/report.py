@@ -11,6 +11,7 @@ from meta_reward_core.errors import InputError
 from meta_reward_core.reporting.assemble import build_report
 from meta_reward_core.reporting.run_loader import ExperimentRun, group_runs, read_run
 from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.experiment_files import ExperimentFiles
 from webapp.experiments.models import Experiment
 from webapp.paths import VAR_ROOT, get_storage_roots
 from webapp.reporting.rendering import write_report
@@ -64,4 +65,4 @@ def _read(name: str) -> ExperimentRun:
         return load_run(row, look=True)
     store = ArtifactStore(get_storage_roots().artifacts)
     read_recipe(store, name)
-    return read_run(store, name, look_at_answers=True)
+    return read_run(ExperimentFiles(store, name), look_at_answers=True)
