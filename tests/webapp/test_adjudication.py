@@ -253,6 +253,23 @@ def test_undo_returns_to_what_counted_before(answered: Batch, lead: User, second
     assert Activity.objects.filter(action="adjudication_undone").count() == 2
 
 
+def test_undo_gives_a_decision_back_to_no_later_account_of_its_name(
+    answered: Batch, lead: User, second: User
+) -> None:
+    item = conflicts(answered)[0]
+    decide(browser(lead), item, "tie", reason="both miss it")
+    decide(browser(second), item, "neither", reason="both are wrong")
+    name = lead.username
+    lead.delete()
+    later = make_person(name, "lead")
+    browser(second).post(where(item, "/undo"))
+    item.refresh_from_db()
+    assert (item.adjudicated, item.adjudicated_by_name, item.adjudicated_by) == ("tie", name, None)
+    browser(later).post(where(item, "/undo"))
+    item.refresh_from_db()
+    assert item.adjudicated == "tie"
+
+
 def test_results_of_a_closed_batch_are_final(answered: Batch, lead: User) -> None:
     item = conflicts(answered)[0]
     client = browser(lead)

@@ -10,6 +10,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
+from django.utils import timezone
 
 from meta_reward_core.errors import ArtifactError, InputError
 from tests.webapp.audit_fixtures import (
@@ -28,14 +29,14 @@ from webapp.audit.adjudication import Decision, adjudicate_item
 from webapp.audit.annotation_queue import AnswerInput, count_stranded_repeats
 from webapp.audit.auditor_report import find_own_quality, make_auditor_report
 from webapp.audit.batch_report import make_report
-from webapp.audit.batch_sampling import KnownAnswer, pick_items
+from webapp.audit.batch_sampling import BatchPlan, KnownAnswer, pick_items
 from webapp.audit.exports import export_batch
 from webapp.audit.gate import evaluate_gate
 from webapp.audit.human_preference_pairs import build_human_pairs
 from webapp.audit.known_items import read_known_answers
-from webapp.audit.models import Batch, Gate, HiddenVerdict, Item, RepeatKind
+from webapp.audit.models import Answer, Batch, Gate, HiddenVerdict, Item, RepeatKind
 from webapp.audit.pooled_report import pool_iteration
-from webapp.audit.services import add_picked_items, assign_auditors
+from webapp.audit.services import add_picked_items, assign_auditors, request_batch, set_status
 from webapp.experiments.models import Experiment, Job
 from workers.jobs.draw_audit_batch import create_audit_batch
 
@@ -80,6 +81,7 @@ def test_each_auditor_answers_the_known_items_first_and_is_measured_by_them(
     assert (found["carol"].known_accuracy.value, found["carol"].known_accuracy.count) == (1.0, 6)
     assert found["dave"].known_accuracy.value == 0.0
     assert (found["carol"].is_flagged, found["dave"].is_flagged) == (False, True)
+    Answer.objects.update(revealed=timezone.now())
     own = find_own_quality(batch, carol)
     assert own is not None
     assert own.known_accuracy.count == 6
@@ -280,12 +282,72 @@ def test_the_own_quality_is_that_of_the_report_and_needs_no_answers_to_other_ite
         turns = [*turns[1:], turns[0]]
     report = {one.name: one for one in make_auditor_report(batch).auditors}
     assert report["carol"].accuracy.count > 0
+    Answer.objects.update(revealed=timezone.now())
     assert find_own_quality(batch, carol) == report["carol"]
     only_dave = batch.items.exclude(answer__auditor=carol).filter(original=None)
     elsewhere = only_dave.exclude(repeats__answer__auditor=carol)
     assert elsewhere.exists()
     HiddenVerdict.objects.filter(item__in=elsewhere).delete()
     assert find_own_quality(batch, carol) == report["carol"]
+
+
+def test_an_answer_that_can_still_change_tells_nothing_about_its_item(
+    audited: Experiment, alice: User, carol: User
+) -> None:
+    batch = draw(audited, by=alice, auditors=[carol], known_answers=KNOWN, shows_quality=True)
+    item = annotation_queue.lease_next_item(batch, carol)
+    assert item is not None
+    give(item, carol, "first")
+    for other in batch.items.exclude(pk=item.pk):
+        other.skipped_by.add(carol)
+    address = f"/audits/{batch.pk}/annotate"
+    client = browser(carol)
+    page = client.get(address).content.decode()
+    assert "Undo your last answer" in page
+    assert "Prefers the higher score" not in page
+    assert find_own_quality(batch, carol) is None
+    client.post(f"/audits/{batch.pk}/items/{item.number}/reveal")
+    page = client.get(address).content.decode()
+    assert "Undo your last answer" not in page
+    assert "Prefers the higher score" in page
+
+
+def test_all_answers_of_a_closed_batch_are_final(
+    audited: Experiment, alice: User, carol: User
+) -> None:
+    batch = draw(audited, by=alice, auditors=[carol], shows_quality=True, reveals_at_once=False)
+    answer_all(batch, carol, known="first")
+    assert find_own_quality(batch, carol) is None
+    set_status(batch, "closed", by=alice)
+    batch.refresh_from_db()
+    own = find_own_quality(batch, carol)
+    assert own is not None
+    assert own.answers == Answer.objects.filter(auditor=carol).count()
+
+
+def test_the_own_quality_is_not_that_of_an_earlier_account_with_the_name(
+    audited: Experiment, alice: User, carol: User
+) -> None:
+    batch = draw(audited, by=alice, auditors=[carol], shows_quality=True)
+    answer_all(batch, carol, known="first")
+    Answer.objects.update(revealed=timezone.now())
+    assert find_own_quality(batch, carol) is not None
+    carol.delete()
+    assert find_own_quality(batch, make_person("carol", "auditor")) is None
+
+
+def test_a_later_account_with_the_name_of_a_requested_auditor_is_not_assigned(
+    audited: Experiment, alice: User, carol: User
+) -> None:
+    plan = BatchPlan(
+        kind="judgments", strategy="uniform", size=3, seed=1, same_share=0.0, other_share=0.0,
+        hides_score_lines=True, reveals_at_once=True, guidelines="",
+    )  # fmt: skip
+    job = request_batch(audited, 1, plan, by=alice, auditors=[carol])
+    carol.delete()
+    make_person("carol", "auditor")
+    batch = Batch.objects.get(pk=create_audit_batch(job)["batch"])
+    assert not batch.auditors.exists()
 
 
 def test_a_picked_item_is_read_from_its_own_partition(

@@ -142,14 +142,14 @@ def undo_adjudication(item: Item, *, by: User) -> bool:
         now = Item.objects.get(pk=item.pk)
         if not now.adjudicated or now.adjudicated_by_id != by.pk:
             return False
-        earlier = _find_earlier(now)
+        earlier, lead = _find_earlier(now)
         name = earlier.get("adjudicated_by", "")
         undone = _write_state(
             item,
             now.adjudication_version,
             adjudicated=earlier.get("adjudicated", ""),
             adjudication=earlier.get("adjudication", ""),
-            adjudicated_by=User.objects.filter(username=name).first() if name else None,
+            adjudicated_by=lead,
             adjudicated_by_name=name,
             adjudicated_at=timezone.now() if name else None,
         )
@@ -198,16 +198,21 @@ def _write_state(item: Item, version: int, **columns: Any) -> bool:
     )
 
 
-def _find_earlier(item: Item) -> dict[str, Any]:
-    """Return the decision that applied before the current one: decisions minus undone ones."""
+def _find_earlier(item: Item) -> tuple[dict[str, Any], User | None]:
+    """Find the decision that applied before the current one: decisions minus undone ones.
+
+    Returns:
+        The decision, and the account that made it; another account may have its name today.
+    """
     rows = Activity.objects.filter(object_type=ObjectType.ITEM, object_id=item.pk)
-    kept: list[dict[str, Any]] = []
-    for row in rows.order_by("pk"):
+    kept: list[Activity] = []
+    for row in rows.select_related("actor").order_by("pk"):
         if row.action == Action.ADJUDICATED:
-            kept.append(row.before)
+            kept.append(row)
         elif row.action == Action.ADJUDICATION_UNDONE and kept:
             kept.pop()
-    return kept[-1] if kept else {}
+    lead = kept[-2].actor if len(kept) > 1 else None
+    return (kept[-1].before if kept else {}), lead
 
 
 def list_item_activity(item: Item) -> QuerySet[Activity]:

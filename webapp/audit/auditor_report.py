@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from django.contrib.auth.models import User
 from django.db.models import Q, QuerySet
@@ -18,7 +18,7 @@ from meta_reward_core.review.judge_results import JudgeResults
 from meta_reward_core.review.meta_judge_results import MetaJudgeResults
 from webapp.audit.batch_report import estimate_batch
 from webapp.audit.known_items import iter_known_values
-from webapp.audit.models import Answer, Batch, Item, ItemKind, RepeatKind
+from webapp.audit.models import Answer, Batch, BatchStatus, Item, ItemKind, RepeatKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +45,28 @@ class AuditorReport:
 def find_own_quality(batch: Batch, person: User) -> AuditorQuality | None:
     """Return an auditor's own quality if the batch shows it; None if there is nothing to show.
 
-    Only answers to items that the auditor answered are read.
+    Only final answers count: metrics of an answer show which judgment has the higher score, and an
+    auditor could undo the answer and give another one. Only answers to items that the auditor
+    answered are read.
     """
     if not batch.shows_quality:
         return None
-    name = person.get_username()
-    own = Answer.objects.filter(item__batch=batch, auditor_name=name)
+    own = Answer.objects.filter(item__batch=batch, auditor=person)
+    if batch.status != BatchStatus.CLOSED:
+        own = own.filter(revealed__isnull=False)
+    final = set(own.values_list("pk", flat=True))
     roots = own.values_list(Coalesce("item__original", "item"), flat=True)
     answers = _load_answers(
         Answer.objects.filter(Q(item__in=roots) | Q(item__original__in=roots), item__batch=batch)
     )
     graded = _grade_answers(batch, answers)
     measured = measure_auditors(
-        (one for one in graded.answers if one.auditor == name), min_accuracy=batch.min_accuracy
+        (
+            replace(one, auditor=person.get_username())
+            for answer, one in zip(answers, graded.answers, strict=True)
+            if answer.pk in final
+        ),
+        min_accuracy=batch.min_accuracy,
     )
     return measured[0] if measured else None
 

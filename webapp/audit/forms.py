@@ -231,7 +231,11 @@ class BatchForm(forms.Form):
         help_text="Auditors whose 95% interval is below this are flagged, and results are also "
         "shown without their answers.",
     )
-    shows_quality = forms.BooleanField(required=False, label="Show auditors their own accuracy")
+    shows_quality = forms.BooleanField(
+        required=False,
+        label="Show auditors their own accuracy",
+        help_text="In answers that are final: revealed ones, or all once the batch is closed.",
+    )
 
     def __init__(self, *args: Any, numbers: list[int], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

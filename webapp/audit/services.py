@@ -209,9 +209,10 @@ def read_plan(payload: Mapping[str, Any]) -> BatchPlan:
     return BatchPlan(**values, known_answers=known)
 
 
-def read_auditors(payload: Mapping[str, Any]) -> list[User]:
-    """Return the requested auditors who can still answer."""
-    return list(get_possible_auditors().filter(username__in=payload["auditors"]))
+def read_auditors(job: Job) -> list[User]:
+    """Return the requested auditors who can still answer, but not later accounts of their names."""
+    named = get_possible_auditors().filter(username__in=job.payload["auditors"])
+    return list(named.filter(date_joined__lte=job.created))
 
 
 def create_batch(

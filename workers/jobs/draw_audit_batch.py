@@ -35,7 +35,7 @@ def create_audit_batch(job: Job) -> dict[str, Any]:
             if "keys" in payload:
                 batch = add_picked_items(sampled, by=job.created_by)
             else:
-                batch = save_batch(sampled, by=job.created_by, auditors=read_auditors(payload))
+                batch = save_batch(sampled, by=job.created_by, auditors=read_auditors(job))
             row.outcome = {"batch": batch.pk}
             row.save(update_fields=["outcome"])
     outcome: dict[str, Any] = row.outcome

@@ -56,7 +56,8 @@ class Command(BaseCommand):
         add("--min-accuracy", type=float, default=MIN_ACCURACY, metavar="SHARE",
             help="Flag auditors whose 95% interval of accuracy is below this. "
                  f"Default: {MIN_ACCURACY:g}.".replace("%", "%%"))  # fmt: skip
-        add("--show-quality", action="store_true", help="Show auditors their own accuracy.")
+        add("--show-quality", action="store_true",
+            help="Show auditors their own accuracy in answers that are final.")  # fmt: skip
         add("--auditor", action="append", default=[], metavar="USER",
             help="User who annotates. Repeatable.")  # fmt: skip
         add_old_option(parser, "--same-share", same)
