@@ -4,7 +4,13 @@ It is written into a folder with its metadata, as an installer would, and the fo
 import path. It knows nothing of the project but the public parts of the registry.
 """
 
+import json
+import shutil
 from pathlib import Path
+
+from meta_reward_core.recipes.prompt_templates import load_template
+from meta_reward_core.tasks.toy import task as toy
+from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 
 TASK_NAME = "spelling"
 
@@ -94,4 +100,85 @@ def write_outside_task(folder: Path, module: str = _MODULE, *, name: str = TASK_
     (metadata / "entry_points.txt").write_text(
         f"[meta_reward.tasks]\n{name} = outside_{name}:TASK\n"
     )
+    return folder
+
+
+_TRAINED_MODULE = '''\
+"""Translate phrases: a model that can judge, with the templates that it was trained on."""
+
+import json
+from pathlib import Path
+
+from meta_reward_core.engines.base import SamplingParams
+from meta_reward_core.evaluation.scorecard import Measurement
+from meta_reward_core.tasks.protocol import StaticModel, StaticPrompts, TaskDefinition
+
+HERE = Path(__file__).parent
+TRANSLATIONS = json.loads((HERE / "translations.json").read_text())
+
+
+class PhrasebookEvaluator:
+    """Share of the words of held-out phrases that a model translates."""
+
+    def measure(self, request):
+        drawn = request.engine.sample(
+            [[{"role": "user", "content": prompt}] for prompt in TRANSLATIONS],
+            1,
+            sampling=SamplingParams(0.0, 1.0, request.recipe.actor.max_new_tokens),
+            seed=request.seed,
+        )
+        right = [
+            expected == word
+            for words, replies in zip(TRANSLATIONS.values(), drawn)
+            for expected, word in zip(words.split(), replies[0].text.split())
+        ]
+        share = sum(right) / len(right)
+        yield Measurement(request.model, "actor", "words_right", share, len(right), "oracle")
+
+
+TASK = TaskDefinition(
+    name="phrasebook",
+    title="the phrasebook",
+    prompts=StaticPrompts(tuple((HERE / "prompts.txt").read_text().splitlines())),
+    base_model=StaticModel(HERE / "model"),
+    templates={
+        name: (HERE / f"{name}.txt").read_text()
+        for name in ("phrasebook_judge", "phrasebook_meta_judge")
+    },
+    evaluators=(PhrasebookEvaluator(),),
+)
+'''
+
+TRAINED_RECIPE = """\
+extends: smoke
+name: phrases
+task: phrasebook
+prompts_per_shard: 6
+probe: {prompts: 0, check_shards: false}
+sample: {prompts: 12}
+actor: {samples: 5}
+judge: {samples: 5, template: phrasebook_judge}
+meta_judge: {max_judgments: 3, template: phrasebook_meta_judge}
+"""
+PHRASES = 90
+
+
+def write_trained_task(folder: Path) -> Path:
+    """Write a package whose model can respond, judge and be trained.
+
+    Its files are all it takes from the toy task, for which the model was trained.
+    """
+    package = write_outside_task(folder, _TRAINED_MODULE, name="phrasebook") / "outside_phrasebook"
+    shutil.copytree(get_shipped_seed_model(), package / "model", dirs_exist_ok=True)
+    for role in ("judge", "meta_judge"):
+        text = load_template(f"miniature_{role}").text
+        (package / f"phrasebook_{role}.txt").write_text(text)
+    prompts = toy.sample_pool_prompts(PHRASES, seed=7)
+    (package / "prompts.txt").write_text("\n".join(prompts))
+    translations = {}
+    for prompt in toy.sample_held_out_prompts(20, seed=7):
+        language, sources = toy.parse_instruction(prompt) or ("", ())
+        words = (toy.translate_word(language, source) for source in sources)
+        translations[prompt] = " ".join(words)
+    (package / "translations.json").write_text(json.dumps(translations))
     return folder

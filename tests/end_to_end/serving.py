@@ -20,6 +20,7 @@ from tests.databases import find_migrated_database
 from tests.end_to_end.conftest import Site
 from tests.services import free_port, short_folder
 
+_CSRF_FIELD = r'name="csrfmiddlewaretoken" value="(\w+)"'
 _TOKEN = r'(?<=name="csrfmiddlewaretoken" value=")\w+|(?<="X-CSRFToken": ")\w+'
 
 CHECKOUT = Path(__file__).parents[2]
@@ -47,15 +48,22 @@ class Browser:
 
     def sign_in(self, port: int, name: str, password: str) -> None:
         """Fill in the form."""
-        form = self._open(port, "/account/login")
-        token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', form)
-        assert token
-        values = {"csrfmiddlewaretoken": token[1], "username": name, "password": password}
-        assert "Sign out" in self._open(port, "/account/login", values)
+        values = {"username": name, "password": password}
+        assert "Sign out" in self.submit(port, "/account/login", values)
 
-    def _open(self, port: int, path: str, values: dict[str, str] | None = None) -> str:
+    def submit(self, port: int, path: str, values: dict[str, str]) -> str:
+        """Send the form of a page; give the page that follows."""
+        token = re.search(_CSRF_FIELD, self._open(port, path, seconds=60))
+        assert token
+        given = {"csrfmiddlewaretoken": token[1], **values}
+        return self._open(port, path, given, seconds=60)
+
+    def _open(
+        self, port: int, path: str, values: dict[str, str] | None = None, *, seconds: float = 5
+    ) -> str:
         data = urllib.parse.urlencode(values).encode() if values else None
-        with self._opener.open(f"http://127.0.0.1:{port}{path}", data=data, timeout=5) as page:
+        address = f"http://127.0.0.1:{port}{path}"
+        with self._opener.open(address, data=data, timeout=seconds) as page:
             return str(page.read().decode())
 
 
