@@ -11,9 +11,11 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 
-from scipy.special import stdtrit
-
-from meta_reward_core.evaluation.confidence_intervals import Interval, compute_wilson_interval
+from meta_reward_core.evaluation.confidence_intervals import (
+    Interval,
+    compute_t_quantile,
+    compute_wilson_interval,
+)
 
 
 def compute_clustered_share_interval(
@@ -64,7 +66,7 @@ def compute_clustered_change_interval(
     """
     names = ["", *(f"c{name}" for name in clusters), " "]
     mean, variance = _compute_mean_and_variance([-1.0, *changes, 1.0], names)
-    half = float(stdtrit(len(set(names)) - 1, 0.975)) * math.sqrt(variance)
+    half = compute_t_quantile(len(set(names)) - 1, 0.975) * math.sqrt(variance)
     return Interval(max(-1.0, mean - half), min(1.0, mean + half))
 
 

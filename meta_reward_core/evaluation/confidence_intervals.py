@@ -9,12 +9,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri, stdtrit
 
 Array = npt.NDArray[np.float64]
 
-Z_95: Final = float(ndtri(0.975))
-"""Two-sided 95% quantile of the normal distribution, 1.959964."""
+Z_95: Final = 1.959963984540054
+"""Two-sided 95% quantile of the normal distribution."""
 
 
 class Interval(NamedTuple):
@@ -88,8 +87,15 @@ def compute_graded_mean_interval(
 
 def _compute_t_interval(values: Sequence[float]) -> Interval:
     mean, error = float(np.mean(values)), compute_standard_error(values) or 0.0
-    half = float(stdtrit(len(values) - 1, 0.975)) * error
+    half = compute_t_quantile(len(values) - 1, 0.975) * error
     return Interval(mean - half, mean + half)
+
+
+def compute_t_quantile(freedom: float, probability: float) -> float:
+    """Compute a quantile of Student's distribution."""
+    from scipy.special import stdtrit  # imports for longer than most commands run
+
+    return float(stdtrit(freedom, probability))
 
 
 def compute_standard_error(values: Sequence[float] | Array) -> float | None:

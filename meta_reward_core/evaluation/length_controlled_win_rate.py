@@ -17,7 +17,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit
 
 from meta_reward_core.evaluation.confidence_intervals import (
     Interval,
@@ -26,7 +25,7 @@ from meta_reward_core.evaluation.confidence_intervals import (
     enclose_intervals,
     resample_counts,
 )
-from meta_reward_core.evaluation.logistic_regression import fit_logistic
+from meta_reward_core.evaluation.logistic_regression import compute_sigmoid, fit_logistic
 
 Array = npt.NDArray[np.float64]
 
@@ -183,7 +182,9 @@ def _fit(data: _Data, *, rounds: int, seed: int) -> LengthControlledRate:
     size, once = len(data.targets), np.ones((1, len(data.targets)))
     found, strengths = _fit_cross_validated(data, once)
     free = fit_logistic(data.features, data.targets, once * data.rated, lasso=1 / STRENGTHS[-1:])
-    rate, unpenalised = (100 * float(expit(data.level @ b[0]).mean()) for b in (found, free))
+    rate, unpenalised = (
+        100 * float(compute_sigmoid(data.level @ b[0]).mean()) for b in (found, free)
+    )
     if abs(found[0, 1]) < _NOTHING_LEFT and abs(rate - unpenalised) > _SAME_RATE:
         return LengthControlledRate(
             None,
@@ -224,7 +225,7 @@ def _explain_removal(count: int, unpenalised: float) -> str:
 def _compute_rates(data: _Data, weights: Array) -> Array:
     """Compute length-controlled rates in percent [rounds] for the weights of each round."""
     found, _ = _fit_cross_validated(data, weights)
-    predicted: Array = expit(found @ data.level.T)
+    predicted: Array = compute_sigmoid(found @ data.level.T)
     means: Array = 100 * (weights * predicted).sum(axis=1) / weights.sum(axis=1)
     return means
 
@@ -247,7 +248,7 @@ def _compute_held_out_loss(data: _Data, weights: Array, strength: float) -> Arra
     features, targets = data.features, data.targets
     trained = (weights[:, None, :] * ~data.held_out).reshape(-1, weights.shape[1])
     found = fit_logistic(features, targets, trained, lasso=np.full(len(trained), 1 / strength))
-    shares = np.clip(expit(found @ features.T), 1e-15, 1 - 1e-15)
+    shares = np.clip(compute_sigmoid(found @ features.T), 1e-15, 1 - 1e-15)
     loss = -(targets * np.log(shares) + (1 - targets) * np.log1p(-shares))
     tested = weights[:, None, :] * data.held_out
     total = (loss.reshape(tested.shape) * tested).sum(axis=2)

@@ -12,7 +12,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit
 
 Array = npt.NDArray[np.float64]
 
@@ -21,6 +20,14 @@ STEP_TOLERANCE: Final = 1e-9
 
 _MAX_STEPS: Final = 200
 _MIN_GAIN: Final = 1e-14  # relative; smaller changes are rounding
+
+
+def compute_sigmoid(values: Array) -> Array:
+    """Compute 1 / (1 + exp(-x)) of each value without overflow."""
+    from scipy.special import expit  # imports for longer than most commands run
+
+    found: Array = expit(values)
+    return found
 
 
 def fit_logistic(
@@ -74,7 +81,7 @@ def _compute_newton_step(
 ) -> Array:
     """Compute the step [p, k] to the minimum of the quadratic model plus penalties at `at`."""
     size = features.shape[1]
-    shares = expit(at @ features.T)
+    shares = compute_sigmoid(at @ features.T)
     slope = (weights * (shares - targets)) @ features + ridge * at
     curvature = ((weights * shares * (1 - shares)) @ products).reshape(-1, size, size)
     curvature += (ridge + 1e-12 * (1 + weights.sum(axis=1)))[:, None, None] * np.eye(size)

@@ -19,9 +19,8 @@ from statistics import fmean
 from typing import Final
 
 import numpy as np
-from scipy.special import stdtrit
 
-from meta_reward_core.evaluation.confidence_intervals import Interval
+from meta_reward_core.evaluation.confidence_intervals import Interval, compute_t_quantile
 
 Key = tuple[str, int]
 """(which M0, loop seed)"""
@@ -89,7 +88,7 @@ def _compute_t_interval(mean: float, error: float, free: int) -> Interval | None
     """Compute a t interval; None without variation: zero width would suggest certainty."""
     if error <= _NO_SPREAD:
         return None
-    half = float(stdtrit(free, 0.975)) * error
+    half = compute_t_quantile(free, 0.975) * error
     return Interval(mean - half, mean + half)
 
 

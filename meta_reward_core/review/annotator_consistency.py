@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from scipy.special import stdtrit
 
+from meta_reward_core.evaluation.confidence_intervals import compute_t_quantile
 from meta_reward_core.evaluation.rater_agreement import (
     Level,
     compute_alpha_from_counts,
@@ -109,5 +109,5 @@ def estimate_alpha(
     spread = (n - 1) / n * sum((one - value) ** 2 for one in without)
     if spread <= 0:  # all values are equal, which does not show how much others would vary
         return Estimate(value, None, None, n)
-    reach = float(stdtrit(n - 1, 0.5 + confidence / 2)) * math.sqrt(spread)
+    reach = compute_t_quantile(n - 1, 0.5 + confidence / 2) * math.sqrt(spread)
     return Estimate(value, *compute_fisher_interval(value, reach), n)

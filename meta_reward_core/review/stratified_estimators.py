@@ -23,9 +23,11 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
-from meta_reward_core.evaluation.confidence_intervals import compute_wilson_interval
+from meta_reward_core.evaluation.confidence_intervals import (
+    compute_t_quantile,
+    compute_wilson_interval,
+)
 from meta_reward_core.evaluation.rater_agreement import Array, WeightedStatistic
 
 IndexArray = npt.NDArray[np.intp]
@@ -237,7 +239,7 @@ def _compute_t_quantile(
     total = sum(spread.values())
     doubt = sum(part**2 / max(len(design.members[name]) - 1, 1) for name, part in spread.items())
     freedom = total**2 / doubt if doubt > 0 else float(len(design.strata))
-    return float(stdtrit(freedom, 0.5 + confidence / 2))
+    return compute_t_quantile(freedom, 0.5 + confidence / 2)
 
 
 def estimate_statistic(
