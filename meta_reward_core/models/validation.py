@@ -227,11 +227,12 @@ def _check_config(folder: Path) -> None:
             "merge it into its base model, save the result and use that folder",
         )
     if not (folder / "config.json").is_file():
+        remedy = _suggest_folder(folder)
         raise ModelFolderError(
-            f"{folder} has no config.json: download the model again.",
+            f"{folder} has no config.json: {remedy}.",
             file=str(folder / "config.json"),
             problem="is missing",
-            remedy="download the model again",
+            remedy=remedy,
         )
     for name in _JSON_OBJECTS:
         if "auto_map" in _read_json(folder / name):
@@ -240,6 +241,13 @@ def _check_config(folder: Path) -> None:
                 "requires custom code (auto_map), which is never run",
                 "choose a model that transformers knows, or remove auto_map if it knows this one",
             )
+
+
+def _suggest_folder(folder: Path) -> str:
+    inside = sorted(file.parent.name for file in folder.glob("*/config.json"))
+    if len(inside) == 1:
+        return f"use the model in its subfolder {inside[0]}"
+    return "download the model again"
 
 
 def _check_weights(folder: Path) -> None:
@@ -254,9 +262,13 @@ def _check_weights(folder: Path) -> None:
             remedy=remedy,
         )
     shards = read_weights_index(folder)
+    if not shards:
+        raise ModelFolderError.from_parts(
+            folder / WEIGHTS_INDEX, "does not name any weights (weight_map)", "download it again"
+        )
     missing = sorted(name for name in shards if not (folder / name).is_file())
-    if missing or not shards:
-        names = ", ".join(missing) or WEIGHTS_FILE
+    if missing:
+        names = ", ".join(missing)
         raise ModelFolderError(
             f"{folder} lacks weights: {names} (download them again).",
             file=str(folder / WEIGHTS_INDEX),
@@ -270,6 +282,11 @@ def _suggest_weights(folder: Path) -> str:
         return "a GGUF file cannot be trained; use the original model"
     if any(folder.glob("model-*-of-*.safetensors")):
         return f"its weight files need {WEIGHTS_INDEX}; download that file"
+    others = [file.name for file in sorted(folder.glob("*.safetensors"))]
+    if any(name.startswith("consolidated") for name in others):
+        return f"{others[0]} has Mistral's own tensor names; download the files for transformers"
+    if len(others) == 1:
+        return f"rename {others[0]} to it if that file holds the whole model"
     return "convert the model to safetensors, or download it again"
 
 

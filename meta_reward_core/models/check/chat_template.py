@@ -206,14 +206,10 @@ def _find_default(templates: Iterable[ChatTemplateFile]) -> ChatTemplateFile:
 def _check_turns(chat: _Chat) -> list[Check]:
     """Check that every turn that the recipe needs is rendered with its text."""
     system: Message = {"role": "system", "content": _SYSTEM}
+    own = "use the model's own template"
     wanted: list[tuple[str, list[Message], str, str]] = [
-        ("prompts", [_make_user_message()], _USER, "use the model's own template"),
-        (
-            "completions",
-            [_make_user_message(), _make_reply()],
-            _REPLY,
-            "use the model's own template",
-        ),
+        ("prompts", [_make_user_message()], _USER, own),
+        ("completions", [_make_user_message(), _make_reply()], _REPLY, own),
     ]
     if chat.needs.system_prompt is not None:
         remedy = "remove actor.system_prompt, or use a model that accepts a system message"
@@ -229,6 +225,7 @@ def _check_turns(chat: _Chat) -> list[Check]:
             ("conversations of several turns", several, _USER, "use prompts with a single turn")
         )
     found = []
+    faults: dict[tuple[str, str], list[str]] = {}
     for what, turns, text, remedy in wanted:
         try:
             rendered = chat.render(*turns)
@@ -238,11 +235,13 @@ def _check_turns(chat: _Chat) -> list[Check]:
             continue
         if text not in rendered:
             verb = "changes" if text.lower() in rendered.lower() else "leaves out"
-            message = f"the chat template {verb} the text of {what}"
-            found.append(chat.check("turns", "Turns", Level.RED, message, remedy))
+            faults.setdefault((verb, remedy), []).append(what)
+    for (verb, remedy), names in faults.items():
+        message = f"the chat template {verb} the text of {_join(names)}"
+        found.append(chat.check("turns", "Turns", Level.RED, message, remedy))
     if found:
         return found
-    names = " and ".join(what for what, *_ in wanted)
+    names = _join([what for what, *_ in wanted])
     return [chat.check("turns", "Turns", Level.GREEN, f"renders {names}")]
 
 

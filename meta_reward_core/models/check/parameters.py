@@ -274,6 +274,8 @@ def _describe_problems(
                 tensors,
             )
         ]
+    if missing and unexpected:
+        return [_explain_other_names(missing, unexpected, model, tensors)]
     return [
         *_describe_missing(missing, model, tensors),
         *_describe_mismatched(found["mismatched_keys"], tensors),
@@ -291,6 +293,21 @@ def _find_prefix(missing: Collection[str], unexpected: list[str]) -> str | None:
     prefix = unexpected[0].removesuffix(max(ends, key=len))
     is_common = all(name.startswith(prefix) for name in unexpected)
     return prefix if is_common else None
+
+
+def _explain_other_names(
+    missing: list[str],
+    unexpected: list[str],
+    model: PreTrainedModel,
+    tensors: Mapping[str, TensorInfo],
+) -> Check:
+    message = (
+        f"no tensor for {_count(len(missing), 'parameter')} of {type(model).__name__} "
+        f"({_list_names(missing)}), which would be initialized randomly, while "
+        f"{_count(len(unexpected), 'tensor')} with other names would be ignored "
+        f"({_list_names(unexpected)})"
+    )
+    return _fail(message, "use config.json and weights of the same model", tensors)
 
 
 def _describe_missing(

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from meta_reward_core.models.check.result import Check, Level
@@ -46,10 +47,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             _fail(
                 f"the tokenizer cannot be loaded ({_shorten(error)})",
                 "download all tokenizer files again",
-                file=_find_tokenizer_file(folder),
+                file=_find_faulty_file(folder),
             )
         ) from error
     return loaded
+
+
+def _find_faulty_file(folder: Path) -> str:
+    """Return the settings of the tokenizer if its own file is sound, otherwise that file."""
+    file = _find_tokenizer_file(folder)
+    if file != "tokenizer.json" or not (folder / _TOKENIZER_FILE).is_file():
+        return file
+    try:
+        Tokenizer.from_file(str(folder / file))
+    except Exception:  # noqa: BLE001 - tokenizers raises nothing more specific
+        return file
+    return _TOKENIZER_FILE
 
 
 def check_tokenizer(

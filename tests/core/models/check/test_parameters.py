@@ -115,7 +115,7 @@ def _with(name: str, *shape: int) -> Callable[[Weights], Weights]:
         (_with("score.weight", 1, 32), "the head of a classifier or reward model (score.weight)",
          "a language model that generates text"),
         (lambda found: {f"{number}.weight": torch.zeros(2) for number in range(9)},
-         "no tensor for", "download the weights"),
+         "9 tensors with other names would be ignored", "weights of the same model"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_sentence_with_a_remedy(

@@ -86,6 +86,32 @@ def remove(file: str) -> Break:
     return lambda folder: (folder / file).unlink()
 
 
+def move(file: str, name: str) -> Break:
+    def apply(folder: Path) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / file).rename(folder / name)
+
+    return apply
+
+
+def edit_text(file: str, change: Callable[[str], str]) -> Break:
+    return lambda folder: (folder / file).write_text(change((folder / file).read_text()))
+
+
+def damage_header(change: Callable[[dict[str, dict[str, object]]], object]) -> Break:
+    """Let `change` edit what the header of the weights says of each tensor."""
+
+    def apply(folder: Path) -> None:
+        data = (folder / WEIGHTS).read_bytes()
+        end = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:end])
+        change(header)
+        changed = json.dumps(header).encode()
+        (folder / WEIGHTS).write_bytes(len(changed).to_bytes(8, "little") + changed + data[end:])
+
+    return apply
+
+
 def one_after_another(*steps: Break) -> Break:
     def apply(folder: Path) -> None:
         for step in steps:
@@ -163,6 +189,20 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
     "web page": (write(WEIGHTS, "<!doctype html>"), RED, WEIGHTS, "is a web page"),
     "pickle alone": (one_after_another(remove(WEIGHTS), write("pytorch_model.bin", b"\x80\x02")),
                      RED, "pytorch_model.bin", "convert the model to safetensors"),
+    "longer than its header": (lambda folder: (folder / WEIGHTS).write_bytes(
+        (folder / WEIGHTS).read_bytes() + bytes(64)), RED, WEIGHTS, "is damaged"),
+    "overlapping tensors": (damage_header(lambda h: h[UP].update(
+        data_offsets=h[UP.replace("2", "1")]["data_offsets"])), RED, WEIGHTS, "tensors overlap"),
+    "names of another library": (rename(lambda name: name.replace("model.layers", "blocks")), RED,
+                                 WEIGHTS, "27 tensors with other names would be ignored"),
+    "embedding cut off": (change_weights(lambda t: {
+        name: one[:100] if "embed" in name else one for name, one in t.items()}), RED, WEIGHTS,
+        "has the shape (100, 128)"),
+    "another file name": (move(WEIGHTS, "model.fp16.safetensors"), RED, WEIGHTS,
+                          "rename model.fp16.safetensors to it"),
+    "files of Mistral": (move(WEIGHTS, "consolidated.safetensors"), RED, WEIGHTS,
+                         "download the files for transformers"),
+    "no tensors": (change_weights(lambda _: {}), RED, WEIGHTS, "holds no tensors"),
     # Several files of weights.
     "shard missing": (one_after_another(shard(), remove(SHARDS[1])), RED, SHARDS[1], "download"),
     "shard cut off": (one_after_another(shard(), cut(SHARDS[0])), RED, SHARDS[0], "is truncated"),
@@ -175,6 +215,8 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
                             "should name files in its own folder"),
     "index beside the whole model": (write(INDEX, "{}"), AMBER, INDEX,
                                      "other engines may load the files of the index"),
+    "index without names": (one_after_another(remove(WEIGHTS), write(INDEX, "{}")), RED, INDEX,
+                            "does not name any weights (weight_map); download it again"),
     "no index": (one_after_another(shard(), remove(INDEX)), RED, INDEX, "download that file"),
     # Configuration.
     "no model type": (set_values(CONFIG, model_type=None), RED, CONFIG, "Unrecognized model"),
@@ -204,6 +246,14 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
     "key twice": (append(CONFIG, '"num_hidden_layers": 3'), AMBER, CONFIG, "'num_hidden_layers'"),
     "byte order mark": (prepend(CONFIG, b"\xef\xbb\xbf"), RED, CONFIG, "byte order mark"),
     "empty file": (write(CONFIG, ""), RED, CONFIG, "is empty"),
+    "one folder too high": (move(CONFIG, f"Llama/{CONFIG}"), RED, CONFIG,
+                            "is missing; use the model in its subfolder Llama"),
+    "comma at the end": (edit_text(CONFIG, lambda text: text.rstrip()[:-1] + ",}"), RED, CONFIG,
+                         "is not valid JSON"),
+    "unknown activation": (set_values(CONFIG, hidden_act="swoosh"), RED, CONFIG, "'swoosh'"),
+    "no heads": (set_values(CONFIG, num_attention_heads=0), RED, CONFIG, "cannot read it"),
+    "fewer layers": (set_values(CONFIG, num_hidden_layers=2), RED, WEIGHTS,
+                     "9 tensors belong to no parameter"),
     # Generation config.
     "cannot be saved": (set_values(GENERATION, top_k=9, do_sample=False), RED, GENERATION,
                         "cannot be saved again"),
@@ -229,6 +279,14 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
     "tokenizer missing": (remove(TOKENIZER), RED, TOKENIZER, "cannot be loaded"),
     "tokenizer cut off": (cut(TOKENIZER), RED, TOKENIZER, "cannot be loaded"),
     "token without a row": (add_token, RED, TOKENIZER, "('<|tool|>')"),
+    "padding token without a row": (set_values(TOKENIZER_CONFIG, pad_token="<|fill|>"), RED,
+                                    TOKENIZER, "('<|fill|>')"),
+    "two tokens with one id": (edit_text(TOKENIZER, lambda text: text.replace(": 51,", ": 50,")),
+                               RED, TOKENIZER, "the vocabulary differs"),
+    "tokenizer of no known kind": (edit_text(TOKENIZER, lambda text: text.replace(
+        '"WordLevel"', '"Other"')), RED, TOKENIZER, "cannot be loaded"),
+    "end token without a text": (set_values(TOKENIZER_CONFIG, eos_token={"lstrip": False}), RED,
+                                 TOKENIZER_CONFIG, "cannot be loaded"),
     # Chat template.
     "no template": (remove(TEMPLATE), RED, TEMPLATE, "is missing, and so is any other"),
     "no default template": (name_two_templates, RED, TOKENIZER_CONFIG, "(chat, tool_use)"),
@@ -261,6 +319,19 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
     "another template beside it": (
         set_values(TOKENIZER_CONFIG, chat_template="{{ messages }}"), AMBER, TOKENIZER_CONFIG,
         "contains a different chat template"),
+    "calls what does not exist": (prepend(TEMPLATE, b"{{ now_in_utc() }}"), RED, TEMPLATE,
+                                  "'now_in_utc' is undefined"),
+    "needs another file": (prepend(TEMPLATE, b"{% include 'tools.jinja' %}"), RED, TEMPLATE,
+                           "cannot render a prompt"),
+    "needs tools": (prepend(TEMPLATE, b"{{ tools[0].name }}"), RED, TEMPLATE, "cannot render"),
+    "a web page as template": (write(TEMPLATE, "<html>Not found</html>"), RED, TEMPLATE,
+                               "leaves out the text of prompts and completions"),
+    "one turn alone": (prepend(TEMPLATE, b"{% if messages|length > 1 %}{{ raise_exception('one') }}"
+                               b"{% endif %}"), RED, TEMPLATE, "refuses completions"),
+    "breaks lines": (replace_in_template("message['content']", "message['content']|wordwrap(40)"),
+                     RED, TEMPLATE, "changes long texts of a prompt"),
+    "no end of a turn": (replace_in_template("<|end|>", ""), RED, GENERATION,
+                         "writes no end token after a completion"),
     # The folder.
     "link outside": (lambda folder: (folder / "notes.json").symlink_to("/etc/passwd"), RED,
                      "notes.json", "outside the allowed folders"),
