@@ -4,8 +4,9 @@ A judge scores all answers to a prompt, several times. The judgments of one roun
 if they order the answers as the humans do; a single judgment gives no order.
 
 Source: arXiv 2401.10020, section 3.1 (judgments are accepted if the ranking of their scores agrees
-with the human rankings). Ours: answers with equal human ranks may have any scores; a cap on
-judgments with the same score, because an unfiltered set is mostly one score.
+with the human rankings). Our additions: answers with equal human ranks may have any scores; and the
+share of judgments with the same score is capped, because most judgments of an unfiltered set have
+the same score.
 """
 
 import itertools
@@ -36,8 +37,8 @@ class RankedPrompt:
     """A prompt with answers and their human ranks.
 
     Attributes:
-        answers: distinct texts.
-        ranks: of the answers, 1 the best; equal ones are ranked alike.
+        answers: distinct answer texts.
+        ranks: rank of each answer; 1 is the best, and answers of equal quality have equal ranks.
     """
 
     prompt_id: str
@@ -63,10 +64,10 @@ class EftData:
     """Result of building EFT data. kept + not kept = judgments.
 
     Attributes:
-        rows: in the order of prompts and answers.
-        not_kept: judgments by reason.
-        left_out: prompts that were not judged, by reason.
-        judgments: how many were written.
+        rows: the EFT rows, in the order of prompts and answers.
+        not_kept: number of judgments that were not kept, by reason.
+        left_out: number of prompts that were not judged, by reason.
+        judgments: number of judgments that the judge wrote.
     """
 
     rows: tuple[EftRow, ...]
@@ -83,7 +84,7 @@ def read_ranked(path: str | Path) -> list[RankedPrompt]:
     `ranks`.
 
     Raises:
-        EvaluationFileError: a row lacks something, or an answer comes twice.
+        EvaluationFileError: a row is incomplete, or an answer occurs twice.
     """
     rows = read_rows(path)
     if "responses" in rows[0].values:
@@ -149,15 +150,15 @@ def build_eft(
     Args:
         engine: the judge, not yet trained to judge; closed by the caller.
         prompts: see `read_ranked`.
-        template: the judge's prompt, the one that the loop will use.
-        rubric: what `{rubric}` stands for.
-        samples: how often all answers to a prompt are judged.
-        sampling: of the judgments.
+        template: the judge prompt, which must be the one that the loop will use.
+        rubric: text that replaces `{rubric}`.
+        samples: number of times that all answers to a prompt are judged.
+        sampling: sampling parameters for the judgments.
         seed: random seed of the engine and of the selection that enforces `max_share`.
-        max_score: of the rubric; see `parse_score`.
+        max_score: maximum score of the rubric; see `parse_score`.
         readout: how a score is read or forced. A forced score line is part of the training text: it
             is in judgments that agree with the human ranks.
-        held_out: prompts that are not to be trained on.
+        held_out: prompts that must not be trained on.
         max_share: maximum share of rows with the same score; 1 keeps all.
         tell: takes the total number of judgments and returns a progress callback.
 
@@ -256,7 +257,7 @@ def find_drop_reason(judged: Sequence[tuple[float | None, float]]) -> JudgmentDr
     """Return why judgments of one sample index do not agree with the ranks; None if they do.
 
     Args:
-        judged: (score, rank) of each answer.
+        judged: pair (score, rank) for each answer.
     """
     if any(score is None for score, _ in judged):
         return "unscored"
@@ -285,9 +286,9 @@ def cap_score_share(rows: Sequence[EftRow], *, max_share: float, seed: int) -> l
     """Drop rows of the most frequent score until no score exceeds its share.
 
     Args:
-        rows: with any scores.
+        rows: EFT rows with any scores.
         max_share: maximum share of the remaining rows with the same score, in (0, 1].
-        seed: of which rows are left out.
+        seed: random seed for the choice of the rows that are dropped.
     """
     rng = random.Random(seed)
     by_points: defaultdict[int, list[int]] = defaultdict(list)

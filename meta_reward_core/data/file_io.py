@@ -19,7 +19,7 @@ def read_source_bytes(path: Path, error: type[InputError]) -> bytes:
     """Read a file.
 
     Raises:
-        error: it cannot be read; the message names the path and why.
+        error: the file cannot be read; the message contains the path and the reason.
     """
     try:
         return path.read_bytes()
@@ -33,7 +33,7 @@ def read_source_text(path: Path, error: type[InputError]) -> str:
     """Read a UTF-8 file without its byte order mark; line ends are kept.
 
     Raises:
-        error: it cannot be read, or is not UTF-8; the message names the line.
+        error: the file cannot be read, or is not UTF-8; the message contains the line number.
     """
     data = read_source_bytes(path, error)
     try:
@@ -49,7 +49,7 @@ def require_writable(path: Path | None) -> None:
     """Check in advance that an output file can be written.
 
     Raises:
-        InputError: its folder is missing or may not be written to, or it is a folder.
+        InputError: the folder of the file is missing or not writable, or the path is a folder.
     """
     if path is None:
         return
@@ -62,7 +62,7 @@ def create_output_folder(path: Path) -> Iterator[None]:
     """Create a command's output folder; it is removed if the command fails before writing.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: the folder cannot be created.
     """
     is_new = not path.exists()
     try:
@@ -90,7 +90,7 @@ def write_atomically(path: Path, chunks: Iterable[str]) -> None:
     """Write a text file atomically, replacing an existing one.
 
     Raises:
-        ArtifactError: it cannot be written.
+        ArtifactError: the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:

@@ -55,16 +55,19 @@ class PromptFile:
     """The contents of a prompt file.
 
     Attributes:
-        prompts: in the order of the file, each text once.
-        duplicates: rows left out because the same text came before.
-        rejected: (line of a text, JSON lines or CSV file, or number of a row of a JSON array or
-            Parquet file, from 1; reason).
-        extra: further columns of a row, by prompt id; only where there are any.
-        held_out: prompts left out because they are kept for evaluation.
-        contaminated: prompts left out because they equal or nearly equal a prompt of
-            `evaluation.tasks` or `development.tasks`; None where there are no such tasks.
-        other_turns: rows of conversations that are not the first turn of a user.
-        format: what the file was read as; None for prompts that came from no file.
+        prompts: the distinct prompts, in file order.
+        duplicates: number of rows left out because an earlier row has the same text.
+        rejected: pairs of a position and a reason. The position is the line in a text, JSON lines
+            or CSV file, or the row number, from 1, in a JSON array or Parquet file.
+        extra: additional columns of each row, by prompt id; rows without such columns have no
+            entry.
+        held_out: number of prompts left out because they are reserved for evaluation.
+        contaminated: number of prompts left out because they equal or nearly equal a prompt of
+            `evaluation.tasks` or `development.tasks`; None if there are no such tasks.
+        other_turns: number of rows that contain a message of a conversation other than the first
+            user message.
+        format: the format as which the file was read; None for prompts that were not read from a
+            file.
     """
 
     prompts: list[Prompt]
@@ -85,12 +88,13 @@ class PromptFile:
         """Refuse a file with rejected rows unless the user chose to skip them.
 
         Args:
-            name: what messages call the file.
+            name: name of the file in messages.
             skip: whether the user chose to skip rejected rows.
-            option: how to choose that, for the message; empty where it cannot be chosen.
+            option: how the user can choose that, for the message; empty if there is no such option.
 
         Raises:
-            PromptFileError: listing the first rejected rows with their reasons.
+            PromptFileError: a row was rejected; the message lists the first rejected rows with
+                their reasons.
         """
         if self.rejected and not skip:
             noun = "row" if len(self.rejected) == 1 else "rows"
@@ -124,12 +128,13 @@ def read_prompts(path: str | Path, *, name: str | None = None) -> PromptFile:
     parts. In rows with `instruction` and a non-empty `input` (Alpaca), the prompt consists of both.
 
     Args:
-        path: of the file.
-        name: what the user calls it, for messages and for its suffix; default: the path's name.
+        path: path of the file.
+        name: the user's name for the file, for messages and for its suffix; default: the path's
+            name.
 
     Raises:
-        PromptFileError: the file is missing, of no known format, cannot be divided into rows, or
-            contains no prompt; the message names the file, the place and what to do.
+        PromptFileError: the file is missing, has an unknown format, cannot be divided into rows, or
+            contains no prompt; the message gives the file, the location and the remedy.
     """
     path = Path(path)
     name = name or path.name

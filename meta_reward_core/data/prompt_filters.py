@@ -8,7 +8,7 @@ Source: arXiv 2212.10560, section 2.2 (a new instruction is kept below 0.7 to ev
 Languages are identified by a small model that its package contains.
 
 Held-out prompts are for evaluation and never trained on. They are recognised by a hash of their
-words: case, spacing and the Unicode form do not make a prompt another one.
+words, which ignores case, spacing and the Unicode form.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class NearDuplicateIndex:
     """Index of texts that finds near duplicates of a new text.
 
     Args:
-        rouge_threshold: the least similarity that counts, in (0, 1].
+        rouge_threshold: minimum ROUGE-L of a near duplicate, in (0, 1].
     """
 
     def __init__(
@@ -92,7 +92,7 @@ def check_languages(codes: Sequence[str]) -> None:
     """Refuse language codes that the identifier does not know.
 
     Raises:
-        InputError: naming them.
+        InputError: a code is unknown; the message lists the unknown codes.
     """
     unknown = sorted(set(codes) - set(_load_identifier().labels))
     if unknown:
@@ -106,7 +106,7 @@ def is_in_language(text: str, codes: Sequence[str]) -> bool:
 
     Args:
         text: any text.
-        codes: of languages, ISO 639-1.
+        codes: ISO 639-1 codes of the languages.
     """
     ranked = dict(_load_identifier().rank(text))
     wanted = sum(ranked.pop(code, 0.0) for code in codes)
@@ -124,9 +124,10 @@ class HeldOutPrompts:
     """Prompts that must not be trained on.
 
     Attributes:
-        texts: exactly as in their files.
-        keys: hashes of their words.
-        prompt_ids: hashes of their exact texts, by which rows of fine-tuning data may name them.
+        texts: the texts, exactly as in their files.
+        keys: hashes of their normalized words.
+        prompt_ids: hashes of their exact texts, which rows of fine-tuning data may use to refer to
+            them.
     """
 
     texts: tuple[str, ...]
@@ -151,7 +152,7 @@ def read_held_out(paths: Sequence[Path]) -> HeldOutPrompts:
     """Read files of held-out prompts; without files the set is empty.
 
     Raises:
-        PromptFileError: a file, or a row of it, cannot be read as prompts.
+        PromptFileError: a file, or a row in a file, cannot be read as a prompt.
     """
     texts: list[str] = []
     for path in paths:
@@ -165,7 +166,7 @@ def remove_held_out(pool: PromptFile, held_out: HeldOutPrompts) -> PromptFile:
     """Remove the held-out prompts from a pool; the pool records their number.
 
     Raises:
-        InputError: nothing is left.
+        InputError: no prompt is left.
     """
     kept = [prompt for prompt in pool.prompts if prompt.text not in held_out]
     if pool.prompts and not kept:
@@ -181,14 +182,14 @@ def remove_contaminated(
     Nearly equal is a ROUGE-L of at least 0.7; see `NearDuplicateIndex`.
 
     Args:
-        evaluated: prompts of each evaluation, by its name.
+        evaluated: the prompts of each evaluation, by the name of the evaluation.
 
     Returns:
-        The pool with the number of prompts that were left out, and how many were left out for each
-        evaluation; a prompt of several counts for the first.
+        The pool, which records the number of prompts that were left out; and this number for each
+        evaluation. A prompt that occurs in several evaluations counts for the first of them.
 
     Raises:
-        InputError: nothing is left.
+        InputError: no prompt is left.
     """
     exact = {name: frozenset(texts) for name, texts in evaluated.items()}
     near = {name: NearDuplicateIndex(texts) for name, texts in evaluated.items()}

@@ -71,8 +71,7 @@ def detect_format(data: bytes, name: str) -> PromptFormat:
         name: its name, for messages and for its suffix.
 
     Raises:
-        PromptFileError: it does not have a known format; the message names what was found and
-            the remedy.
+        PromptFileError: the format is unknown; the message describes what was found and the remedy.
     """
     suffix = Path(name).suffix.lower().lstrip(".")
     _refuse_other_files(data, name)
@@ -192,12 +191,12 @@ def iter_rows(path: Path, kind: PromptFormat, name: str) -> Iterator[IndexedRow]
     """Yield the rows of a file with their line (text, JSON lines, CSV) or number (JSON, Parquet).
 
     Args:
-        path: of the file.
-        kind: what it is, from `detect_format`.
-        name: what messages call the file.
+        path: path of the file.
+        kind: format of the file, from `detect_format`.
+        name: name of the file in messages.
 
     Raises:
-        PromptFileError: the file cannot be read, or not divided into rows.
+        PromptFileError: the file cannot be read, or cannot be divided into rows.
     """
     data = read_source_bytes(path, PromptFileError)
     if kind == "parquet":
@@ -228,7 +227,7 @@ def _iter_text_rows(text: str) -> Iterator[IndexedRow]:
 
 
 def iter_json_lines(data: bytes) -> Iterator[IndexedRow]:
-    """Yield the objects of JSON lines with any keys; blank lines are skipped."""
+    """Yield the objects of a JSON lines file, with any keys; blank lines are skipped."""
     for number, line in _iter_lines(decode_leniently(data)):
         yield number, "not_utf8" if has_wrong_bytes(line) else _parse_json_row(line)
 

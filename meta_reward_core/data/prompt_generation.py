@@ -1,12 +1,13 @@
 """Generate new prompts from a few examples (8-shot self-instruct), with filters and their reasons.
 
-Each request shows some seed prompts and some generated ones, and asks for another. Each reply
-passes the filters in order; the first filter that rejects it is the reason. All randomness comes
-from the seed, so an interrupted run is repeated from the cached completions.
+Each request shows some seed prompts and some generated prompts, and asks for another prompt. Each
+reply passes through the filters in order; the first filter that rejects it determines the drop
+reason. All randomness comes from the seed, so an interrupted run resumes from the cached
+completions.
 
 Source: arXiv 2401.10020, section 2.2 and 3.1 (8-shot, temperature 0.6, top-p 0.9); arXiv
-2212.10560, section 2.2 (6 seeds and 2 of the model's own, ROUGE-L below 0.7). The wording and the
-filters of length and language are ours.
+2212.10560, section 2.2 (6 seed prompts and 2 generated prompts, ROUGE-L below 0.7). The wording and
+the filters of length and language are ours.
 """
 
 import random
@@ -53,11 +54,12 @@ class PromptFilters:
     """Requirements for a prompt.
 
     Attributes:
-        min_chars: shorter ones are left out.
-        max_chars: longer ones are.
-        languages: one of which it must be in, ISO 639-1; empty: any.
-        rouge_threshold: ROUGE-L to another prompt from which it counts as its repetition.
-        held_out: prompts that it may not repeat.
+        min_chars: minimum length in characters.
+        max_chars: maximum length in characters.
+        languages: ISO 639-1 codes of the allowed languages; empty: any language.
+        rouge_threshold: minimum ROUGE-L with another prompt at which a prompt counts as a near
+            duplicate.
+        held_out: held-out prompts, which a new prompt must not repeat.
     """
 
     min_chars: int = 10
@@ -72,12 +74,14 @@ class FewShotSettings:
     """Settings of the few-shot request.
 
     Attributes:
-        template: with the place `{examples}`.
-        seed_prompts: examples from the seed prompts.
-        generated: examples that the model wrote, once there are enough; seed prompts until then.
-        requests: of one round; what a round makes can be an example from the next one on.
-        samples: replies to each request.
-        sampling: of the replies.
+        template: template with the placeholder `{examples}`.
+        seed_prompts: number of examples from the seed prompts.
+        generated: number of generated examples, once there are enough; until then, seed prompts
+            take their place.
+        requests: number of requests per round; prompts generated in a round can be examples from
+            the next round on.
+        samples: number of replies to each request.
+        sampling: sampling parameters for the replies.
     """
 
     template: PromptTemplate
@@ -93,10 +97,10 @@ class GenerationResult:
     """Result of a generation. generated + rejected = replies.
 
     Attributes:
-        prompts: in the order in which they came, with the round that made each.
-        left_out: (text, reason, what it nearly repeats), in order.
-        replies: how many were read.
-        rounds: how many were asked.
+        prompts: (prompt, round that generated it), in the order of generation.
+        left_out: (text, reason, most similar prompt or None) of each dropped reply, in order.
+        replies: number of replies that were read.
+        rounds: number of rounds of requests.
     """
 
     prompts: tuple[tuple[Prompt, int], ...]
@@ -123,13 +127,13 @@ def generate_prompts(
     """Generate prompts until there are `count`, or until no new ones appear.
 
     Args:
-        engine: who writes them; closed by the caller.
-        seed_prompts: distinct instructions by people.
-        count: how many to make.
-        shots: how they are asked for.
-        filters: what they must be.
-        seed: of the examples and of the engine.
-        tell: told (prompts made, replies read) after each round.
+        engine: the engine that writes the prompts; closed by the caller.
+        seed_prompts: distinct human-written prompts.
+        count: number of prompts to generate.
+        shots: settings of the few-shot requests.
+        filters: requirements for the generated prompts.
+        seed: random seed for the choice of examples and for the engine.
+        tell: called with (number of prompts generated, number of replies read) after each round.
 
     Raises:
         InputError: there are fewer seed prompts than examples, or all of them are held out.

@@ -3,8 +3,8 @@
 EFT teaches the judge: its prompt is the judge's prompt, its response a justification with a score.
 IFT teaches the actor. Both are rows of `{prompt, response}`, as `{prompt_text, response_text, ...}`
 or, ready for TRL, as `{prompt, completion}`; each text may also be a list of messages. A column
-`prompt_id` names the instruction that a row of EFT data is about, so that all judgments of answers
-to it stay on one side of a validation split.
+`prompt_id` identifies the prompt to which a row of EFT data belongs, so that all judgments of
+answers to this prompt stay on the same side of a validation split.
 
 Source: arXiv 2401.10020, section 2.1 (seed data).
 """
@@ -51,13 +51,13 @@ def read_sft_rows(path: str | Path, *, held_out: HeldOutPrompts | None = None) -
     Other columns (`language`, `quality_score`) are ignored: rows are not ranked here.
 
     Args:
-        path: of the file.
-        held_out: prompts that are kept for evaluation; a row whose prompt, or whose `prompt_id`,
-            is one of them is rejected.
+        path: path of the file.
+        held_out: prompts reserved for evaluation; a row is rejected if its prompt or its
+            `prompt_id` is that of a held-out prompt.
 
     Raises:
-        PromptFileError: the file is missing or malformed, a row has none of the known forms, or
-            no row can be trained on; the message names the file, the line and what to do.
+        PromptFileError: the file is missing or malformed, a row has none of the known forms, or no
+            row can be trained on; the message gives the file, the line and the remedy.
     """
     path = Path(path)
     found = SftFile(rows=[], rejected=[])

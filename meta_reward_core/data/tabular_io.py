@@ -29,7 +29,7 @@ class NumberedRow:
 
     Attributes:
         place: the file's name and the row's number or line, for messages.
-        values: by column.
+        values: values by column.
     """
 
     place: str
@@ -43,7 +43,7 @@ class NumberedRow:
         """Read a text; None if it is missing.
 
         Raises:
-            EvaluationFileError: there is something else than a text.
+            EvaluationFileError: the value is not a text.
         """
         value = self.values.get(column)
         if is_missing(value):
@@ -56,7 +56,7 @@ class NumberedRow:
         """Read a required text, which can be empty.
 
         Raises:
-            EvaluationFileError: it is missing.
+            EvaluationFileError: the value is missing or not a text.
         """
         value = self.read_optional_text(column)
         if value is None:
@@ -65,7 +65,7 @@ class NumberedRow:
         return value
 
     def read_name(self, column: str) -> str:
-        """Read a required text or integer that is a name, as a text."""
+        """Read a required name, which is a text or an integer, as a text."""
         value = self.values.get(column)
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
@@ -75,7 +75,7 @@ class NumberedRow:
         """Read a finite number; None if it is missing.
 
         Raises:
-            EvaluationFileError: there is something else than a number.
+            EvaluationFileError: the value is not a finite number.
         """
         value = self.values.get(column)
         if is_missing(value):
@@ -100,8 +100,8 @@ def read_rows(path: str | Path) -> list[NumberedRow]:
     """Read all rows of a file: a JSON array, JSON lines, one object of columns, or Parquet.
 
     Raises:
-        EvaluationFileError: the file is missing, malformed or empty; the message names the file,
-            the row and what to do.
+        EvaluationFileError: the file is missing, malformed or empty; the message gives the file,
+            the row and the remedy.
     """
     path = Path(path)
     rows = list(_read_parquet(path) if path.suffix == ".parquet" else _read_json(path))

@@ -20,9 +20,9 @@ class WinRecord:
     """Wins and losses of a judgment so far.
 
     Attributes:
-        net: battles won less battles lost; ties and unreadable verdicts are neither.
-        finished: battles that it was in.
-        remaining: planned battles that it has not been in yet.
+        net: battles won minus battles lost; ties and unreadable verdicts count as neither.
+        finished: number of the judgment's battles that have run.
+        remaining: number of the judgment's planned battles that have not run yet.
     """
 
     net: int
@@ -33,8 +33,9 @@ class WinRecord:
 def split_into_rounds(orders: Sequence[OrderedPair]) -> list[list[OrderedPair]]:
     """Split ordered pairs into rounds in which all judgments battle about equally often.
 
-    Round r holds, in both orders, the pairs r + 1 places apart on a circle, so that every
-    judgment meets two others in it. The judgments keep the order in which they first appear.
+    The judgments are placed on a circle. Round r contains, in both orders, the pairs that are r + 1
+    places apart, so that every judgment battles two others per round. The judgments keep the order
+    in which they first appear.
     """
     names = list(dict.fromkeys(name for order in orders for name in order))
     place = {name: index for index, name in enumerate(names)}
@@ -52,7 +53,7 @@ def tally_win_records(
 
     Args:
         orders: all planned battles.
-        verdicts: of the finished battles: A, B, tie or None.
+        verdicts: verdicts of the finished battles: A, B, tie or None.
     """
     nets = {name: 0 for order in orders for name in order}
     finished, planned = dict.fromkeys(nets, 0), dict.fromkeys(nets, 0)
@@ -73,7 +74,7 @@ def find_undecided_judgments(standings: Mapping[str, WinRecord], *, deviations: 
     """Find the judgments that can still reach an undecided rank.
 
     Args:
-        deviations: half the width of each prediction, in its standard deviations.
+        deviations: half-width of the prediction intervals, in standard deviations.
     """
     ends = {name: bound_net_wins(now, deviations=deviations) for name, now in standings.items()}
     best_low = max(low for low, _ in ends.values())
@@ -86,9 +87,9 @@ def find_undecided_judgments(standings: Mapping[str, WinRecord], *, deviations: 
 def bound_net_wins(now: WinRecord, *, deviations: float) -> tuple[float, float]:
     """Bound the final number of wins minus losses of a judgment.
 
-    With mean m and variance v of a battle, both from n battles, the sum of l more battles is m l
-    with the variance v l + v l^2 / n (random variation, and the uncertainty of m). One added tie
-    prevents certainty for a judgment that has only won.
+    With mean m and variance v per battle, both estimated from n battles, the sum of l more battles
+    is m l with the variance v l + v l^2 / n (random variation, and the uncertainty of m). One added
+    tie prevents certainty for a judgment that has only won.
     """
     mean = now.net / (now.finished + 1)
     spread = math.sqrt((1 - mean**2) * (now.remaining + now.remaining**2 / max(now.finished, 1)))

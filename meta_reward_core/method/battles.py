@@ -1,7 +1,7 @@
 """Battles of judgments: position bias, and the battle matrix that corrects for it.
 
 Outcomes are keyed by the ids of the two judgments, never by position: a missing battle leaves a
-zero in its own cell and shifts nothing.
+zero in its own cell and does not affect other cells.
 
 Source: arXiv 2407.19594, section 2.2 (position weights and battle matrix).
 """
@@ -71,10 +71,10 @@ def compute_readable_shares(battles: Iterable[Battle]) -> dict[str, float]:
     Usually these are both orders; skipped orders (`adaptive_battles`) do not count.
 
     Args:
-        battles: of one response.
+        battles: the battles of one response.
 
     Returns:
-        By judgment id, for each judgment that battled.
+        Share by judgment id, for each judgment that battled.
     """
     readable: dict[tuple[str, str], bool] = {}
     for battle in battles:
@@ -98,13 +98,14 @@ def build_battle_matrix(
     Args:
         judgment_ids: the n judgments of one response; row and column order of the matrix.
         battles: battles among exactly these judgments, each ordered pair at most once.
-        weights: of the whole iteration.
+        weights: position weights of the whole iteration.
 
     Returns:
         float64 of shape [n, n], zero on the diagonal, entries in [0, 1].
 
     Raises:
-        ArtifactError: a battle names a judgment that is not listed, fights itself, or comes twice.
+        ArtifactError: a battle refers to a judgment that is not listed, pairs a judgment with
+            itself, or occurs twice.
     """
     index = {judgment_id: place for place, judgment_id in enumerate(judgment_ids)}
     matrix = np.zeros((len(index), len(index)), dtype=np.float64)

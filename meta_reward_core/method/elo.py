@@ -1,6 +1,6 @@
 """Elo ratings of judgments from their battle matrices, for thousands of small problems at once.
 
-Independent of judgments: the input is matrices, the output ratings.
+This module does not depend on judgments: it converts matrices to ratings.
 
 Source: arXiv 2407.19594, section 2.2 (maximum likelihood of the battle matrix).
 Departs from the paper: a small L2 prior, without which a judgment that wins every battle has no
@@ -52,7 +52,7 @@ def fit_elo(matrices: Sequence[Array], *, prior: float = 1e-4) -> list[Array]:
 
     Raises:
         ValueError: a matrix is not square, has a negative or non-finite entry, or prior <= 0.
-        ArithmeticError: Newton did not arrive; no matrix that is known does that.
+        ArithmeticError: Newton's method did not converge; no known matrix causes this.
     """
     if not (np.isfinite(prior) and prior > 0):
         raise ValueError(f"prior must be a positive number, not {prior}.")
@@ -101,8 +101,9 @@ def _start_problems(
 def _guess_ratings(wins: Reals, losses: Reals, prior: float) -> Reals:
     """Estimate initial centered ratings [n, p] from sums of wins and losses, each [n, p].
 
-    A judgment that never loses is limited only by the prior, which acts like a loss of some hundred
-    times the prior. The factor corrects the logarithm for opponents of different strength.
+    The rating of a judgment that never loses is limited only by the prior, which acts like a loss
+    of about a hundred times the prior. The factor corrects the logarithm for opponents of different
+    strength.
     """
     little = 100 * prior
     return _center(1.3 * np.log((wins + little) / (losses + little)))
@@ -124,12 +125,12 @@ class _Problems:
     """Problems of one size during the fit; arithmetic is vectorized over problems.
 
     Attributes:
-        positions: of their matrices, [p].
-        won: what the first of each unordered pair won, [k, p].
-        lost: what it lost, [k, p].
-        ratings: now, centred, [n, p].
+        positions: indices of the matrices of the problems, [p].
+        won: weighted wins of the first member of each unordered pair, [k, p].
+        lost: weighted losses of the first member of each unordered pair, [k, p].
+        ratings: current ratings, centered, [n, p].
         reach: relative length of the last step, [p].
-        prior: as for `fit_elo`.
+        prior: weight of the L2 prior; see `fit_elo`.
     """
 
     positions: IndexArray
@@ -154,8 +155,8 @@ class _Problems:
     def build_system(self) -> Reals:
         """Build the equations of Newton's method, [n, n + 1, p].
 
-        The upper triangle of the negated Hessian of the objective, followed by its gradient; the
-        lower triangle is left unset.
+        They consist of the upper triangle of the negated Hessian of the objective, followed by its
+        gradient. The lower triangle is left unset.
         """
         size, problems = self.ratings.shape
         strength = np.exp(self.ratings)

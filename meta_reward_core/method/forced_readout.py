@@ -43,11 +43,12 @@ class ForcedValue:
     """Result of a forced line.
 
     Attributes:
-        index: of the sampled value, in the line's values.
-        probabilities: of the values, in their order; they add up to 1.
+        index: index of the sampled value among the values of the line.
+        probabilities: probability of each value, in the order of the values; the sum is 1.
         text: the justification and the whole line.
-        token_ids: of the text, with an end token if the justification ended by itself.
-        injected_at: positions in `token_ids` of the line's beginning and of the end token.
+        token_ids: token ids of the text, with an end token if the justification ended by itself.
+        injected_at: positions in `token_ids` of the tokens that the model did not sample: the start
+            of the line, and the end token.
     """
 
     index: int
@@ -83,19 +84,21 @@ def force_values(
     """Force a value after each completion.
 
     Args:
-        completions: of each conversation.
-        find_closing_line: where the closing line of a text that states a value begins; the length
-            of the text where there is none.
-        sampling: of the completions. Its temperature is that of the draw; 0 takes the most
-            probable value, and leaves the probabilities as the model has them.
-        derive_draw_seed: gives the seed of a draw, by the number of the conversation and of the
-            completion.
+        completions: completions of each conversation.
+        find_closing_line: returns the offset of the closing line that states a value in a text, or
+            the length of the text if there is no such line.
+        sampling: sampling parameters of the completions. The value is sampled at the same
+            temperature; with 0, the most probable value is used and the probabilities are
+            unchanged.
+        derive_draw_seed: derives the seed for sampling one value from the indices of the
+            conversation and the completion.
 
     Returns:
-        As the completions; None of refused ones, and where the line did not fit into the model.
+        One value per completion, in the same structure; None for a refused completion, and where
+        the line did not fit into the model.
 
     Raises:
-        EngineError: the engine cannot do it, or failed as a whole.
+        EngineError: the engine does not support forced lines, or failed as a whole.
     """
     reader = require_forced_lines(engine)
     positions = [

@@ -43,11 +43,12 @@ def generate_responses(
     """Generate the actor's responses.
 
     Args:
-        reasoning: responses are identical if what counts of them is.
+        reasoning: policy for reasoning blocks; responses are identical if the parts that count
+            under this policy are equal.
 
     Returns:
-        The distinct responses in the order of the prompts, the prompts that the engine refused, and
-        counts of what happened.
+        The distinct responses in prompt order, the prompts that the engine refused, and counts of
+        the outcomes.
 
     Source: Wu et al. 2024, section 2.1 (K = 7, temperature 0.8, top-p 0.95).
     """
@@ -78,7 +79,8 @@ def _deduplicate(
 ) -> list[Response]:
     """Keep the first of identical responses; a refused prompt has no response.
 
-    Unfinished reasoning contains no answer; it is only identical to the same text.
+    Responses with unfinished reasoning contain no answer; they are identical only if their whole
+    texts are equal.
     """
     first: dict[tuple[str | None, str], Response] = {}
     for sample, completion in enumerate(completions):

@@ -118,7 +118,7 @@ def build_judge_pairs(
     """Build at most one pair per prompt.
 
     Args:
-        weights: of the whole iteration, not of these prompts alone.
+        weights: position weights of the whole iteration, not of these prompts alone.
 
     Returns:
         Rows of the table `judge_pairs`, the ratings behind them, and one `Dropped` for every

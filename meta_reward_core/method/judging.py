@@ -73,12 +73,13 @@ def judge_responses(
     """Sample the judgments of responses.
 
     Args:
-        readout: how a score comes about; see `forced_readout` for others than `free`.
-        instructions: prompt_id -> text of the instruction.
+        readout: how a score is produced; see `forced_readout` for values other than `free`.
+        instructions: text of each instruction by prompt_id.
         max_score: maximum score of the rubric; see `parse_score`.
 
     Returns:
-        N judgments for each response, in order, scored or with the reason why not; counts.
+        N judgments for each response, in order, each with a score or the reason why it has none;
+        and counts.
 
     Source: Wu et al. 2024, section 2.1 (N = 11); the rubric is Yuan et al. 2024's.
     """

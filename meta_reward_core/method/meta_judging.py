@@ -80,10 +80,11 @@ def select_comparison_set(
     The result depends only on the arguments, so every step gets the same one.
 
     Args:
-        scores: of all responses of one prompt.
-        judgments: response_id -> judgments.
+        scores: scores of all responses of one prompt.
+        judgments: judgments by response_id.
         seed: decides between responses of equal variance.
-        max_judgments: maximum number of judgments that battle, the first by sample.
+        max_judgments: maximum number of judgments that battle; those with the lowest `sample` are
+            used.
 
     Source: Wu et al. 2024, section 2.2.
     """
@@ -138,12 +139,12 @@ def run_battles(
     """Run each planned battle once.
 
     Args:
-        readout: how a verdict comes about; see `forced_readout` for `forced`.
-        adaptive_z: see `adaptive_battles`; with it, battles that can no longer change a pair are
-            left out. The rounds of all responses run together.
+        readout: how a verdict is produced; see `forced_readout` for `forced`.
+        adaptive_z: see `adaptive_battles`; if set, battles that can no longer change a pair are
+            skipped. The rounds of all responses run together.
 
     Returns:
-        One battle for each planned one that ran, in order, keyed by the judgments' ids;
+        One battle for each planned battle that ran, in order, keyed by the judgments' ids; and
         counts.
 
     Source: Wu et al. 2024, section 2.2.
@@ -201,8 +202,9 @@ def run_adaptive_battles(
     """Run battles in rounds, and skip battles of judgments whose rank is decided.
 
     Args:
-        battles: planned ones, of any number of responses.
-        run_round: runs some battles; given the number of the round, from 0, and of earlier battles.
+        battles: the planned battles of any number of responses.
+        run_round: runs some battles; it is called with the battles, the number of the round (from
+            0) and the number of earlier battles.
         adaptive_z: see `adaptive_battles.find_undecided_judgments`.
     """
     planned = {_to_ordered_pair(battle.first, battle.second): battle for battle in battles}

@@ -1,7 +1,7 @@
 """Select preference pairs: responses by judge scores, judgments by Elo ratings.
 
-Of texts, only length and equality are used. Every selection returns either a pair or the reason why
-there is none, so that pairs + dropped = prompts.
+Only the length and the equality of texts are used. Every selection returns either a pair or the
+reason why there is none, so that pairs + dropped = prompts.
 
 Source: arXiv 2407.19594, section 2.1 (length control) and section 2.2 (judge pairs).
 """
@@ -149,12 +149,12 @@ def score_response(
     of that limit), and for a prompt that the engine refused, because it has no response.
 
     Args:
-        response: what was judged.
-        scores: points of its valid judgments, in [0, 5]; the order does not matter.
-        min_valid_judgments: how many make a score.
+        response: the judged response.
+        scores: scores of its valid judgments, in [0, 5], in any order.
+        min_valid_judgments: minimum number of valid judgments for a mean.
 
     Raises:
-        ArtifactError: one of the points is NaN or infinite.
+        ArtifactError: a score is NaN or infinite.
     """
     if not all(math.isfinite(score) for score in scores):
         raise ArtifactError(
@@ -183,13 +183,13 @@ class ScoreGrid:
     response at all, and its other values are meaningless.
 
     Attributes:
-        scored: whether there is a mean.
-        mean: of the points.
-        length: in the unit that "shortest" and "longest" count.
+        scored: whether the response has a mean score.
+        mean: mean score.
+        length: length in the unit that "shortest" and "longest" refer to.
         chars: length in characters.
-        sample: index among the K, which breaks ties.
-        cut_off: whether the token limit struck.
-        may_be_chosen: whether it ended by itself and holds any text.
+        sample: index among the K responses, which breaks ties.
+        cut_off: whether the token limit cut off the response.
+        may_be_chosen: whether the response ended by itself and is not empty.
     """
 
     scored: Mask
@@ -245,12 +245,12 @@ class Tiers:
     """Masks of the top and the bottom tier of a grid.
 
     Attributes:
-        top: [prompts] S_max, 0 where nothing is scored.
-        bottom: [prompts] S_min, 0 where nothing is scored.
-        best_from: [prompts] where the tier of the good ones begins.
-        worst_to: [prompts] where the tier of the bad ones ends.
-        best: [prompts, positions] who is good.
-        worst: [prompts, positions] who is bad.
+        top: [prompts] S_max, 0 where no response has a score.
+        bottom: [prompts] S_min, 0 where no response has a score.
+        best_from: [prompts] lowest score of the top tier.
+        worst_to: [prompts] highest score of the bottom tier.
+        best: [prompts, positions] whether the response is in the top tier.
+        worst: [prompts, positions] whether the response is in the bottom tier.
     """
 
     top: FloatArray
@@ -266,10 +266,10 @@ class ActorChoices:
     """Result for each prompt of a grid; all arrays have shape [prompts].
 
     Attributes:
-        paired: whether there is a pair.
-        chosen: place of the chosen response, where there is a pair.
-        rejected: place of the rejected response, where there is a pair.
-        reason: index into `ACTOR_REASONS` of why there is none, where there is none.
+        paired: whether the prompt has a pair.
+        chosen: column of the chosen response, if there is a pair.
+        rejected: column of the rejected response, if there is a pair.
+        reason: index into `ACTOR_REASONS` of the reason why there is no pair, if there is none.
     """
 
     paired: Mask
@@ -303,10 +303,10 @@ def select_actor_pair(
     The rule is `select_actor_pairs`.
 
     Args:
-        scores: of the responses of one prompt, in any order.
+        scores: scores of the responses of one prompt, in any order.
         rho: width of both tiers, in [0, 1].
         max_chosen_chars: a longer chosen response (always in characters) drops the pair.
-        length_unit: what "shortest" and "longest" count.
+        length_unit: unit of length for "shortest" and "longest".
 
     Raises:
         ValueError: rho is outside [0, 1].
@@ -337,7 +337,7 @@ def select_actor_pairs(
     rejected, but are never chosen. rho = 0 is plain best against worst.
 
     Departs from the paper: an empty response is never chosen either, because training on it teaches
-    the model to be silent; and borders are widened by `SCORE_TOLERANCE`.
+    the model to give empty responses; and tier borders are widened by `SCORE_TOLERANCE`.
 
     Raises:
         ValueError: rho is outside [0, 1].
@@ -424,11 +424,12 @@ def mark_most_varied(variance: FloatArray, scored: Mask) -> Mask:
     """Mark the responses that share the largest variance, for many prompts at once.
 
     Args:
-        variance: of each response's points, of shape [prompts, positions].
-        scored: whether there is one, of the same shape.
+        variance: score variance of each response, of shape [prompts, positions].
+        scored: whether each response has a variance, of the same shape.
 
     Returns:
-        Of that shape; a row marks nothing where the judgments of every response agree.
+        A mask of the same shape; no response of a row is marked if the judgments of every response
+        agree.
     """
     largest = variance.max(axis=1, where=scored, initial=0.0)
     tied = scored & (variance >= largest[:, None] - SCORE_TOLERANCE)
@@ -467,11 +468,11 @@ def select_judge_pair(
     Judgments that were stored before `finish_reason` was recorded count as finished.
 
     Args:
-        judgments: those that battled: valid, of one response, in any order.
-        ratings: Elo in nats by judgment id.
+        judgments: the valid judgments of one response that battled, in any order.
+        ratings: Elo ratings in nats by judgment id.
         weights: position weights of the iteration.
-        readable: see `compute_readable_shares`; a judgment without battles has none.
-        min_readable_share: with a smaller share of either judgment there is no pair.
+        readable: see `compute_readable_shares`; it has no entry for a judgment without battles.
+        min_readable_share: minimum readable share of both judgments; below it there is no pair.
         max_chosen_judgment_chars: a longer chosen judgment drops the pair.
 
     Raises:

@@ -18,8 +18,8 @@ def sample_prompts(
     """Sample `count` prompts: unused ones first, used ones only if reuse is allowed.
 
     Args:
-        pool: distinct instructions.
-        used: ids of the instructions of earlier iterations.
+        pool: distinct prompts.
+        used: ids of the prompts of earlier iterations.
 
     Raises:
         InputError: the pool is too small.

@@ -26,7 +26,8 @@ def select_finished(
 ) -> tuple[list[Response], int]:
     """Return the responses that contain an answer, and how many ended within their reasoning.
 
-    The latter contain nothing to judge and get no judgment, score or pair.
+    Responses that ended within their reasoning contain nothing to judge and get no judgment, score
+    or pair.
     """
     finished = [one for one in responses if select_answer(one.text, policy) is not None]
     return finished, len(responses) - len(finished)

@@ -26,7 +26,7 @@ _FILTERED: Final = re.compile(r"content filter|withheld the reply", re.IGNORECAS
 def classify_refusal(reason: str) -> RefusalKind:
     """Classify the reason of an engine, by the words of its first clause.
 
-    The words of a server follow a colon, and may contain anything.
+    A server's own message follows a colon and may contain any text, so it is ignored.
     """
     own = reason.partition(":")[0]
     if _FILTERED.search(own):
@@ -40,7 +40,7 @@ def list_refused_prompts(
     """List the prompts that the actor's engine refused.
 
     Args:
-        completions: of each prompt.
+        completions: completions of each prompt.
     """
     return _group_refusals(
         (prompt.prompt_id, None, one.refusal or "unknown")

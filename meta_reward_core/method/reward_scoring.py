@@ -1,8 +1,8 @@
 """Step 3 with a reward model in place of the judge: one raw score for each response.
 
 The score has no scale, and no text explains it. So there are no judgments to compare, and only
-pairs of responses. Length control needs no scale: its tiers are shares of the distance between the
-lowest and the highest score of a prompt.
+response pairs are built. Length control needs no scale: its tiers are shares of the distance
+between the lowest and the highest score of a prompt.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,8 +26,8 @@ def score_by_reward_model(
     """Score each response once.
 
     Args:
-        instructions: prompt_id -> text of the instruction.
-        options: for the chat template of the reward model.
+        instructions: text of each instruction by prompt_id.
+        options: variables for the chat template of the reward model.
 
     Returns:
         One judgment without a text for each response, in order, and counts. A response that is too

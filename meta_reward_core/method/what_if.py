@@ -68,19 +68,21 @@ def get_rules(recipe: Recipe, iteration: int) -> PairRules:
 class JudgedGrid:
     """All inputs of the rules, for the prompts of an iteration.
 
-    Arrays have shape [prompts, positions], or [prompts] where said.
+    Arrays have shape [prompts, positions] unless marked [prompts].
 
     Attributes:
-        grid: the responses as they score if one readable judgment is enough.
-        variance: of each response's points.
-        valid: how many judgments of each response carry a score.
-        fields: whether a response has two different judgments that could battle.
-        calls: how many battles those would fight.
-        battled: the one response of a prompt whose judgments have battled, if any did.
-        judge_paired: [prompts] whether these battles gave a pair, whatever its length.
-        judge_reason: [prompts] index into `REASONS` of why not, where they gave none.
-        chosen_judgment_chars: [prompts] of that pair, where there is one.
-        rejected_judgment_chars: [prompts] of that pair, where there is one.
+        grid: the scores of the responses if one readable judgment is enough for a score.
+        variance: score variance of each response.
+        valid: number of judgments of each response that have a score.
+        fields: whether a response has at least two different judgments that could battle.
+        calls: number of meta-judge calls that the battles of these judgments require.
+        battled: whether the judgments of the response have battled; at most one response per
+            prompt.
+        judge_paired: [prompts] whether these battles resulted in a pair, regardless of its length.
+        judge_reason: [prompts] index into `REASONS` of the reason why there is no pair, if there is
+            none.
+        chosen_judgment_chars: [prompts] length of the chosen judgment, if there is a pair.
+        rejected_judgment_chars: [prompts] length of the rejected judgment, if there is a pair.
     """
 
     prompt_ids: Sequence[str]
@@ -104,13 +106,13 @@ class PairSelection:
 
     Attributes:
         paired: whether there is a pair.
-        reason: index into `REASONS`, where there is neither a pair nor an unknown.
-        unknown: whether only further battles could tell.
-        calls: meta-judge calls that would tell, 0 where it is known.
-        chosen: for actor pairs, the place of the chosen response.
-        rejected: for actor pairs, the place of the rejected response.
-        chosen_chars: length of the chosen text, where there is a pair.
-        rejected_chars: length of the rejected text, where there is a pair.
+        reason: index into `REASONS` if there is no pair and the result is known.
+        unknown: whether only further battles would determine the result.
+        calls: number of meta-judge calls that would determine the result; 0 if it is known.
+        chosen: for actor pairs, the column of the chosen response.
+        rejected: for actor pairs, the column of the rejected response.
+        chosen_chars: length of the chosen text, if there is a pair.
+        rejected_chars: length of the rejected text, if there is a pair.
     """
 
     paired: Mask
@@ -172,9 +174,9 @@ def reselect_judge_pairs(
     """Select the judgment pair of every prompt again, as far as the existing battles allow.
 
     Args:
-        seed: of the experiment.
-        actor_pairs: how many there are, for the limit on the share of judge pairs.
-        max_pair_share: that limit.
+        seed: seed of the experiment.
+        actor_pairs: number of actor pairs, which limits the number of judge pairs.
+        max_pair_share: maximum share of judge pairs among all pairs.
 
     Source: Wu et al. 2024, section 2.2.
     """

@@ -1,8 +1,8 @@
 """Render conversations with a model's chat template, for engines, training and checks.
 
 A chat template is a program. It may read the current date or open a reasoning block, so its output
-depends on more than the conversation; `ChatOptions` contains the rest. Imports no model library:
-the tokenizer is given.
+depends on more than the conversation; `ChatOptions` contains the rest. This module imports no model
+library: the caller supplies the tokenizer.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,10 +31,11 @@ class ChatOptions:
     """Variables of a chat template besides the conversation.
 
     Attributes:
-        date: the day that `strftime_now` of the template tells, as YYYY-MM-DD; None: the day of
-            the call, so that the same conversation gives another prompt tomorrow.
+        date: the date that the template's `strftime_now` returns, as YYYY-MM-DD; None: the day of
+            the call, so the prompt of the same conversation changes from day to day.
         allow_reasoning: False asks the template for a prompt after which the model writes no
-            reasoning, by the variables that public templates read; others ignore them.
+            reasoning, through the variables that public templates read; other templates ignore
+            them.
     """
 
     date: str | None = None
@@ -44,7 +45,7 @@ class ChatOptions:
         """Refuse an invalid date.
 
         Raises:
-            ValueError: it is not YYYY-MM-DD.
+            ValueError: the date is not in the form YYYY-MM-DD.
         """
         if self.date is not None:
             Date.fromisoformat(self.date)
@@ -152,6 +153,7 @@ def find_opened_reasoning(
 ) -> str:
     """Return the reasoning block that the generation prompt opens, such as `<think>`.
 
-    A completion continues it, so its text is only readable behind it. Empty for most templates.
+    A completion continues the block, so its text can only be interpreted together with the opening
+    mark. The result is empty for most templates.
     """
     return extract_open_block(render_generation_prompt(tokenizer, options))

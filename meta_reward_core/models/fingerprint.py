@@ -1,9 +1,9 @@
 """Hashes of the model files that generation, or training, depends on.
 
-A model folder holds more than a model: a README may be corrected, and a generation config that
-cannot be saved must be corrected, without invalidating everything that was sampled. So in addition
-to the hash of the whole folder, each use has a hash of the files that it needs. Files count unless
-they are known to be unneeded.
+A model folder contains more than the model: a user may correct a README, and must correct a
+generation config that cannot be saved, without invalidating everything that was sampled. So in
+addition to the hash of the whole folder, each use has a hash of the files that it needs. A file is
+included unless it is known to be unneeded.
 """
 
 import hashlib
@@ -31,11 +31,11 @@ class ModelFiles:
     """The files of a model folder, by hash.
 
     Attributes:
-        hashes: sha256 of each visible file, by its path in the folder.
-        drawing: hash of what drawing from the model depends on: all files but documents; of the
-            generation config only the ids that end a reply, which is all that engines read of it.
-        training: hash of what a training from the model, and the checkpoint that it makes, depend
-            on: all files but documents.
+        hashes: SHA-256 of each visible file, by its path in the folder.
+        drawing: hash of the inputs of sampling: all files except documents, but of the generation
+            config only the ids that end a reply, because engines read nothing else from it.
+        training: hash of the inputs of a training that starts from the model, and of the checkpoint
+            that it creates: all files except documents.
     """
 
     hashes: Mapping[str, str]
@@ -44,7 +44,7 @@ class ModelFiles:
 
     @property
     def sha256(self) -> str:
-        """Hash of the whole folder, as `hash_model_folder` gives it."""
+        """Hash of the whole folder, as `hash_model_folder` returns it."""
         return hash_model_files(self.hashes)
 
     @classmethod
@@ -65,7 +65,7 @@ class ModelFiles:
         """Derive the hashes of each use from the hashes of all files.
 
         Args:
-            end_ids: as `read_end_ids` gives them.
+            end_ids: end token ids, as `read_end_ids` returns them.
         """
         needed = {name: sha256 for name, sha256 in hashes.items() if not is_document(name)}
         needed_to_generate = {
@@ -84,7 +84,7 @@ class ModelFiles:
 
 
 def is_document(name: str) -> bool:
-    """Whether a file of a model folder is only for people, not for loading."""
+    """Whether a file of a model folder is documentation and not needed for loading."""
     path = PurePosixPath(name)
     return path.suffix.lower() in _DOCUMENT_SUFFIXES or path.stem.upper() in _DOCUMENT_NAMES
 
@@ -92,10 +92,10 @@ def is_document(name: str) -> bool:
 def read_end_ids(folder: Path) -> tuple[int, ...] | None:
     """Read the end token ids of the generation config, else of the config.
 
-    Engines add the tokenizer's own end token, which the tokenizer's files decide.
+    Engines add the tokenizer's own end token, which is defined in the tokenizer's files.
 
     Raises:
-        ModelFolderError: one of the two files is not JSON, or names something else than ids.
+        ModelFolderError: one of the two files is not JSON, or its end tokens are not ids.
     """
     file = folder / GENERATION_CONFIG
     found = _read_object(file) if file.is_file() else _read_object(folder / _CONFIG)
@@ -126,7 +126,7 @@ def find_end_token_ids(folder: Path, *, tokenizer_eos: int | None) -> tuple[int,
     """Return the ids of the tokens that end a completion, ascending.
 
     Args:
-        tokenizer_eos: the end token of the tokenizer, if it names one.
+        tokenizer_eos: the end token of the tokenizer, if it has one.
 
     Raises:
         ModelFolderError: a configuration of the folder cannot be read.

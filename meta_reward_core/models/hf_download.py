@@ -56,7 +56,7 @@ class _RemoteModel:
     """A model at a commit of the Hugging Face Hub.
 
     Attributes:
-        files: those of its top folder, by name; a model is read from nowhere else.
+        files: the files in its top-level folder, by name; a model is loaded only from there.
     """
 
     name: HubName
@@ -64,7 +64,7 @@ class _RemoteModel:
     files: Mapping[str, "RepoSibling"]
 
     def sum_sizes(self, names: Sequence[str]) -> int:
-        """Sum the sizes of some of its files, as far as the Hub reports them."""
+        """Sum the sizes of some of the model's files, as far as the Hub reports them."""
         return sum(self.files[name].size or 0 for name in names)
 
 
@@ -72,14 +72,16 @@ def fetch_model(name: HubName, root: Path, *, token: str | None, say: StatusCall
     """Return the folder of a Hub model, downloading it if necessary.
 
     Args:
-        root: below which models lie.
-        token: Hub token; None for the one that the Hub's client finds.
-        say: called with the commit that the name resolves to and the progress of a long download.
+        root: folder below which models are stored.
+        token: Hub token; None: the token that the Hub's client finds.
+        say: called with messages: the commit that the name resolves to, and the progress of a long
+            download.
 
     Raises:
-        ModelFolderError: there is none, it may not be read, or it may not be loaded.
+        ModelFolderError: the model does not exist, may not be downloaded with this token, or may
+            not be loaded.
         HubError: the Hub does not respond, or a file that it sent is damaged.
-        StorageFullError: there is no room for it.
+        StorageFullError: the disk has no room for the model.
     """
     remote = _query_hub(name, root, token)
     folder = root / str(remote.name)

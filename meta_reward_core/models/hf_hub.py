@@ -1,7 +1,7 @@
 """The Hugging Face Hub or a mirror: model names, the client, and its errors.
 
-The client's own variables apply: HF_ENDPOINT is a mirror, HF_TOKEN a token, and HF_HUB_OFFLINE
-forbids requests. The client is imported when it is needed.
+The client's own environment variables apply: HF_ENDPOINT is the address of a mirror, HF_TOKEN is a
+token, and HF_HUB_OFFLINE forbids requests. The client is imported when it is needed.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ def make_hub_client(token: str | None) -> "HfApi":
     """Create a client for the Hugging Face Hub.
 
     Args:
-        token: None for the one that the client finds itself: HF_TOKEN, or a stored login.
+        token: Hub token; None: the token that the client finds, in HF_TOKEN or a stored login.
     """
     from huggingface_hub import HfApi
 

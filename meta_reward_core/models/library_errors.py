@@ -1,6 +1,6 @@
-"""Exceptions of model libraries as one sentence with file and remedy.
+"""Explain exceptions of model libraries in one sentence, with the file at fault and the remedy.
 
-The one place where exceptions of torch, transformers, tokenizers, safetensors and jinja2 become
+Only this module converts exceptions of torch, transformers, tokenizers, safetensors and jinja2 to
 messages for users. Classes are recognised by name, so this module imports none of these libraries.
 """
 
@@ -20,8 +20,8 @@ class _Fault(NamedTuple):
 
     Attributes:
         classes: names of exception classes, of any library; empty for every class.
-        pattern: found in the exception's text.
-        file: at fault; empty if the text names it.
+        pattern: regular expression that matches the exception's text.
+        file: the file at fault; empty if the exception's text contains it.
         what: what is wrong, as a clause.
         remedy: what to do, as an imperative clause.
     """
@@ -104,10 +104,10 @@ def explain_library_error(error: BaseException, *, folder: Path | None = None) -
     """Explain an exception of a model library in one sentence: file, cause and remedy.
 
     Args:
-        folder: of the model that was worked with.
+        folder: folder of the model in use.
 
     Returns:
-        None for an exception that is not of a known kind.
+        The sentence; None for an exception of an unknown kind.
     """
     names = {kind.__name__ for kind in type(error).__mro__ if kind is not Exception}
     if type(error) is Exception:
@@ -129,11 +129,11 @@ def translate_library_errors(
     """Context that translates exceptions of model libraries into ours.
 
     Args:
-        kind: what is raised instead.
-        folder: of the model that is worked with.
+        kind: class of the exception that is raised instead.
+        folder: folder of the model in use.
 
     Raises:
-        MetaRewardError: of that kind; unknown exceptions pass through unchanged.
+        MetaRewardError: an exception of class `kind`; unknown exceptions pass through unchanged.
     """
     try:
         yield

@@ -48,8 +48,8 @@ def select_answer(text: str, policy: ReasoningPolicy) -> str | None:
     """Return the part of a completion that counts under a policy.
 
     Returns:
-        The whole text under `keep` and where it holds no reasoning; else what follows the
-        reasoning, without the white space between them; None where the reasoning is unfinished.
+        The whole text under `keep`, or if it contains no reasoning; otherwise the text after the
+        reasoning, without the whitespace between them; None if the reasoning is unfinished.
     """
     answer = text if policy == "keep" else extract_finished_part(text)
     return answer if answer is None or len(answer) == len(text) else answer.lstrip()

@@ -21,8 +21,8 @@ class ChatTemplateFile:
     """A chat template of a model folder.
 
     Attributes:
-        name: `default` is the one that conversations are rendered by.
-        file: the file that holds it, relative to the folder.
+        name: name of the template; the one named `default` renders conversations.
+        file: the file that contains the template, relative to the folder.
     """
 
     name: str

@@ -76,7 +76,8 @@ def check_model_folder(path: Path, *, allowed_roots: Sequence[Path]) -> Path:
     are links to blobs of the cache, is accepted if the cache is an allowed root.
 
     Raises:
-        ModelFolderError: absent, no folder, outside the roots, incomplete, or it holds code.
+        ModelFolderError: the path is missing, is not a folder or is outside the roots; or the
+            folder is incomplete or contains code.
     """
     # Check the location first, so that a request reveals nothing about files outside the roots.
     folder, roots = _follow_links(path), [_follow_links(root) for root in allowed_roots]
@@ -119,7 +120,7 @@ def read_weights_index(folder: Path) -> set[str]:
     """Return the files in the index of a model's weights; empty without an index.
 
     Raises:
-        ModelFolderError: it is not a weights index, or it names files outside the folder.
+        ModelFolderError: the file is not a weights index, or it lists files outside the folder.
     """
     weights = _read_json(folder / WEIGHTS_INDEX).get("weight_map", {})
     names: list[Any] = list(weights.values()) if isinstance(weights, dict) else [None]
@@ -157,7 +158,8 @@ def _check_inside(
     """Refuse paths outside the roots, with the same message whether or not they exist.
 
     Args:
-        is_part: whether it is part of a folder inside, and may only lead out by a link.
+        is_part: whether the path is part of a folder inside the roots, so that only a link can lead
+            outside.
     """
     if any(target.is_relative_to(root) for root in roots):
         return

@@ -1,7 +1,7 @@
 """Storage of files: each file is written once, atomically, and the first writer wins.
 
-This module handles bytes, names and hashes. `tables` defines what the tables mean, `shards` when a
-shard is done.
+This module handles bytes, names and hashes. `schemas` defines the tables, and `shards` when a shard
+is finished.
 """
 
 import contextlib
@@ -46,12 +46,12 @@ def hash_json(value: Any) -> str:
 
 
 def hash_compact_json(value: Any) -> str:
-    """Hash a value like `hash_json`, but written without line breaks, as recipes are hashed."""
+    """Hash a value as compact JSON, without line breaks; this is the form used to hash recipes."""
     return hash_bytes(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
 
 
 def encode_canonical_json(value: Any) -> bytes:
-    """Encode JSON readably, with the same bytes for the same value."""
+    """Encode a value as readable JSON; equal values give identical bytes."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, indent=1).encode() + b"\n"
 
 
@@ -90,7 +90,7 @@ class ArtifactStore:
         """Read an artifact.
 
         Raises:
-            ArtifactError: there is none of this name, or it cannot be read.
+            ArtifactError: no artifact has this name, or it cannot be read.
         """
         try:
             with self._explain_errors("read", name):
@@ -115,7 +115,7 @@ class ArtifactStore:
         """Read an artifact that contains one JSON value.
 
         Raises:
-            ArtifactError: there is none of this name, it cannot be read, or it is not JSON.
+            ArtifactError: no artifact has this name, it cannot be read, or it is not JSON.
         """
         try:
             return parse_json(self.read(name))
@@ -136,7 +136,7 @@ class ArtifactStore:
         """Read an artifact in chunks.
 
         Raises:
-            ArtifactError: there is none of this name, or it cannot be read.
+            ArtifactError: no artifact has this name, or it cannot be read.
         """
         try:
             with (
@@ -170,7 +170,7 @@ class ArtifactStore:
         """Return the time of the last write, in seconds of the store's clock.
 
         Raises:
-            ArtifactError: there is none of this name.
+            ArtifactError: no artifact has this name.
         """
         try:
             with self._explain_errors("look at", name):
@@ -182,10 +182,10 @@ class ArtifactStore:
         """Write an artifact atomically unless one of this name exists.
 
         Returns:
-            True if this call wrote it, False if it was there.
+            True if this call wrote the artifact, False if it already existed.
 
         Raises:
-            StorageFullError: there is no room.
+            StorageFullError: the disk or the store is full.
             ArtifactError: it cannot be written for another reason.
         """
         try:
@@ -216,7 +216,7 @@ class ArtifactStore:
         Artifacts never change, so a local store links instead of copying if possible.
 
         Raises:
-            StorageFullError: there is no room.
+            StorageFullError: the disk or the store is full.
             ArtifactError: there is no artifact of this name, or it cannot be written.
         """
         self.delete(target)
@@ -239,10 +239,11 @@ class ArtifactStore:
             raise _to_artifact_error(error, destination) from error
 
     def require_first_writer_wins(self, folder: str) -> None:
-        """Check that a store supports conditional writes, which everything else relies on.
+        """Check that a store supports conditional writes, on which all other code relies.
 
         Raises:
-            InputError: it lets a second writer win: some servers ignore the condition.
+            InputError: the store ignores the condition, so that a second writer overwrites the
+                first.
         """
         if self.is_local:
             return
@@ -264,7 +265,7 @@ class ArtifactStore:
     def remove_partial_files(self, folder: str) -> None:
         """Remove partial files of killed writers from a folder (local stores).
 
-        Call it only while no process writes to the folder.
+        Call this only while no process writes to the folder.
         """
         if self.is_local and Path(self.get_path(folder)).is_dir():
             for left in Path(self.get_path(folder)).rglob(f"{_PARTIAL_PREFIX}*"):
@@ -287,7 +288,7 @@ def _to_artifact_error(error: OSError, path: str) -> ArtifactError:
 
 
 def _link_into_place(target: Path, data: bytes) -> bool:
-    """Write next to the target, then link: with a rename, the LAST writer would win."""
+    """Write a file next to the target, then link it: with a rename, the LAST writer would win."""
     if target.exists():
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -321,7 +322,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def explain_full_disk(path: Path) -> Iterator[None]:
-    """Translate the operating system's "no space" for writers of other libraries."""
+    """Translate the operating system's "no space" error for writes by other libraries."""
     try:
         yield
     except OSError as error:

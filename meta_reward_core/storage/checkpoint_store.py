@@ -31,7 +31,7 @@ from meta_reward_core.storage.layout import CHECKPOINT
 from meta_reward_core.system.settings import read_settings
 
 MAX_RETRY_SECONDS: Final = 600.0
-"""How long finished training waits for a store that does not respond."""
+"""Maximum wait in seconds, after training, for a store that does not respond."""
 _RETRY_PAUSE_SECONDS: Final = 5.0
 
 
@@ -46,7 +46,7 @@ class Checkpoint:
         return self.store.get_path(self.name)
 
     def list_files(self) -> dict[str, int]:
-        """List the sizes of its files by name; empty if it does not exist yet."""
+        """List the sizes of the checkpoint's files by name; empty if it does not exist yet."""
         if not self.store.is_local:
             return self.store.list_sizes(self.name)
         folder = self.store.get_local_path(self.name)
@@ -54,11 +54,11 @@ class Checkpoint:
         return {file.relative_to(folder).as_posix(): file.stat().st_size for file in found}
 
     def iter_chunks(self, file: str) -> Iterator[bytes]:
-        """Read one of its files in chunks."""
+        """Read a file of the checkpoint in chunks."""
         return self.store.iter_chunks(f"{self.name}/{file}")
 
     def hash_file(self, file: str) -> str | None:
-        """Hash one of its current files; None if it does not exist.
+        """Hash a current file of the checkpoint; None if it does not exist.
 
         Raises:
             StorageUnreachableError: the store does not respond.
@@ -71,7 +71,7 @@ class Checkpoint:
             return None
 
     def compute_sha256(self) -> str | None:
-        """Hash all of its current files; None if there are none."""
+        """Hash all current files of the checkpoint; None if there are none."""
         if self.store.is_local:
             folder = self.store.get_local_path(self.name)
             return hash_model_folder(folder) if folder.is_dir() else None
@@ -79,13 +79,13 @@ class Checkpoint:
         return hash_model_files(hashes) if hashes else None
 
     def fetch_folder(self, sha256: str) -> Path:
-        """Return a local folder to load it from; a remote checkpoint is copied first.
+        """Return a local folder to load the checkpoint from; a remote checkpoint is copied first.
 
         Raises:
-            ArtifactError: it is gone.
-            DamagedArtifactError: it is another than the hash says.
-            ModelFolderError: it holds what may not be loaded.
-            StorageFullError: there is no room for the copy.
+            ArtifactError: the checkpoint no longer exists.
+            DamagedArtifactError: the checkpoint does not match its hash.
+            ModelFolderError: the checkpoint contains files that must not be loaded.
+            StorageFullError: the disk has no room for the copy.
         """
         if self.store.is_local:
             return self.store.get_local_path(self.name)
@@ -96,7 +96,7 @@ class Checkpoint:
         """Provide a folder for training, which becomes this checkpoint at the end.
 
         Args:
-            scratch: a private folder; one training at a time uses it.
+            scratch: a private folder, used by one training at a time.
         """
         if self.store.is_local:
             yield self.store.get_local_path(self.name)
@@ -114,7 +114,7 @@ class Checkpoint:
 
         Raises:
             ArtifactError: another writer stored different bytes under the same name.
-            StorageUnreachableError: the store did not answer for long.
+            StorageUnreachableError: the store did not respond within `MAX_RETRY_SECONDS`.
         """
         for file in iter_visible_files(folder):
             name = f"{self.name}/{file.relative_to(folder).as_posix()}"
@@ -144,7 +144,7 @@ class Checkpoint:
 
 
 def _get_cached_copy(sha256: str, fill: Callable[[Path], object]) -> Path:
-    """Return the cached copy of a model; the first process creates it while others wait.
+    """Return the cached copy of a model; the first process creates it while other processes wait.
 
     The cached copy is hashed before each use, so a damaged one is copied again.
     """

@@ -49,8 +49,8 @@ class ExperimentFiles:
     """Access to the stored files of one experiment, which may not exist yet.
 
     Attributes:
-        name: of the experiment.
-        layout: names of its files.
+        name: name of the experiment.
+        layout: names of the experiment's files.
     """
 
     def __init__(self, store: ArtifactStore, name: str, *, uuid: UUID | None = None) -> None:
@@ -62,7 +62,7 @@ class ExperimentFiles:
         return self.store.get_path(self.layout.folder)
 
     def exists(self) -> bool:
-        """Whether the experiment exists here; its description is written last."""
+        """Whether the experiment exists in this store; its description is written last."""
         return self.store.exists(self.layout.description)
 
     def read_description(self) -> Description | None:
@@ -87,7 +87,7 @@ class ExperimentFiles:
         """Read the description of the experiment.
 
         Raises:
-            ArtifactError: the files are gone, or the description cannot be read.
+            ArtifactError: the files no longer exist, or the description cannot be read.
         """
         found = self.read_description()
         if found is None:
@@ -106,7 +106,7 @@ class ExperimentFiles:
         """Write the description once; False if it already exists.
 
         Raises:
-            StorageFullError: there is no room.
+            StorageFullError: the disk or the store is full.
         """
         return self.store.put_if_absent(self.layout.description, encode_canonical_json(description))
 
@@ -125,7 +125,7 @@ class ExperimentFiles:
         return IterationFiles(self.store, self.layout.get_iteration(number))
 
     def get_checkpoint(self, number: int) -> Checkpoint:
-        """Return M_number, which may not exist yet; 0 is the copy of M0 of a remote experiment."""
+        """Return M_number, which may not exist yet; 0 is a remote experiment's copy of M0."""
         return Checkpoint(self.store, self.layout.get_checkpoint(number))
 
     def count_finished_iterations(self) -> int:
@@ -143,7 +143,7 @@ class ExperimentFiles:
         return number
 
     def lock(self) -> AbstractContextManager[None]:
-        """Lock out other processes; the lock ends with its process, or shortly after it.
+        """Lock out other processes; the lock is released when its process ends, or soon after.
 
         Raises:
             ExperimentBusyError: another process holds it.
@@ -157,8 +157,8 @@ class ExperimentFiles:
     def delete(self) -> None:
         """Delete all files.
 
-        The description is deleted last: after an interrupted deletion the name is still in use, and
-        the remaining files still belong to their experiment's UUID.
+        The description is deleted last, so that after an interrupted deletion the name is still in
+        use and the remaining files are still associated with the UUID of their experiment.
         """
         self.delete_leftovers()
         self.store.delete(self.layout.description)

@@ -1,9 +1,9 @@
 """The lock that lets one process at a time, on any machine, work on an experiment.
 
 In a local store it is a lock of the operating system, which ends with its process. In a remote
-store it is a series of small files, of which the last one counts: `00000001.json`, `00000002.json`,
-... Claiming, renewing and releasing the lock each write the next number with `put_if_absent`; so
-only one process succeeds, and a process that lost the lock notices it.
+store it is a series of small files, the last of which is the current state: `00000001.json`,
+`00000002.json`, ... Claiming, renewing and releasing the lock each write the next number with
+`put_if_absent`; so only one process succeeds, and a process that lost the lock notices it.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ def lock_experiment(store: ArtifactStore, experiment: str) -> Iterator[None]:
     """Lock other processes out of an experiment.
 
     Raises:
-        ExperimentBusyError: another process holds it, or has taken it over meanwhile.
+        ExperimentBusyError: another process holds the lock, or has taken it over in the meantime.
     """
     name = ExperimentLayout.from_name(experiment).lock
     if store.is_local:
@@ -67,7 +67,7 @@ class Lease:
     """The lock of an experiment in a remote store, held or requested by this process.
 
     Attributes:
-        is_lost: another process has taken it for dead.
+        is_lost: whether another process considered this process dead and took over the lock.
     """
 
     def __init__(self, store: ArtifactStore, folder: str) -> None:
@@ -82,7 +82,7 @@ class Lease:
         """Take the lock.
 
         Raises:
-            ExperimentBusyError: another process holds it.
+            ExperimentBusyError: another process holds the lock.
         """
         self._number = self._find_latest()
         owner = self._read_holder() if self._number else None
@@ -122,7 +122,7 @@ class Lease:
         return True
 
     def _read_holder(self) -> str | None:
-        """Return the holder of the lock; None if it was released or its holder is silent."""
+        """Return the holder of the lock; None if it was released or its lease has expired."""
         name = self._get_path(self._number)
         try:
             owner: str | None = self._store.read_json(name)["owner"]
@@ -152,7 +152,7 @@ class Lease:
 
 @contextlib.contextmanager
 def _hold_lease(lease: Lease) -> Iterator[None]:
-    """Hold a lease, and interrupt the main thread if another process takes it."""
+    """Hold a lease, and interrupt the main thread if another process takes it over."""
     lease.claim()
     done = threading.Event()
     with interrupt_on_signal(_STOP_SIGNAL) as is_main:

@@ -1,11 +1,11 @@
 """Paths of the files of an experiment. Only this module defines paths below a store's root.
 
-    <folder>/experiment.json                        recipe, templates, seed and M0 as they began
+    <folder>/experiment.json                        recipe, templates, seed and M0 at creation
     <folder>/settings/00001.json, ...               changes of the recipe since, in order
-    <folder>/model_check.json                       results of the model check at the beginning
-    <folder>/model_checks/<hash>.json               the same under changed settings
-    <folder>/evaluation-data/<task>.json            items that a task measures every model on
-    <folder>/evaluation-data/development/<task>.json  items that a task selects checkpoints by
+    <folder>/model_check.json                       results of the model check at creation
+    <folder>/model_checks/<hash>.json               the same after a change of settings
+    <folder>/evaluation-data/<task>.json            items on which a task measures every model
+    <folder>/evaluation-data/development/<task>.json  items by which a task selects checkpoints
     <folder>/evaluations/M<t>/<benchmark>.json      scorecards of a model
     <folder>/iteration-0/                           the pool of prompts; in a remote store also M0
     <folder>/iteration-<t>/<table>/part-<k>.parquet
@@ -46,10 +46,10 @@ PROBE_REPORT: Final = "probe/report.json"
 """Report of the judge probe of an iteration, relative to the iteration's folder."""
 
 PROBE_ACCEPTANCE: Final = "probe/accepted.json"
-"""User who continued against the probe's advice, relative to the iteration's folder."""
+"""File with the user who accepted the probe's findings, relative to the iteration's folder."""
 
 BREAKER_ACCEPTANCE: Final = "breakers/accepted.json"
-"""Causes that a user accepted after they stopped a stage, relative to the iteration's folder."""
+"""File with the accepted causes of stopped stages, relative to the iteration's folder."""
 
 _DESCRIPTION: Final = "experiment.json"
 _MODEL_RECHECKS: Final = "model_checks"
@@ -77,8 +77,10 @@ class ExperimentLayout:
     """Names of the files of one experiment.
 
     Attributes:
-        folder: of the experiment, below the store's root; "" gives names relative to it.
-        uuid: of the experiment, for folders outside the store; None for that of no experiment.
+        folder: folder of the experiment, below the store's root; with "", names are relative to the
+            experiment's folder.
+        uuid: UUID of the experiment, for folders outside the store; None if the layout belongs to
+            no experiment.
     """
 
     folder: str
@@ -95,7 +97,7 @@ class ExperimentLayout:
         return self.get_path(_DESCRIPTION)
 
     def get_model_recheck(self, key: str) -> str:
-        """Name of the results of a model check after a change of settings, by their hash."""
+        """Name of the results of a model check of changed settings, by the hash of the settings."""
         return self.get_path(f"{_MODEL_RECHECKS}/{key}.json")
 
     @property
@@ -167,7 +169,7 @@ class ExperimentLayout:
 
 
 def label_folder(name: str, uuid: UUID) -> str:
-    """Readable name of a folder that no other experiment ever uses."""
+    """Readable name of a folder that is unique to this experiment."""
     return f"{name}-{uuid.hex}"
 
 
@@ -246,7 +248,7 @@ def get_experiment_folder(iteration_folder: str) -> str:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a checkpoint file can be offered for download: not a folder, not hidden."""
+    """Whether a checkpoint file can be offered for download: neither a folder nor hidden."""
     return re.fullmatch(_PLAIN_NAME, name) is not None
 
 

@@ -1,7 +1,7 @@
 """Records that the steps of the method pass to each other, one frozen class per table.
 
 Rows of the Parquet tables have the fields of these records; `docs/artifacts.md` explains them.
-Results refer to what they describe by keys, never by position.
+Results refer to the records that they describe by key, never by position.
 """
 
 from array import array
@@ -12,10 +12,10 @@ PairKind = Literal["actor", "judge"]
 Verdict = Literal["A", "B", "tie"]
 
 Readout = Literal["free", "forced", "expected", "reward_model"]
-"""How a score or a verdict was produced. `free`: the model wrote it, and it was read from the text.
+"""How a score or a verdict was produced. `free`: the model wrote it, and it was parsed.
 `forced`: the model was given the start of the line, and one of the allowed values was sampled.
 `expected`: as forced, but the score is the probability-weighted mean of the allowed values.
-`reward_model`: a reward model gave it; it has no scale and no text."""
+`reward_model`: a reward model produced the score; it has no scale and no text."""
 
 ScoreReadout = Literal["free", "forced", "expected"]
 """How the score of a judge's text is produced."""
@@ -42,11 +42,11 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response of the actor, duplicates removed. `sample` is its index among the K.
+    """A response of the actor, after deduplication. `sample` is its index among the K responses.
 
     Attributes:
-        token_ids: as sampled after the prompt, with the end token if it was sampled; None where
-            the engine does not return them, and in records that were read from a table.
+        token_ids: token ids as sampled after the prompt, with the end token if it was sampled; None
+            if the engine does not return them, and in records that were read from a table.
     """
 
     prompt_id: str
@@ -63,13 +63,14 @@ class Judgment:
     """A judgment of one response; `score` is None if none could be parsed.
 
     Attributes:
-        finish_reason: why the justification ended; None in tables of before it was written.
-        readout: how the score came about; None as well.
-        probabilities: of the allowed scores; None unless the score was forced.
-        token_ids: as in `Response`, tokens that were put there for the model included.
-        injected_at: positions in `token_ids`, from 0, of tokens that the model did not draw.
-        refusal: why the engine refused the prompt, if it did; kept in a table of its own, so None
-            in records that were read from a table.
+        finish_reason: why the justification ended; None in tables written before this column
+            existed.
+        readout: how the score was produced; None in the same tables.
+        probabilities: probabilities of the allowed scores; None unless the score was forced.
+        token_ids: as in `Response`, including the tokens that were inserted for the model.
+        injected_at: positions in `token_ids`, from 0, of the tokens that the model did not sample.
+        refusal: why the engine refused the prompt, if it did; stored in a separate table, and
+            therefore None in records that were read from a table.
     """
 
     prompt_id: str
@@ -98,11 +99,11 @@ class ResponseScore:
     """The judge's scores of one response, aggregated.
 
     Attributes:
-        valid: how many judgments carry a score.
-        mean: their mean, absent when fewer than `min_valid_judgments` are valid.
-        variance: their population variance (ddof 0), absent when the mean is.
-        length_chars: characters of the response.
-        length_tokens: tokens of the response.
+        valid: number of judgments that have a score.
+        mean: mean of these scores; None if fewer than `min_valid_judgments` are valid.
+        variance: population variance (ddof 0) of these scores; None if the mean is None.
+        length_chars: number of characters of the response.
+        length_tokens: number of tokens of the response.
     """
 
     prompt_id: str
@@ -121,9 +122,9 @@ class Battle:
     """Two judgments shown to the meta-judge in one order; `verdict` is None if none was parsed.
 
     Attributes:
-        finish_reason: why the reply ended; None in tables of before it was written.
-        readout: how the verdict came about; None as well.
-        probabilities: of the allowed verdicts; None unless the verdict was forced.
+        finish_reason: why the reply ended; None in tables written before this column existed.
+        readout: how the verdict was produced; None in the same tables.
+        probabilities: probabilities of the allowed verdicts; None unless the verdict was forced.
         refusal: as in `Judgment`.
     """
 
@@ -146,9 +147,10 @@ class RefusedPrompt:
     """A prompt that the engine refused in one role.
 
     Attributes:
-        response_id: the response that was to be judged; None of the actor.
-        replies: that are missing because of it.
-        reason: of the engine.
+        response_id: the response that was to be judged; None if the actor's engine refused the
+            prompt.
+        replies: number of replies that are missing because of the refusal.
+        reason: the engine's reason.
     """
 
     prompt_id: str

@@ -1,7 +1,7 @@
 """Open artifact roots that are not local folders, and translate their errors.
 
-Any fsspec file system works that can write a file only if it does not exist. The file system finds
-its credentials itself, in the environment or in its files.
+Any fsspec file system works if it can write a file on condition that the file does not exist. The
+file system finds its own credentials, in the environment or in its configuration files.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ def open_file_system(url: str) -> tuple[Any, str]:
         The file system, and the path of the address on it.
 
     Raises:
-        InputError: the address holds a secret, or a package that it needs is not installed.
+        InputError: the address contains a secret, or a package that it requires is not installed.
     """
     if "://" not in url:
         return fsspec.core.url_to_fs(url)  # type: ignore[no-any-return]
@@ -59,11 +59,11 @@ def translate_errors(doing: str) -> Iterator[None]:
     """Translate the errors of a remote file system, except for existing and missing files.
 
     Args:
-        doing: such as "read bucket/folder/file".
+        doing: the operation, such as "read bucket/folder/file".
 
     Raises:
-        ArtifactError: it refuses.
-        StorageUnreachableError: it does not respond, or not now.
+        ArtifactError: the file system refuses the operation.
+        StorageUnreachableError: the file system does not respond, or is temporarily unavailable.
     """
     try:
         yield

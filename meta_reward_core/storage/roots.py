@@ -11,10 +11,10 @@ class StorageRoots:
     """Folders of artifacts, models and scratch files.
 
     Attributes:
-        artifacts: root of all experiments, any fsspec address.
-        models: folder under which models may be loaded from.
+        artifacts: root of all experiments, at any fsspec address.
+        models: folder below which models may be loaded.
         scratch: private folder for temporary files.
-        hub_token: Hub token for fetching models; None for the one that the Hub's client finds.
+        hub_token: Hub token for downloading models; None: the token that the Hub's client finds.
     """
 
     artifacts: str

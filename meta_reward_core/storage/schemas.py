@@ -27,7 +27,7 @@ SCHEMA_VERSION: Final = 2
 """Schema version of written tables."""
 
 MEANING_VERSION: Final = 1
-"""Results from tables of one meaning version are comparable, and their shards stay finished."""
+"""Version of what the columns mean. A change invalidates the shards of earlier versions."""
 
 Record = TypeVar("Record")
 
@@ -172,12 +172,12 @@ ADDED_COLUMNS: Final[Mapping[int, Mapping[str, tuple[str, ...]]]] = {
         "battles": ("finish_reason", "readout", "probabilities"),
     }
 }
-"""Columns that a version appended; null in files of earlier versions."""
+"""Columns that each version appended; they are null in files of earlier versions."""
 
 READABLE_VERSIONS: Final = frozenset({1, *ADDED_COLUMNS})
 
 TOKEN_COLUMNS: Final = ("token_ids", "injected_at")
-"""Columns with an entry per token; only training reads them."""
+"""Columns with one entry per token; only training reads them."""
 
 _KEPT_APART: Final = ("refusal",)
 """Fields of records that are stored in another table."""
@@ -203,11 +203,11 @@ WRITERS: dict[str, tuple[str, ...]] = {
     "task_scorecards": ("evaluate",),
     "task_items": ("evaluate",),
 }
-"""Stages that write a table; only their manifests list its parts.
+"""Stages that write each table; only their manifests list its partitions.
 
 `pool` writes the prompts of an experiment and `audit` human decisions; all others are stages of an
 iteration, with the same tables in `Stage.writes`. If stages of one iteration share a table, each
-writes one part, numbered by its position here.
+writes one partition, numbered by its position here.
 """
 
 RECORDS: dict[str, type] = {
@@ -259,7 +259,7 @@ def get_table_name(record: type) -> str:
 
 
 def list_columns(record: type) -> list[str]:
-    """List the columns that a record is read from: all except `TOKEN_COLUMNS`."""
+    """List the columns that are read to build a record: all except `TOKEN_COLUMNS`."""
     names = (field.name for field in dataclasses.fields(record))
     return [name for name in names if name not in (*TOKEN_COLUMNS, *_KEPT_APART)]
 
@@ -283,8 +283,8 @@ def read_parquet(source: Path | bytes, columns: Sequence[str] | None = None) -> 
     objects after it returns, and a process that exits at that moment is aborted.
 
     Raises:
-        ArrowException, OSError: it is not a Parquet file, or cannot be read.
-        KeyError: it has no such column.
+        ArrowException, OSError: the file is not a Parquet file, or cannot be read.
+        KeyError: the file has no such column.
     """
     readable = pa.BufferReader(source) if isinstance(source, bytes) else source
     with pq.ParquetFile(readable) as file:

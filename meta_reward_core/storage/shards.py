@@ -1,7 +1,7 @@
 """A shard is finished if its manifest has the current key and its files match their hashes.
 
-A shard is a pure function of recipe, model, inputs and seed. Their hash is its key. The
-manifest is written after the shard's parts, so a shard without one is unfinished, and a
+A shard is a pure function of recipe, model, inputs and seed; their hash is the key of the shard.
+The manifest is written after the shard's partitions, so a shard without a manifest is unfinished. A
 shard whose key has changed (its inputs were recomputed and differ) is computed again.
 """
 
@@ -84,8 +84,8 @@ class ShardManifest:
     """Contents of a finished shard, with hashes.
 
     Attributes:
-        key: hash of everything the shard was made from.
-        checkpoint: hash of the model folder that it made, if it made one.
+        key: hash of all inputs of the shard.
+        checkpoint: hash of the model folder that the shard created, if any.
     """
 
     stage: str
@@ -119,8 +119,8 @@ class ShardManifest:
 class IterationFiles:
     """The files of one iteration: table partitions, and the manifests that make them valid.
 
-    An iteration may have tens of thousands of manifests, each of which is a request on a remote
-    store. So a manifest is read only when its contents are requested, and then cached.
+    An iteration may have tens of thousands of manifests, and reading one from a remote store takes
+    a request. So a manifest is read only when its contents are needed, and then cached.
     """
 
     def __init__(self, store: ArtifactStore, folder: str) -> None:
@@ -158,7 +158,7 @@ class IterationFiles:
         return [manifest for manifest in known if manifest is not None]
 
     def gather(self, stages: Container[str] | None = None) -> None:
-        """Prefetch the manifests of these stages, or of all."""
+        """Prefetch the manifests of these stages, or of all stages."""
         unread = [
             shard
             for shard in self._list_manifest_names()
@@ -202,7 +202,7 @@ class IterationFiles:
         return None if data is None else dict(parse_json(data))
 
     def write_final_manifest(self, summary: Mapping[str, Any]) -> None:
-        """Write the iteration's own manifest; an identical one is left unchanged."""
+        """Write the iteration's own manifest; an identical manifest is left unchanged."""
         name, data = self._get_path(FINAL_MANIFEST), encode_canonical_json(summary)
         if self.store.exists(name) and self.store.read(name) != data:
             self.store.delete(name)
@@ -228,7 +228,7 @@ class IterationFiles:
             self.store.delete(self._get_path(path))
 
     def read_note(self, path: str) -> Any | None:
-        """Read a JSON file without a manifest, such as the judge probe's report; None if missing.
+        """Read a JSON file that no manifest lists, such as the judge probe's report, or None.
 
         Raises:
             ArtifactError: it cannot be read.
@@ -237,10 +237,10 @@ class IterationFiles:
         return self.store.read_json(name) if self.store.exists(name) else None
 
     def replace_note(self, path: str, data: bytes) -> None:
-        """Write a file without a manifest, replacing an earlier one of the same name.
+        """Write a file that no manifest lists, replacing an earlier file of the same name.
 
         Raises:
-            StorageFullError: there is no room.
+            StorageFullError: the disk or the store is full.
         """
         self.store.delete(self._get_path(path))
         self.store.put_if_absent(self._get_path(path), data)
@@ -251,8 +251,8 @@ class IterationFiles:
         """Write a shard's partitions, then its manifest.
 
         Raises:
-            ArtifactError: another writer stored different bytes under the same name meanwhile.
-            ValueError: readers would not look for such a part in this shard's manifest.
+            ArtifactError: another writer has stored different bytes under the same name.
+            ValueError: readers would not look for such a partition in this shard's manifest.
         """
         for table, number in work.tables:
             if (stage, shard) not in _list_writers(table, number):
@@ -301,7 +301,7 @@ class IterationFiles:
         """Read one or all partitions of a table, with some or all columns.
 
         Raises:
-            DamagedArtifactError: bytes differ from what the manifest promises.
+            DamagedArtifactError: a file does not match its manifest.
             KeyError: the table has no such column.
         """
         wanted = [known for _, known in self._find_promised(table, part)]
@@ -314,7 +314,7 @@ class IterationFiles:
         """Read rows as records, without token ids.
 
         Raises:
-            DamagedArtifactError: bytes differ from what the manifest promises.
+            DamagedArtifactError: a file does not match its manifest.
         """
         rows = self.read(get_table_name(record), part, columns=list_columns(record))
         return to_records(rows, record)
@@ -419,6 +419,6 @@ def _list_writers(table: str, part: int) -> list[ShardName]:
 def compute_shard_key(**ingredients: Any) -> str:
     """Hash all inputs of a shard.
 
-    Added columns do not invalidate the shards of earlier versions.
+    The key contains only `MEANING_VERSION`, so added columns do not invalidate earlier shards.
     """
     return hash_json({"schema": MEANING_VERSION, **ingredients})

@@ -68,8 +68,8 @@ def parse_score(
 
     Args:
         text: a judgment as the engine returned it.
-        max_score: where the rubric's scale ends, if not at 5. Points of that scale are read as
-            shares of 5, in which everything that follows counts.
+        max_score: top of the rubric's scale, if not 5. Scores on that scale are converted to the
+            scale from 0 to 5, which all later steps use.
         is_cut_off: whether the token limit ended the judgment.
     """
     reading = read_reply(text, _grammar_of(max_score), is_cut_off=is_cut_off)

@@ -31,10 +31,10 @@ class Reading(Generic[V]):
     """Meaning of a statement.
 
     Attributes:
-        value: the score or the verdict; None if it cannot be read.
-        problem: why not.
-        end: index of the first token behind the value.
-        start: index of the first token of the sentence, of a statement without a label.
+        value: the score or the verdict; None if it is unreadable.
+        problem: why the value is unreadable.
+        end: index of the first token after the value.
+        start: for a statement without a label, index of the first token of its sentence.
     """
 
     value: V | None
@@ -48,12 +48,12 @@ class Grammar(Generic[V]):
     """Grammar of values.
 
     Attributes:
-        labels: what names a value.
-        read: reads tokens behind a label; None where they state nothing of the whole.
+        labels: words that label a value.
+        read: reads the tokens after a label; None if they do not state the overall value.
         read_closing: reads a last line without a label.
         read_alone: reads a reply of one line without a label.
-        rules: what may be said behind a value.
-        unreadable: the problem where statements contradict each other.
+        rules: what may follow a value.
+        unreadable: the problem to report if statements contradict each other.
     """
 
     labels: LabelWords
@@ -70,8 +70,8 @@ class Statement(Generic[V]):
 
     Attributes:
         reading: the value, or the problem.
-        lines: numbers of the label's line and of the value's.
-        start: offset of the label in its line; None where the line has nothing before it.
+        lines: numbers of the line of the label and the line of the value.
+        start: offset of the label in its line; None if nothing precedes it on the line.
         is_followed: whether words follow the value on its line.
     """
 
@@ -122,12 +122,12 @@ def read_reply(text: str, grammar: Grammar[V], *, is_cut_off: bool) -> Reading[V
 
     Args:
         text: the reply as the engine returned it.
-        grammar: of the value.
+        grammar: grammar of the value.
         is_cut_off: whether the token limit ended the reply; then a statement counts if a line
             break or a word follows its value.
 
     Returns:
-        None where nothing is stated. A problem `judgment_cut_off` where the reply ends too early.
+        None if nothing is stated. The problem is `judgment_cut_off` if the reply ends too early.
     """
     reply = extract_finished_part(text)
     if reply is None:
@@ -193,10 +193,10 @@ def read_line(
     """Read the labeled statements of a line; statements of one line must not contradict each other.
 
     Args:
-        lines: of the reply.
-        number: of the line.
+        lines: the lines of the reply.
+        number: number of the line to read.
         following: number of the next line with tokens, where a value may stand alone.
-        grammar: of the value.
+        grammar: grammar of the value.
     """
     tokens = lines.get_tokens(number)
     labels = find_labels(tokens, grammar.labels)
@@ -271,8 +271,8 @@ def remove_statements(text: str, grammar: Grammar[V], *, closing: bool) -> str:
 
     Args:
         text: a reply.
-        grammar: of the value.
-        closing: whether a last line without a label goes, too, if it states a value.
+        grammar: grammar of the value.
+        closing: whether a last line without a label is removed too if it states a value.
     """
     reply = extract_finished_part(text) or ""
     reasoning = text[: len(text) - len(reply)]

@@ -101,10 +101,10 @@ class LabelWords:
     """Words that label a score or a verdict.
 
     Attributes:
-        strong: words that name nothing else.
-        weak: words that may name something else as well ("result", "total"): where their value
-            cannot be read, they are not a label.
-        after: further words that may follow ("winning judgement").
+        strong: words that refer to nothing else.
+        weak: words that may refer to something else as well ("result", "total"); they are not a
+            label if the value after them is unreadable.
+        after: further words that may follow a label word ("winning judgement").
         units: labels that are units where they follow a number ("4 points").
     """
 
@@ -131,12 +131,13 @@ class Label:
     Attributes:
         start: index of its first token.
         note: tokens between label and separator, as in "Score (out of 5):".
-        end: index of the first token behind its separator.
-        is_firm: whether a line with an unreadable value is unreadable; else it is not a statement.
-        is_weak: whether its words may name something else as well.
+        end: index of the first token after its separator.
+        is_firm: whether an unreadable value makes the line unreadable; otherwise such a line is not
+            a statement.
+        is_weak: whether its words may refer to something else as well.
         is_strict: whether nothing may follow the value, because a quotation mark opens right before
             the label.
-        stands_alone: whether the line has nothing before it.
+        stands_alone: whether nothing precedes it on the line.
     """
 
     start: int
@@ -341,9 +342,9 @@ class TailRules:
     """What can follow a value.
 
     Attributes:
-        is_rival: whether a token is another value than the one read.
-        excuses: words after which, within a sentence, another value is only compared with.
-        connectors: words that may follow the value at once.
+        is_rival: whether a token is a value other than the one read.
+        excuses: words after which another value in the same sentence is only a comparison.
+        connectors: words that may directly follow the value.
     """
 
     is_rival: IsRival

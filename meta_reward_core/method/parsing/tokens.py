@@ -22,9 +22,10 @@ class Token:
         kind: `chain` is a comparison such as `A>>B`; `stars` a row of stars.
         text: casefolded word; a mark in its plain form, where brackets are `(` and `)`, every
             quotation mark and the backtick `"`, every dash `-`, and `[[` or a box of LaTeX `[[`.
-        start: offset in the line.
-        end: offset behind it.
-        value: of a number, or of stars; None for a number in no plain form, such as `1e9`.
+        start: offset of its first character in the line.
+        end: offset of the first character after it.
+        value: value of a number or of stars; None for a number that is not in plain form, such as
+            `1e9`.
         is_capital: whether a word begins with a capital letter.
     """
 
@@ -99,7 +100,7 @@ _GLUED_UNITS: Final = frozenset({"pt", "pts", "point", "points", "stars"})
 def tokenize(line: str) -> list[Token]:
     """Return the tokens of a line, in order.
 
-    `<tag>` gives its words and a `|`, like a table cell.
+    A `<tag>` becomes its words and a `|`, like a table cell.
     """
     found: list[Token] = []
     for match in _TOKEN.finditer(line):

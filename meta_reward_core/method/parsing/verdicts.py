@@ -377,12 +377,12 @@ VERDICT_GRAMMAR: Final[Grammar[Verdict]] = Grammar(
 def read_mark(text: str) -> str | None:
     """Read the last comparison in brackets, `[[A>>B]]` or `[A>B]`, without spaces and in capitals.
 
-    Double brackets come before single ones, as in the public tool. Nothing in an open reasoning
-    block counts.
+    Double brackets take precedence over single ones, as in the public tool. Marks in an open
+    reasoning block do not count.
 
     Returns:
-        None without a mark, and where the last double one is not a comparison (`[[A]]`) or is
-        next to another as an alternative ("[[A>B]] or [[A=B]]").
+        None if there is no mark, or if the last mark in double brackets is not a comparison
+        (`[[A]]`) or is one of several alternatives ("[[A>B]] or [[A=B]]").
     """
     reply = extract_finished_part(text)
     if reply is None:
