@@ -352,7 +352,7 @@ def _fail(iteration: Iteration, name: str) -> None:
     stage.shards.filter(index=0).update(status="finished", counts={"judgments": 60})
     Stage.objects.filter(pk=stage.pk).update(status="failed")
     Iteration.objects.filter(pk=iteration.pk).update(
-        message="Judge, shard 1: failed 3 times; the last words stand below"
+        message=f"{OUT_OF_MEMORY}\n(shard 1 of judge, attempt 3)"
     )
 
 

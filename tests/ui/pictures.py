@@ -42,7 +42,7 @@ SHOWN: Final[Mapping[str, Picture]] = {
     "experiments": Picture("index--all"),
     "launching": Picture("new_experiment--smoke"),
     "running": Picture("iteration--training", at=".stages", dark=True),
-    "failed": Picture("iteration--failed", at=".stages"),
+    "failed": Picture("iteration--failed"),
     "curves": Picture("experiment--finished", at="text=Metrics by iteration"),
     "prompt": Picture("prompt--battled", at="#prompt-page h2 >> nth=1"),
     "what-if": Picture("what-if--changed", at="form.filters"),

@@ -31,7 +31,7 @@ def forget_session(page: Page) -> None:
 
 def test_back_after_a_launch_shows_the_whole_form(people: People) -> None:
     page = open_path(people, "/experiments/new?recipe=smoke")
-    page.get_by_label("Name", exact=True).fill("launched-here")
+    page.get_by_label("Name (required)").fill("launched-here")
     page.get_by_role("button", name="Launch").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Starting launched-here")
     page.go_back()
@@ -88,7 +88,8 @@ def test_the_bar_of_a_training_moves_with_its_steps(people: People) -> None:
 def test_a_stop_says_that_it_can_be_resumed(people: People) -> None:
     page = open_path(people, "/experiments/running")
     expect(page.locator("#steer-cancel")).to_have_text("Stop")
-    expect(page.locator("#steer-cancel-says")).to_contain_text("can be resumed")
+    expect(page.locator("#steer-note")).to_contain_text("can be resumed")
+    assert page.locator("#steer-cancel").get_attribute("aria-describedby") == "steer-note"
     people.close()
 
 
@@ -112,7 +113,7 @@ def test_a_filter_stays_on_the_next_page(people: People) -> None:
 
 def test_an_engine_that_no_worker_has_is_not_ready(people: People) -> None:
     page = open_path(people, "/experiments/new?recipe=paper-llama3-8b")
-    page.get_by_label("Name", exact=True).fill("without-vllm")
+    page.get_by_label("Name (required)").fill("without-vllm")
     page.get_by_role("button", name="Check").click()
     expect(page.locator("#check")).not_to_contain_text("Ready.")
     people.close()

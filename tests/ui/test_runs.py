@@ -17,14 +17,19 @@ INDEX = ROWS["index--all"]
 def test_a_selection_survives_updates_and_is_archived(sites: Sites, browser: Browser) -> None:
     people = People(browser, (1280, 800), dark=False, sites=sites)
     page = people.open(INDEX)
+    archive = page.get_by_role("button", name="Archive")
+    expect(page.locator("#selected-count")).to_contain_text("0 selected")
+    expect(archive).to_be_disabled()
     page.get_by_label("Select paused").check()
+    expect(archive).to_be_enabled()
     with page.expect_response(re.compile(r"/$")):
         pass  # something runs, so the table asks for itself
     page.wait_for_timeout(500)
     expect(page.get_by_label("Select paused")).to_be_checked()
     expect(page.locator("#selected-count")).to_contain_text("1 selected")
     page.get_by_label("Select finished").check()
-    page.get_by_role("button", name="Archive").click()
+    expect(archive).to_be_enabled()
+    archive.click()
     expect(page.locator(".notice")).to_contain_text(["Archived: 2 experiments."])
     expect(page.get_by_label("Select finished")).to_have_count(0)
     assert people.errors == []
@@ -61,13 +66,13 @@ def press_tabs(page: Page, until: str, *, most: int) -> int:
 def test_launch_is_in_reach_and_the_rest_is_found_by_search(sites: Sites, browser: Browser) -> None:
     people = People(browser, (390, 844), dark=False, sites=sites)
     page = people.open(ROWS["new_experiment--smoke"])
-    expect(page.get_by_label("Name", exact=True)).to_be_focused()
+    expect(page.get_by_label("Name (required)")).to_be_focused()
     expect(page.get_by_role("button", name="Launch")).to_be_in_viewport(ratio=1)
     assert press_tabs(page, "Launch", most=10) <= 10
-    page.get_by_label("Name", exact=True).fill("typed")
+    page.get_by_label("Name (required)").fill("typed")
     page.get_by_label("Recipe", exact=True).select_option("paper-llama3-8b")
     expect(page.locator("#help-base-recipe")).to_contain_text("The paper's experiment on Llama-3")
-    expect(page.get_by_label("Name", exact=True)).to_have_value("typed")
+    expect(page.get_by_label("Name (required)")).to_have_value("typed")
     expect(page.get_by_label("learning rate")).to_be_hidden()
     page.get_by_label("Search recipe values").fill("learning rate")
     expect(page.get_by_label("learning rate")).to_be_visible()
@@ -75,7 +80,7 @@ def test_launch_is_in_reach_and_the_rest_is_found_by_search(sites: Sites, browse
     page.get_by_label("learning rate").fill("many")
     page.get_by_label("Search recipe values").fill("")
     expect(page.locator("#check")).to_contain_text("training.learning_rate")
-    expect(page.locator("#check")).to_contain_text("Required:")
+    expect(page.locator("#launch-state")).to_contain_text("Required:")
     assert people.errors == []
     people.close()
 

@@ -403,8 +403,30 @@ def test_an_answer_without_a_choice_is_sent_back(batch: Batch, carol: User) -> N
     item = take(client, batch)
     answer = client.post(address(item), {"confidence": "2", "comment": "kept"})
     assert answer.status_code == 422
-    assert "This field is required" in answer.content.decode()
+    assert "Choose an answer." in answer.content.decode()
     assert "kept" in answer.content.decode()
+
+
+def test_confidence_is_asked_for_and_never_preselected(batch: Batch, carol: User) -> None:
+    client = browser(carol)
+    item = take(client, batch)
+    assert "checked" not in client.get(address(item)).content.decode().split("audit-tags")[0]
+    answer = client.post(address(item), {"choice": "A"})
+    assert answer.status_code == 422
+    assert "Choose how sure you are." in answer.content.decode()
+    assert not Answer.objects.exists()
+
+
+def test_the_answers_of_all_auditors_are_counted_only_if_there_are_others(
+    batch: Batch, carol: User, dave: User
+) -> None:
+    give(browser(carol), take(browser(carol), batch))
+    held = address(take(browser(carol), batch))
+    assert "All auditors answered" not in browser(carol).get(held).content.decode()
+    give(browser(dave), take(browser(dave), batch))
+    page = browser(carol).get(held).content.decode()
+    assert "You answered 1; " in page
+    assert "All auditors answered 2 of " in page
 
 
 def test_a_closed_batch_takes_no_answers(batch: Batch, carol: User) -> None:

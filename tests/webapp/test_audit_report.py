@@ -33,6 +33,7 @@ from webapp.activity.models import Activity
 from webapp.audit import annotation_queue
 from webapp.audit.batch_report import make_report
 from webapp.audit.batch_sampling import hash_source_files
+from webapp.audit.gate import explain_hold
 from webapp.audit.models import Answer, Batch, Gate, GateOverride, Item
 from webapp.audit.pooled_report import TrendPoint, compute_trend, pool_iteration
 from webapp.audit.report_presenter import make_trend
@@ -314,19 +315,19 @@ def test_the_axis_of_agreement_ends_at_one() -> None:
 def test_a_gate_is_set_and_changed(client: Client, audited: Experiment) -> None:
     path = "/experiments/scripted/audits/gate"
     wanted = {
-        "min_agreement": "0.6",
-        "confidence": "0.9",
+        "min_agreement": "60",
+        "confidence": "90",
         "min_answers": "40",
         "on_failure": "actor_pairs",
     }
     client.post(path, wanted)
-    client.post(path, wanted | {"min_agreement": "0.7"})
+    client.post(path, wanted | {"min_agreement": "70"})
     assert (Gate.objects.get().min_agreement, Gate.objects.get().on_failure) == (0.7, "actor_pairs")
     page = client.get(AUDITS).content.decode()
     assert "does not pass: train on the actor pairs only" in page
-    bad = client.post(path, wanted | {"min_agreement": "1.5"})
+    bad = client.post(path, wanted | {"min_agreement": "150"})
     assert bad.status_code == 422
-    assert "below 1" in bad.content.decode()
+    assert "below 100%" in bad.content.decode()
 
 
 # Files.
@@ -617,6 +618,22 @@ def test_the_page_of_an_iteration_that_waits_leads_to_its_audits(
     assert "Create an audit or override the gate" not in client.get(path).content.decode()
     audited.iterations.update(status="running", message="waits before training: an audit")
     assert "Create an audit or override the gate" in client.get(path).content.decode()
+
+
+def test_the_audits_page_states_the_gate_once_and_what_is_missing(
+    client: Client, audited: Experiment
+) -> None:
+    Gate.objects.create(experiment=audited, min_agreement=0.575, confidence=0.9)
+    iteration = audited.iterations.get()
+    why = explain_hold(iteration)
+    audited.iterations.update(status="needs_attention", message=why)
+    page = client.get(AUDITS).content.decode()
+    assert ": there is no audit of these battles yet.</p>" in page
+    assert "above 57.5% with 90% confidence" in page
+    assert page.count("90% confidence") == 1
+    assert "0.575" not in page
+    assert 'name="min_agreement" value="57.5"' in page
+    assert "Choose New audit batch to create the first one." in page
 
 
 def test_a_decision_is_recorded_and_shown(client: Client, audited: Experiment) -> None:

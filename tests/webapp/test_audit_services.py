@@ -24,7 +24,7 @@ __all__ = ["artifacts", "audited", "batch", "carol", "dave"]
 pytestmark = pytest.mark.django_db
 
 AUDITS = "/experiments/scripted/audits"
-WANTED = {"min_agreement": "0.6", "confidence": "0.9", "min_answers": "40", "on_failure": "wait"}
+WANTED = {"min_agreement": "60", "confidence": "90", "min_answers": "40", "on_failure": "wait"}
 
 
 def said(client: Client, path: str, **values: Any) -> str:
@@ -46,21 +46,23 @@ def gated(client: Client, audited: Experiment) -> Experiment:
 def test_a_gate_that_is_set_and_tightened_is_written_down(
     client: Client, gated: Experiment
 ) -> None:
-    client.post(f"{AUDITS}/gate", WANTED | {"min_agreement": "0.7"})
-    client.post(f"{AUDITS}/gate", WANTED | {"min_agreement": "0.7"})
+    client.post(f"{AUDITS}/gate", WANTED | {"min_agreement": "70"})
+    client.post(f"{AUDITS}/gate", WANTED | {"min_agreement": "70"})
     assert actions() == [("gate_set", "alice"), ("gate_changed", "alice")], "the same is no change"
     changed = Activity.objects.get(action="gate_changed")
     assert (changed.before["min_agreement"], changed.after["min_agreement"]) == (0.6, 0.7)
     page = client.get(AUDITS).content.decode()
-    assert "above 0.6 with confidence 0.9, from at least 40 answers" in page
+    assert "above 0.6 with confidence 0.9, from at least 40 answers" in page, (
+        "as it was written down"
+    )
     assert "if not passed: wait for a decision" in page
-    assert "above 0.7 with confidence 0.9" in page
+    assert "above 70% with 90% confidence, from at least 40 answers" in page
 
 
 @pytest.mark.parametrize("looser", [
-    {"min_agreement": "0.5"}, {"confidence": "0.8"}, {"min_answers": "39"},
+    {"min_agreement": "50"}, {"confidence": "80"}, {"min_answers": "39"},
     {"on_failure": "actor_pairs"},
-    {"min_agreement": "0.9", "min_answers": "10"},
+    {"min_agreement": "90", "min_answers": "10"},
 ])  # fmt: skip
 def test_a_gate_is_loosened_only_with_a_reason(
     looser: dict[str, str], client: Client, gated: Experiment

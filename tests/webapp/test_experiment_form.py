@@ -223,7 +223,8 @@ def test_a_change_asks_for_the_checks_alone(client: Client) -> None:
     assert 'id="note-recipe-actor-samples" hx-swap-oob="true"' in region
     assert "Input should be greater than or equal to 1." in region
     assert "This field is required." not in region
-    assert "Required: name." in region
+    assert 'id="launch-state"' in region
+    assert "Required: name." in region.split('id="launch-state"')[1]
 
 
 def test_htmx_never_launches(client: Client) -> None:
@@ -245,6 +246,8 @@ def test_the_estimate_is_the_plans(client: Client) -> None:
     cost = page.context["state"].estimate
     assert cost.tokens == sum(stage.tokens for stage in stages)
     assert cost.calls == sum(stage.calls for stage in stages if stage.tokens)
+    assert cost.total_time == cost.time, "training of this model has not been measured"
+    assert f"about {cost.total_time} on one worker, without training" in text(page)
     assert cost.free_bytes > 0
     assert "No measurements of this model exist yet." in text(page)
 
@@ -308,9 +311,12 @@ def test_the_estimate_says_how_long_training_takes_once_one_was_measured(
     smoke = load_recipe("smoke")
     [train] = [stage for stage in plan_iteration(smoke, 1) if stage.stage == "train"]
     per_row = 100.0 / (20 * smoke.training.epochs)
-    assert training_of(client) == humanize_duration(
-        train.calls * smoke.training.batch_size * per_row
-    )
+    trained_for = train.calls * smoke.training.batch_size * per_row
+    assert training_of(client) == humanize_duration(trained_for)
+    page = client.post(NEW, filled(until="1"), headers=HTMX)
+    generated = sum(stage.seconds or 0.0 for stage in plan_iteration(smoke, 1))
+    total = page.context["state"].estimate.total_time
+    assert total == humanize_duration(generated + trained_for)
 
 
 @pytest.mark.parametrize(

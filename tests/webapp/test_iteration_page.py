@@ -110,10 +110,26 @@ def test_both_regions_ask_again_while_it_runs_and_only_then(
 def test_the_timeline_shows_speed_and_what_is_left(client: Client, iteration: Iteration) -> None:
     """A finished shard took 100 s; one runs since 10 s and one waits: 90 + 100 s by one worker."""
     run_judging(iteration)
-    page = get(client, PATH)
+    page = get(client, PATH).replace("\u00a0", " ")
     assert "1. Judge" in page
-    assert "2 of 4 shards · 1 running" in page
-    assert any(f"about {text} left" in page for text in ("3 min 10 s", "3 min 9 s", "3 min 8 s"))
+    for text in ("3 min 10 s", "3 min 9 s", "3 min 8 s"):
+        if f"2 of 4 shards · about {text} left · 1 running" in page:
+            break
+    else:
+        pytest.fail("work and time left are not at the beginning")
+    assert "stage 1 of 1: Judge" in page
+    part = get(client, PATH, **HTMX)
+    assert '<p id="iteration-now" class="state" hx-swap-oob="true">' in part
+
+
+def test_a_stage_of_one_shard_shows_no_shards(client: Client, iteration: Iteration) -> None:
+    train = add_stage(iteration, name="train", title="Train", shard_count=1)
+    shard = Shard.objects.create(stage=train, index=0, status="running", done=3)
+    add_attempt(shard, status="running", seconds_ago=60)
+    (progress,) = list_stage_progress([iteration])[iteration.pk]
+    assert progress.facts[0] == "step 3"
+    assert progress.facts[-1].endswith("so far")
+    assert not any("shard" in fact or "running" in fact for fact in progress.facts)
 
 
 def test_nobody_says_how_long_it_takes_before_a_shard_is_finished(iteration: Iteration) -> None:
@@ -145,7 +161,7 @@ def test_a_training_shows_its_step_of_at_most_so_many(iteration: Iteration) -> N
     [(0.2, "under 1 s"), (59, "59 s"), (61, "1 min 1 s"), (7260, "2 h 1 min"), (90_000, "1 d 1 h")],
 )
 def test_durations_have_two_units(seconds: float, text: str) -> None:
-    assert format_duration(seconds) == text
+    assert format_duration(seconds) == text.replace(" ", "\u00a0"), "a line must not break it"
 
 
 def test_a_failure_shows_the_end_of_what_was_said_and_a_button(
@@ -159,11 +175,41 @@ def test_a_failure_shows_the_end_of_what_was_said_and_a_button(
     Iteration.objects.update(status="failed")
     Experiment.objects.update(status="failed")
     page = get(client, PATH)
-    assert "Judge, shard 3, attempt 4: failed on host-1 (process 71)" in page
-    assert page.split("Shards and attempts")[0].count("line 999</pre>") == 3
-    assert "line 991<" not in page
-    assert "Retry" in page
+    assert "Attempt 4 failed on host-1 (process 71)" in page
+    above = page.split("Shards and attempts")[0]
+    assert above.count("line 999</p>") == 1
+    assert "Judge, shard 3: 3 attempts, same error" in above
+    assert "line 991 " not in above
+    assert above.index("line 999</p>") < above.index(">Retry</button>") < above.index("Stages</h2>")
     assert "1 failed" in page
+
+
+def test_a_traceback_is_folded_below_its_cause(client: Client, iteration: Iteration) -> None:
+    stage = run_judging(iteration)
+    error = (
+        "Traceback (most recent call last):\n"
+        '  File "run.py", line 9, in judge\n'
+        "    answer(batch)\n"
+        "    ~~~~~~^^^^^^^\n"
+        "torch.OutOfMemoryError: CUDA out of memory.\n"
+        "Lower engine.max_batch_tokens."
+    )
+    Shard.objects.filter(index=3).update(status="failed", failures=2)
+    for number, text in ((1, error), (2, error), (3, "lost")):
+        add_attempt(stage.shards.get(index=3), number, error=text)
+    message = f"{error}\n(shard 3 of judge, attempt 2)"
+    Iteration.objects.update(status="failed", message=message)
+    Experiment.objects.update(status="failed")
+    page = get(client, PATH)
+    assert "Judge, shard 3: attempt 3 failed" in page
+    assert "Judge, shard 3: 2 attempts, same error" in page
+    cause = (
+        '<p class="finding status-failed">CUDA out of memory.\nLower engine.max_batch_tokens.</p>'
+    )
+    assert page.count(cause) == 2, "why it stopped, and the two attempts"
+    assert page.index(cause) < page.index("<summary>Traceback</summary>")
+    assert cause in get(client, "/experiments/first")
+    assert "Traceback (most" not in get(client, "/")
 
 
 def test_shards_come_in_pages_by_stage_and_status(client: Client, iteration: Iteration) -> None:
@@ -193,10 +239,16 @@ def test_charts_show_what_finished_shards_made(
     page = get(client, PATH, **CHARTS)
     assert '<th scope="row">3</th><td>2</td>' in page
     assert '<th scope="row">5</th><td>1</td>' in page
-    assert "Variance of the scores of a response" in page
+    assert "Variance of scores per response" in page
     assert "Training loss" not in page
     publish(files, "judge", 1, judged(1, 3.0))
-    assert '<th scope="row">3</th><td>3</td>' in get(client, PATH, **CHARTS)
+    page = get(client, PATH, **CHARTS)
+    assert '<th scope="row">3</th><td>3</td>' in page
+    assert "3.5" not in page, "all scores are whole"
+    publish(files, "judge", 2, judged(2, 3.2))
+    page = get(client, PATH, **CHARTS)
+    assert '<th scope="row">3</th><td>4</td>' in page
+    assert "Each bar covers a range of 0.5" in page
 
 
 def test_a_running_training_is_drawn_before_its_log_is_written(
@@ -262,12 +314,12 @@ def test_a_finished_iteration_shows_all_charts(
     for title in (
         "Length of chosen and rejected responses",
         "Length of chosen and rejected judgments",
-        "Spread of Elo ratings",
+        "Range of Elo ratings per response",
         "Training loss",
         "Log-probabilities",
-        "Speed of the stages",
     ):
         assert f"<figcaption>{title}</figcaption>" in page
+    assert "Speed of the stages" not in page, "only one stage generates, so nothing is compared"
     assert '<th scope="row">2</th><td>0.7</td><td>0.8</td>' in page
     assert "so far" not in page.split(">Results")[1][:10]
 
@@ -308,7 +360,7 @@ def test_another_browser_and_a_reload_see_the_same(client: Client, iteration: It
     Iteration.objects.update(started=now)
     other = Client()
     other.force_login(make_person("vera", "viewer"))
-    shown = f'started <time datetime="{now.isoformat(timespec="microseconds")}'
+    shown = f'Started <time datetime="{now.isoformat(timespec="microseconds")}'
     assert all(shown in get(browser, PATH) for browser in (client, client, other))
 
 
@@ -362,7 +414,7 @@ def test_the_page_shows_what_the_judge_probe_found(
     files.replace_note(PROBE_REPORT, json.dumps({"key": "k", "report": report}).encode())
     page = get(client, PATH)
     assert "Judge probe: failed" in page
-    assert "Tried 1 of 8 prompts in 1 min 15 s" in page
+    assert "Tried 1 of 8 prompts in 1\u00a0min\u00a015\u00a0s" in page
     assert "0.6%" in page
     assert "0% to 3%" in page
     assert "Battles with a readable verdict" not in page, "nothing was compared"

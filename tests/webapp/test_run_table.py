@@ -26,6 +26,7 @@ from webapp.experiments.models import (
     RunStatus,
     Shard,
 )
+from webapp.experiments.statuses import HELD_AT_GATE
 
 ALARM = {"name": "x", "sentence": "", "advice": ""}
 SOME = (*COLUMNS, "metric.judge.mean", "recipe.training.beta")
@@ -90,6 +91,27 @@ def test_any_column_sorts_in_both_directions(
         return
     assert names(client, f"sort={column}") == ["small", "middle", "large"]
     assert names(client, f"sort=-{column}") == ["large", "middle", "small"]
+
+
+def test_runs_that_need_attention_come_first_unless_a_column_sorts(
+    client: Client, three: list[Experiment]
+) -> None:
+    Experiment.objects.filter(name="middle").update(status=RunStatus.NEEDS_ATTENTION)
+    assert names(client) == ["middle", "large", "small"]
+    assert names(client, "sort=-created") == ["large", "small", "middle"]
+
+
+def test_a_run_that_waits_for_an_audit_links_to_its_audits(
+    client: Client, three: list[Experiment]
+) -> None:
+    Iteration.objects.filter(experiment__name="middle").update(
+        status=RunStatus.NEEDS_ATTENTION, message=f"{HELD_AT_GATE}an audit must show agreement"
+    )
+    page = get(client)
+    link = 'href="/experiments/middle/audits">Waiting for an audit of iteration 1</a>'
+    assert link in page
+    assert "must show" not in page
+    assert "must show" in get(client, "/experiments/middle")
 
 
 def test_runs_without_a_value_come_last_in_both_directions(
@@ -229,7 +251,7 @@ def test_several_runs_are_archived_and_restored(client: Client, three: list[Expe
     assert page.redirect_chain == [("/?tag=paper", 302)]
     text = page.content.decode()
     assert "Archived: small." in text
-    assert "middle: running; pause or cancel it first" in text
+    assert "middle: running; pause or stop it first" in text
     assert "large: owned by another user" in text
     assert names(client, "") == ["large", "middle"]
     assert names(client, "archived=1") == ["small"]
@@ -251,7 +273,7 @@ def test_cancelling_several_runs_is_confirmed_first(
     assert not Job.objects.exists()
     page = act(client, "cancel", "small", "middle", confirmed="1").content.decode()
     assert "Stop requested: small." in page
-    assert "middle: cannot cancel (completed)" in page
+    assert "middle: cannot stop (completed)" in page
     assert Job.objects.get().kind == JobKind.CANCEL
 
 

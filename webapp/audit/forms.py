@@ -44,9 +44,9 @@ class AnswerForm(forms.Form):
     confidence = forms.TypedChoiceField(
         choices=Confidence.choices,
         coerce=int,
-        initial=Confidence.MEDIUM,
         widget=forms.RadioSelect,
         label="How sure are you?",
+        error_messages={"required": "Choose how sure you are."},
     )
     tags = forms.MultipleChoiceField(
         choices=[(tag, tag) for tag in TAGS],
@@ -80,6 +80,7 @@ class ChoiceForm(AnswerForm):
         choices=JUDGMENT_CHOICES,
         widget=forms.RadioSelect,
         label="Which judgment is better?",
+        error_messages={"required": "Choose an answer."},
     )
     field_order = ("choice", "confidence", "tags", "comment", "seconds")
 
@@ -92,6 +93,7 @@ class ScoreForm(AnswerForm):
         coerce=float,
         widget=forms.RadioSelect,
         label="How good is this response, from 0 to 5?",
+        error_messages={"required": "Choose a score."},
     )
     field_order = ("points", "confidence", "tags", "comment", "seconds")
 
@@ -164,7 +166,14 @@ def make_adjudication_form(
     return form(data, initial=initial)
 
 
-class BatchForm(forms.Form):
+class PlainForm(forms.Form):
+    """A form whose labels end without a colon."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, label_suffix="", **kwargs)
+
+
+class BatchForm(PlainForm):
     """Settings of a new batch."""
 
     iteration = forms.TypedChoiceField(coerce=int, label="Iteration")
@@ -288,7 +297,7 @@ class BatchForm(forms.Form):
         )
 
 
-class AuditorsForm(forms.Form):
+class AuditorsForm(PlainForm):
     """Auditors of a batch."""
 
     auditors = forms.ModelMultipleChoiceField(
@@ -301,9 +310,22 @@ class AuditorsForm(forms.Form):
         auditors.queryset = get_possible_auditors()
 
 
+class PercentField(forms.FloatField):
+    """A share that is entered in percent."""
+
+    def clean(self, value: Any) -> Any:
+        """Return the share."""
+        percent = super().clean(value)
+        return None if percent is None else round(percent / 100, 12)
+
+
 class GateForm(forms.ModelForm):  # type: ignore[type-arg]
     """Audit results that an experiment needs before it trains on judge pairs."""
 
+    min_agreement = PercentField(
+        label="Minimum agreement (%)", help_text="At least 0 and below 100."
+    )
+    confidence = PercentField(label="Confidence level (%)", help_text="Above 0 and below 100.")
     reason = forms.CharField(
         required=False,
         max_length=MAX_REASON_CHARS,
@@ -317,14 +339,15 @@ class GateForm(forms.ModelForm):  # type: ignore[type-arg]
         model = Gate
         fields = ("min_agreement", "confidence", "min_answers", "on_failure")
         labels = {  # noqa: RUF012
-            "min_agreement": "Minimum agreement",
-            "confidence": "Confidence level",
             "min_answers": "Minimum number of answers",
             "on_failure": "If a complete audit does not pass",
         }
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, instance: Gate, **kwargs: Any) -> None:
+        percents = {
+            name: _to_percent(getattr(instance, name)) for name in ("min_agreement", "confidence")
+        }
+        super().__init__(*args, instance=instance, initial=percents, label_suffix="", **kwargs)
         self.before = get_gate_terms(self.instance) if self.instance.pk else None
         if self.before is None:
             del self.fields["reason"]
@@ -337,11 +360,11 @@ class GateForm(forms.ModelForm):  # type: ignore[type-arg]
         """Require a share above 0."""
         share = _check_share(self.cleaned_data["confidence"])
         if share == 0:
-            raise forms.ValidationError("Must be above 0 and below 1.")
+            raise forms.ValidationError("Must be above 0% and below 100%.")
         return share
 
 
-class RemovalForm(forms.Form):
+class RemovalForm(PlainForm):
     """Reason for removing the gate."""
 
     reason = forms.CharField(
@@ -353,11 +376,15 @@ class RemovalForm(forms.Form):
 
 def _check_share(value: float) -> float:
     if not 0 <= value < 1:
-        raise forms.ValidationError("Must be at least 0 and below 1.")
+        raise forms.ValidationError("Must be at least 0% and below 100%.")
     return value
 
 
-class OverrideForm(forms.Form):
+def _to_percent(share: float) -> float:
+    return round(100 * share, 10)
+
+
+class OverrideForm(PlainForm):
     """Override the gate of an iteration whose audit has not passed."""
 
     iteration = forms.TypedChoiceField(coerce=int)
@@ -404,7 +431,7 @@ class OverrideForm(forms.Form):
         return values
 
 
-class ImportForm(forms.Form):
+class ImportForm(PlainForm):
     """A file of answers."""
 
     file = forms.FileField(

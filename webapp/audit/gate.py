@@ -37,6 +37,7 @@ class GateDecision:
 
 
 PASSED: Final = GateDecision()
+_CONFIDENCE_AND: Final = " confidence, and "
 
 
 def evaluate_gate(iteration: Iteration) -> GateDecision:
@@ -77,7 +78,7 @@ def _evaluate_audits(iteration: Iteration, gate: Gate) -> GateDecision:
         return PASSED
     asked = (
         f"an audit of iteration {iteration.number} must show agreement "
-        f"above {gate.min_agreement:.0%} with {gate.confidence:.0%} confidence, and {found}"
+        f"above {gate.min_agreement:.0%} with {gate.confidence:.0%}{_CONFIDENCE_AND}{found}"
     )
     goes_on = complete and gate.on_failure == OnGateFailure.ACTOR_PAIRS
     if goes_on and has_pairs(iteration, "actor"):
@@ -88,6 +89,11 @@ def _evaluate_audits(iteration: Iteration, gate: Gate) -> GateDecision:
 def explain_hold(iteration: Iteration) -> str:
     """Return why an iteration cannot train yet; empty if it can."""
     return evaluate_gate(iteration).waits
+
+
+def describe_missing(message: str) -> str:
+    """Return what an iteration's message says is missing, without the terms of the gate."""
+    return message.rpartition(_CONFIDENCE_AND)[2].removeprefix(HELD_AT_GATE)
 
 
 def is_complete(batch: Batch) -> bool:

@@ -36,6 +36,7 @@ from webapp.audit.forms import (
     OverrideForm,
     RemovalForm,
 )
+from webapp.audit.gate import describe_missing
 from webapp.audit.imports import ImportResult, group_reasons, import_file
 from webapp.audit.models import Batch, BatchStatus
 from webapp.audit.pooled_report import compute_trend, pool_iteration
@@ -329,6 +330,7 @@ def _render_experiment(
     status: int = 200,
 ) -> HttpResponse:
     unfinished = experiment.iterations.filter(status__in=_MAY_WAIT).first()
+    held = unfinished if unfinished and is_held(unfinished) else None
     batches = annotate_to_adjudicate(annotate_counts(experiment.audits.all()), get_user(request))
     batches = batches.prefetch_related("auditors")
     asked = list_pending_batches(experiment)
@@ -346,7 +348,8 @@ def _render_experiment(
         "override_form": forms.override or OverrideForm(experiment=experiment),
         "overrides": experiment.gate_overrides.all(),
         "acts": [describe_log_entry(act) for act in list_audit_activity(experiment)[:_SHOWN]],
-        "held": unfinished.message if unfinished and is_held(unfinished) else "",
+        "held": held,
+        "missing": describe_missing(held.message) if held else "",
         "may_change": can_control(get_user(request), experiment),
     }
     response = render_page_or_partial(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from webapp.charts.chart import (
+    CHAR_WIDTH,
     Chart,
     Label,
     Line,
@@ -26,6 +27,8 @@ from webapp.charts.scales import (
 
 Point = tuple[float, float | None]
 _MARKS_OF_A_LINE: Final = 12
+_MOST_STEPS: Final = 8
+_FEWEST_STEPS: Final = 4
 
 COLORS: Final = 6
 """Colours in `charts.css`; dashes and shapes have other periods, so styles repeat late."""
@@ -82,9 +85,9 @@ def build_line_chart(
     if not ys:
         return make_empty_chart(title, description, table)
     shown = [*ys, *within] if within and is_whole else ys
-    x_scale = make_snug_scale(xs)
     y_scale = make_wide_scale(shown, within=within, from_zero=from_zero)
     plot = make_plot_area(y_scale)
+    x_scale = _make_x_scale(xs, plot)
     lines = tuple(
         _make_line(number, name, points, plot, x_scale, y_scale)
         for number, (name, points) in enumerate(known.items())
@@ -107,6 +110,17 @@ def build_line_chart(
         y_ticks=make_y_ticks(plot, y_scale),
         lines=lines,
     )
+
+
+def _make_x_scale(xs: Sequence[float], plot: PlotArea) -> Scale:
+    """Make the horizontal axis with as many ticks as have room for their labels."""
+    for about in range(_MOST_STEPS, _FEWEST_STEPS, -1):
+        scale = make_snug_scale(xs, about=about)
+        widest = max((len(scale.format_tick(tick)) for tick in scale.ticks), default=0)
+        step = (plot.right - plot.left) * scale.step / (scale.high - scale.low or scale.step)
+        if step >= CHAR_WIDTH * (widest + 1):
+            return scale
+    return make_snug_scale(xs, about=_FEWEST_STEPS)
 
 
 def _make_line(

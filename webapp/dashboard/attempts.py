@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Final
 
 from django.core.paginator import Page, Paginator
 from django.db.models import Prefetch, QuerySet
 from django.db.models.functions import Right
 
+from webapp.experiments.error_text import ErrorText, split_error
 from webapp.experiments.models import (
     Attempt,
     AttemptStatus,
@@ -25,20 +27,34 @@ _CHARS_SHOWN: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """A failed or lost attempt.
-
-    Attributes:
-        lines: the end of its message.
-    """
+class FailedAttempt:
+    """A failed or lost attempt."""
 
     pk: int
-    what: str
+    number: int
     status_label: str
     when: datetime | None
     worker: str
     pid: int
-    lines: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Attempts at a shard that failed one after the other with the same error.
+
+    Attributes:
+        what: the stage and the shard.
+        attempts: newest first.
+    """
+
+    what: str
+    error: ErrorText
+    attempts: Sequence[FailedAttempt]
+
+    @property
+    def last(self) -> FailedAttempt:
+        """The newest attempt."""
+        return self.attempts[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +83,7 @@ def select_attempts(experiment: Experiment, number: int) -> QuerySet[Attempt]:
 
 
 def list_last_failures(iteration: Iteration) -> list[Failure]:
-    """Load the last failed or lost attempts, with long errors cut."""
+    """Load the last failed or lost attempts, with long errors cut, grouped by shard and error."""
     rows = (
         _annotate_tails(Attempt.objects.filter(shard__stage__iteration=iteration))
         .filter(status__in=[AttemptStatus.FAILED, AttemptStatus.LOST])
@@ -75,17 +91,20 @@ def list_last_failures(iteration: Iteration) -> list[Failure]:
         .order_by("-pk")
     )
     return [
-        Failure(
-            pk=row.pk,
-            what=f"{row.shard.stage.title}, shard {row.shard.index}, attempt {row.number}",
-            status_label=row.get_status_display(),
-            when=row.finished,
-            worker=row.worker,
-            pid=row.pid,
-            lines=_get_last_lines(row),
-        )
-        for row in rows[:_FAILURES_SHOWN]
+        Failure(what, error, [_make_failed_attempt(row) for row in group])
+        for (what, error), group in groupby(rows[:_FAILURES_SHOWN], _describe_failure)
     ]
+
+
+def _describe_failure(row: Attempt) -> tuple[str, ErrorText]:
+    error = split_error(_get_tail(row))
+    shown = ErrorText(_take_end(error.cause), _take_end(error.traceback))
+    return f"{row.shard.stage.title}, shard {row.shard.index}", shown
+
+
+def _make_failed_attempt(row: Attempt) -> FailedAttempt:
+    status = row.get_status_display()
+    return FailedAttempt(row.pk, row.number, status, row.finished, row.worker, row.pid)
 
 
 def paginate_shards(
@@ -118,6 +137,14 @@ def _annotate_tails(attempts: QuerySet[Attempt]) -> QuerySet[Attempt]:
     return attempts.annotate(tail=Right("error", _CHARS_SHOWN)).defer("error")
 
 
-def _get_last_lines(attempt: Attempt) -> str:
+def _get_tail(attempt: Attempt) -> str:
     tail: str = attempt.tail  # type: ignore[attr-defined]
-    return "\n".join(tail.strip().splitlines()[-_LINES_SHOWN:])
+    return tail
+
+
+def _get_last_lines(attempt: Attempt) -> str:
+    return _take_end(_get_tail(attempt).strip())
+
+
+def _take_end(text: str) -> str:
+    return "\n".join(text.splitlines()[-_LINES_SHOWN:])

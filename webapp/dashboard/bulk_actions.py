@@ -79,10 +79,10 @@ def _apply(kind: str, row: Experiment, by: User) -> str:
         try:
             return "" if archive_experiment(row, by=by) else "already archived"
         except StillRunningError:
-            return "running; pause or cancel it first"
+            return "running; pause or stop it first"
     if kind == RESTORE:
         return "" if restore_experiment(row, by=by) else "not archived"
     if not any(button.do == kind for button in list_actions(row, list_jobs(row))):
-        return f"cannot {kind} ({row.get_status_display()})"
+        return f"cannot {BULK_ACTIONS[kind].lower()} ({row.get_status_display()})"
     enqueue_job(JobKind(kind), by=by, experiment=row)
     return ""

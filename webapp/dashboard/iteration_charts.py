@@ -18,7 +18,7 @@ from webapp.charts.bars import build_bar_chart, build_histogram
 from webapp.charts.chart import Chart
 from webapp.charts.lines import Point, Series, build_line_chart
 from webapp.charts.scales import Scale, make_wide_scale
-from webapp.dashboard.table_reader import Numbers, TableReader
+from webapp.dashboard.table_reader import Numbers, ScoreCounts, TableReader
 from webapp.experiments.files import open_iteration_files
 from webapp.experiments.models import Attempt, AttemptStatus, Iteration, Shard, ShardStatus
 from webapp.experiments.training_charts import TRAINING_CHARTS, TrainingChart
@@ -40,7 +40,7 @@ def build_iteration_charts(iteration: Iteration) -> IterationCharts:
     charts, problem = [_chart_speed(iteration)], ""
     try:
         tables = TableReader(open_iteration_files(iteration.experiment, iteration.number))
-        scores = [] if _has_reward_model(iteration) else [tables.read_score_histogram()]
+        scores = [] if _has_reward_model(iteration) else [tables.read_score_counts()]
         charts = [
             *map(_chart_scores, scores),
             *_iter_table_charts(tables, running=_read_running_log(iteration)),
@@ -73,15 +73,15 @@ def _read_running_log(iteration: Iteration) -> list[LogRow]:
 
 def _iter_table_charts(tables: TableReader, *, running: Sequence[LogRow]) -> Iterator[Chart]:
     yield _chart_histogram(
-        "Variance of the scores of a response",
+        "Variance of scores per response",
         tables.read_variances(),
-        x_label="variance of the scores of a response",
+        x_label="variance of the scores",
         description="One count per scored response. 0: all its judgments give the same score.",
     )
     for kind, texts in (("actor", "responses"), ("judge", "judgments")):
         yield _chart_lengths(kind, texts, tables)
     yield _chart_histogram(
-        "Spread of Elo ratings",
+        "Range of Elo ratings per response",
         tables.read_elo_spreads(),
         x_label="best minus worst Elo, in nats",
         description="One count per response whose judgments were compared.",
@@ -91,13 +91,15 @@ def _iter_table_charts(tables: TableReader, *, running: Sequence[LogRow]) -> Ite
         yield _chart_training_log(chart, log)
 
 
-def _chart_scores(counts: Sequence[int]) -> Chart:
-    return build_histogram(
-        "Judge scores",
-        [(f"{start:g}", count) for start, count in zip(HISTOGRAM_BINS, counts, strict=True)],
-        x_label="score",
-        description=f"Each bar covers a range of {BIN_WIDTH:g}; the last one only the score 5.",
-    )
+def _chart_scores(scores: ScoreCounts) -> Chart:
+    """Draw one bar per score if all are whole numbers, else one per bin."""
+    named = [
+        (f"{start:g}", count) for start, count in zip(HISTOGRAM_BINS, scores.bins, strict=True)
+    ]
+    description = f"Each bar covers a range of {BIN_WIDTH:g}; the last one only the score 5."
+    if scores.are_whole:
+        named, description = named[:: round(1 / BIN_WIDTH)], ""
+    return build_histogram("Judge scores", named, x_label="score", description=description)
 
 
 def _chart_histogram(title: str, values: Numbers, *, x_label: str, description: str) -> Chart:
@@ -183,9 +185,10 @@ def _chart_speed(iteration: Iteration) -> Chart:
         .values_list("shard__stage__title")
         .annotate(made=tokens, taken=Sum("seconds"))
     )
+    speeds = [(title, made / seconds) for title, made, seconds in rows if made]
     return build_bar_chart(
         "Speed of the stages",
-        [(title, made / seconds) for title, made, seconds in rows if made],
+        speeds if len(speeds) > 1 else [],  # one bar has nothing to be compared with
         y_label="tokens a second",
         description="Per worker, over completed shards, including start-up.",
     )

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 from django import forms
 from django.contrib.auth.models import User
 from django.core.paginator import Page, Paginator
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Case, Exists, OuterRef, Q, QuerySet, When
 from django.http import QueryDict
 
 from meta_reward_core.data.csv_safety import format_csv
@@ -22,7 +22,7 @@ from webapp.dashboard.run_columns import (
     list_recipe_columns,
     sort_keys,
 )
-from webapp.experiments.models import Experiment, ExperimentTag
+from webapp.experiments.models import Experiment, ExperimentTag, RunStatus
 from webapp.experiments.progress import (
     ExperimentSummary,
     count_live_workers,
@@ -40,8 +40,10 @@ from webapp.experiments.statuses import (
 _PAGE_SIZES: Final = (20, 50, 100, 200)
 _MAX_COLUMNS: Final = 30
 _EXPORTED_AT_ONCE: Final = 500
+_ATTENTION_FIRST: Final = ""
 _NEWEST_FIRST: Final = "-created"
 _ARCHIVED: Final = [("", "not archived"), ("1", "archived"), ("all", "all")]
+_NEWEST: Final = ("-created", "-pk")
 _RELATED: Final[Sequence[str]] = ("iterations", "tags")
 _DRAWN: Final = frozenset({"status", "progress", "metric"})
 """Columns whose cells show more than a value."""
@@ -78,7 +80,7 @@ class FilterForm(forms.Form):
     def offer_sort(self, columns: Sequence[Column]) -> None:
         """List the sort orders of columns, in both directions."""
         field = cast("forms.ChoiceField", self.fields["sort"])
-        field.choices = [("", "newest")] + [
+        field.choices = [(_ATTENTION_FIRST, "needs attention, then newest")] + [
             (f"{sign}{column.key}", f"{column.label}, {direction}")
             for column in columns
             if column.key != "metric"
@@ -244,13 +246,16 @@ def list_columns(query: QueryDict) -> list[Column]:
 
 
 def _get_sort(query: QueryDict) -> str:
-    sort = query.get("sort") or ""
-    return sort if find_column(sort.removeprefix("-")) is not None else _NEWEST_FIRST
+    sort = query.get("sort") or _ATTENTION_FIRST
+    return sort if find_column(sort.removeprefix("-")) is not None else _ATTENTION_FIRST
 
 
 def _order(rows: QuerySet[Experiment], sort: str) -> list[int] | QuerySet[Any, Any]:
     column = find_column(sort.removeprefix("-"))
-    if sort == _NEWEST_FIRST or column is None:
+    if column is None:
+        needed = When(status=RunStatus.NEEDS_ATTENTION, then=0)
+        return rows.order_by(Case(needed, default=1), *_NEWEST).values_list("pk", flat=True)
+    if sort == _NEWEST_FIRST:
         return rows.values_list("pk", flat=True)
     return sort_keys(column, rows, descending=sort.startswith("-"))
 

@@ -5,6 +5,7 @@ are read, and a page with 35,000 cached responses reads nothing.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -25,6 +26,14 @@ _PARTS_KEPT: Final = 4096
 _VARIANCE_WIDTH: Final = 0.25
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreCounts:
+    """Scores by bin of `HISTOGRAM_BINS`, and whether all are whole numbers."""
+
+    bins: Sequence[int]
+    are_whole: bool
+
+
 class TableReader:
     """The tables of one iteration, from its finished shards."""
 
@@ -32,10 +41,13 @@ class TableReader:
         self._root, self._folder = files.store.root, files.folder
         self._files = files
 
-    def read_score_histogram(self) -> list[int]:
+    def read_score_counts(self) -> ScoreCounts:
         """Count the judge's scores in each bin of `HISTOGRAM_BINS`."""
         found = [_count_scores(*known) for known in self._list_parts("judgments")]
-        return _add_counts(found, len(HISTOGRAM_BINS))
+        return ScoreCounts(
+            _add_counts([one.bins for one in found], len(HISTOGRAM_BINS)),
+            all(one.are_whole for one in found),
+        )
 
     def read_variances(self) -> Numbers:
         """Return the score variance of each scored response."""
@@ -80,10 +92,11 @@ def find_kept_epoch(root: str, folder: str, model: str, step: int) -> float | No
 
 
 @lru_cache(maxsize=_PARTS_KEPT)
-def _count_scores(root: str, path: str, sha256: str) -> tuple[int, ...]:
+def _count_scores(root: str, path: str, sha256: str) -> ScoreCounts:
     scores = _read_column(root, path, sha256, "score")
     bins = np.floor(scores / BIN_WIDTH).astype(np.int64)
-    return tuple(np.bincount(bins, minlength=len(HISTOGRAM_BINS)).tolist())
+    counts = tuple(np.bincount(bins, minlength=len(HISTOGRAM_BINS)).tolist())
+    return ScoreCounts(counts, bool(np.all(scores == np.round(scores))))
 
 
 @lru_cache(maxsize=_PARTS_KEPT)

@@ -1,6 +1,6 @@
 """Pages about experiments, iterations, the activity log and workers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from django.contrib import messages
@@ -32,7 +32,12 @@ from webapp.activity.models import Action
 from webapp.audit.selectors import make_training_notes
 from webapp.dashboard import activity_log as log_entries
 from webapp.dashboard.alarms import list_alarms
-from webapp.dashboard.attempts import list_last_failures, paginate_shards, select_attempts
+from webapp.dashboard.attempts import (
+    Failure,
+    list_last_failures,
+    paginate_shards,
+    select_attempts,
+)
 from webapp.dashboard.bulk_actions import BULK_ACTIONS, RESTORE, apply_to_all, find_chosen
 from webapp.dashboard.deletion import (
     DeletionForm,
@@ -60,6 +65,7 @@ from webapp.experiments.details import (
     get_details,
     restore_experiment,
 )
+from webapp.experiments.error_text import ErrorText, split_error
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import (
     AttemptStatus,
@@ -73,6 +79,8 @@ from webapp.experiments.outcome_summary import build_outcome_summary
 from webapp.experiments.progress import (
     count_finished,
     count_live_workers,
+    estimate_iteration_seconds_left,
+    find_before,
     find_current_stage,
     find_unrequested_iteration,
     get_latest_iteration,
@@ -81,7 +89,11 @@ from webapp.experiments.progress import (
     needs_workers,
     summarize_experiments,
 )
-from webapp.experiments.stage_progress import list_stage_progress
+from webapp.experiments.stage_progress import (
+    StageProgress,
+    format_time_left,
+    list_stage_progress,
+)
 from webapp.htmx import is_partial_request, render_cached_partial, render_page_or_partial
 from webapp.own_addresses import is_own_address
 
@@ -93,7 +105,7 @@ _MACHINES_REGION: Final = "machine-load"
 @require_safe
 @require_view_or_audit
 def list_experiments(request: HttpRequest) -> HttpResponseBase:
-    """Show the run table, newest first unless the address says otherwise; `format=csv`: a file."""
+    """Show the run table in the order of the address; `format=csv`: a file."""
     if request.GET.get("format") == "csv":
         log_event(Action.EXPORTED, "run table")
         return StreamingHttpResponse(
@@ -230,6 +242,7 @@ def _build_state(request: HttpRequest, row: Experiment) -> dict[str, Any]:
     return {
         "experiment": row,
         "iteration": unfinished,
+        "error": split_error(unfinished.message) if unfinished and unfinished.message else None,
         "is_running": unfinished is not None and _is_running(unfinished),
         "stages": stages,
         "stage": find_current_stage(stages),
@@ -320,7 +333,7 @@ def show_iteration(request: HttpRequest, name: str, number: int) -> HttpResponse
             request,
             row.experiment,
             "dashboard/_iteration_status.html",
-            lambda: _build_progress(request, row),
+            lambda: _build_progress(request, row) | {"is_update": True},
         )
     patch_vary_headers(response, ["HX-Target"])
     return response
@@ -389,14 +402,19 @@ def _build_progress(request: HttpRequest, row: Iteration) -> dict[str, Any]:
     steering = _build_controls(request, experiment)
     if get_latest_iteration(experiment) != row:
         steering["controls"] = []
+    stages, left = _read_stages(row)
+    failures = list_last_failures(row)
     return {
         "experiment": experiment,
         "iteration": row,
         "before": row.number - 1,
         "is_running": _is_running(row),
-        "stages": list_stage_progress([row])[row.pk],
+        "stages": stages,
+        "stage": find_current_stage(stages),
+        "left": left,
         "training_notes": make_training_notes(row),
-        "failures": list_last_failures(row),
+        "failures": failures,
+        "error": _explain_stop(row, failures),
         "page": page,
         "shards": shards,
         "stage_shown": stage,
@@ -406,6 +424,24 @@ def _build_progress(request: HttpRequest, row: Iteration) -> dict[str, Any]:
         **steering,
         "is_active": _is_running(row) or steering["is_active"],
     }
+
+
+def _read_stages(row: Iteration) -> tuple[list[StageProgress], str]:
+    """Read the stages of an iteration, and the estimated time left while it runs."""
+    before = find_before(row, [row.experiment])
+    found = list_stage_progress([row] if before is None else [row, before])
+    stages = found[row.pk]
+    if before is None or not _is_running(row):
+        return stages, ""
+    return stages, format_time_left(estimate_iteration_seconds_left(stages, found[before.pk]))
+
+
+def _explain_stop(row: Iteration, failures: Sequence[Failure]) -> ErrorText | None:
+    """Explain why an iteration stopped, unless its last failure does."""
+    error = split_error(row.message)
+    if not row.message or (failures and failures[0].error.cause == error.cause):
+        return None
+    return error
 
 
 @require_POST

@@ -19,6 +19,7 @@ from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from webapp.accounts.permissions import AnyUser, get_visible_experiments
 from webapp.experiment_form.model_choices import find_model_bytes
+from webapp.experiments.stage_progress import NO_BREAK
 from webapp.experiments.throughput import count_worker_engines, find_similar_throughput
 
 _TITLES = {
@@ -52,6 +53,7 @@ class CostEstimate:
 
     Attributes:
         time: generation time.
+        total_time: generation and training; without training that has not been measured.
         shards: their size, and how long engines are idle because of it.
         training: maximum training time; empty until such a training has been measured.
         basis: text about the source of rates and lengths.
@@ -64,6 +66,7 @@ class CostEstimate:
     calls: int
     tokens: int
     time: str
+    total_time: str
     shards: str
     training: str
     basis: str
@@ -93,6 +96,7 @@ def estimate_cost(person: AnyUser, recipe: Recipe, *, target_iteration: int) -> 
         calls=sum(stage.calls for stage in generating),
         tokens=sum(stage.tokens for stage in generating),
         time=_format_time(generating),
+        total_time=_format_time(stages),
         shards=f"{size.describe()}.",
         training=_format_time([stage for stage in stages if not stage.tokens]),
         basis=_describe_basis(speeds.measured_in),
@@ -113,7 +117,11 @@ def get_free_bytes() -> int | None:
 
 
 def humanize_duration(seconds: float) -> str:
-    """Format a duration: 40 s, 12 min, 3 h 20 min, 5 days."""
+    """Format a duration that a line does not break: 40 s, 12 min, 3 h 20 min, 5 days."""
+    return _write_duration(seconds).replace(" ", NO_BREAK)
+
+
+def _write_duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)

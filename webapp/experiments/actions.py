@@ -33,6 +33,10 @@ SLOW_SECONDS: Final = 15.0
 
 _CANCELLABLE: Final = (RunStatus.PAUSED, RunStatus.INTERRUPTED, RunStatus.NEEDS_ATTENTION)
 _JOBS_SHOWN: Final = 5
+_PAUSE_OR_STOP: Final = (
+    "Both stop the running shards within seconds and keep completed ones; the iteration can be "
+    "resumed at any time. Stop also cancels the further iterations."
+)
 
 
 class ActionForm(forms.Form):
@@ -44,12 +48,18 @@ class ActionForm(forms.Form):
 
 @dataclass(frozen=True, slots=True)
 class ActionButton:
-    """A button: its action, label and style."""
+    """A button: its action, label and style.
+
+    Attributes:
+        explanation: what it does, shown beside it.
+        note: explains all buttons in its row, and replaces the explanation.
+    """
 
     do: str
     label: str
-    explanation: str
+    explanation: str = ""
     look: str = "quiet"
+    note: str = ""
 
 
 def list_jobs(experiment: Experiment) -> list[Job]:
@@ -116,11 +126,10 @@ def _iter_running_actions(iteration: Iteration) -> Iterator[ActionButton]:
         return
     if iteration.pause_requested:
         yield ActionButton(JobKind.RESUME, "Cancel pause request", "The iteration keeps running.")
+        yield _make_cancel_action()
     else:
-        yield ActionButton(
-            JobKind.PAUSE, "Pause", "Stop running shards. Completed shards are kept."
-        )
-    yield _make_cancel_action()
+        yield ActionButton(JobKind.PAUSE, "Pause", note=_PAUSE_OR_STOP)
+        yield ActionButton(JobKind.CANCEL, "Stop", note=_PAUSE_OR_STOP)
 
 
 def _iter_stopped_actions(iteration: Iteration) -> Iterator[ActionButton]:
@@ -147,4 +156,4 @@ def _make_cancel_action() -> ActionButton:
         "Stop within seconds and start no further iteration. Completed shards are kept: the "
         "iteration can be resumed at any time."
     )
-    return ActionButton(JobKind.CANCEL, "Stop", explanation, look="danger")
+    return ActionButton(JobKind.CANCEL, "Stop", explanation)

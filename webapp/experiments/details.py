@@ -125,7 +125,7 @@ def archive_experiment(experiment: Experiment, *, by: User) -> bool:
     with transaction.atomic():
         row = Experiment.objects.select_for_update().get(pk=experiment.pk)
         if is_busy(row):
-            raise StillRunningError(f"{row} is running. Pause or cancel it first.")
+            raise StillRunningError(f"{row} is running. Pause or stop it first.")
         if row.archived is not None:
             return False
         row.archived = timezone.now()

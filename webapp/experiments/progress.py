@@ -9,6 +9,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from webapp.charts.scales import format_number
+from webapp.experiments.error_text import split_error
 from webapp.experiments.models import (
     Driver,
     Experiment,
@@ -23,6 +24,7 @@ from webapp.experiments.stage_progress import (
     format_time_left,
     list_stage_progress,
 )
+from webapp.experiments.statuses import is_held_at_gate
 
 SILENT_SECONDS: Final = 30.0
 """A worker sends a heartbeat every few seconds; after this time it is reported as silent."""
@@ -74,6 +76,17 @@ class ExperimentSummary:
     def left(self) -> str:
         """Estimated time left, as text; empty without an estimate."""
         return format_time_left(self.seconds_left)
+
+    @property
+    def waits_for_audit(self) -> bool:
+        """Whether the audit gate blocks it."""
+        return self.latest is not None and is_held_at_gate(self.latest)
+
+    @property
+    def reason(self) -> str:
+        """First line of why it stopped, without a traceback."""
+        message = self.latest.message if self.latest else ""
+        return next(iter(split_error(message).cause.splitlines()), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +156,7 @@ def summarize_experiments(experiments: Iterable[Experiment]) -> list[ExperimentS
         for iteration in latest.values()
         if iteration is not None and iteration.status != RunStatus.FINISHED
     ]
-    before = [row for one in unfinished if (row := _find_before(one, rows)) is not None]
+    before = [row for one in unfinished if (row := find_before(one, rows)) is not None]
     stages = list_stage_progress([*unfinished, *before]) if unfinished else {}
     return [_summarize_experiment(row, latest[row.pk], stages) for row in rows]
 
@@ -158,7 +171,7 @@ def _summarize_experiment(
 ) -> ExperimentSummary:
     is_unfinished = latest is not None and latest.status != RunStatus.FINISHED
     found = stages.get(latest.pk, []) if latest and is_unfinished else []
-    before = _find_before(latest, [row]) if latest and is_unfinished else None
+    before = find_before(latest, [row]) if latest and is_unfinished else None
     return ExperimentSummary(
         row=row,
         finished=count_finished(row),
@@ -172,7 +185,7 @@ def _summarize_experiment(
     )
 
 
-def _find_before(iteration: Iteration, experiments: Sequence[Experiment]) -> Iteration | None:
+def find_before(iteration: Iteration, experiments: Sequence[Experiment]) -> Iteration | None:
     """Return the previous iteration if it is completed."""
     experiment = next(row for row in experiments if row.pk == iteration.experiment_id)
     for row in experiment.iterations.all():
@@ -190,15 +203,24 @@ def estimate_seconds_left(
         stages: of the iteration that runs.
         before: stages of the previous completed iteration, whose times predict the remaining ones.
     """
+    left = estimate_iteration_seconds_left(stages, before)
+    if experiment.status != RunStatus.RUNNING or left is None:
+        return None
+    further = experiment.target_iteration - count_finished(experiment) - 1
+    return left + max(0, further) * sum(stage.seconds or 0.0 for stage in before)
+
+
+def estimate_iteration_seconds_left(
+    stages: Sequence[StageProgress], before: Sequence[StageProgress]
+) -> float | None:
+    """Estimate the time until a running iteration is completed; see `estimate_seconds_left`."""
     current = find_current_stage(stages)
-    if experiment.status != RunStatus.RUNNING or current is None or not before:
+    if current is None or not before:
         return None
     took = {stage.name: stage.seconds or 0.0 for stage in before}
     expected = took.get(current.name, 0.0) - (current.seconds or 0.0)
     left = current.seconds_left if current.seconds_left is not None else max(0.0, expected)
-    left += sum(took.get(stage.name, 0.0) for stage in stages if stage.place > current.place)
-    further = experiment.target_iteration - count_finished(experiment) - 1
-    return left + max(0, further) * sum(took.values())
+    return left + sum(took.get(stage.name, 0.0) for stage in stages if stage.place > current.place)
 
 
 def find_current_stage(stages: Sequence[StageProgress]) -> StageProgress | None:

@@ -20,6 +20,9 @@ from webapp.experiments.models import (
     StageStatus,
 )
 
+NO_BREAK: Final = "\u00a0"
+"""Space at which a line does not break."""
+
 _TRAIN: Final = "train"
 _MIN_STEPS: Final = 3
 """Minimum number of steps to estimate a training's speed: the first one includes the startup."""
@@ -60,6 +63,37 @@ class StageProgress:
         return "" if self.seconds is None else format_duration(self.seconds)
 
     @property
+    def work(self) -> list[str]:
+        """Completed shards, unless there is only one, and the step of a running training."""
+        facts = []
+        if self.shard_count and self.shard_count > 1:
+            facts.append(f"{self.done:,} of {self.shard_count:,} shards")
+        if self.step is not None:
+            most = f" of at most {self.steps:,}" if self.steps else ""
+            facts.append(f"step {self.step:,}{most}")
+        return facts
+
+    @property
+    def facts(self) -> list[str]:
+        """What a list of stages shows: work and time left come first."""
+        is_running = self.running > 0
+        facts = [
+            *self.work,
+            self.left,
+            f"{self.running:,} running" if is_running and self.shard_count != 1 else "",
+            f"{self.tokens:,} tokens" if self.tokens else "",
+            "" if self.tokens_per_second is None else f"{self.tokens_per_second:,} tokens/s",
+            f"{self.took} so far" if is_running and self.took else self.took,
+        ]
+        return [fact for fact in facts if fact]
+
+    @property
+    def failures(self) -> str:
+        """Failed shards, as text; empty without any, or if there is only one shard."""
+        is_counted = self.failed and self.shard_count and self.shard_count > 1
+        return f"{self.failed:,} failed" if is_counted else ""
+
+    @property
     def portion(self) -> float:
         """Completed share, from 0 to 1; the steps of a training count."""
         if not self.shard_count:
@@ -83,11 +117,17 @@ def format_time_left(seconds: float | None) -> str:
     """Format an estimate of the time left; empty without one."""
     if seconds is None:
         return ""
-    return "under 1 s left" if seconds < 1 else f"about {format_duration(seconds)} left"
+    left = format_duration(seconds)
+    return f"{left} left" if seconds < 1 else f"about {left} left"
 
 
 def format_duration(seconds: float) -> str:
-    """Format a duration with its two largest units."""
+    """Format a duration with its two largest units, which a page does not break in two lines."""
+    return write_duration(seconds).replace(" ", NO_BREAK)
+
+
+def write_duration(seconds: float) -> str:
+    """Write a duration with its two largest units, for a terminal."""
     if seconds < 1:
         return "under 1 s"
     whole = round(seconds)

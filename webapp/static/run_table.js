@@ -1,19 +1,19 @@
-// Selected rows survive the updates of the run table; the number selected is shown.
+// Selected rows survive the updates of the run table; actions on them wait for a selection.
 "use strict";
 let selected = new Set();
 const boxes = () => [...document.querySelectorAll("#experiment-list input[name=name][type=checkbox]")];
-function showCount() {
+function showSelection() {
   selected = new Set(boxes().filter((box) => box.checked).map((box) => box.value));
   const shown = document.getElementById("selected-count");
-  if (shown) shown.textContent = selected.size ? ` · ${selected.size} selected` : "";
+  if (shown) shown.textContent = ` · ${selected.size} selected`;
+  for (const button of document.querySelectorAll("#bulk button")) button.disabled = selected.size === 0;
 }
 document.addEventListener("change", (event) => {
-  if (event.target.matches("#experiment-list input[name=name]")) showCount();
-});
-document.addEventListener("htmx:beforeSwap", () => {
-  selected = new Set(boxes().filter((box) => box.checked).map((box) => box.value));
+  if (event.target.matches("#experiment-list input[name=name]")) showSelection();
 });
 document.addEventListener("htmx:afterSwap", () => {
   for (const box of boxes()) box.checked = selected.has(box.value);
-  showCount();
+  showSelection();
 });
+window.addEventListener("pageshow", showSelection);
+showSelection();

@@ -37,7 +37,7 @@ from webapp.activity.recording import prune_account_activity
 from webapp.experiments.attempt_logs import get_log_folder
 from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Attempt, AttemptStatus, Driver, Experiment, Job, RunStatus
-from webapp.experiments.stage_progress import format_duration
+from webapp.experiments.stage_progress import write_duration
 
 KINDS: Final = ("scratch", "uploads", "logs", "events", "cache", "checkpoints")
 BY_DEFAULT: Final = ("scratch", "uploads", "logs", "events", "cache")
@@ -258,7 +258,7 @@ def _describe_checkpoint_cost(experiment: Experiment, number: int) -> str:
         shard__stage__name="train",
         status=AttemptStatus.FINISHED,
     ).aggregate(seconds=Sum("seconds"))["seconds"]
-    took = f"; training took {format_duration(spent)}" if spent else ""
+    took = f"; training took {write_duration(spent)}" if spent else ""
     return (
         f"M{number} of {experiment} can no longer be used in the playground, published or "
         f"evaluated{took}. Its tables and its hash are kept"
