@@ -52,9 +52,7 @@ def test_a_gate_that_is_set_and_tightened_is_written_down(
     changed = Activity.objects.get(action="gate_changed")
     assert (changed.before["min_agreement"], changed.after["min_agreement"]) == (0.6, 0.7)
     page = client.get(AUDITS).content.decode()
-    assert "above 0.6 with confidence 0.9, from at least 40 answers" in page, (
-        "as it was written down"
-    )
+    assert "above 60% with 90% confidence, from at least 40 answers" in page, "in the history"
     assert "if not passed: wait for a decision" in page
     assert "above 70% with 90% confidence, from at least 40 answers" in page
 

@@ -10,7 +10,14 @@ from meta_reward_core.review.stratified_sampling import STRATEGIES, STRATEGIES_B
 from webapp.audit.adjudication import MAX_REASON_CHARS, MIN_REASON_CHARS, Decision
 from webapp.audit.annotation_queue import TAGS, AnswerInput, get_possible_auditors
 from webapp.audit.batch_sampling import BatchPlan, KnownAnswer, format_strategy
-from webapp.audit.gate import find_override, get_gate_terms, has_battles, has_pairs, hash_battles
+from webapp.audit.gate import (
+    find_override,
+    format_percent,
+    get_gate_terms,
+    has_battles,
+    has_pairs,
+    hash_battles,
+)
 from webapp.audit.known_items import MAX_KNOWN_ITEMS, read_known_answers
 from webapp.audit.models import (
     MIN_ACCURACY,
@@ -345,7 +352,8 @@ class GateForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def __init__(self, *args: Any, instance: Gate, **kwargs: Any) -> None:
         percents = {
-            name: _to_percent(getattr(instance, name)) for name in ("min_agreement", "confidence")
+            name: format_percent(getattr(instance, name))
+            for name in ("min_agreement", "confidence")
         }
         super().__init__(*args, instance=instance, initial=percents, label_suffix="", **kwargs)
         self.before = get_gate_terms(self.instance) if self.instance.pk else None
@@ -378,10 +386,6 @@ def _check_share(value: float) -> float:
     if not 0 <= value < 1:
         raise forms.ValidationError("Must be at least 0% and below 100%.")
     return value
-
-
-def _to_percent(share: float) -> float:
-    return round(100 * share, 10)
 
 
 class OverrideForm(PlainForm):

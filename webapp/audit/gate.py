@@ -78,7 +78,8 @@ def _evaluate_audits(iteration: Iteration, gate: Gate) -> GateDecision:
         return PASSED
     asked = (
         f"an audit of iteration {iteration.number} must show agreement "
-        f"above {gate.min_agreement:.0%} with {gate.confidence:.0%}{_CONFIDENCE_AND}{found}"
+        f"above {format_percent(gate.min_agreement)}% with "
+        f"{format_percent(gate.confidence)}%{_CONFIDENCE_AND}{found}"
     )
     goes_on = complete and gate.on_failure == OnGateFailure.ACTOR_PAIRS
     if goes_on and has_pairs(iteration, "actor"):
@@ -172,6 +173,11 @@ _EARLIER_TERMS: Final = {
     "otherwise": "on_failure",
 }
 """Earlier names of the terms of a gate; log entries written under them are never rewritten."""
+
+
+def format_percent(share: float) -> str:
+    """Write a term of a gate in percent, such as 57.5, without rounding it."""
+    return f"{100 * share:.10g}"
 
 
 def get_gate_terms(gate: Gate) -> Terms:

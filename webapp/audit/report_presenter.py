@@ -18,7 +18,7 @@ from webapp.activity.models import Activity, ObjectType
 from webapp.audit.auditor_report import AuditorReport
 from webapp.audit.batch_report import BatchReport
 from webapp.audit.batch_sampling import format_strategy
-from webapp.audit.gate import read_terms
+from webapp.audit.gate import format_percent, read_terms
 from webapp.audit.models import Batch, BatchStatus, OnGateFailure
 from webapp.audit.pooled_report import PooledReport, TrendPoint, describe_trend
 from webapp.audit.selectors import list_answer_seconds
@@ -408,8 +408,9 @@ def _describe_terms(values: Mapping[str, Any]) -> str:
         return "nothing"
     terms = read_terms(values)
     return (
-        f"agreement above {terms['min_agreement']:g} with confidence {terms['confidence']:g}, from "
-        f"at least {terms['min_answers']} answers; if not passed: "
+        f"agreement above {format_percent(terms['min_agreement'])}% with "
+        f"{format_percent(terms['confidence'])}% confidence, from at least "
+        f"{terms['min_answers']} answers; if not passed: "
         f"{OnGateFailure(terms['on_failure']).label}"
     )
 
