@@ -347,7 +347,11 @@ def test_the_estimate_uses_what_was_measured(client: Client) -> None:
     page = client.post(NEW, filled(until="1"), headers=HTMX)
     # 36 prompts of 7 responses of 200 / 10 tokens, at 200 / 2 tokens a second: 50.4 s.
     generate = page.context["state"].estimate.costs[0]
-    assert (generate.tokens, generate.time, generate.is_measured) == (36 * 7 * 20, "50 s", True)
+    assert (generate.tokens, generate.time, generate.is_measured) == (
+        36 * 7 * 20,
+        "50\u00a0s",
+        True,
+    )
     assert "Based on measurements from experiment" in text(page)
 
 

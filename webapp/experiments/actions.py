@@ -51,7 +51,7 @@ class ActionButton:
     """A button: its action, label and style.
 
     Attributes:
-        explanation: what it does, shown beside it.
+        explanation: what it does, shown next to it.
         note: explains all buttons in its row, and replaces the explanation.
     """
 
