@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from meta_reward_core.models.check.result import CheckReport, Level, require_sound
+from meta_reward_core.planning.base_model import check_recipe_reward_model
 from meta_reward_core.planning.check_experiment import build_named_check
 from meta_reward_core.planning.experiment_request import (
     DEFAULT_RECIPE,
@@ -51,7 +52,7 @@ def check_named_model(
     *,
     write: Callable[[Any], None],
 ) -> None:
-    """Check the model in the parsed options, and print each result.
+    """Check the model in the parsed options and the recipe's reward model; print each result.
 
     Args:
         write: receives the report as plain values, before a model is refused.
@@ -70,7 +71,13 @@ def check_named_model(
     check = build_named_check(options["model"], recipe, roots, prompts=options["prompts"], say=say)
     report = run_check(check, in_process=True)
     print_report(console, report, recipe_name=recipe.name)
-    write(report.to_json())
+    reward_report = check_recipe_reward_model(recipe, roots, say=say)
+    if reward_report is None:
+        write(report.to_json())
+    else:
+        print_report(console, reward_report, recipe_name=f"{recipe.name}, as its reward model")
+        write({**report.to_json(), "reward_model": reward_report.to_json()})
+        require_sound(reward_report)
     require_sound(report)
 
 

@@ -7,13 +7,13 @@ also reports problems of the model; resolving creates or downloads a missing mod
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from meta_reward_core.context import ModelRef
 from meta_reward_core.errors import InputError, ModelFolderError, TrainingError
-from meta_reward_core.models.check.result import require_sound
+from meta_reward_core.models.check.result import CheckReport, require_sound
 from meta_reward_core.models.check.reward_model import check_reward_model
 from meta_reward_core.models.hf_download import fetch_model, list_local_commits
 from meta_reward_core.models.hf_hub import HubName, parse_hub_name
@@ -50,9 +50,31 @@ def resolve_reward_model(
     """
     if recipe.judge.reward_model is None:
         return None
-    folder = _NamedModel(recipe.judge.reward_model).ensure(roots, say=say)
-    require_sound(check_reward_model(folder, allowed_roots=[roots.models]))
+    folder, report = _check_reward_model(recipe.judge.reward_model, roots, say=say)
+    require_sound(report)
     return ModelRef.from_folder("reward model", folder)
+
+
+def check_recipe_reward_model(
+    recipe: Recipe, roots: StorageRoots, *, say: Callable[[str], None]
+) -> CheckReport | None:
+    """Check the reward model of a recipe, fetching it first if necessary; None if it has none.
+
+    Raises:
+        ModelFolderError: it is absent.
+        HubError: it must be fetched, and the Hub does not respond.
+    """
+    name = recipe.judge.reward_model
+    if name is None:
+        return None
+    return replace(_check_reward_model(name, roots, say=say)[1], model=name)
+
+
+def _check_reward_model(
+    name: str, roots: StorageRoots, *, say: Callable[[str], None]
+) -> tuple[Path, CheckReport]:
+    folder = _NamedModel(name).ensure(roots, say=say)
+    return folder, check_reward_model(folder, allowed_roots=[roots.models])
 
 
 def explain_absent_reward_model(recipe: Recipe, roots: StorageRoots) -> str | None:

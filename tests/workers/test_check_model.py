@@ -14,6 +14,7 @@ from meta_reward_core.recipes.loader import load_recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.layout import ExperimentLayout
 from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
+from tests.core.tiny_model import make_reward_model_folder
 from tests.model_files import edit_json
 from tests.webapp.conftest import make_person
 from tests.workers.installation import Installation
@@ -59,6 +60,26 @@ def test_a_recipe_and_prompts_may_be_named(installation: Installation, toy: Path
         "check_model", "toy", "--recipe", "miniature", "--prompts", installation.prompts, *changes
     )
     assert "amber  Actor rows: training refuses the rows of all 20 prompts" in shown
+
+
+def test_the_reward_model_of_the_recipe_is_checked_too(
+    installation: Installation, toy: Path
+) -> None:
+    make_reward_model_folder(installation.root / "models" / "scorer")
+    report = installation.root / "report.json"
+
+    def check(reward_model: str) -> str:
+        values = ("train_on=[[actor]]", "judge.samples=1", f"judge.reward_model={reward_model}")
+        changes = [part for value in values for part in ("--set", value)]
+        return installation.run("check_model", "toy", *changes, "--json", report)
+
+    shown = check("scorer")
+    assert "scorer for recipe smoke, as its reward model" in shown
+    assert "green  Reward model: one output" in shown
+    assert json.loads(report.read_text())["reward_model"]["level"] == "green"
+    with pytest.raises(CommandError, match="not a sequence classifier") as caught:
+        check("toy")
+    assert caught.value.returncode == 2
 
 
 def test_a_model_that_is_not_there_is_refused(installation: Installation) -> None:

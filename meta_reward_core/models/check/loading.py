@@ -16,6 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from meta_reward_core.models.check.result import Check, Level
+from meta_reward_core.models.check.reward_model import CLASSIFIER_SUFFIX
 
 _CONFIG_FILE: Final = "config.json"
 _TITLE: Final = "Configuration"
@@ -23,6 +24,8 @@ _GENERATION_TITLE: Final = "Generation config"
 _NO_ENDING: Final = (
     "eos_token_id is an empty list, so that only the end token of the tokenizer stops generation"
 )
+_USE_LANGUAGE_MODEL: Final = "use the causal language model of this family"
+_OR_REWARD_MODEL: Final = "; with one output it can score responses: docs/reward_model.md"
 _NAME_ENDING: Final = 'set "eos_token_id" to the id of that token'
 
 
@@ -133,7 +136,8 @@ def _check_architectures(config: PretrainedConfig) -> None:
             raise UnusableConfigError(
                 _fail(
                     f"{name} is not a language model that generates text",
-                    "use the causal language model of this family",
+                    _USE_LANGUAGE_MODEL
+                    + (_OR_REWARD_MODEL if name.endswith(CLASSIFIER_SUFFIX) else ""),
                 )
             )
 

@@ -17,7 +17,7 @@ from meta_reward_core.models.validation import check_model_folder
 
 _TITLE: Final = "Reward model"
 _CONFIG_FILE: Final = "config.json"
-_CLASSIFIER: Final = "ForSequenceClassification"
+CLASSIFIER_SUFFIX: Final = "ForSequenceClassification"
 _OUTPUT: Final = re.compile(
     r"^(score|classifier(\.out_proj)?|classification_head\.out_proj)\.weight$"
 )
@@ -44,7 +44,7 @@ def check_reward_model(path: Path, *, allowed_roots: Sequence[Path]) -> CheckRep
 def _check_class(config: Mapping[str, Any]) -> list[Check]:
     """A classifier without a named class is loaded by its model type, with a random head."""
     names = config.get("architectures") or []
-    if any(isinstance(name, str) and name.endswith(_CLASSIFIER) for name in names):
+    if any(isinstance(name, str) and name.endswith(CLASSIFIER_SUFFIX) for name in names):
         return [Check("reward_model.class", _TITLE, Level.GREEN, f"{', '.join(names)}")]
     found = (
         f"architectures names {', '.join(map(str, names))}" if names else "architectures is empty"
@@ -54,7 +54,7 @@ def _check_class(config: Mapping[str, Any]) -> list[Check]:
             "reward_model.class",
             _TITLE,
             Level.RED,
-            f"{found}, not a sequence classifier of transformers (...{_CLASSIFIER})",
+            f"{found}, not a sequence classifier of transformers (...{CLASSIFIER_SUFFIX})",
             "use a reward model of that kind; models with code of their own cannot be loaded",
             _CONFIG_FILE,
         )

@@ -61,6 +61,14 @@ def test_a_configuration_that_is_no_language_models_is_refused(
     assert found.remedy
 
 
+def test_a_classifier_is_named_as_a_possible_reward_model(model: Path) -> None:
+    for name, hinted in [("LlamaForSequenceClassification", True), ("LlamaForMaskedLM", False)]:
+        edit_json(model / "config.json", architectures=[name])
+        with pytest.raises(UnusableConfigError) as caught:
+            load_config(model)
+        assert ("reward_model.md" in caught.value.check.remedy) == hinted
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
