@@ -70,7 +70,7 @@ class ConfirmedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         )
 
     def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        """Ask for confirmation, or delete a row."""
+        """Ask for confirmation, or delete the row."""
         return _confirm_first(request) or super().delete_view(request, *args, **kwargs)
 
 

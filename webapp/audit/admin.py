@@ -689,7 +689,7 @@ class ItemAdmin(ReviewerAdmin):
     def get_object(
         self, request: HttpRequest, object_id: str, from_field: str | None = None
     ) -> Item | None:
-        """Load an item, and remember who reads it."""
+        """Load an item, and remember which user is viewing it."""
         item: Item | None = super().get_object(request, object_id, from_field)
         if item is not None:
             item.reader = get_user(request)  # type: ignore[attr-defined]
@@ -959,7 +959,7 @@ def _describe_saved(item: Item) -> str:
 
 
 def _get_reader(item: Item) -> User:
-    """Return the user who reads an item that `ItemAdmin.get_object` loaded."""
+    """Return the user who is viewing an item that `ItemAdmin.get_object` loaded."""
     reader: User = getattr(item, "reader", None) or User()
     return reader
 

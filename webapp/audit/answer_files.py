@@ -62,14 +62,14 @@ class Entry:
 
 
 def read_entries(name: str, content: bytes) -> Iterator[Entry | LeftOut]:
-    """Read a file of answers: CSV if its name ends so, otherwise JSON or JSON Lines.
+    """Read a file of answers: CSV if the file name ends in .csv, otherwise JSON or JSON Lines.
 
     Yields:
-        Entries; for one that cannot be read, the reason in its position.
+        One entry per row; for a row that cannot be read, the reason instead.
 
     Raises:
-        InputError: the file as a whole is invalid: too large, not UTF-8, not CSV with our columns,
-            or with too many entries.
+        InputError: the file as a whole is invalid: too large, not UTF-8, a CSV file
+            without the required columns, or with too many entries.
     """
     for where, row in iter_rows(name, content, columns=("batch", "item")):
         yield LeftOut(where, None, row) if isinstance(row, str) else _read_entry(where, row)
@@ -81,7 +81,7 @@ def read_entries(name: str, content: bytes) -> Iterator[Entry | LeftOut]:
 def iter_rows(
     name: str, content: bytes, *, columns: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """Read the rows of a file: CSV if its name ends so, otherwise JSON or JSON Lines.
+    """Read the rows of a file: CSV if the file name ends in .csv, otherwise JSON or JSON Lines.
 
     Args:
         columns: required columns of a CSV file.

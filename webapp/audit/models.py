@@ -261,7 +261,7 @@ class AdjudicationDraft(models.Model):
     updated = models.DateTimeField(auto_now=True)
 
     class Meta:
-        """One for each item and lead."""
+        """One row per item and lead."""
 
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["item", "lead"], name="adjudication_draft_is_unique"),
@@ -278,7 +278,7 @@ class HiddenVerdict(models.Model):
     facts = models.JSONField()
 
     class Meta:
-        """One for each item."""
+        """One row per item."""
 
         verbose_name = "hidden verdict"
 
@@ -360,7 +360,7 @@ class Gate(models.Model):
     on_failure = models.CharField(max_length=16, choices=OnGateFailure, default=OnGateFailure.WAIT)
 
     class Meta:
-        """One for each experiment."""
+        """One row per experiment."""
 
         constraints: ClassVar = [
             models.CheckConstraint(

@@ -44,7 +44,7 @@ class MetricLine:
 
 @dataclass(frozen=True, slots=True)
 class BiasLine:
-    """How often one side wins, by the meta-judge and by auditors."""
+    """How often one side wins according to the meta-judge and to auditors."""
 
     name: str
     meta_judge: MetricLine
@@ -202,7 +202,7 @@ class PlanningView:
 
 
 def make_planning_view(person: User, experiment: Experiment) -> PlanningView:
-    """Compute how many items an interval takes and their cost, and describe each strategy."""
+    """Compute the items needed for an interval and their cost, and describe each strategy."""
     spent = list_answer_seconds(person, experiment)
     seconds = median(spent) if spent else None
     sizes = plan_sample_sizes(repeat_share=USUAL_REPEAT_SHARE, seconds=seconds)

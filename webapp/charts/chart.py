@@ -138,7 +138,7 @@ def make_y_ticks(plot: PlotArea, scale: Scale) -> tuple[Label, ...]:
 
 
 def make_empty_chart(title: str, description: str, table: Table) -> Chart:
-    """Make a chart that only shows its table, because there is nothing to draw."""
+    """Make a chart without a plot, for data that can only be shown as a table."""
     return Chart(title, description, make_identity(title, table), "", table)
 
 

@@ -70,7 +70,7 @@ def build_line_chart(
 
     Args:
         series: of different names.
-        within: the smallest and largest possible values, such as 0 and 1 for shares.
+        within: smallest and largest possible value, such as (0, 1) for shares.
         is_whole: whether the axis covers all of `within`, so that charts can be compared.
         from_zero: start the vertical axis at zero.
 

@@ -62,7 +62,7 @@ def make_wide_scale(
     """Make an axis that starts and ends at a tick and contains all values.
 
     Args:
-        from_zero: include zero, as bars need it.
+        from_zero: whether to include zero, as bars require.
         within: the smallest and largest possible values; no padding is added beyond them.
         about: approximate number of steps.
     """

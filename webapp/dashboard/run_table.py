@@ -154,7 +154,7 @@ class RunTable:
 
 
 def list_owners(visible: QuerySet[Experiment]) -> list[str]:
-    """Names of the users who own experiments."""
+    """List the names of users who own experiments."""
     owners = User.objects.filter(experiments__in=visible.order_by().values("pk")).distinct()
     return list(owners.order_by("username").values_list("username", flat=True))
 
@@ -239,7 +239,7 @@ def _filter(visible: QuerySet[Experiment], form: FilterForm) -> QuerySet[Experim
 
 
 def list_columns(query: QueryDict) -> list[Column]:
-    """List the columns in the URL, without unknown ones."""
+    """List the known columns in the URL."""
     keys = dict.fromkeys(query.getlist("col")[:_MAX_COLUMNS]) or dict.fromkeys(DEFAULT)
     found = [find_column(key) for key in keys]
     return [column for column in found if column is not None] or [COLUMNS["status"]]

@@ -28,7 +28,7 @@ class EngineOffer:
         return cls(list_offered_engines(), count_live_workers() > 0)
 
     def find_error(self, kind: str) -> str:
-        """Why no running worker can run an engine; empty if one can, or that is unknown."""
+        """Return why no running worker can run an engine; empty if one can or if unknown."""
         if self.kinds is None or kind in self.kinds:
             return ""
         return (

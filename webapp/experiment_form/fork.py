@@ -59,10 +59,10 @@ class ForkRequest(BaseModel):
 
     @classmethod
     def read(cls, payload: Mapping[str, Any]) -> "ForkRequest":
-        """Read it from a job.
+        """Read the request from a job.
 
         Raises:
-            InputError: the payload holds something else.
+            InputError: the payload is not a fork request.
         """
         try:
             return cls.model_validate(payload)

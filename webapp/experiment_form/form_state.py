@@ -162,7 +162,7 @@ class LaunchFormState:
 
     @property
     def engine_note(self) -> str:
-        """Why a requested experiment would wait; empty if a worker can start it."""
+        """Return why a requested experiment would wait; empty if a worker can start it."""
         recipe = self.draft.recipe
         return "" if recipe is None else self.engines.describe_wait(recipe.engine.kind)
 

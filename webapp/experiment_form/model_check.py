@@ -120,7 +120,7 @@ class ModelCheckState:
 
     @property
     def problems(self) -> list[str]:
-        """One sentence per result that prevents the experiment from starting."""
+        """List one sentence for each result that prevents the experiment from starting."""
         return [check.describe() for check in self.checks if check.level is Level.RED]
 
 

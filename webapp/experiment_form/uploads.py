@@ -77,7 +77,7 @@ class LimitedUploads(FileUploadHandler):
         """Pass the chunk on.
 
         Raises:
-            SkipFile: the file is too large; `is_too_large` knows it then.
+            SkipFile: the file is too large; `is_too_large` is then set.
         """
         if start + len(raw_data) > settings.META_REWARD_UPLOAD_BYTES:
             if self.request is not None:
@@ -103,10 +103,10 @@ def store_prompts(chunks: Iterable[bytes], *, called: str) -> StoredPrompts:
     """Store a prompt file.
 
     Args:
-        called: what the person calls it, for messages.
+        called: the user's name for the file, for messages.
 
     Raises:
-        PromptFileError: it cannot be read, unpacks to too much, or holds no prompt.
+        PromptFileError: the file cannot be read, is too large when unpacked, or contains no prompt.
     """
     root = _get_root()
     with _receive(chunks, called=called) as file:
@@ -120,7 +120,7 @@ def inspect_prompts(chunks: Iterable[bytes], *, called: str) -> StoredPrompts:
     """Read a prompt file without storing it.
 
     Raises:
-        PromptFileError: it cannot be read, unpacks to too much, or holds no prompt.
+        PromptFileError: the file cannot be read, is too large when unpacked, or contains no prompt.
     """
     with _receive(chunks, called=called) as file:
         return _describe_file(file, _read_file(file, called=called))

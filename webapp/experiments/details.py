@@ -81,7 +81,7 @@ def get_details(experiment: Experiment) -> dict[str, Any]:
 
 
 def change_details(experiment: Experiment, values: Mapping[str, Any], *, by: User) -> bool:
-    """Change the given ones of description, notes and tags.
+    """Change those of description, notes and tags that are given.
 
     Returns:
         Whether anything changes.

@@ -45,7 +45,7 @@ def list_turns(job: Job) -> list[Job]:
 
 
 def get_replies(job: Job) -> dict[int, str]:
-    """Responses of a turn by model, without models whose engine refused the prompt."""
+    """Return the responses of a turn by model, without models whose engine refused the prompt."""
     return {
         answer["model"]: answer["text"]
         for answer in job.outcome.get("answers", [])

@@ -124,7 +124,7 @@ class FollowForm(TurnForm):
     )
 
     def __init__(self, *args: Any, models: Sequence[int], **kwargs: Any) -> None:
-        """Take the models of the conversation.
+        """Keep the models of the conversation.
 
         Args:
             models: their numbers.

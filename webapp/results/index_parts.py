@@ -158,7 +158,7 @@ def build_index_part(files: IterationFiles, part: int, facts: IndexPartInputs) -
     """Build the index part of one partition from its finished shards.
 
     Raises:
-        DamagedArtifactError: a file differs from what its manifest promises.
+        DamagedArtifactError: a file differs from its manifest.
     """
     recipe = facts.recipe
     responses = select_answers(files.read_records(Response, part), recipe.actor.reasoning)

@@ -113,7 +113,7 @@ def read_prompt_rows(files: IterationFiles, table: str, part: int, prompt_id: st
     """Read the rows of one prompt from a partition, without token ids.
 
     Raises:
-        DamagedArtifactError: bytes differ from what the manifest promises.
+        DamagedArtifactError: a file does not match its manifest.
     """
     columns = [name for name in SCHEMAS[table].names if name not in TOKEN_COLUMNS]
     return _filter_by_prompt(files.read(table, part, columns=columns), prompt_id)
@@ -123,7 +123,7 @@ def read_outcomes(files: IterationFiles, part: int, prompt_id: str | None = None
     """Read the outcomes of a partition's battles, of one prompt or all, without texts.
 
     Raises:
-        DamagedArtifactError: bytes differ from what the manifest promises.
+        DamagedArtifactError: a file does not match its manifest.
     """
     names = [name for name in list_columns(Battle) if name != "text"]
     rows = files.read("battles", part, columns=names)

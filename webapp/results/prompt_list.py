@@ -125,7 +125,7 @@ def _describe_row(index: IterationIndex, row: int) -> PromptRow:
 
 
 def make_excerpt(text: str) -> str:
-    """The beginning of a text, on one line."""
+    """Return the beginning of a text on one line."""
     line = " ".join(text[: 4 * _EXCERPT_CHARS].split())
     is_short = len(text) <= 4 * _EXCERPT_CHARS and len(line) <= _EXCERPT_CHARS
     return line if is_short else f"{line[:_EXCERPT_CHARS]} …"

@@ -35,7 +35,10 @@ class DropCount:
 
 @dataclass(frozen=True, slots=True)
 class KindView:
-    """One kind of pair before and after. Lengths are mean characters, None without a pair."""
+    """Pairs of one kind under the recipe's rules and under the changed rules.
+
+    Lengths are in mean characters; None if there are no pairs.
+    """
 
     kind: PairKind
     before: int

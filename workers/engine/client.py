@@ -98,7 +98,7 @@ class EngineHost:
     """At most one engine process at a time.
 
     Args:
-        find_pool: where it is noted which child uses which devices.
+        find_pool: finds the shared record of the devices that each child process uses.
 
     Attributes:
         groups: devices that the child was started with, if one runs.

@@ -169,10 +169,10 @@ def restore_backup(path: Path, *, replace: bool = False) -> BackupReport:
     """Replace all rows with those of a backup, or change nothing.
 
     Args:
-        replace: allowed to take away accounts and experiments that are here.
+        replace: whether existing accounts and experiments may be replaced.
 
     Raises:
-        InputError: the file is damaged, of another version, or something is here already.
+        InputError: the file is damaged or of another version, or the database is not empty.
     """
     _check(path)
     if not replace and any(_iter_has_data()):

@@ -36,8 +36,8 @@ class BrokerPaths:
     """Paths of an embedded broker.
 
     Attributes:
-        data: folder of what it remembers; one server at a time.
-        socket: where it listens, in a folder that its owner alone may enter.
+        data: folder of the stored data; used by one server at a time.
+        socket: path it listens on, in a folder that only its owner can enter.
     """
 
     data: Path
@@ -62,7 +62,7 @@ def start_broker(
     """Start a broker that dies with this process; None if one of ours is already running.
 
     Args:
-        stdout: where it writes its log; read it, or a full pipe stops it.
+        stdout: destination of its log; a pipe must be read, or the broker stops when it is full.
 
     Raises:
         BrokerError: another user owns its folder, or its path is too long.

@@ -31,7 +31,7 @@ def _close_folders(**_: object) -> None:
 
 
 def _refuse_other_version() -> None:
-    """End before any work if the tables are not those of this version.
+    """Exit before any work if the database schema belongs to another version.
 
     Without a database the worker starts and waits for it.
     """

@@ -83,7 +83,7 @@ def _measure_gpus(names: Sequence[str]) -> DeviceUse:
 
 
 def _iter_handles(names: Sequence[str]) -> Iterator[Any]:
-    """Yield the NVML devices of names as CUDA_VISIBLE_DEVICES takes them."""
+    """Yield the NVML devices with these names, which have the format of CUDA_VISIBLE_DEVICES."""
     for name in names:
         if name.isdecimal():
             yield pynvml.nvmlDeviceGetHandleByIndex(int(name))
@@ -92,7 +92,7 @@ def _iter_handles(names: Sequence[str]) -> Iterator[Any]:
 
 
 def _get_utilization(handles: Sequence[Any]) -> float | None:
-    """Return the mean utilization; None where it is not supported, as for parts of a GPU (MIG)."""
+    """Return the mean utilization; None where it is not supported, as on MIG instances."""
     try:
         found = [float(pynvml.nvmlDeviceGetUtilizationRates(one).gpu) / 100 for one in handles]
     except pynvml.NVMLError:

@@ -35,7 +35,7 @@ def claim_next_shard(named: Shard) -> tuple[Shard, Attempt] | None:
     """Claim the next shard in turn, given a message about one of the same queue.
 
     Returns:
-        The shard and the attempt that now holds it; None if nothing waits any more.
+        The shard and the attempt that now holds it; None if no shard is waiting.
     """
     for shard in _iter_in_turn(named):
         attempt = shard_claims.claim_shard_for(shard, seconds=settings.META_REWARD_LEASE_SECONDS)
@@ -52,7 +52,7 @@ def _mark_served(experiment: int) -> None:
 
 
 def _iter_in_turn(named: Shard) -> Iterator[Shard]:
-    """Yield waiting shards, those of the experiment in turn first, the named one before."""
+    """Yield waiting shards: first those of the experiment whose turn it is, named one first."""
     stages = list_stages(get_queue(named.stage.name))
     waiting = shard_claims.get_waiting_shards(stages).select_related("stage__iteration__experiment")
     for experiment in _sort_experiments(_list_waiting_experiments(stages)):
