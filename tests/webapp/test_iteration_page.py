@@ -399,6 +399,21 @@ def test_the_page_asks_the_database_as_often_for_many(
     assert count_queries(client, PATH) == before
 
 
+def test_the_page_does_not_call_a_probe_without_a_judgment_passed(
+    client: Client, iteration: Iteration, files: IterationFiles
+) -> None:
+    none = {"value": None, "low": 0.0, "high": 1.0, "n": 0}
+    shares = ("readable", "cut_off", "verdicts", "same_order", "actor_pairs", "judge_pairs")
+    report = dict.fromkeys(shares, none) | {
+        "prompts": 0, "wanted": 8, "seconds": 55.6, "projected_seconds": 0, "findings": [],
+    }  # fmt: skip
+    files.replace_note(PROBE_REPORT, json.dumps({"key": "k", "report": report}).encode())
+    page = get(client, PATH)
+    assert "Judge probe: no result" in page
+    assert "the judge was not tested" in page
+    assert "At this rate" not in page
+
+
 def test_the_page_shows_what_the_judge_probe_found(
     client: Client, iteration: Iteration, files: IterationFiles
 ) -> None:
