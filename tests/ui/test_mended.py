@@ -5,6 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from tests.browser import serious_violations
 from tests.ui.pages import AUDITOR, PAGES
 from tests.ui.pages import Page as Row
 from tests.ui.serving import PASSWORD, People, Sites
@@ -239,4 +240,43 @@ def test_an_action_is_answered_on_the_page(people: People) -> None:
     page = open_path(people, "/experiments/paused")
     page.get_by_role("button", name="Resume").click()
     expect(page.get_by_role("status").first).to_contain_text("Requested: resume.")
+    people.close()
+
+
+def test_the_header_of_a_phone_is_one_line_with_a_menu(sites: Sites, browser: Browser) -> None:
+    people = People(browser, NARROW, dark=False, sites=sites)
+    page = people.open(ROWS["iteration--running"])
+    assert page.evaluate("document.querySelector('header').offsetHeight") < 60
+    expect(page.locator("#iteration-now")).to_contain_text("stage 3 of 8: Judge responses")
+    workers = page.locator("header").get_by_role("link", name="Workers")
+    expect(workers).to_be_hidden()
+    page.get_by_role("button", name="Menu").click()
+    expect(page.get_by_role("button", name="Sign out")).to_be_in_viewport(ratio=1)
+    assert serious_violations(page) == []
+    workers.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Workers and queues")
+    page.set_viewport_size({"width": WIDE[0], "height": WIDE[1]})
+    expect(page.get_by_role("button", name="Menu")).to_be_hidden()
+    expect(workers).to_be_visible()
+    people.close()
+
+
+@pytest.mark.parametrize("title", ["audit_item--judgments", "audit_item--responses"])
+def test_an_answer_can_be_sent_without_scrolling(
+    sites: Sites, browser: Browser, title: str
+) -> None:
+    people = People(browser, (1280, 800), dark=False, sites=sites)
+    page = people.open(ROWS[title])
+    for button in page.locator(".audit-send button").all():
+        expect(button).to_be_in_viewport(ratio=1)
+    assert page.locator("input[name=confidence]:checked").count() == 0
+    people.close()
+
+
+def test_the_status_of_an_iteration_below_its_title_is_updated(people: People) -> None:
+    page = people.open(ROWS["iteration--training"])
+    with page.expect_response(re.compile(r"/iterations/\d+$")):
+        page.evaluate("document.getElementById('iteration-now').textContent = 'old'")
+    expect(page.locator("#iteration-now")).to_contain_text("stage 7 of 8: Train with DPO")
+    assert people.errors == []
     people.close()
