@@ -161,7 +161,7 @@ class Stage(StageSpec):
         manifest = context.files.publish(
             self.name, shard, key=key, work=work, packages=resources.list_packages()
         )
-        if not is_measured:  # meanwhile other workers may have published theirs
+        if not is_measured:  # now with the shards that other workers have published
             check_shard(
                 context,
                 self,

@@ -72,7 +72,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "unacked_restore_throttle": 1,
     "socket_keepalive": True,
     "socket_connect_timeout": 5,
-    "socket_timeout": 15,  # or a read on a connection that a router dropped waits forever
+    "socket_timeout": 15,  # otherwise, reads wait forever on a connection that a router dropped
     "health_check_interval": 25,
     "global_keyprefix": "meta-reward:",
 }

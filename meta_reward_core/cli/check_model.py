@@ -33,16 +33,17 @@ def add_check_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of a model check."""
     add = parser.add_argument
     add("model", metavar="MODEL",
-        help="A model folder below META_REWARD_MODEL_ROOT, or a Hugging Face id")  # fmt: skip
+        help="A model folder below META_REWARD_MODEL_ROOT, or a Hugging Face id.")  # fmt: skip
     recipes = ", ".join(list_shipped_recipes())
     add("--recipe", metavar="NAME|FILE", default=DEFAULT_RECIPE,
         help="Recipe whose limits apply: a YAML file, or one of "
-        f"{recipes}; default: {DEFAULT_RECIPE}")  # fmt: skip
+        f"{recipes}. Default: {DEFAULT_RECIPE}.")  # fmt: skip
     add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-        help="Change a recipe value, such as training.max_length=4096; repeatable")  # fmt: skip
+        help="Recipe setting to change, such as training.max_length=4096. Repeatable.")  # fmt: skip
     add("--prompts", type=Path, metavar="FILE",
-        help="Prompts to compare with the limits: txt, jsonl, csv, parquet")  # fmt: skip
-    add("--output", "--json", type=Path, metavar="FILE", help="Write the report as JSON")
+        help="File of prompts to check against the limits: txt, jsonl, csv, parquet.")  # fmt: skip
+    add("--output", "--json", type=Path, metavar="FILE",
+        help="Output file for the report, in JSON.")  # fmt: skip
 
 
 def check_named_model(

@@ -56,44 +56,50 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of a run."""
     add = parser.add_argument
     add("--experiment", required=True, metavar="NAME",
-        help="Experiment to run; created if it does not exist.")  # fmt: skip
+        help="Experiment to run. It is created if it does not exist.")  # fmt: skip
     recipes = ", ".join(list_shipped_recipes())
     add("--recipe", metavar="NAME|FILE",
         help=f"Recipe: a YAML file, or one of {recipes}. Default: the experiment's own, or "
              f"{DEFAULT_RECIPE} for a new experiment.")  # fmt: skip
     add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-        help="Change of a recipe setting, such as actor.samples=5. Repeatable. In an existing "
-             "experiment: until results depend on it, or with --apply-changes.")  # fmt: skip
+        help="Recipe setting to change, such as actor.samples=5. Repeatable. In an existing "
+             "experiment, a setting on which results already depend can be changed only with "
+             "--apply-changes.")  # fmt: skip
     add("--apply-changes", choices=["now", "next"],
         help="What happens to results of an existing experiment that depend on a changed setting: "
              "now reruns them, next keeps them and uses the setting from the next iteration on. "
-             "Default: refuse.")  # fmt: skip
+             "Default: the change is refused.")  # fmt: skip
     add("--model", metavar="PATH|HUB_ID",
-        help="Base model M0, instead of the recipe's: a folder, or org/name@revision on Hugging "
-             "Face.")  # fmt: skip
+        help="Base model M0, instead of the model in the recipe: a folder, or org/name@revision on "
+             "Hugging Face.")  # fmt: skip
     add("--fork-of", metavar="NAME",
-        help="Create the experiment as a fork of this one: it keeps results up to a stage, and "
-             "--set changes values of later stages.")  # fmt: skip
+        help="Experiment to fork. The new experiment keeps its results up to a stage, and --set "
+             "changes settings of later stages.")  # fmt: skip
     add("--fork-at", metavar="ITERATION[:STAGE]",
-        help="What the fork keeps: all iterations before this one, and of this one every stage up "
-             "to STAGE, such as 2:pair_judge. Default: everything.")  # fmt: skip
+        help="Last results that the fork keeps, such as 2:pair_judge: all iterations before "
+             "ITERATION, and the stages of ITERATION up to and including STAGE. Default: all "
+             "results.")  # fmt: skip
     add("--prompts", type=Path, metavar="FILE",
-        help=f"File of prompts: {', '.join(FORMATS)}.")  # fmt: skip
+        help=f"File of prompts. Formats: {', '.join(FORMATS)}.")  # fmt: skip
     add(ACCEPT_OPTION, action="store_true",
-        help="Continue despite a fault that the probe or a finished shard showed.")  # fmt: skip
+        help="Continue despite a fault that was found by the probe or in a finished "
+             "shard.")  # fmt: skip
     add(SKIP_BAD_ROWS, action="store_true",
-        help="Leave out unusable rows of the prompt file; without this option they are listed and "
-             "the file is refused.")  # fmt: skip
+        help="Skip unusable rows of the prompt file. Without this option, a file with unusable "
+             "rows is refused, and the rows are listed.")  # fmt: skip
     add("--iterations", type=parse_positive_int, metavar="N",
-        help="Last iteration to run, counted from 1. Default: one more than finished.")  # fmt: skip
+        help="Last iteration to run, counted from 1. Default: the one after the last finished "
+             "iteration.")  # fmt: skip
     add("--engine", choices=["transformers", "vllm", "openai", "scripted"],
         help="Inference engine.")  # fmt: skip
     add("--seed", type=int, metavar="N", help="Random seed of the experiment.")
     add("--resume", action=argparse.BooleanOptionalAction, default=True,
-        help="Continue an existing experiment; --no-resume refuses it.")  # fmt: skip
+        help="Continue an existing experiment (the default). With --no-resume, an existing "
+             "experiment is refused.")  # fmt: skip
     add("--dry-run", action="store_true", help="Print the estimated cost and write nothing.")
     output = add("--output", type=Path, metavar="FILE",
-        help="JSON file of the summaries, or of the plan with --dry-run.")  # fmt: skip
+        help="Output file for the summaries or, with --dry-run, for the plan, in "
+             "JSON.")  # fmt: skip
     add_old_option(parser, "--json", output)
 
 

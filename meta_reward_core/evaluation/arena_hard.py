@@ -141,7 +141,7 @@ def score_arena(
     """
     if controls and version != "2.0":
         raise EvaluationFileError("style control follows version 2.0: choose that version.")
-    build_outcomes(judgments, version=version)  # which refuses judgments without any verdict
+    build_outcomes(judgments, version=version)  # refuses judgments without any verdict
     return [
         card
         for category, own in group_by_category(judgments, version=version).items()

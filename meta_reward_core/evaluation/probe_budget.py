@@ -166,7 +166,7 @@ class _CallWatch:
         if now > self._left:
             raise TimeUpError
         if self._planned is None or done or not tokens:
-            self._planned = None  # an engine that reports finished replies alone is not projected
+            self._planned = None  # no projection: the engine reports only finished replies
         elif self._first is None:
             self._first = now, tokens
         else:

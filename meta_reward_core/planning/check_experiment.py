@@ -204,7 +204,7 @@ def build_named_check(
     task = find_task(recipe.task)
     texts: list[str] = []
     if prompts is not None or (task is not None and task.prompts is not None):
-        pool, _ = read_pool(prompts, recipe, skip_bad_rows=True, say=say)  # lengths alone count
+        pool, _ = read_pool(prompts, recipe, skip_bad_rows=True, say=say)  # only lengths matter
         texts = [prompt.text for prompt in pool.prompts]
     request = build_check_request(
         recipe,

@@ -136,7 +136,7 @@ def _iter_calls(recipe: Recipe, iteration: int) -> Iterator[tuple[str, int, int,
     prompts = recipe.sample.prompts
     responses = prompts * recipe.actor.samples
     yield "generate", responses, recipe.actor.max_new_tokens, False
-    has_reward_model = recipe.judge.reward_model is not None  # it reads, and generates nothing
+    has_reward_model = recipe.judge.reward_model is not None  # generates no tokens
     limit = 0 if has_reward_model else recipe.judge.max_new_tokens
     yield "judge", responses * recipe.judge.samples, limit, True
     if recipe.trains_on("judge", iteration):

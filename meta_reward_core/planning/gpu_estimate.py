@@ -239,7 +239,7 @@ def _compute_loads(
     asked = lengths.rubric + instruction + response
     if recipe.judge.reward_model is None:
         yield "judge", _TokenLoad(calls * asked, plans["judge"].calls * judgment, asked + judgment)
-    else:  # read by a model of the same size
+    else:  # assumes a reward model of the same size
         shown = instruction + response
         yield "judge", _TokenLoad(calls * shown, 0, shown)
     if "meta_judge" in plans:

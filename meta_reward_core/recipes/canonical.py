@@ -3,7 +3,8 @@
 Keys of every shard contain the hash of the experiment's recipe, so a hash must not change when a
 key is renamed or a later version adds keys. The canonical form therefore has
 
-- the names at the time when the form was frozen (`renamed_keys` maps current names to them);
+- the names and descriptions at the time when the form was frozen (`renamed_keys` and
+  `renamed_descriptions` map the current ones to them);
 - every key of `FROZEN_KEYS`, with any value;
 - keys that were added later (not in `FROZEN_KEYS`) only if they differ from the default. So the
 default of an added key can never change and must mean the behaviour before the key existed.
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from meta_reward_core.recipes.renamed_descriptions import RENAMED_DESCRIPTIONS
 from meta_reward_core.recipes.renamed_keys import (
     OLD_GROUND_TRUTH_KEY,
     OLD_TASK_KEY,
@@ -53,6 +55,8 @@ FROZEN_KEYS: Final = frozenset(
 
 _FROZEN_NAMES: Final = {new: old for old, new in RENAMED_KEYS.items()}
 _FROZEN_TASKS: Final = {new: old for old, new in RENAMED_TASKS.items()}
+_FROZEN_DESCRIPTIONS: Final = {new: old for old, new in RENAMED_DESCRIPTIONS}
+_CURRENT_DESCRIPTIONS: Final = dict(RENAMED_DESCRIPTIONS)
 
 _SHARD_SIZE_KEY: Final = "shard_prompts"
 OPEN_SHARD_SIZE: Final = 64
@@ -104,6 +108,7 @@ def canonicalize_recipe(recipe: BaseModel, *, is_complete: bool = False) -> Valu
     measured.
     """
     found = canonicalize_section(recipe, "", is_complete=is_complete)
+    found["description"] = _FROZEN_DESCRIPTIONS.get(found["description"], found["description"])
     if found.get(_SHARD_SIZE_KEY, 0) is None:
         found[_SHARD_SIZE_KEY] = OPEN_SHARD_SIZE
     task = found.pop("task", None)
@@ -121,7 +126,11 @@ def canonicalize_task(task: str | None) -> str | None:
 
 def restore_names(values: Mapping[str, Any]) -> Values:
     """Rename stored values to the current keys; absent values stay absent."""
-    return translate_renamed_keys(dict(values), base={}, warn=ignore_renamed)
+    found = translate_renamed_keys(dict(values), base={}, warn=ignore_renamed)
+    description = found.get("description")
+    if isinstance(description, str):
+        found["description"] = _CURRENT_DESCRIPTIONS.get(description, description)
+    return found
 
 
 def hash_recipe_values(values: Mapping[str, Any]) -> str:

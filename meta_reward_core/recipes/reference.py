@@ -15,15 +15,15 @@ from meta_reward_core.recipes.schema import Recipe
 _HEAD = """\
 # Recipes
 
-A recipe is a YAML file. Omitted keys have the defaults below, which are the paper's values if it
-states them. `extends: NAME` (a shipped recipe, or a file in the same folder) starts from another
-recipe, and `--set section.key=value` changes a value. An unknown key is an error.
+A recipe is a YAML file. Omitted keys have the defaults below, which are the paper's values where
+the paper states them. With `extends: NAME`, a recipe starts from the values of another one: a
+built-in recipe, or a file in the same folder. On the command line, `--set section.key=value`
+changes a value. An unknown key is an error.
 
-A value marked "by iteration" may be a list: its entries are for iterations 1, 2, ... and the last
-entry is repeated.
+A value marked "by iteration" may be a list. Its entries apply to iterations 1, 2, and so on; later
+iterations use the last entry.
 
-This page is written by `python -m meta_reward_core.recipes.reference`; a test holds it to the
-code.
+`python -m meta_reward_core.recipes.reference` generates this page; a test keeps it up to date.
 """
 
 _RENAMED = """

@@ -134,7 +134,7 @@ def _translate_task(values: Values, base: Values, warn: Warn) -> None:
         _require_absent(values, _GROUND_TRUTH_KEY, OLD_GROUND_TRUTH_KEY)
         oracle = get_value(values, OLD_GROUND_TRUTH_KEY)
         _rename(values, OLD_GROUND_TRUTH_KEY, _GROUND_TRUTH_KEY, oracle is not None)
-        if has_world and world is None:  # an absent key does not turn anything off
+        if has_world and world is None:  # `world: null` must not turn the ground truth off
             del values["evaluation"]["ground_truth"]
         warn(describe_renamed(OLD_GROUND_TRUTH_KEY, f"task and {_GROUND_TRUTH_KEY}"))
     elif world is not None and base.get("task") is None and not is_told:

@@ -45,18 +45,18 @@ class PromptSampleRecipe(Section):
     """Prompts of each iteration."""
 
     prompts: int = declare_field(
-        5000, "Prompts sampled per iteration.", source=PAPER, unit="prompts", ge=1
+        5000, "Number of prompts sampled per iteration.", source=PAPER, unit="prompts", ge=1
     )
     allow_reuse: bool = declare_field(
         default=False,
-        text="Use a prompt in more than one iteration. If false, a pool that is too small is "
-        "refused.",
+        text="Whether a prompt may be used in more than one iteration. If false, a pool that is "
+        "too small for all iterations is refused.",
         source=PAPER,
     )
     held_out: str | None = declare_field(
         None,
-        "File of prompts reserved for evaluation. They are removed from the pool when the "
-        "experiment is created, compared by a hash of their text.",
+        "File of prompts reserved for evaluation. When the experiment is created, they are removed "
+        "from the pool; prompts are compared by a hash of their text.",
         source=OURS,
     )
 
@@ -78,15 +78,17 @@ class DecodingRecipe(Section):
 class ActorRecipe(DecodingRecipe):
     """The actor, which writes responses."""
 
-    samples: int = declare_field(7, "Responses per prompt (K).", source=PAPER, ge=2, le=256)
+    samples: int = declare_field(
+        7, "Number of responses per prompt (K).", source=PAPER, ge=2, le=256
+    )
     system_prompt: str | None = declare_field(
         None, "System prompt before each prompt. None: no system prompt.", source=OURS
     )
     reasoning: ReasoningPolicy = declare_field(
         "keep",
-        "Reasoning blocks in responses. keep: the whole response counts. strip: only the text "
-        "after the reasoning is judged, compared, measured and trained on. forbid: the chat "
-        "template turns reasoning off, and any block that the model still writes is stripped.",
+        "Treatment of reasoning blocks in responses. keep: the whole response counts. strip: only "
+        "the text after the reasoning is judged, compared, measured and trained on. forbid: the "
+        "chat template turns reasoning off, and any block that the model still writes is stripped.",
         source=OURS,
     )
 
@@ -94,7 +96,9 @@ class ActorRecipe(DecodingRecipe):
 class JudgeRecipe(DecodingRecipe):
     """The judge, which scores responses."""
 
-    samples: int = declare_field(11, "Judgments per response (N).", source=PAPER, ge=1, le=256)
+    samples: int = declare_field(
+        11, "Number of judgments per response (N).", source=PAPER, ge=1, le=256
+    )
     template: str = declare_field(
         "judge", "Prompt template: a shipped name or a file.", source="Yuan et al. 2024, rubric"
     )
@@ -103,7 +107,8 @@ class JudgeRecipe(DecodingRecipe):
     )
     max_score: float = declare_field(
         5.0,
-        "Maximum score of the rubric. Scores are stored on a scale of 0 to 5: 8 of 10 is 4.",
+        "Maximum score of the rubric. Scores are stored on a scale of 0 to 5: 8 of 10 is stored "
+        "as 4.",
         source="Yuan et al. 2024, rubric",
         unit="points",
         gt=0,
@@ -126,29 +131,29 @@ class JudgeRecipe(DecodingRecipe):
     )
     score_readout: ScoreReadout = declare_field(
         "free",
-        "Score readout. free: the judge writes the score, and it is read from the text. forced: "
-        "after the justification the judge is given the start of the score line, and one of the "
-        "whole scores is sampled. expected: as forced, but the score is their probability-weighted "
-        "mean. docs/readout.md.",
+        "How the score is read. free: the judge writes the score, and it is read from the text. "
+        "forced: after the justification, the start of the score line is given, and one of the "
+        "integer scores is sampled. expected: as forced, but the score is the probability-weighted "
+        "mean of all integer scores. See docs/readout.md.",
         source=OURS,
     )
     endpoint: str | None = declare_field(
         None,
-        "External judge instead of the model itself, for comparison: a name in "
+        "External judge that replaces the model as judge, for comparison: a name in "
         "META_REWARD_ENDPOINTS.",
         source=OURS,
     )
     reward_model: str | None = declare_field(
         None,
-        "Reward model that scores responses instead of the model itself: a folder, or a Hugging "
-        "Face id such as org/name@revision. One raw score per response, no judgments; "
+        "Reward model that replaces the model as judge: a folder, or a Hugging Face id such as "
+        "org/name@revision. It gives each response one raw score and writes no judgments. See "
         "docs/reward_model.md.",
         source=PAPER,
     )
     reasoning: ReasoningPolicy = declare_field(
         "keep",
-        "Reasoning blocks in judgments, as read by the meta-judge and as used in judge pairs; "
-        "see actor.reasoning. The score is always read after the reasoning.",
+        "Treatment of reasoning blocks in judgments that the meta-judge reads or that are used in "
+        "judge pairs; see actor.reasoning. The score is always read after the reasoning.",
         source=OURS,
     )
 
@@ -158,8 +163,8 @@ class PairingRecipe(Section):
 
     rho: NonEmpty[Share] | Share = declare_field(
         [0.0, 0.32, 0.32, 0.40],
-        "Width of the top and bottom score tiers, within which length decides; by iteration. "
-        "0: highest score against lowest.",
+        "Width of the top and bottom score tiers, as a share of the range of a prompt's scores; by "
+        "iteration. Within a tier, length decides. 0: highest score against lowest.",
         source=f"{PAPER}; iterations 1 to 3 from {SECONDARY}",
     )
     max_chosen_chars: NonEmpty[Positive | None] | Positive | None = declare_field(
@@ -187,14 +192,15 @@ class MetaJudgeRecipe(DecodingRecipe):
     )
     verdict_readout: VerdictReadout = declare_field(
         "free",
-        "Verdict readout. free: the meta-judge writes the verdict, and it is read from the text. "
-        "forced: after the comparison it is given the start of the line, and A or B is sampled.",
+        "How the verdict is read. free: the meta-judge writes the verdict, and it is read from the "
+        "text. forced: after the comparison, the start of the verdict line is given, and A or B is "
+        "sampled.",
         source=OURS,
     )
     max_judgments: int | None = declare_field(
         None,
-        "Maximum distinct judgments per response in battles, in the order of sampling. "
-        "None: no limit.",
+        "Maximum number of distinct judgments per response that take part in battles; the first "
+        "ones sampled are used. None: no limit.",
         source=OURS,
         ge=2,
     )
@@ -213,8 +219,8 @@ class MetaJudgeRecipe(DecodingRecipe):
     )
     hide_score_line: bool = declare_field(
         default=False,
-        text="Remove the score lines of judgments before the meta-judge reads them. Reduces its "
-        "preference for the higher score.",
+        text="Whether to remove the score lines of judgments before the meta-judge reads them, "
+        "which reduces its preference for the higher score.",
         source=OURS,
     )
     max_score_gap: float | None = declare_field(
@@ -237,15 +243,15 @@ class MetaJudgeRecipe(DecodingRecipe):
     )
     min_readable_share: Share = declare_field(
         0.0,
-        "Minimum share of opponents against which the chosen, and the rejected, judgment has "
-        "readable verdicts in both orders. Below it, the prompt gives no judge pair. 0: no "
-        "limit; an alarm reports such pairs.",
+        "Minimum share of opponents against which the chosen judgment has readable verdicts in "
+        "both orders; the same limit applies to the rejected judgment. Below it, the prompt "
+        "yields no judge pair. 0: no limit; an alarm then reports such pairs.",
         source=OURS,
     )
     max_pair_share: float | None = declare_field(
         None,
-        "Maximum share of judge pairs among all pairs. Protects against a judge that always gives "
-        "the maximum score. None: no limit.",
+        "Maximum share of judge pairs among all pairs, which protects against a judge that always "
+        "gives the maximum score. None: no limit.",
         source="NeMo-Aligner's documentation",
         gt=0,
         lt=1,
@@ -263,7 +269,7 @@ class EngineRecipe(Section):
     )
     endpoint: str | None = declare_field(
         None,
-        "Server of the `openai` engine: a name in META_REWARD_ENDPOINTS.",
+        "Server that the `openai` engine uses: a name in META_REWARD_ENDPOINTS.",
         source=OURS,
     )
     device: str = declare_field("auto", "Device: auto, cpu, cuda or cuda:<n>.", source=OURS)
@@ -279,7 +285,8 @@ class EngineRecipe(Section):
     )
     threads: int | None = declare_field(
         None,
-        "CPU threads of torch. With a fixed number, the same seed gives the same bytes on a CPU. "
+        "Number of CPU threads of torch. With a fixed number, the same seed produces identical "
+        "outputs on a CPU. "
         "None: torch's default.",
         source=OURS,
         unit="threads",
@@ -288,31 +295,31 @@ class EngineRecipe(Section):
     )
     max_batch_tokens: int = declare_field(
         65_536,
-        "Maximum tokens in a decoding batch; shared prefixes count once.",
+        "Maximum tokens in a decoding batch; a prefix shared by several sequences counts once.",
         source=OURS,
         unit="tokens",
         ge=64,
     )
     max_model_len: int | None = declare_field(
         None,
-        "Maximum tokens of prompt and completion. None: the model's limit.",
+        "Maximum total tokens of prompt and completion. None: the model's limit.",
         source=OURS,
         unit="tokens",
     )
     tensor_parallel_size: int = declare_field(
-        1, "Devices per model replica (`vllm`).", source=OURS, unit="devices", ge=1, le=64
+        1, "Number of devices per model replica (`vllm`).", source=OURS, unit="devices", ge=1, le=64
     )
     gpu_memory_utilization: float = declare_field(
         0.9,
-        "Share of GPU memory for weights and KV cache (`vllm`). On a CPU, the size of the "
-        "cache is max_batch_tokens.",
+        "Share of GPU memory that `vllm` uses for weights and KV cache. On a CPU, the cache holds "
+        "max_batch_tokens tokens.",
         source=OURS,
         gt=0,
         lt=1,
     )
     max_num_seqs: int = declare_field(
         256,
-        "Maximum sequences decoded at once (`vllm`).",
+        "Maximum number of sequences decoded at the same time (`vllm`).",
         source=OURS,
         unit="sequences",
         ge=1,
@@ -320,7 +327,7 @@ class EngineRecipe(Section):
     )
     max_num_batched_tokens: int | None = declare_field(
         None,
-        "Maximum tokens per step, in prefill and decoding together (`vllm`). "
+        "Maximum tokens per engine step, prefill and decoding combined (`vllm`). "
         "None: vLLM's default for the GPU.",
         source=OURS,
         unit="tokens",
@@ -328,14 +335,14 @@ class EngineRecipe(Section):
     )
     kv_cache_dtype: Literal["auto", "fp8"] = declare_field(
         "auto",
-        "Data type of the KV cache (`vllm`). fp8 stores twice as many replies as bfloat16. "
-        "auto: data type of the weights.",
+        "Data type of the KV cache (`vllm`). With fp8, the cache has room for twice as many "
+        "replies as with bfloat16. auto: the data type of the weights.",
         source=OURS,
     )
     quantization: Literal["fp8"] | None = declare_field(
         None,
-        "Quantization of the weights while they are loaded, for generation only (`vllm`). None: "
-        "the weights are not changed.",
+        "Quantization applied to the weights when they are loaded, for generation only (`vllm`). "
+        "None: no quantization.",
         source=OURS,
     )
 
@@ -371,22 +378,31 @@ class EvaluationRecipe(Section):
 
     ground_truth: bool = declare_field(
         default=True,
-        text="Measure each model against the task's ground truth. Without a task there is none.",
+        text="Whether to measure each model against the ground truth of the task. Has no effect "
+        "without a task.",
         source=OURS,
     )
-    prompts: int = declare_field(120, "Held-out prompts.", source=OURS, unit="prompts", ge=1)
-    judge_items: int = declare_field(
-        100, "Held-out responses with a known score.", source=OURS, ge=2
+    prompts: int = declare_field(
+        120, "Number of held-out prompts.", source=OURS, unit="prompts", ge=1
     )
-    judgments: int = declare_field(5, "Judgments per held-out response.", source=OURS, ge=1)
+    judge_items: int = declare_field(
+        100, "Number of held-out responses with a known score.", source=OURS, ge=2
+    )
+    judgments: int = declare_field(
+        5, "Number of judgments per held-out response.", source=OURS, ge=1
+    )
     comparisons: int = declare_field(
-        100, "Held-out pairs of judgments compared by the meta-judge.", source=OURS, ge=2
+        100,
+        "Number of held-out pairs of judgments that the meta-judge compares.",
+        source=OURS,
+        ge=2,
     )
     tasks: list[EvaluationTaskRecipe] = declare_field(
         [],
         "Benchmarks with human labels or programmatic checks, such as "
-        "`[{name: ifeval, data: FILE}]`. Each measures every M_t on the same items "
-        "(docs/evaluation.md). Pool prompts that are near-duplicates of its prompts are removed.",
+        "`[{name: ifeval, data: FILE}]`. Each benchmark measures every M_t on the same items "
+        "(docs/evaluation.md). Prompts that nearly duplicate a benchmark prompt are removed from "
+        "the pool.",
         source=OURS,
     )
 
@@ -403,13 +419,13 @@ class DevelopmentRecipe(Section):
 
     tasks: list[EvaluationTaskRecipe] = declare_field(
         [],
-        "Tasks that measure the weights of each saved epoch, in the form of `evaluation.tasks`. "
-        "`training.checkpoint_selection: highest_development_score` keeps the epoch with the "
-        "highest mean over the tasks of their first metric. Pool prompts that are near-duplicates "
-        "of their prompts are removed.",
+        "Tasks that evaluate the model of each saved epoch, in the same format as "
+        "`evaluation.tasks`. `training.checkpoint_selection: highest_development_score` keeps the "
+        "epoch with the highest mean of the tasks' first metrics. Prompts that nearly duplicate a "
+        "prompt of these tasks are removed from the pool.",
         source=OURS,
     )
-    judgments: int = declare_field(5, "Judgments per response.", source=OURS, ge=1)
+    judgments: int = declare_field(5, "Number of judgments per response.", source=OURS, ge=1)
 
     @model_validator(mode="after")
     def _check_tasks(self) -> Self:
@@ -432,7 +448,8 @@ class ProbeRecipe(Section):
     )
     seconds: float = declare_field(
         120.0,
-        "Time budget. When it is used up, the probe reports the completed prompts.",
+        "Time limit of the probe. When it is reached, the probe reports the prompts completed so "
+        "far.",
         source=OURS,
         unit="seconds",
         gt=0,
@@ -440,12 +457,12 @@ class ProbeRecipe(Section):
     )
     min_readable_share: Share = declare_field(
         0.5,
-        "Minimum share of readable judgments, and of readable verdicts. 0: no check.",
+        "Minimum share of readable judgments, and minimum share of readable verdicts. 0: no check.",
         source=OURS,
     )
     max_cut_off_share: Share = declare_field(
         0.9,
-        "Maximum share of replies cut off by the token limit. 1: no check.",
+        "Maximum share of replies that are truncated by the token limit. 1: no check.",
         source=OURS,
     )
     max_same_score_share: Share = declare_field(
@@ -460,13 +477,13 @@ class ProbeRecipe(Section):
     )
     min_pair_share: Share = declare_field(
         0.05,
-        "Minimum share of prompts that give a preference pair. 0: no check.",
+        "Minimum share of prompts that yield a preference pair. 0: no check.",
         source=OURS,
     )
     check_shards: bool = declare_field(
         default=True,
-        text="Check each finished shard against the same limits, and stop the stage if one "
-        "certainly exceeds them.",
+        text="Whether to check each finished shard against the same limits. A stage stops if a "
+        "shard certainly violates one of them.",
         source=OURS,
     )
 
@@ -476,35 +493,36 @@ class AuditRecipe(Section):
 
     required: bool = declare_field(
         default=False,
-        text="Train on judge pairs only after an audit of the iteration's battles has passed. "
-        "This and the next four settings can be changed on the audits page of an experiment.",
+        text="Whether judge pairs are used for training only after an audit of the iteration's "
+        "battles has passed. This and the next four settings can be changed on the audits page of "
+        "an experiment.",
         source=OURS,
     )
     min_agreement: float = declare_field(
         0.5,
-        "Agreement between auditors and the meta-judge, ties excluded, that the lower bound of the "
-        "interval must exceed.",
+        "Required agreement between auditors and the meta-judge, ties excluded: the lower bound of "
+        "its confidence interval must exceed this value.",
         source=OURS,
         unit="share of verdicts",
         ge=0,
         lt=1,
     )
     confidence: float = declare_field(
-        0.95, "Confidence level of the interval.", source=OURS, gt=0, lt=1
+        0.95, "Confidence level of the interval of the agreement.", source=OURS, gt=0, lt=1
     )
     min_answers: int = declare_field(
-        50, "Minimum valid answers.", source=OURS, unit="answers", ge=1, le=100_000
+        50, "Minimum number of valid answers.", source=OURS, unit="answers", ge=1, le=100_000
     )
     on_failure: Literal["wait", "actor_pairs"] = declare_field(
         "wait",
-        "Action after a completed audit that did not pass: wait for a user's decision, or "
+        "Action if a completed audit did not pass. wait: wait for a user's decision. actor_pairs: "
         "train on actor pairs only.",
         source=OURS,
     )
     human_pairs_share: float = declare_field(
         0.0,
-        "Maximum share of human-preferred judge pairs from audits of earlier iterations, "
-        "among all pairs. 0: none.",
+        "Maximum share, among all pairs, of judge pairs built from human preferences in audits of "
+        "earlier iterations. 0: no such pairs.",
         source=OURS,
         unit="share of pairs",
         ge=0,
@@ -516,7 +534,7 @@ class Recipe(Section):
     """Settings of an experiment. The defaults are the paper's."""
 
     name: str = Field(description="Name of the recipe.", pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
-    description: str = Field("", description="Description in one sentence, for lists.")
+    description: str = Field("", description="One-sentence description of the recipe, for lists.")
     task: TaskName | None = declare_field(
         None,
         "Task that supplies prompts, a base model, prompt templates or a ground truth: `toy`, or "
@@ -532,13 +550,13 @@ class Recipe(Section):
     iterations: int = declare_field(4, "Number of iterations.", source=PAPER, ge=1)
     train_on: NonEmpty[NonEmpty[PairKind]] = declare_field(
         [["actor", "judge"], ["actor", "judge"], ["actor"], ["actor"]],
-        "Kinds of pairs to train on; by iteration.",
+        "Kinds of preference pairs to train on; by iteration.",
         source=PAPER,
     )
     prompts_per_shard: int | None = declare_field(
-        None, "Prompts per shard, the unit of work that is claimed, saved and retried. None: at "
-        "most 64, chosen when the experiment is created, so that its engines are idle for less "
-        "than 2% of the time before training.",
+        None, "Number of prompts per shard, the unit of work that is claimed, saved and retried. "
+        "None: a number up to 64 that is chosen when the experiment is created, so that its "
+        "engines are idle for less than 2% of the time before training.",
         source=OURS, unit="prompts", ge=1,
     )  # fmt: skip
     sample: PromptSampleRecipe = PromptSampleRecipe()

@@ -28,25 +28,25 @@ class LoraSettings(Section):
     alpha: int = declare_field(
         default=32,
         ge=1,
-        text="Scaling of the adapters (alpha), divided by r.",
+        text="LoRA alpha. The output of the adapters is scaled by alpha / r.",
         source=OURS,
     )
     dropout: float = declare_field(
         default=0.0,
         ge=0,
         lt=1,
-        text="Dropout of the adapters.",
+        text="Dropout probability of the adapters.",
         source=OURS,
     )
     target_modules: tuple[str, ...] | Literal["all-linear"] = declare_field(
         default="all-linear",
-        text="Layers with an adapter. The language-model head is not allowed.",
+        text="Layers that get an adapter. The language-model head is not allowed.",
         source=OURS,
     )
     keep_adapter: bool = declare_field(
         default=False,
-        text="Save the adapter with the checkpoint, and generate with it and the unmerged weights "
-        "(`vllm`). Merging into bfloat16 loses small changes.",
+        text="Whether to save the adapter with the checkpoint, and to generate with the adapter "
+        "and the unmerged weights (`vllm`). Merging into bfloat16 loses small changes.",
         source=OURS,
     )
     base: LoraBase = declare_field(
@@ -70,14 +70,15 @@ class TrainingSettings(Section):
     batch_size: int = declare_field(
         default=32,
         ge=1,
-        text="Rows per optimizer step over all devices.",
+        text="Number of rows per optimizer step, over all devices.",
         source=PAPER,
         unit="rows",
     )
     device_batch_size: int = declare_field(
         default=4,
         ge=1,
-        text="Rows per device and forward pass. Gradients accumulate up to batch_size.",
+        text="Number of rows per device and forward pass. Gradients are accumulated up to "
+        "batch_size.",
         source=OURS,
         unit="rows",
     )
@@ -85,7 +86,7 @@ class TrainingSettings(Section):
         default=10,
         ge=1,
         le=1000,
-        text="Maximum epochs.",
+        text="Maximum number of epochs.",
         source=PAPER,
         unit="epochs",
     )
@@ -98,7 +99,7 @@ class TrainingSettings(Section):
         default=0.1,
         ge=0,
         lt=1,
-        text="Share of steps used for learning-rate warmup.",
+        text="Share of the optimizer steps used for learning-rate warmup.",
         source=OURS,
     )
     max_length: int = declare_field(
@@ -130,13 +131,14 @@ class TrainingSettings(Section):
     )
     dtype: Literal["float32", "bfloat16"] = declare_field(
         default="bfloat16",
-        text="Data type of the computation. Weights are float32 during training and saved in the "
-        "data type of the starting model.",
+        text="Data type for computation during training. Training always keeps the weights in "
+        "float32; the checkpoint is saved in the data type of the model that training started "
+        "from.",
         source=OURS,
     )
     gradient_checkpointing: bool = declare_field(
         default=True,
-        text="Recompute activations: needs less memory and is about 20% slower.",
+        text="Whether to recompute activations, which needs less memory and is about 20% slower.",
         source=OURS,
     )
     optimizer: Optimizer = declare_field(
@@ -147,16 +149,16 @@ class TrainingSettings(Section):
     )
     group_by_length: bool = declare_field(
         default=False,
-        text="Use rows of similar length in each step. Needs less padding and changes which "
-        "rows share a step.",
+        text="Whether to use rows of similar length in each step, which needs less padding and "
+        "changes which rows share a step.",
         source=OURS,
     )
     logit_tile: int | None = declare_field(
         default=None,
         ge=1,
         le=4096,
-        text="Size of the part of the logits in memory at a time, in float32. None: 4 on "
-        "a CPU and 512 on a GPU.",
+        text="Maximum size of the tile of logits (float32) that is in memory at a time. None: 4 "
+        "MiB on a CPU, 512 MiB on a GPU.",
         source=OURS,
         unit="MiB",
     )
@@ -164,21 +166,21 @@ class TrainingSettings(Section):
         default=1,
         ge=1,
         le=64,
-        text="Number of training processes, one per device of a machine. batch_size does not "
-        "depend on it.",
+        text="Number of training processes on one machine, each with its own device. It does not "
+        "change batch_size.",
         source=OURS,
         unit="processes",
     )
     sharding: Sharding = declare_field(
         default="none",
-        text="Sharding across processes. none: only rows are distributed. fsdp, zero3: "
-        "weights, gradients and optimizer state. zero2: gradients and optimizer state. zero2 "
-        "and zero3 need DeepSpeed.",
+        text="What is sharded across processes. none: nothing; only rows are distributed. fsdp, "
+        "zero3: weights, gradients and optimizer state. zero2: gradients and optimizer state. "
+        "zero2 and zero3 need DeepSpeed.",
         source=OURS,
     )
     lora: LoraSettings | None = declare_field(
         default=None,
-        text="LoRA adapters instead of all weights. None: all weights are trained.",
+        text="LoRA adapters to train instead of all weights. None: all weights are trained.",
         source=OURS,
     )
     max_loss_ratio: float | None = declare_field(
@@ -191,40 +193,42 @@ class TrainingSettings(Section):
     stop_at_grad_norm: float | None = declare_field(
         default=None,
         gt=0,
-        text="Stop training when the gradient norm before clipping exceeds this. None: no limit.",
+        text="Stop training when the gradient norm before clipping exceeds this value. None: no "
+        "limit.",
         source=OURS,
     )
     max_refused_share: float = declare_field(
         default=0.1,
         ge=0,
         le=1,
-        text="Maximum share of refused rows. With more, training stops.",
+        text="Maximum share of refused rows. If more rows are refused, training stops.",
         source=OURS,
     )
     validation_share: float = declare_field(
         default=0.0,
         ge=0,
         lt=1,
-        text="Share of prompts held out for validation, selected by a hash of prompt_id.",
+        text="Share of prompts held out for validation. They are selected by a hash of prompt_id.",
         source=OURS,
     )
     checkpoint_selection: CheckpointRule = declare_field(
         default="last",
-        text="Epoch whose weights are saved as the checkpoint: the last, the best on held-out "
-        "pairs (validation_share), or the best on the tasks in `development.tasks`.",
+        text="Which epoch's weights become the checkpoint: the last, the best on held-out pairs "
+        "(validation_share), or the best on the tasks in `development.tasks`.",
         source=OURS,
     )
     save_every_epochs: int = declare_field(
         default=1,
         ge=1,
-        text="Epochs between saved training states, for resuming and for checkpoint selection.",
+        text="Number of epochs between saved training states, which are used for resuming and for "
+        "checkpoint selection.",
         source=OURS,
         unit="epochs",
     )
     log_every_steps: int = declare_field(
         default=1,
         ge=1,
-        text="Steps between two rows of the training log.",
+        text="Number of steps between two rows of the training log.",
         source=OURS,
         unit="steps",
     )
@@ -271,15 +275,16 @@ class DpoSettings(TrainingSettings):
     beta: float = declare_field(
         default=0.1,
         gt=0,
-        text="DPO beta: strength of the penalty for leaving the reference model.",
+        text="DPO beta: strength of the penalty for deviating from the reference model.",
         source=PAPER,
     )
     sft_weight: float = declare_field(
         default=0.0,
         ge=0,
         le=10,
-        text="Weight of the negative log-likelihood of the chosen completions in the loss, a mean "
-        "over their tokens in a step. Preserves the format of completions. 0 in the paper.",
+        text="Weight of the negative log-likelihood of the chosen completions in the loss, "
+        "averaged over their tokens in a step. It helps preserve the format of completions. The "
+        "paper uses 0.",
         source="Pang et al. 2024, arXiv 2404.19733",
     )
 
@@ -298,19 +303,19 @@ class SftSettings(TrainingSettings):
         default=3,
         ge=1,
         le=1000,
-        text="Maximum epochs.",
+        text="Maximum number of epochs.",
         source=OURS,
         unit="epochs",
     )
     row_order: Literal["shuffled", "as_given"] = declare_field(
         default="shuffled",
-        text="Order of the rows. as_given keeps the order of the file.",
+        text="Order of the training rows. as_given: the order of the file.",
         source=OURS,
     )
     max_steps: int | None = declare_field(
         default=None,
         ge=1,
-        text="Maximum optimizer steps. None: no limit.",
+        text="Maximum number of optimizer steps. None: no limit.",
         source=OURS,
         unit="steps",
     )

@@ -108,12 +108,11 @@ class Lease:
         """Write the next number if no other process has, and remove the previous one."""
         data = encode_canonical_json({"owner": owner, "token": self._token})
         name = self._get_path(self._number + 1)
-        # A request that is sent twice finds its own file.
+        # If the client has sent the request twice, the file that it finds is our own.
         if not self._store.put_if_absent(name, data) and self._store.read(name) != data:
             return False
-        if (
-            self._find_latest() > self._number + 1
-        ):  # it was free because the numbers in between are removed
+        # Later holders remove earlier numbers, so a free number can be an outdated one.
+        if self._find_latest() > self._number + 1:
             self._store.delete(name)
             return False
         if self._number:

@@ -235,21 +235,21 @@ class Settings(BaseSettings):
     )
     artifact_root: Root = _declare(
         "META_REWARD_ARTIFACT_ROOT",
-        "Files of experiments. All machines share it.",
+        "Folder or bucket for the files of experiments, shared by all machines.",
         default=lambda given: str(given["var"] / "artifacts"),
         section=_FILES,
         shown="`artifacts` in `META_REWARD_VAR`",
     )
     s3_endpoint: Address | None = _declare(
         "META_REWARD_S3_ENDPOINT",
-        "Server of `s3://` addresses. Credentials are read from the variables of AWS tools.",
+        "Server for `s3://` addresses. Credentials are read from the variables of AWS tools.",
         default=None,
         section=_FILES,
         shown="AWS",
     )
     cache_root: Folder = _declare(
         "META_REWARD_CACHE_ROOT",
-        "Copies of models that are in a bucket. Private to each machine.",
+        "Folder for local copies of models that are stored in a bucket. Private to each machine.",
         default=_in_var("cache"),
         section=_FILES,
         shown="`cache` in `META_REWARD_VAR`",
@@ -271,56 +271,59 @@ class Settings(BaseSettings):
     )
     scratch_root: Folder = _declare(
         "META_REWARD_SCRATCH_ROOT",
-        "Work files, deleted when they are no longer needed. Private to each machine.",
+        "Folder for work files, which are deleted when they are no longer needed. Private to each "
+        "machine.",
         default=_in_var("scratch"),
         section=_FILES,
         shown="`scratch` in `META_REWARD_VAR`",
     )
     log_root: Folder = _declare(
         "META_REWARD_LOG_ROOT",
-        "Console output of attempts. Share it to read the output of all machines on the site.",
+        "Folder for the console output of attempts. If all machines share it, the site shows the "
+        "output of all of them.",
         default=_in_var("logs"),
         section=_FILES,
         shown="`logs` in `META_REWARD_VAR`",
     )
     tracking_root: Folder = _declare(
         "META_REWARD_TRACKING_ROOT",
-        "Local files of `META_REWARD_TRACKERS`.",
+        "Folder for local files of the trackers in `META_REWARD_TRACKERS`.",
         default=_in_var("tracking"),
         section=_FILES,
         shown="`tracking` in `META_REWARD_VAR`",
     )
     publish_root: Folder = _declare(
         "META_REWARD_PUBLISH_ROOT",
-        "Published models.",
+        "Folder for published models.",
         default=_in_var("published"),
         section=_FILES,
         shown="`published` in `META_REWARD_VAR`",
     )
     static_root: Folder | None = _declare(
         "META_REWARD_STATIC_ROOT",
-        "Where `collectstatic` writes files.",
+        "Folder to which `collectstatic` writes files.",
         default=None,
         section=_FILES,
-        shown="none: the site serves them from the package",
+        shown="none: the site serves static files from the package",
     )
 
     secret_key: Secret = _declare(
         "META_REWARD_SECRET_KEY",
-        "Signs sessions.",
+        "Key that signs sessions.",
         default=SecretStr(""),
         section=_SITE,
         shown="created once, kept in `secret_key` in `META_REWARD_VAR`",
     )
     debug: Switch = _declare(
         "META_REWARD_DEBUG",
-        "Django's debug pages. Never enable them on a machine that others can reach.",
+        "Whether to show Django's debug pages. Never enable them on a machine that others can "
+        "reach.",
         default=False,
         section=_SITE,
     )
     allowed_hosts: Hosts = _declare(
         "META_REWARD_ALLOWED_HOSTS",
-        "Host names that the site answers to.",
+        "Host names for which the site answers requests.",
         default=("localhost", "127.0.0.1", "[::1]"),
         section=_SITE,
     )
@@ -339,8 +342,8 @@ class Settings(BaseSettings):
     )
     https: Switch = _declare(
         "META_REWARD_HTTPS",
-        "The site is reached by HTTPS only, through a proxy that sets (and never passes on) "
-        "`X-Forwarded-Proto`. Cookies and links are then secure.",
+        "1 if the site is reached only over HTTPS, through a proxy that sets `X-Forwarded-Proto` "
+        "itself and never forwards a client's. Cookies and links are then secure.",
         default=False,
         section=_SITE,
     )
@@ -358,26 +361,26 @@ class Settings(BaseSettings):
     )
     region_seconds: Amount = _declare(
         "META_REWARD_REGION_SECONDS",
-        "Time for which a rendered part of a page is shared by all viewers.",
+        "Number of seconds for which all viewers share a rendered part of a page.",
         default=1.0,
         section=_SITE,
     )
     upload_mb: Amount = _declare(
         "META_REWARD_UPLOAD_MB",
-        "Largest file that may be uploaded, in MB.",
+        "Maximum size of an uploaded file, in MB.",
         default=32.0,
         section=_SITE,
     )
     metrics_token: Secret = _declare(
         "META_REWARD_METRICS_TOKEN",
-        "Bearer token with which programs read `/metrics` and `/healthz/report`.",
+        "Bearer token that allows programs to read `/metrics` and `/healthz/report`.",
         default=SecretStr(""),
         section=_SITE,
         shown="none: admins only",
     )
     log: Annotated[Literal["text", "json"], Expected("text or json")] = _declare(
         "META_REWARD_LOG",
-        "Format of log lines; `json`: one object per line.",
+        "Format of log lines. json: one JSON object per line.",
         default="text",
         section=_SITE,
     )
@@ -392,14 +395,14 @@ class Settings(BaseSettings):
 
     database_url: DatabaseUrl | None = _declare(
         "DATABASE_URL",
-        "The database.",
+        "Address of the database.",
         default=None,
         section=_SERVICES,
         shown="SQLite, `db.sqlite3` in `META_REWARD_VAR`",
     )
     broker_url: BrokerUrl | None = _declare(
         "CELERY_BROKER_URL",
-        "A Redis or Valkey server.",
+        "Address of a Redis or Valkey server, used as the broker.",
         default=None,
         section=_SERVICES,
         shown="the broker that `serve` starts",
@@ -407,7 +410,7 @@ class Settings(BaseSettings):
 
     lease_seconds: Amount = _declare(
         "META_REWARD_LEASE_SECONDS",
-        "Time without a heartbeat after which a worker loses its shard.",
+        "Number of seconds without a heartbeat after which a worker loses its shard.",
         default=30.0,
         section=_WORKERS,
     )
@@ -419,17 +422,17 @@ class Settings(BaseSettings):
     )
     turn_seconds: Amount = _declare(
         "META_REWARD_TURN_SECONDS",
-        "Time that a worker stays with one experiment while others wait.",
+        "Number of seconds for which a worker stays with one experiment while others wait.",
         default=60.0,
         section=_WORKERS,
     )
     engine_processes: CountOrZero = _declare(
         "META_REWARD_ENGINE_PROCESSES",
-        "Engine processes of a worker, and of `run_iteration` without a queue, each on its own "
-        "share of the GPUs or CPU cores.",
+        "Number of engine processes of a worker, and of `run_iteration` without a queue, each with "
+        "its own share of the GPUs or CPU cores.",
         default=0,
         section=_WORKERS,
-        shown="0: one for each GPU, or one without GPUs",
+        shown="0: one per GPU, or one if there are no GPUs",
     )
     engine_memory_mb: Count | None = _declare(
         "META_REWARD_ENGINE_MEMORY_MB",
@@ -441,7 +444,8 @@ class Settings(BaseSettings):
 
     endpoints: Annotated[str, Expected("a file, or YAML")] = _declare(
         ENDPOINTS_VARIABLE,
-        "A file with OpenAI-compatible servers, or its text ([engines.md](engines.md)).",
+        "YAML file that lists OpenAI-compatible servers, or the YAML text itself "
+        "([engines.md](engines.md)).",
         default="",
         section=_MODELS,
         shown="none",
@@ -463,7 +467,7 @@ class Settings(BaseSettings):
     )
     hf_endpoint: Address | None = _declare(
         "HF_ENDPOINT",
-        "A mirror of the Hub.",
+        "Address of a mirror of the Hub.",
         default=None,
         section=_MODELS,
         shown="the Hub",
@@ -471,7 +475,7 @@ class Settings(BaseSettings):
 
     email_host: Text = _declare(
         "META_REWARD_EMAIL_HOST",
-        "Mail server.",
+        "Host name of the mail server.",
         default="",
         section=_NOTIFICATIONS,
         shown="none: no email is sent",
@@ -493,27 +497,27 @@ class Settings(BaseSettings):
     )
     email_user: Text = _declare(
         "META_REWARD_EMAIL_USER",
-        "User name at the mail server.",
+        "User name for the mail server.",
         default="",
         section=_NOTIFICATIONS,
         shown="none",
     )
     email_password: Secret = _declare(
         "META_REWARD_EMAIL_PASSWORD",
-        "Password at the mail server.",
+        "Password for the mail server.",
         default=SecretStr(""),
         section=_NOTIFICATIONS,
         shown="none",
     )
     email_from: Text = _declare(
         "META_REWARD_EMAIL_FROM",
-        "Sender of emails.",
+        "Sender address of emails.",
         default="meta-reward@localhost",
         section=_NOTIFICATIONS,
     )
     webhook_hosts: HostsAndPorts = _declare(
         "META_REWARD_WEBHOOK_HOSTS",
-        "Hosts that webhooks may be sent to; with a port unless it is the default.",
+        "Hosts to which webhooks may be sent, with the port if it is not the default.",
         default=(),
         section=_NOTIFICATIONS,
     )
@@ -647,13 +651,13 @@ def iter_known_names() -> Iterator[str]:
 
 
 DEPLOYMENT_VARIABLES: Final = {
-    "META_REWARD_SITE": "Host name of the site: the proxy's certificate, allowed host, origin and "
-    "links follow from it.",
+    "META_REWARD_SITE": "Host name of the site, from which the proxy's certificate, the allowed "
+    "host, the allowed origin and the links are derived.",
     "META_REWARD_ENGINE": "Package to add to the worker's image, such as `vllm==0.32.0`.",
-    "META_REWARD_PRIVATE_ADDRESS": "Address of the server in the workers' network.",
+    "META_REWARD_PRIVATE_ADDRESS": "Address of the server in the network of the workers.",
     "META_REWARD_NFS_SERVER": "Machine that exports artifacts and models.",
     "META_REWARD_HOME": "Slurm: folder of the checkout.",
-    "META_REWARD_ENVIRONMENT": "Slurm: file of settings that the job reads.",
+    "META_REWARD_ENVIRONMENT": "Slurm: file with the settings that the job reads.",
 }
 """Variables that only the Compose files and the Slurm script read."""
 

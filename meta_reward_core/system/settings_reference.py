@@ -17,28 +17,28 @@ from meta_reward_core.system.settings import (
 _HEAD: Final = """\
 # Settings
 
-Settings are environment variables. A file `.env` in the folder where a command runs (`NAME=VALUE`
-lines) can contain more; environment variables take precedence over the file. An empty value counts
-as not set. The file is refused if users other than its owner may change it.
+Settings are environment variables. They can also be set in a file named `.env`, with lines of the
+form `NAME=VALUE`, in the folder where a command runs; environment variables take precedence. An
+empty value counts as not set. The file is refused if users other than its owner can change it.
 
-All settings are validated when a command starts, and every wrong one is named with its value and
-what is expected. Values of secrets are never shown. A `META_REWARD_` variable that is not known
-causes a warning with the most similar name.
+All settings are validated when a command starts. Each invalid setting is reported with its value
+and the expected values; values of secrets are never shown. An unknown `META_REWARD_` variable
+causes a warning that suggests the most similar name.
 
-A secret, marked with *, may also be in a file: name the file in a variable with `_FILE` at its end,
-such as `DATABASE_URL_FILE`.
+Secrets are marked with *. A secret can also be read from a file: set a variable with the suffix
+`_FILE`, such as `DATABASE_URL_FILE`, to the path of the file.
 
-This page is written by `python -m meta_reward_core.system.settings_reference`; a test compares it
-with the code.
+`python -m meta_reward_core.system.settings_reference` generates this page; a test keeps it up to
+date.
 """
 
 _LIBRARIES: Final = {
-    "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY": "Credentials of the artifact root's bucket.",
-    "AWS_SHARED_CREDENTIALS_FILE": "A file with these credentials.",
+    "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY": "Credentials for the bucket of the artifact root.",
+    "AWS_SHARED_CREDENTIALS_FILE": "File that contains these credentials.",
     "AWS_DEFAULT_REGION": "Region of the bucket.",
     "CUDA_VISIBLE_DEVICES": "GPUs that a worker may use.",
-    "HF_HUB_OFFLINE": "1: never contact the Hub; models are in `META_REWARD_MODEL_ROOT`.",
-    "HF_HUB_DISABLE_XET": "1: for mirrors of the Hub without Xet.",
+    "HF_HUB_OFFLINE": "1: never contact the Hub. Models must then be in `META_REWARD_MODEL_ROOT`.",
+    "HF_HUB_DISABLE_XET": "1: do not use Xet, for mirrors of the Hub that do not support it.",
 }
 
 
@@ -57,7 +57,8 @@ def write_reference() -> str:
     lines += [_format_meaning(name, text) for name, text in _LIBRARIES.items()]
     lines += ["", "## Docker Compose and Slurm\n"]
     lines += [
-        "Read by files in `docker/` alone ([docker.md](docker.md), [clusters.md](clusters.md)).\n"
+        "Only files in `docker/` read these variables ([docker.md](docker.md), "
+        "[clusters.md](clusters.md)).\n"
     ]
     lines += ["| variable | meaning |", "|---|---|"]
     lines += [_format_meaning(name, text) for name, text in DEPLOYMENT_VARIABLES.items()]

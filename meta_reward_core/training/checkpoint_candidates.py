@@ -89,7 +89,7 @@ def publish_best_candidate(
     rows = []
     for step, folder in _iter_candidates(scratch):
         scores = _score(folder, step, score_checkpoint)
-        epoch = step * outcome.kept_epoch / outcome.kept_step  # those of the last step
+        epoch = step * outcome.kept_epoch / outcome.kept_step  # scaled from the last step
         row = {"step": step, "epoch": epoch, SCORE_METRIC: statistics.fmean(scores.values())}
         row |= {f"{SCORE_METRIC}/{task}": score for task, score in sorted(scores.items())}
         rows.append(row)

@@ -180,7 +180,7 @@ def train_prepared_job(
         use_trackers(run_name or scratch.name) as trackers,
     ):
         sorted_rows = load_split(scratch)
-        with PartialState().main_process_first():  # the others read the cache of the first
+        with PartialState().main_process_first():  # others read the cache that it writes
             train_dataset = _load_dataset(scratch / TRAIN_FILE)
             eval_dataset = (
                 _load_dataset(scratch / VALIDATION_FILE) if sorted_rows.held_out else None
@@ -208,7 +208,8 @@ def train_prepared_job(
         }
         if settings.selects_by_tasks:
             trainer.add_callback(CandidateExport(trainer, **place))
-        trainer.add_callback(TrainingMonitor(settings, on_log))  # seals states: the last callback
+        # must be the last callback, because it seals states
+        trainer.add_callback(TrainingMonitor(settings, on_log))
         _train(trainer, find_resume_state(scratch / STATES_FOLDER))
         published = False
         if settings.selects_by_tasks:
@@ -303,7 +304,7 @@ def _build_arguments(
         "weight_decay": settings.weight_decay,
         "adam_beta2": settings.adam_beta2,
         "max_grad_norm": settings.max_grad_norm,
-        "max_length": None,  # rows have been measured already, so none needs to be cut
+        "max_length": None,  # rows that are too long have been removed already
         "bf16": settings.dtype == "bfloat16",
         "gradient_checkpointing": settings.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},

@@ -67,7 +67,7 @@ def test_every_field_is_shown_with_what_it_means(client: Client) -> None:
     page = text(client.get(f"{NEW}?recipe=smoke"))
     for field in get_recipe_fields().values():
         assert f'name="recipe.{field.key}"' in page
-    assert "Responses per prompt (K). At least 2, at most 256." in page
+    assert "Number of responses per prompt (K). At least 2, at most 256." in page
     assert 'id="recipe-sample-prompts" name="recipe.sample.prompts" value="36"' in page
 
 

@@ -18,7 +18,7 @@ from webapp.accounts.roles import RUN_ALL
 admin.site.site_header = "Meta-Reward administration"
 admin.site.site_title = "Meta-Reward"
 admin.site.index_title = "Administration"
-admin.site.enable_nav_sidebar = False  # lists need its width
+admin.site.enable_nav_sidebar = False  # its width is needed for lists
 admin.site.unregister([TOTPDevice, StaticDevice, User, Group])
 
 

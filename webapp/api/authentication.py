@@ -67,5 +67,5 @@ def _record_use(row: ApiToken) -> None:
     """Record the last use of a token, but not on every request."""
     now = timezone.now()
     stale = Q(last_used__isnull=True) | Q(last_used__lt=now - _NOTED_EVERY)
-    with contextlib.suppress(OperationalError):  # a full disk does not keep anyone from reading
+    with contextlib.suppress(OperationalError):  # reading must also work on a full disk
         ApiToken.objects.filter(stale, pk=row.pk).update(last_used=now)

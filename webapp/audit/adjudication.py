@@ -154,7 +154,7 @@ def undo_adjudication(item: Item, *, by: User) -> bool:
             adjudicated_at=timezone.now() if name else None,
         )
         if undone:
-            # Without the choice: a single key would decide again what was just undone.
+            # Without the choice: otherwise one key press would repeat the undone decision.
             save_draft(item, by, choice="", reason=now.adjudication)
             after = {"adjudicated": earlier.get("adjudicated", "")}
             _record(
@@ -247,7 +247,7 @@ def save_draft(item: Item, lead: User, *, choice: str, reason: str) -> bool:
         return False
     values = {"choice": choice[:16], "reason": reason[:MAX_REASON_CHARS]}
     draft = find_draft(item, lead)
-    # Pages also send the draft when they are left. Its time is that of the last change.
+    # Pages also send the draft when the user leaves them. Its time is that of the last change.
     if draft is None or (draft.choice, draft.reason) != (values["choice"], values["reason"]):
         AdjudicationDraft.objects.update_or_create(item=item, lead=lead, defaults=values)
     claim_item(item, lead)

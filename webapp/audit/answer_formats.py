@@ -112,7 +112,7 @@ WholeNumber = Annotated[int, BeforeValidator(_read_whole_number)]
 Account = Annotated[str | None, BeforeValidator(_read_account)]
 
 
-# What entries hold.
+# Contents of entries.
 
 
 class _Schema(BaseModel):

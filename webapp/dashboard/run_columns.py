@@ -161,7 +161,7 @@ def _select_iterations(keys: Sequence[int], rows: Rows) -> QuerySet[Iteration]:
 
 def _keep_value(key: tuple[str, int, datetime | None], value: Any) -> None:
     if key[-1] is None:
-        return  # without its end, a later value could not be told from this one
+        return  # the value may still change, and the key would stay the same
     if len(_known_values) >= _MAX_VALUES:
         _known_values.clear()
     _known_values[key] = value

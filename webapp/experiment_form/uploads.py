@@ -151,7 +151,7 @@ def get_stored_path(name: str) -> Path:
     path = _get_root() / name
     if _STORED.fullmatch(name) is None or not path.is_file():
         raise PromptFileError("The prompt file no longer exists; upload it again.")
-    with contextlib.suppress(PermissionError):  # its owner's row stores when it was used
+    with contextlib.suppress(PermissionError):  # the file belongs to another user of the machine
         os.utime(path)
     return path
 

@@ -66,52 +66,67 @@ def declare_runs(parser: argparse.ArgumentParser) -> None:
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     alpaca = add_kind(benchmarks, "alpaca", "win rates against a baseline, on any prompts")
     add = alpaca.add_argument
-    add("--prompts", type=Path, metavar="FILE", help=f"File of prompts: {', '.join(FORMATS)}.")
+    add("--prompts", type=Path, metavar="FILE",
+        help=f"File of prompts. Formats: {', '.join(FORMATS)}.")  # fmt: skip
     _declare_sides(alpaca, "outputs", baseline=True)
     add("--orders", choices=["one", "both"], default="both",
         help="Orders in which each pair is shown. Default: both.")  # fmt: skip
-    arena = add_kind(benchmarks, "arena", "Arena-Hard: two games per question")
+    arena = add_kind(
+        benchmarks, "arena", "Arena-Hard: two comparisons per question, one in each order"
+    )
     add = arena.add_argument
-    add("--questions", type=Path, required=True, metavar="FILE", help="Questions: question.jsonl.")
+    add("--questions", type=Path, required=True, metavar="FILE",
+        help="File of questions: question.jsonl of Arena-Hard.")  # fmt: skip
     _declare_sides(arena, "answers", baseline=True)
     add("--version", choices=["0.1", "2.0"], default="0.1",
         help="Version of the benchmark. Default: 0.1.")  # fmt: skip
     turns = add_kind(benchmarks, "mt-bench", "MT-Bench: two turns, scores from 1 to 10")
     turns.add_argument(
-        "--questions", type=Path, required=True, metavar="FILE", help="Questions: question.jsonl."
+        "--questions",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="File of questions: question.jsonl of MT-Bench.",
     )
     _declare_sides(turns, "answers", baseline=False)
-    rewards = add_kind(benchmarks, "reward-bench", "RewardBench: scores of the judge")
+    rewards = add_kind(benchmarks, "reward-bench", "RewardBench: accuracy of the judge's scores")
     rewards.add_argument(
-        "--items", type=Path, required=True, metavar="FILE", help="Items of RewardBench."
+        "--items", type=Path, required=True, metavar="FILE", help="File of RewardBench items."
     )
     declare_judge_prompt(rewards)
     checks = add_kind(benchmarks, "ifeval", "IFEval: programs check verifiable instructions")
     checks.add_argument(
-        "--data", type=Path, required=True, metavar="FILE", help="Items: input_data.jsonl."
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="File of items: input_data.jsonl of IFEval.",
     )
     _declare_max_prompts(checks)
     _declare_sides(checks, "outputs", baseline=False)
     _declare_greedy_answers(checks)
     labelled = add_kind(
-        benchmarks, "labelled-pairs", "human-labelled pairs (LLMBar): the judge against labels"
+        benchmarks, "labelled-pairs", "agreement of the judge with human-labeled pairs (LLMBar)"
     )
     add = labelled.add_argument
     add("--data", type=Path, required=True, metavar="PATH",
-        help="Rows of input, output_1, output_2 and label, or a folder of such files.")  # fmt: skip
+        help="File whose rows have the fields input, output_1, output_2 and label, or a folder of "
+             "such files.")  # fmt: skip
     _declare_max_prompts(labelled)
     add("--only", choices=["scores", "comparisons"],
-        help="Scores of each output alone, or comparisons of both. Default: both.")  # fmt: skip
+        help="Judging mode: score each output separately, or compare the two outputs. Default: "
+             "both modes.")  # fmt: skip
     declare_judge_prompt(labelled)
-    judge = add_kind(benchmarks, "judge", "scores of the judge on any responses")
+    judge = add_kind(benchmarks, "judge", "scores of the judge for any responses")
     add = judge.add_argument
     add("--responses", type=Path, metavar="FILE",
-        help="Rows of instruction, response and response_id.")  # fmt: skip
+        help="File whose rows have the fields instruction, response and response_id.")  # fmt: skip
     add("--experiment", metavar="NAME",
         help="Experiment whose responses are judged, instead of --responses.")  # fmt: skip
     add("--iteration", type=parse_positive_int, metavar="N", help="Iteration of --experiment.")
     add("--reference", type=Path, metavar="FILE",
-        help="Reference: scores, ranks, verdicts or an audit.")  # fmt: skip
+        help="File with the reference: scores, ranks, verdicts, or the export of an "
+             "audit.")  # fmt: skip
     declare_reference_type(judge)
     declare_judge_prompt(judge)
     for name, benchmark in benchmarks.choices.items():
@@ -121,8 +136,8 @@ def declare_runs(parser: argparse.ArgumentParser) -> None:
 
 def _declare_max_prompts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-prompts", type=parse_positive_int, metavar="N",
-        help="Number of prompts whose items are used; the same ones as in evaluation.tasks. "
-             "Default: all.")  # fmt: skip
+        help="Number of prompts whose items are used. The same prompts are selected as for the "
+             "same number in evaluation.tasks. Default: all.")  # fmt: skip
 
 
 _SCORING: Final = ("judge", "labelled-pairs", "reward-bench")
@@ -137,7 +152,7 @@ def _declare_greedy_answers(parser: argparse.ArgumentParser) -> None:
         help="Maximum tokens per response. Default: 2048.")  # fmt: skip
     add("--system-prompt", metavar="TEXT", help="System prompt before each prompt.")
     add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-        help="Change of an engine setting of the model, such as dtype=bfloat16. "
+        help="Engine setting of the model to change, such as dtype=bfloat16. "
              "Repeatable.")  # fmt: skip
     _declare_shard_size(parser)
     add("--seed", type=int, default=0, metavar="N", help="Random seed. Default: 0.")
@@ -145,25 +160,25 @@ def _declare_greedy_answers(parser: argparse.ArgumentParser) -> None:
 
 def _declare_output_folder(parser: argparse.ArgumentParser) -> None:
     found = parser.add_argument("--output", type=Path, required=True, metavar="FOLDER",
-        help="Folder for scores.json and all other files. The same command resumes an interrupted "
-             "run in it.")  # fmt: skip
+        help="Output folder for scores.json and all other files. To resume an interrupted run, "
+             "repeat the command with the same folder.")  # fmt: skip
     add_old_option(parser, "--out", found)
     parser.add_argument("--completion-cache", type=Path, metavar="FOLDER",
         help="Folder that stores completions for reuse in other runs of the same model, for "
-        "example with another readout. Default: kept in --output.")  # fmt: skip
+        "example with another readout. Default: the subfolder kept of --output.")  # fmt: skip
 
 
 def _declare_shard_size(parser: argparse.ArgumentParser) -> None:
     found = parser.add_argument("--shard-size", type=parse_positive_int, default=64, metavar="N",
-        help="Conversations per saved shard, which is the most work lost by an interruption. "
-             "Default: 64.")  # fmt: skip
+        help="Number of conversations saved together, and thus the maximum that an interruption "
+             "loses. Default: 64.")  # fmt: skip
     add_old_option(parser, "--shard", found)
 
 
 def declare_reference_type(parser: argparse.ArgumentParser) -> None:
     """Declare the option for the type of a reference."""
     found = parser.add_argument("--reference-type", choices=["model", "humans"], default="model",
-        help="Author of the reference; used by --save-to. Default: model.")  # fmt: skip
+        help="Source of the reference; saved by --save-to. Default: model.")  # fmt: skip
     add_old_option(parser, "--reference-is", found)
 
 
@@ -171,11 +186,13 @@ def _declare_sides(parser: argparse.ArgumentParser, what: str, *, baseline: bool
     for role in ("model", "baseline") if baseline else ("model",):
         either = parser.add_mutually_exclusive_group(required=True)
         either.add_argument(
-            f"--{role}", metavar="ENGINE", help=f"{role.capitalize()} that responds: {_ENGINE}."
+            f"--{role}",
+            metavar="ENGINE",
+            help=f"{role.capitalize()} that generates responses: {_ENGINE}.",
         )
         either.add_argument(
             f"--{role}-{what}", type=Path, metavar="FILE", dest=f"{role}_file",
-            help=f"Existing responses of the {role}, instead of --{role}.",
+            help=f"File of existing responses of the {role}, instead of --{role}.",
         )  # fmt: skip
         parser.add_argument(f"--{role}-name", metavar="NAME", help=f"Display name of the {role}.")
 
@@ -191,9 +208,10 @@ def declare_judge_prompt(parser: argparse.ArgumentParser) -> None:
         help="Maximum score of the rubric. Default: 5.")  # fmt: skip
     add_old_option(parser, "--top-points", found)
     add("--score-readout", choices=["free", "forced", "expected"], default="free",
-        help="How a score is read: from the text, forced, or the expected score of a forced line. "
-        "Forced readouts need engine.kind=transformers or vllm, or a server that supports "
-        "them. Default: free.")  # fmt: skip
+        help="How a score is read. free: from the text. forced: sampled after a given start of the "
+        "score line. expected: as forced, but the probability-weighted mean of all scores. forced "
+        "and expected need engine.kind=transformers or vllm, or a server that supports them. "
+        "Default: free.")  # fmt: skip
 
 
 def _declare_shared(parser: argparse.ArgumentParser, *, samples: int) -> None:
@@ -217,13 +235,13 @@ def _declare_shared(parser: argparse.ArgumentParser, *, samples: int) -> None:
     add("--samples", type=parse_positive_int, default=samples, metavar="N",
         help=f"Judgments per item. Default: {samples}.")  # fmt: skip
     add("--log-probabilities", type=int, default=0, metavar="N",
-        help="Number of tokens whose log-probabilities weight a verdict (vllm and openai). "
-             "Default: 0 (off).")  # fmt: skip
+        help="Number of most likely tokens whose log-probabilities weight a verdict (vllm and "
+             "openai only). Default: 0 (off).")  # fmt: skip
     add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-        help="Change of an engine setting of the model and the baseline, such as dtype=bfloat16. "
+        help="Engine setting of the model and the baseline to change, such as dtype=bfloat16. "
              "Repeatable.")  # fmt: skip
     add("--judge-set", dest="judge_changes", action="append", default=[], metavar="KEY=VALUE",
-        help="Change of a setting of the judge's engine. Repeatable.")  # fmt: skip
+        help="Engine setting of the judge to change. Repeatable.")  # fmt: skip
     _declare_shard_size(parser)
     add("--seed", type=int, default=0, metavar="N", help="Random seed. Default: 0.")
     add_old_option(parser, "--judge-tokens", tokens)

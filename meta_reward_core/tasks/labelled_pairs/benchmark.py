@@ -306,7 +306,7 @@ def score_labelled_pairs(results: Sequence[ItemResult], *, model: str) -> Scorec
         found[result.metric].append(result)
     subsets = sorted(name for name in found if "." in name)
     if sum(name.startswith(f"{JUDGE}.") for name in subsets) < 2:
-        subsets = []  # with one subset, it is the whole set
+        subsets = []  # a single subset is the whole set
     return Scorecard(
         benchmark=NAME.replace("-", "_"),
         model=model,

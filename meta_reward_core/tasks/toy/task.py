@@ -86,7 +86,7 @@ LEADS = (
 )
 REPLY_WORDS = ("Score:", "Winner:", "Judgement", "A", "B")
 
-# For this number of words per slot, the base model's actor mostly writes a word of a sibling
+# Number of words per slot that the base model's actor usually replaces with the word of a sibling
 # language.
 MISCONCEIVED_WORDS_A_SLOT = 3
 MISCONCEPTION_RATE = 0.6
@@ -210,7 +210,7 @@ def translate_word(language: str, source: str) -> str:
 def get_misconception(language: str, slot: int, source: str) -> str | None:
     """Return the sibling language's word that the base model's actor usually writes by mistake."""
     names = [row[0] for row in LEXICON[slot]]
-    # Errors affect different words in each language, and mostly a different sibling language.
+    # Each language has other misconceived words, and the sibling language also differs.
     index = LANGUAGES.index(language)
     offset = (names.index(source) - MISCONCEIVED_WORDS_A_SLOT * index) % len(names)
     if offset >= MISCONCEIVED_WORDS_A_SLOT:

@@ -21,6 +21,7 @@ from meta_reward_core.recipes.loader import (
     load_recipe,
     parse_stored_recipe,
 )
+from meta_reward_core.recipes.renamed_descriptions import RENAMED_DESCRIPTIONS
 from meta_reward_core.recipes.renamed_keys import REMOVED_KEYS, RENAMED_KEYS, ignore_renamed
 from meta_reward_core.recipes.schema import EvaluationRecipe, Recipe
 from meta_reward_core.recipes.training_settings import DpoSettings, LoraSettings
@@ -235,3 +236,12 @@ def test_a_plain_model_is_no_part_of_the_form() -> None:
         number: int = 1
 
     assert canonicalize_section(Plain(), "elsewhere.") == {}
+
+
+def test_a_reworded_description_is_hashed_as_its_first_wording() -> None:
+    shipped = {load_recipe(name).description for name in list_shipped_recipes()}
+    for first, current in RENAMED_DESCRIPTIONS:
+        assert current in shipped
+        stored = canonicalize_recipe(Recipe(name="any", description=current))
+        assert stored["description"] == first
+        assert restore_names(stored)["description"] == current

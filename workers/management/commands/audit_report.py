@@ -29,23 +29,24 @@ class Command(BaseCommand):
 
     help = (
         "Print the results of an audit batch, of all batches of an iteration, or of all audits of "
-        "an experiment, with 95% intervals."
+        "an experiment, with 95% confidence intervals."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         what = parser.add_mutually_exclusive_group(required=True)
-        what.add_argument("--batch", type=int, help="Number of a batch.")
+        what.add_argument("--batch", type=int, help="Number of the batch to report.")
         what.add_argument(
             "--experiment",
             metavar="NAME",
-            help="Experiment, with all iterations that have a batch.",
+            help="Experiment to report. Without --iteration, all iterations with a batch are "
+            "included.",
         )
         parser.add_argument(
             "--iteration",
             type=int,
             metavar="N",
-            help="Iteration of --experiment; all its batches together.",
+            help="Iteration of --experiment. All its batches are combined.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002

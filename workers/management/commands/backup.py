@@ -15,15 +15,15 @@ class Command(BaseCommand):
     """`manage.py backup`."""
 
     help = (
-        "Write a consistent snapshot of all rows to one file while the site runs. It can be "
-        "restored into any supported database. Also copy the artifacts, the models and "
-        "var/secret_key."
+        "Write a consistent snapshot of all database rows to one file; the site can keep running. "
+        "The file can be restored into any supported database. It does not contain the artifacts, "
+        "the models and var/secret_key, which you must copy separately."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         parser.add_argument(
-            "--output", required=True, type=Path, metavar="FILE", help="Backup file to write."
+            "--output", required=True, type=Path, metavar="FILE", help="Output file for the backup."
         )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002

@@ -47,25 +47,28 @@ class Command(ExemplifiedCommand):
 
     examples = _EXAMPLE
     help = (
-        "Score responses ranked by people several times with a judge, and keep the judgments that "
-        "rank the responses as humans do. The same command resumes an interrupted run."
+        "Score human-ranked responses with a judge, several times each, and keep the judgments "
+        "whose scores rank the responses as humans do. Repeat the command to resume an "
+        "interrupted run."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         add = parser.add_argument
         add("--ranked", type=Path, required=True, metavar="FILE",
-            help="Ranked responses: rows of instruction, response and rank, or of prompt, "
-                 "responses and ranks.")  # fmt: skip
+            help="File of ranked responses. Its rows have the fields instruction, response and "
+                 "rank, or prompt, responses and ranks.")  # fmt: skip
         add("--judge", required=True, metavar="ENGINE",
-            help="Judge: a model folder, a Hugging Face id, endpoint:NAME, scripted.")  # fmt: skip
+            help="Judge: a model folder, a Hugging Face id, endpoint:NAME, or "
+                 "scripted.")  # fmt: skip
         add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-            help="Change of a setting of the judge's engine, such as dtype=bfloat16. "
+            help="Engine setting of the judge to change, such as dtype=bfloat16. "
                  "Repeatable.")  # fmt: skip
         add("--output", type=Path, required=True, metavar="FILE",
-            help="JSON lines file of selected judgments.")  # fmt: skip
+            help="Output file for the selected judgments, in JSON lines.")  # fmt: skip
         add("--held-out", type=Path, action="append", default=[], metavar="FILE",
-            help="File of prompts reserved for evaluation. Repeatable.")  # fmt: skip
+            help="File of prompts reserved for evaluation, which are left out. "
+                 "Repeatable.")  # fmt: skip
         declare_judge_prompt(parser)
         add("--samples", type=parse_positive_int, default=4, metavar="N",
             help="Judgments per response. Default: 4.")  # fmt: skip

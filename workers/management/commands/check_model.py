@@ -28,8 +28,8 @@ class Command(ExemplifiedCommand):
     requires_system_checks = ()  # system checks load every page
     help = (
         "Check whether a model can be used for a recipe: files, parameters, tokenizer, chat "
-        "template, and the limits of the recipe. Weights are not loaded. The same check runs by "
-        "itself when an experiment is created."
+        "template, and the limits of the recipe. Weights are not loaded. The same check runs "
+        "automatically when an experiment is created."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

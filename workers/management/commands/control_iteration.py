@@ -27,8 +27,9 @@ class Command(BaseCommand):
     """`manage.py control_iteration`."""
 
     help = (
-        "Control an experiment that the workers run. pause and cancel stop running shards within "
-        "seconds and keep finished ones; retry also runs shards again that have failed too often."
+        "Control an experiment that runs on the workers. pause and cancel stop running shards "
+        "within seconds; finished shards are kept. retry also reruns shards that have failed too "
+        "often."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

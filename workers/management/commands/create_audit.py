@@ -21,7 +21,10 @@ from workers.pipeline.read_experiment import find_row
 class Command(BaseCommand):
     """`manage.py create_audit`."""
 
-    help = "Sample items of an iteration for blind human review, with known probabilities."
+    help = (
+        "Create a batch for blind human review: a sample of the items of an iteration with known "
+        "sampling probabilities."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
@@ -30,36 +33,45 @@ class Command(BaseCommand):
             help="Experiment to audit.")  # fmt: skip
         add("--iteration", type=int, required=True, metavar="N", help="Iteration to sample from.")
         add("--kind", choices=ItemKind.values, default=ItemKind.JUDGMENTS,
-            help="What auditors compare or score: two judgments, or a response. "
+            help="Kind of items: two judgments to compare, or one response to score. "
                  "Default: judgments.")  # fmt: skip
         add("--strategy", choices=list(STRATEGIES), default="certainty",
-            help="Stratification of the sample (docs/audit.md). Default: certainty.")  # fmt: skip
+            help="How the sample is stratified (docs/audit.md). Default: certainty.")  # fmt: skip
         add("--size", type=int, default=100, metavar="N",
             help="Number of distinct items. Default: 100.")  # fmt: skip
-        add("--seed", type=int, default=1, metavar="N", help="Seed of the sample. Default: 1.")
+        add(
+            "--seed",
+            type=int,
+            default=1,
+            metavar="N",
+            help="Random seed of the sample. Default: 1.",
+        )
         same = add("--same-auditor-share", type=float, default=0.1, metavar="SHARE",
-            help="Share of items repeated for the same auditor. Default: 0.1.")  # fmt: skip
+            help="Share of items that are shown to the same auditor twice. Default: "
+                 "0.1.")  # fmt: skip
         other = add("--other-auditor-share", type=float, default=0.2, metavar="SHARE",
-            help="Share of items repeated for another auditor. Default: 0.2.")  # fmt: skip
+            help="Share of items that are also shown to a second auditor. Default: "
+                 "0.2.")  # fmt: skip
         add("--show-score-lines", action="store_true",
-            help="Show the score lines of judgments.")  # fmt: skip
+            help="Show auditors the score lines of judgments.")  # fmt: skip
         reveal = add("--reveal-at-end", action="store_true",
             help="Reveal the verdicts of the meta-judge only after the last item.")  # fmt: skip
         add("--guidelines", default="", metavar="TEXT",
             help="Guidelines for auditors, in Markdown.")  # fmt: skip
         add("--adjudicated-items", type=int, default=0, metavar="N",
             help="Number of adjudicated items of the experiment that each auditor answers first. "
-                 "They measure the auditors and count nowhere else. Default: 0.")  # fmt: skip
+                 "They only measure the auditors' accuracy and affect no other result. Default: "
+                 "0.")  # fmt: skip
         add("--known-answers", type=Path, metavar="FILE",
             help="CSV, JSON or JSON lines file of items with known answers that each auditor "
                  "answers first (docs/audit.md).")  # fmt: skip
         add("--min-accuracy", type=float, default=MIN_ACCURACY, metavar="SHARE",
-            help="Flag auditors whose 95% interval of accuracy is below this. "
+            help="Flag auditors if the 95% confidence interval of their accuracy is below this. "
                  f"Default: {MIN_ACCURACY:g}.".replace("%", "%%"))  # fmt: skip
         add("--show-quality", action="store_true",
             help="Show auditors their own accuracy in answers that are final.")  # fmt: skip
         add("--auditor", action="append", default=[], metavar="USER",
-            help="User who annotates. Repeatable.")  # fmt: skip
+            help="User to assign as an auditor. Repeatable.")  # fmt: skip
         add_old_option(parser, "--same-share", same)
         add_old_option(parser, "--other-share", other)
         add_old_option(parser, "--reveal-at-the-end", reveal)

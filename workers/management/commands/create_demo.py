@@ -34,7 +34,7 @@ class Command(BaseCommand):
             "--recipe",
             default="smoke",
             metavar="NAME",
-            help="Recipe: smoke takes about a minute on a laptop, miniature several. "
+            help="Recipe. On a laptop, smoke takes about a minute and miniature several minutes. "
             "Default: smoke.",
         )
         parser.add_argument(

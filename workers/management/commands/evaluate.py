@@ -83,21 +83,27 @@ class Command(ExemplifiedCommand):
 
     examples = _EXAMPLES
     help = (
-        "Compute benchmark metrics from files of annotations or judgments in the public formats; "
-        "`run` generates the responses and judgments first. Metrics have 95% intervals, and "
-        "issues that limit them are listed."
+        "Compute benchmark metrics, with 95% confidence intervals, from files of annotations or "
+        "judgments in the benchmarks' public formats. `run` first generates the responses and "
+        "judgments. Data issues that limit the metrics are listed."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare a subcommand for each kind of evaluation."""
         kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
-        _declare_annotations(add_kind(kinds, "annotations", "AlpacaEval style win rates"))
-        _declare_arena(add_kind(kinds, "arena", "Arena-Hard style scores"))
-        _declare_mt_bench(add_kind(kinds, "mt-bench", "MT-Bench style points"))
-        _declare_reward_bench(add_kind(kinds, "reward-bench", "RewardBench style accuracy"))
-        _declare_judge(add_kind(kinds, "judge", "a judge's agreement with a reference"))
-        _declare_ifeval(add_kind(kinds, "ifeval", "IFEval's checks of given responses"))
-        declare_runs(add_kind(kinds, "run", "answer, judge and score by models"))
+        _declare_annotations(add_kind(kinds, "annotations", "AlpacaEval-style win rates"))
+        _declare_arena(add_kind(kinds, "arena", "Arena-Hard-style scores"))
+        _declare_mt_bench(add_kind(kinds, "mt-bench", "MT-Bench-style scores"))
+        _declare_reward_bench(add_kind(kinds, "reward-bench", "RewardBench-style accuracy"))
+        _declare_judge(add_kind(kinds, "judge", "agreement of a judge with a reference"))
+        _declare_ifeval(add_kind(kinds, "ifeval", "IFEval checks of existing responses"))
+        declare_runs(
+            add_kind(
+                kinds,
+                "run",
+                "generate responses and judgments with models, and compute the metrics",
+            )
+        )
         for name, kind in kinds.choices.items():
             saved = kind.add_argument("--save-to", metavar="EXPERIMENT/M<t>",
                 help="Save the metrics as an evaluation of this model, for `manage.py "
@@ -107,7 +113,7 @@ class Command(ExemplifiedCommand):
                 kind.add_argument("--json", type=Path, help=argparse.SUPPRESS)
                 continue
             output = kind.add_argument("--output", type=Path, metavar="FILE",
-                help="JSON file of the metrics.")  # fmt: skip
+                help="Output file for the metrics, in JSON.")  # fmt: skip
             add_old_option(kind, "--json", output)
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
@@ -158,40 +164,46 @@ def _save_scorecards(
 
 def _declare_annotations(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="Annotations: annotations.json of alpaca_eval.")
-    add("--model", metavar="NAME", help="Model to score (generator_2), if there are several.")
-    add("--annotator", metavar="NAME", help="Annotator to use, if there are several.")
+    add("file", type=Path, metavar="FILE",
+        help="File of annotations: annotations.json of alpaca_eval.")  # fmt: skip
+    add(
+        "--model",
+        metavar="NAME",
+        help="Model to score (generator_2), if the file contains several.",
+    )
+    add("--annotator", metavar="NAME", help="Annotator to use, if the file contains several.")
     add("--model-outputs", type=Path, metavar="FILE",
-        help="Outputs of the model, checked against the annotations.")  # fmt: skip
+        help="File of the model's outputs, checked against the annotations.")  # fmt: skip
     add("--baseline-outputs", type=Path, metavar="FILE",
-        help="Outputs of the baseline, checked against the annotations.")  # fmt: skip
-    add("--difficulty", type=Path, metavar="CSV", help="Difficulty of each instruction.")
+        help="File of the baseline's outputs, checked against the annotations.")  # fmt: skip
+    add("--difficulty", type=Path, metavar="CSV",
+        help="File with the difficulty of each instruction.")  # fmt: skip
     add("--repeats", type=Path, nargs="+", default=[], metavar="FILE",
-        help="Repeated annotations of the same outputs, for the variation of the win "
-             "rate.")  # fmt: skip
+        help="Files of repeated annotations of the same outputs, used to compute the standard "
+             "deviation of the win rate.")  # fmt: skip
     add("--mode", default="community", metavar="TEXT",
-        help="Mode column of the leaderboard. Default: community.")  # fmt: skip
+        help="Value of the leaderboard's mode column. Default: community.")  # fmt: skip
     add("--leaderboard", type=Path, metavar="CSV",
         help="Leaderboard file to which the model's row is added.")  # fmt: skip
     add("--replace-row", action="store_true",
-        help="Replace an existing row of this model whose metrics differ.")  # fmt: skip
+        help="Replace the model's existing leaderboard row if its metrics differ.")  # fmt: skip
     add("--rounds", type=_parse_rounds, default=100, metavar="N",
-        help="Bootstrap rounds. Default: 100.")  # fmt: skip
+        help="Number of bootstrap rounds. Default: 100.")  # fmt: skip
     add("--seed", type=int, default=0, metavar="N", help="Seed of the bootstrap. Default: 0.")
 
 
 def _declare_arena(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("files", type=Path, nargs="+", metavar="FILE", help="Judgments: JSON lines.")
+    add("files", type=Path, nargs="+", metavar="FILE", help="Files of judgments, in JSON lines.")
     add("--version", choices=["0.1", "2.0"], default="0.1",
         help="Version of the benchmark. Default: 0.1.")  # fmt: skip
-    add("--baseline", metavar="NAME", help="Baseline; needed for files of version 0.1.")
+    add("--baseline", metavar="NAME", help="Baseline model; required for version 0.1.")
     add("--category", nargs="+", default=[], metavar="NAME",
         help="Categories to score. Default: all.")  # fmt: skip
     add("--answers", type=Path, nargs="+", default=[], metavar="FILE",
-        help="Answers of the models and the baseline, for style control and the detection of "
-             "gaming.")  # fmt: skip
-    add("--questions", type=Path, metavar="FILE", help="Questions: question.jsonl.")
+        help="Files of answers of the models and the baseline, used for style control and to "
+             "detect answers that manipulate the judge.")  # fmt: skip
+    add("--questions", type=Path, metavar="FILE", help="File of questions: question.jsonl.")
     add("--control", nargs="+", choices=["length", "markdown"], default=[],
         help="Style features to control for.")  # fmt: skip
     add("--seed", type=int, default=0, metavar="N", help="Seed of the bootstrap. Default: 0.")
@@ -199,32 +211,37 @@ def _declare_arena(parser: argparse.ArgumentParser) -> None:
 
 def _declare_mt_bench(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("files", type=Path, nargs="+", metavar="FILE", help="Single-answer judgments.")
+    add("files", type=Path, nargs="+", metavar="FILE",
+        help="Files of single-answer judgments.")  # fmt: skip
     add("--questions", type=Path, metavar="FILE",
-        help="Questions: question.jsonl, for metrics by category.")  # fmt: skip
+        help="File of questions (question.jsonl), used for metrics by category.")  # fmt: skip
     add("--answers", type=Path, nargs="+", default=[], metavar="FILE",
-        help="Answers of the models, for the detection of gaming.")  # fmt: skip
+        help="Files of the models' answers, used to detect answers that manipulate the "
+             "judge.")  # fmt: skip
 
 
 def _declare_reward_bench(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="Items, with scores unless --scores is given.")
-    add("--scores", type=Path, metavar="FILE", help="Rows of id and scores.")
+    add("file", type=Path, metavar="FILE",
+        help="File of items. It must include scores unless --scores is given.")  # fmt: skip
+    add("--scores", type=Path, metavar="FILE",
+        help="File whose rows have the fields id and scores.")  # fmt: skip
     add("--judge", metavar="NAME", help="Name of the judge, if the file does not contain it.")
 
 
 def _declare_judge(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("file", type=Path, nargs="?", metavar="FILE",
-        help="Scores or verdicts of the judge on a fixed set.")  # fmt: skip
+        help="File of the judge's scores or verdicts on a fixed set of responses.")  # fmt: skip
     add("--reference", type=Path, metavar="FILE",
-        help="Reference for FILE, from humans or a stronger model, or an export of an "
-             "audit.")  # fmt: skip
+        help="File with the reference for FILE: scores or verdicts of humans or a stronger model, "
+             "or the export of an audit.")  # fmt: skip
     add("--experiment", metavar="NAME",
-        help="Experiment whose own judgments are compared, reported separately from the fixed "
-             "set.")  # fmt: skip
+        help="Experiment whose own judgments are also compared with a reference. Results are "
+             "reported separately from the fixed set.")  # fmt: skip
     add("--own-reference", type=Path, nargs="+", default=[], metavar="FILE",
-        help="Reference for the responses or judgments of --experiment.")  # fmt: skip
+        help="Files with the reference for the responses or judgments of "
+             "--experiment.")  # fmt: skip
     declare_reference_type(parser)
 
 
@@ -235,10 +252,11 @@ def _declare_ifeval(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="Items: input_data.jsonl of IFEval.",
+        help="File of items: input_data.jsonl of IFEval.",
     )
-    add("--outputs", type=Path, required=True, metavar="FILE", help="Rows of prompt and response.")
-    add("--model", metavar="NAME", help="Display name of the model. Default: the name of the file.")
+    add("--outputs", type=Path, required=True, metavar="FILE",
+        help="File whose rows have the fields prompt and response.")  # fmt: skip
+    add("--model", metavar="NAME", help="Display name of the model. Default: the file name.")
 
 
 def _parse_rounds(text: str) -> int:

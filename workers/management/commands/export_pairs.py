@@ -37,12 +37,17 @@ class Command(BaseCommand):
             help="Experiment whose pairs are exported.",
         )
         add(
-            "--iteration", type=int, metavar="N", help="Iteration. Default: all started iterations."
+            "--iteration",
+            type=int,
+            metavar="N",
+            help="Iteration to export. Default: all started iterations.",
         )
-        add("--kind", choices=["actor", "judge"], help="Kind of pairs. Default: both.")
+        add("--kind", choices=["actor", "judge"], help="Kind of pairs to export. Default: both.")
         add("--format", choices=sorted(EXPORTS), default="trl", help="Output format. Default: trl.")
-        add("--output", type=Path, required=True, metavar="FILE", help="JSON lines file to write.")
-        add("--overwrite", action="store_true", help="Replace an existing file.")
+        add(
+            "--output", type=Path, required=True, metavar="FILE", help="Output file, in JSON lines."
+        )
+        add("--overwrite", action="store_true", help="Overwrite an existing file.")
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Write the file atomically."""

@@ -50,43 +50,44 @@ class Command(ExemplifiedCommand):
 
     examples = _EXAMPLE
     help = (
-        "Generate new prompts from seed prompts with a model. Near-duplicates, other languages, "
-        "prompts that are too short or too long, and held-out prompts are dropped and counted by "
-        "reason. The same command resumes an interrupted run."
+        "Generate new prompts from seed prompts with a model. Near-duplicates, held-out prompts, "
+        "prompts in other languages, and prompts that are too short or too long are dropped and "
+        "counted by reason. Repeat the command to resume an interrupted run."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         add = parser.add_argument
         seed_prompts = add("--seed-prompts", type=Path, required=True, metavar="FILE",
-            help=f"File of human-written prompts: {', '.join(FORMATS)}.")  # fmt: skip
+            help=f"File of human-written prompts. Formats: {', '.join(FORMATS)}.")  # fmt: skip
         add("--engine", required=True, metavar="ENGINE",
-            help="Model that writes the prompts: a model folder, a Hugging Face id, endpoint:NAME "
+            help="Model that writes the prompts: a model folder, a Hugging Face id, endpoint:NAME, "
                  "or scripted.")  # fmt: skip
         add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-            help="Change of an engine setting, such as dtype=bfloat16. Repeatable.")  # fmt: skip
+            help="Engine setting to change, such as dtype=bfloat16. Repeatable.")  # fmt: skip
         add("--count", type=parse_positive_int, required=True, metavar="N",
             help="Number of prompts to generate.")  # fmt: skip
         output = add("--output", type=Path, required=True, metavar="FOLDER",
-            help="Folder for prompts.jsonl, held_out.jsonl and left_out.jsonl.")  # fmt: skip
+            help="Output folder for prompts.jsonl, held_out.jsonl and left_out.jsonl.")  # fmt: skip
         held_out = add("--num-held-out", type=int, default=0, metavar="N",
             help="Number of generated prompts written to held_out.jsonl for evaluation. "
                  "Default: 0.")  # fmt: skip
         add("--held-out", type=Path, action="append", default=[], metavar="FILE",
-            help="File of prompts that are never generated, nor anything similar to them. "
-                 "Repeatable.")  # fmt: skip
+            help="File of held-out prompts. Generated prompts that equal or nearly duplicate one "
+                 "of them are dropped. Repeatable.")  # fmt: skip
         add("--language", action="append", metavar="CODE",
-            help="Allowed language, such as en, or any. Repeatable. Default: en.")  # fmt: skip
+            help="Allowed language, such as en; any allows all languages. Repeatable. Default: "
+                 "en.")  # fmt: skip
         min_chars = add("--min-chars", type=int, default=10, metavar="N",
             help="Minimum length of a prompt in characters. Default: 10.")  # fmt: skip
         max_chars = add("--max-chars", type=int, default=2000, metavar="N",
             help="Maximum length of a prompt in characters. Default: 2000.")  # fmt: skip
         threshold = add("--rouge-threshold", type=parse_share, default=SIMILARITY_THRESHOLD,
             metavar="SHARE",
-            help="ROUGE-L at which a prompt counts as a near-duplicate of another. "
+            help="Minimum ROUGE-L at which a prompt counts as a near-duplicate of another. "
                  f"Default: {SIMILARITY_THRESHOLD}.")  # fmt: skip
         add("--template", default="self_instruct", metavar="NAME|FILE",
-            help="Prompt template with {examples}. Default: self_instruct.")  # fmt: skip
+            help="Prompt template that contains {examples}. Default: self_instruct.")  # fmt: skip
         add("--shots", type=parse_positive_int, default=6, metavar="N",
             help="Number of seed prompts shown as examples. Default: 6.")  # fmt: skip
         generated = add("--generated-shots", type=int, default=2, metavar="N",

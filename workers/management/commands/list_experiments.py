@@ -19,7 +19,10 @@ from workers.management.base import (
 class Command(BaseCommand):
     """`format_command.py list_experiments`."""
 
-    help = "List all experiments: status, recipe, seed, finished iterations. Newest first."
+    help = (
+        "List all experiments, the newest first, with status, recipe, seed and number of finished "
+        "iterations."
+    )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Print one row per experiment."""

@@ -44,8 +44,9 @@ class Command(ExemplifiedCommand):
 
     examples = _EXAMPLE
     help = (
-        "Estimate the cost of a recipe on given hardware, from vendor specifications and the "
-        "assumptions in docs/planning.md. `run_iteration --dry-run` uses measured throughput."
+        "Estimate the cost of a recipe on given hardware, based on vendor specifications and the "
+        "assumptions in docs/planning.md. To use measured throughput instead, see `run_iteration "
+        "--dry-run`."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -54,19 +55,23 @@ class Command(ExemplifiedCommand):
         add("--recipe", required=True, metavar="NAME|FILE",
             help="Shipped recipe or YAML file.")  # fmt: skip
         add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-            help="Change of a recipe setting. Repeatable.")  # fmt: skip
-        add("--hardware", required=True, choices=sorted(DEVICES), help="Device of each worker.")
+            help="Recipe setting to change. Repeatable.")  # fmt: skip
+        add(
+            "--hardware", required=True, choices=sorted(DEVICES), help="Device type of the workers."
+        )
         add("--devices", type=parse_positive_int, default=8, metavar="N",
-            help="Devices per worker. Default: 8.")  # fmt: skip
+            help="Number of devices per worker. Default: 8.")  # fmt: skip
         add("--workers", type=parse_positive_int, default=1, metavar="N",
             help="Number of worker machines. Default: 1.")  # fmt: skip
         add("--model", choices=sorted(SHAPES), default="llama3-8b",
-            help="Model whose published shape is used. Default: llama3-8b.")  # fmt: skip
+            help="Model whose published architecture is used for the estimate. Default: "
+                 "llama3-8b.")  # fmt: skip
         add("--parameters", type=float, metavar="N",
-            help="Number of weights of the model. Default: those of --model.")  # fmt: skip
+            help="Number of weights of the model. Default: that of --model.")  # fmt: skip
         add("--kv-bytes", type=float, metavar="BYTES",
-            help="Bytes of keys and values per token. Default: those of --model.")  # fmt: skip
-        output = add("--output", type=Path, metavar="FILE", help="JSON file of the plan.")
+            help="KV cache size per token, in bytes. Default: that of --model.")  # fmt: skip
+        output = add("--output", type=Path, metavar="FILE",
+            help="Output file for the plan, in JSON.")  # fmt: skip
         add_old_option(parser, "--json", output)
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002

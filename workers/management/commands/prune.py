@@ -21,8 +21,9 @@ class Command(BaseCommand):
     """`manage.py prune`."""
 
     help = (
-        "List data that can be deleted, its size, and what is lost without it; with --yes, delete "
-        "it. Checkpoints are included only with --only, a whole experiment only with --experiment."
+        "List data that can be deleted, with its size and what is lost if it is deleted. With "
+        "--yes, delete it. Checkpoints are included only with --only, and whole experiments only "
+        "with --experiment."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -37,17 +38,21 @@ class Command(BaseCommand):
         )
         add_old_option(things, "--what", only)
         things.add_argument(
-            "--experiment", metavar="NAME", help="Experiment to delete, with its rows and files."
+            "--experiment",
+            metavar="NAME",
+            help="Experiment to delete, with its database rows and files.",
         )
         parser.add_argument(
             "--days",
             type=float,
             default=90.0,
-            help="Minimum age in days of deleted uploads, logs, events and model copies. "
-            "Default: 90.",
+            help="Delete only uploads, logs, events and model copies that are at least this many "
+            "days old. Default: 90.",
         )
         parser.add_argument(
-            "--yes", action="store_true", help="Delete. Without this option, only list."
+            "--yes",
+            action="store_true",
+            help="Delete the data. Without this option, the data is only listed.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002

@@ -13,8 +13,8 @@ class Command(BaseCommand):
     """`manage.py reconcile`."""
 
     help = (
-        "Monitor the workers: reassign shards of workers without a heartbeat, and send lost broker "
-        "messages again. One process is enough for all machines; several do no harm."
+        "Monitor the workers: reassign the shards of workers without a heartbeat, and resend lost "
+        "broker messages. One process is enough for all machines; running several is safe."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -25,18 +25,20 @@ class Command(BaseCommand):
 
     help = (
         "Write the paper's tables and figures for one or several experiments to an HTML file and a "
-        "Markdown file. Experiments whose recipes differ only by seeds are runs of one arm."
+        "Markdown file. Experiments whose recipes differ only in their seeds count as runs of the "
+        "same arm."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         add = parser.add_argument
         names = add("--experiment", dest="experiments", action="append", required=True,
-            metavar="NAME", help="Experiment, finished or not. Repeatable.")  # fmt: skip
+            metavar="NAME",
+            help="Experiment to include, which may be unfinished. Repeatable.")  # fmt: skip
         add_old_positionals(parser, names)
         add("--baseline", metavar="ARM",
-            help="Arm that the others are compared with, by the name of its recipe. "
-                 "Default: the first.")  # fmt: skip
+            help="Arm with which the other arms are compared: the name of its recipe. Default: the "
+                 "first arm.")  # fmt: skip
         add("--output", type=Path, metavar="STEM",
             help="Path without extension: writes STEM.html and STEM.md. Default: var/reports/ and "
                  "the name of the first experiment.")  # fmt: skip

@@ -49,14 +49,14 @@ _PAPER_SFT_SEEDS: Final = 3
 
 _EXAMPLES: Final = """\
 examples:
-  the miniature paper: six arms, five loop seeds of each of three M0s; takes hours, and the same
-  command resumes it
+  the miniature paper: six arms, three base models, and five loop seeds for each; takes hours;
+  repeat the command to resume it
     python manage.py reproduce --jobs 2
 
   two recipes over three seeds
     python manage.py reproduce --name mine --recipe miniature --recipe mine.yaml --seeds 3
 
-  only the report of what is finished, also where nothing is there but records
+  only the report of finished runs; their records are sufficient
     python manage.py reproduce --report-only --output docs/miniature_paper
 
 """
@@ -68,8 +68,8 @@ class Command(ExemplifiedCommand):
     examples = _EXAMPLES
     help = (
         "Run every recipe (arm) with every seed, each as a separate experiment, and write a "
-        "report of the differences between the arms. The same command resumes an interrupted "
-        "matrix; with the records of finished runs, also on another machine."
+        "report of the differences between the arms. Repeat the command to resume an interrupted "
+        "run of the matrix, also on another machine if it has the records of the finished runs."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -79,35 +79,36 @@ class Command(ExemplifiedCommand):
             help="Recipe of an arm. Repeatable. Default: the six arms of the miniature "
                  "paper.")  # fmt: skip
         add("--seeds", type=parse_positive_int, default=5, metavar="N",
-            help="Number of loop seeds: 1 to N. Default: 5.")  # fmt: skip
+            help="Number of loop seeds, from 1 to N. Default: 5.")  # fmt: skip
         add("--sft-seeds", type=parse_positive_int, metavar="N",
-            help="Number of SFT seeds of the toy base model that pass the gate. Default: 3 for the "
-                 "miniature paper, otherwise the recipes' own models.")  # fmt: skip
+            help="Number of toy base models to use, each trained with another SFT seed. Only "
+                 "models that pass the gate count. Default: 3 for the miniature paper; otherwise, "
+                 "the models in the recipes are used.")  # fmt: skip
         add("--iterations", type=parse_positive_int, metavar="N",
-            help="Iterations of each run. Default: the recipe's.")  # fmt: skip
+            help="Number of iterations of each run. Default: that of the recipe.")  # fmt: skip
         add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-            help="Change of a setting of all recipes. Repeatable.")  # fmt: skip
+            help="Setting to change in all recipes. Repeatable.")  # fmt: skip
         add("--prompts", type=Path, metavar="FILE",
             help="File of prompts, for recipes without a task that supplies them.")  # fmt: skip
         add("--name", default="paper", metavar="NAME",
-            help="Prefix of the names of the experiments. Default: paper.")  # fmt: skip
+            help="Prefix of the experiment names. Default: paper.")  # fmt: skip
         add("--jobs", type=parse_positive_int, default=1, metavar="N",
             help="Number of parallel runs. Default: 1.")  # fmt: skip
         add("--threads", type=parse_positive_int, default=1, metavar="N",
-            help="CPU threads of each run's libraries; engine.threads of a recipe also applies. "
-                 "Default: 1.")  # fmt: skip
+            help="Number of CPU threads for the libraries of each run. engine.threads of the "
+                 "recipe also applies. Default: 1.")  # fmt: skip
         add("--baseline", metavar="RECIPE",
-            help="Arm that the others are compared with, by the name of its recipe. "
-                 "Default: the first.")  # fmt: skip
+            help="Arm with which the other arms are compared: the name of its recipe. Default: the "
+                 "first arm.")  # fmt: skip
         add("--output", type=Path, metavar="STEM",
-            help="Path without extension: writes STEM.html and STEM.md. Default: var/reports/ and "
-                 "the name.")  # fmt: skip
+            help="Path without extension: writes STEM.html and STEM.md. Default: var/reports/ "
+                 "followed by the value of --name.")  # fmt: skip
         add("--records", type=Path, metavar="FOLDER",
-            help="Folder for small records of finished runs and of base model gates. A run with a "
-                 "valid record is not repeated, on any machine. Default: the folder runs below "
-                 "STEM.")  # fmt: skip
+            help="Folder for small records of finished runs and of the gates of base models. A run "
+                 "with a valid record is not repeated, even on another machine. Default: the "
+                 "folder runs below STEM.")  # fmt: skip
         add("--report-only", action="store_true",
-            help="Run nothing; report finished runs.")  # fmt: skip
+            help="Write the report of finished runs without running anything.")  # fmt: skip
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
         """Run, and report."""

@@ -14,8 +14,9 @@ class Command(BaseCommand):
     """`manage.py restore`."""
 
     help = (
-        "Restore all rows of a backup into the database, or none of them. Stop the site and all "
-        "workers first. Artifacts that differ from the backup are listed, with exit code 1."
+        "Restore all rows of a backup into the database, or none of them if an error occurs. Stop "
+        "the site and all workers first. Artifacts that differ from the backup are listed, and the "
+        "exit code is then 1."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -30,7 +31,9 @@ class Command(BaseCommand):
             help="Compare the artifacts with the backup and write nothing.",
         )
         parser.add_argument(
-            "--deep", action="store_true", help="Read and hash every file, not only manifests."
+            "--deep",
+            action="store_true",
+            help="Compare the hashes of all files, not only the manifests.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002

@@ -57,27 +57,27 @@ from workers.pipeline.sync_rows import check_rows_have_files, record_experiment
 
 EXAMPLES = """\
 examples:
-  a whole small iteration on a laptop, M0 to M1; the same again makes M2
+  a complete small iteration on a laptop, from M0 to M1; repeat the command for M2
     python manage.py run_iteration --experiment demo --recipe smoke
 
-  the paper's schedule in small, four iterations
+  the paper's schedule at small scale, four iterations
     python manage.py run_iteration --experiment mini --recipe miniature --iterations 4
 
-  your own model and prompts, with another value; first only the plan
+  your own model and prompts, and a changed setting; only print the plan
     python manage.py run_iteration --experiment mine --recipe paper-llama3-8b \\
         --model my-model --prompts prompts.jsonl --set actor.samples=5 --dry-run
 
-  training refused too many pairs as too long: change the limit; nothing is sampled again
+  training stopped because too many pairs were too long: change the limit; nothing is sampled again
     python manage.py run_iteration --experiment mine --set training.max_length=4096
 
-  on every GPU of this machine at once; on a CPU, two engine processes with half of the cores each
+  with two engine processes, each with half of the GPUs or CPU cores of this machine
     python manage.py run_iteration --experiment demo --recipe smoke --engine-processes 2
 
-  a fork that keeps the pairs of iteration 2 and trains with another value
+  a fork that keeps the pairs of iteration 2 and trains with a changed setting
     python manage.py run_iteration --experiment mine-2 --fork-of mine --fork-at 2:pair_judge \\
         --set training.beta=0.2
 
-  by the workers that `make serve` and `make worker` have brought up, on any number of machines
+  on the workers started by `make serve` and `make worker`, on any number of machines
     python manage.py run_iteration --experiment demo --recipe smoke --queue
 
 """
@@ -98,23 +98,25 @@ class Command(ExemplifiedCommand):
         parser.add_argument(
             "--queue",
             action="store_true",
-            help="Run on the workers and follow the progress. Ctrl-C stops following, not the run.",
+            help="Run on the workers and show the progress. Ctrl-C stops the display, not the run.",
         )
         parser.add_argument(
             "--engine-processes",
             type=parse_positive_int,
             metavar="N",
-            help="Number of engine processes, each on its own share of the GPUs or CPU cores, for "
-            "shards of several stages at the same time. Default: META_REWARD_ENGINE_PROCESSES, or "
-            "as many as the GPUs hold models of engine.tensor_parallel_size, or one without GPUs. "
-            "Not with --queue: workers have a setting of their own.",
+            help="Number of engine processes, each with its own share of the GPUs or CPU cores, so "
+            "that shards of several stages run at the same time. Default: "
+            "META_REWARD_ENGINE_PROCESSES; if it is not set, one for every "
+            "engine.tensor_parallel_size GPUs, or one if there are no GPUs. Cannot be combined "
+            "with --queue, because workers have their own setting.",
         )
         cache = parser.add_argument(
             "--completion-cache",
             type=Path,
             metavar="FOLDER",
-            help="Folder that stores completions and reuses those of the same weights, prompts and "
-            "seed, also across experiments. Needs one engine process; not with --queue.",
+            help="Folder that stores completions for reuse by runs with the same weights, prompts "
+            "and seed, also in other experiments. Requires one engine process and cannot be "
+            "combined with --queue.",
         )
         add_old_option(parser, "--draws", cache)
 

@@ -29,8 +29,8 @@ class Command(BaseCommand):
     """`format_command.py serve`."""
 
     help = (
-        "Run the site, the broker, the reconciler and one worker; Ctrl-C stops all of them. "
-        "CELERY_BROKER_URL and DATABASE_URL select another broker and database."
+        "Run the site, the broker, the reconciler and one worker; Ctrl-C stops all of them. To use "
+        "another broker or database, set CELERY_BROKER_URL or DATABASE_URL."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -50,7 +50,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--without-worker",
             action="store_true",
-            help="Do not start a worker; workers run elsewhere.",
+            help="Do not start a worker, because workers run elsewhere.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002

@@ -27,8 +27,8 @@ class Command(BaseCommand):
     """`manage.py show_iteration`."""
 
     help = (
-        "Show the stages, pairs and drop reasons, biases, training and ground truth metrics of an "
-        "iteration, also while it runs."
+        "Show the stages, pairs, drop reasons, biases, training and ground truth metrics of an "
+        "iteration, even while it is running."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -40,7 +40,7 @@ class Command(BaseCommand):
             "--iteration", type=int, metavar="N", help="Iteration to show. Default: the latest."
         )
         output = parser.add_argument(
-            "--output", type=Path, metavar="FILE", help="JSON file of the summary."
+            "--output", type=Path, metavar="FILE", help="Output file for the summary, in JSON."
         )
         add_old_option(parser, "--json", output)
 

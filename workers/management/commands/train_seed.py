@@ -35,8 +35,8 @@ class Command(ExemplifiedCommand):
     examples = _EXAMPLE
     help = (
         "Fine-tune a model on JSON lines of EFT data (judge prompt, judgment) or IFT data "
-        "(instruction, response) with any of the known column names. Writes a folder below "
-        "META_REWARD_MODEL_ROOT that run_iteration accepts as --model."
+        "(instruction, response), whose columns may have any of several common names. The trained "
+        "model is written to a folder below META_REWARD_MODEL_ROOT, for run_iteration --model."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -44,17 +44,17 @@ class Command(ExemplifiedCommand):
         add = parser.add_argument
         add("--model", required=True, metavar="PATH|HUB_ID", help="Model to fine-tune.")
         add("--data", type=Path, action="append", required=True, metavar="FILE",
-            help="Training data: JSON lines. Repeatable.")  # fmt: skip
+            help="File of training data, in JSON lines. Repeatable.")  # fmt: skip
         add("--held-out", type=Path, action="append", default=[], metavar="FILE",
-            help="File of prompts reserved for evaluation; their rows are not trained on. "
-                 "Repeatable.")  # fmt: skip
+            help="File of prompts reserved for evaluation; rows with these prompts are not trained "
+                 "on. Repeatable.")  # fmt: skip
         add("--output", required=True, metavar="NAME",
-            help="Name of the new model folder; must not exist.")  # fmt: skip
+            help="Name of the new model folder, which must not exist yet.")  # fmt: skip
         add("--seed", type=int, default=1, metavar="N",
-            help="Seed of the order of the rows. Default: 1.")  # fmt: skip
+            help="Random seed for the order of the rows. Default: 1.")  # fmt: skip
         add("--lora-rank", type=int, metavar="R",
-            help="Rank of LoRA adapters, merged after training. Default: all weights are "
-                 "trained.")  # fmt: skip
+            help="Rank of LoRA adapters, which are merged into the weights after training. "
+                 "Default: no adapters; all weights are trained.")  # fmt: skip
         training = parser.add_argument_group("training")
         actions = {
             name: training.add_argument(

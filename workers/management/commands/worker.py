@@ -24,7 +24,7 @@ class Command(BaseCommand):
             default=",".join(QUEUES),
             type=_parse_queues,
             metavar="NAMES",
-            help="Queues to take tasks from: gpu, cpu or gpu,cpu. Default: both.",
+            help="Queues from which the worker takes tasks: gpu, cpu or gpu,cpu. Default: both.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002
