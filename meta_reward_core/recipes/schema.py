@@ -100,10 +100,10 @@ class JudgeRecipe(DecodingRecipe):
         11, "Number of judgments per response (N).", source=PAPER, ge=1, le=256
     )
     template: str = declare_field(
-        "judge", "Prompt template: a shipped name or a file.", source="Yuan et al. 2024, rubric"
+        "judge", "Prompt template: a built-in name or a file.", source="Yuan et al. 2024, rubric"
     )
     rubric: str = declare_field(
-        "rubric", "Rubric inserted at {rubric}: a shipped name or a file.", source=OURS
+        "rubric", "Rubric inserted at {rubric}: a built-in name or a file.", source=OURS
     )
     max_score: float = declare_field(
         5.0,
@@ -116,7 +116,7 @@ class JudgeRecipe(DecodingRecipe):
     )
     min_valid_judgments: int = declare_field(
         1,
-        "Minimum scored judgments per response. With fewer, the response is unscored.",
+        "Minimum number of scored judgments per response. With fewer, the response is unscored.",
         source=OURS,
         ge=1,
     )
@@ -188,7 +188,7 @@ class MetaJudgeRecipe(DecodingRecipe):
         0.95, "Probability mass of nucleus sampling.", source=OURS, gt=0, le=1
     )
     template: str = declare_field(
-        "meta_judge", "Prompt template: a shipped name or a file.", source=PAPER
+        "meta_judge", "Prompt template: a built-in name or a file.", source=PAPER
     )
     verdict_readout: VerdictReadout = declare_field(
         "free",
@@ -235,7 +235,7 @@ class MetaJudgeRecipe(DecodingRecipe):
         None,
         "Run battles in rounds, and skip battles between judgments whose predicted number of wins "
         "(+- z standard deviations) can be neither the highest nor the lowest. None: run all "
-        "battles. Savings and costs: docs/fewer_calls.md.",
+        "battles. See docs/fewer_calls.md for savings and costs.",
         source=OURS,
         unit="standard deviations",
         gt=0,
@@ -467,7 +467,7 @@ class ProbeRecipe(Section):
     )
     max_same_score_share: Share = declare_field(
         0.95,
-        "Maximum share of equal scores. 1: no check.",
+        "Maximum share of scores that have the same value. 1: no check.",
         source=OURS,
     )
     max_refused_share: Share = declare_field(

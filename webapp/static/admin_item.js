@@ -1,5 +1,6 @@
 "use strict";
-// Keys and drafts of an item's page in the admin, as on the review page. The page works without this file.
+// Keyboard shortcuts and drafts on the page of an item in the admin, as on the review page. The page
+// also works without this script.
 document.addEventListener("DOMContentLoaded", () => {
   const form = document.getElementById("item_form");
   if (!form) return;
@@ -57,7 +58,7 @@ document.addEventListener("DOMContentLoaded", () => {
     if (act(event.key.toLowerCase())) event.preventDefault();
   });
 
-  // Drafts go to the address of the review page, with its names of the fields.
+  // Drafts are sent to the URL of the review page, so fields have the names that it expects.
   const state = document.getElementById("draft-state");
   if (!state || !reason) return;
   const letters = ["A", "B", "tie", "neither"];

@@ -1,5 +1,6 @@
 "use strict";
-// Keys of the annotation and review pages, and how long an item was looked at. Everything works without this file.
+// Keyboard shortcuts of the annotation and review pages, and the time for which an item was visible.
+// The pages also work without this script.
 (() => {
   const choices = { a: "A", b: "B", t: "tie", x: "neither" };
   const sureness = { l: "1", m: "2", h: "3" };
@@ -78,7 +79,8 @@
     if (act(event)) event.preventDefault();
   });
 
-  // Drafts: also of text that was entered before htmx was ready, and of a page that is left in the middle of a word.
+  // Drafts also include text that was entered before htmx was ready, or just before the user leaves
+  // the page.
   if (form) {
     const state = document.getElementById("draft-state");
     form.addEventListener("htmx:afterRequest", (event) => {

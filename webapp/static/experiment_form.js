@@ -1,4 +1,4 @@
-// Filling in what belongs to a choice makes that choice. Without this script a person makes it.
+// Filling in the field of an option selects that option. Without this script, the user selects it.
 const CHOICES = {
   prompts_file: ["prompts_from", "file"],
   prompts_text: ["prompts_from", "text"],
@@ -14,7 +14,8 @@ document.addEventListener("change", (event) => {
   if (radio) radio.checked = true;
 }, { capture: true });
 
-// A text that is too long is refused before a view sees it, with a page and not a part of one.
+// Text that is too long is refused before it reaches a view, and the response is a complete page that
+// cannot be swapped in.
 document.addEventListener("htmx:responseError", (event) => {
   const note = document.getElementById("note-prompts_text");
   if (!note || event.detail.xhr.status !== 400) return;
@@ -24,7 +25,7 @@ document.addEventListener("htmx:responseError", (event) => {
   note.replaceChildren(wrong);
 });
 
-// Another recipe gives the fields other values: the form is shown anew, with what was typed kept.
+// Choosing another recipe changes the values of the fields: reload the form and keep the user's input.
 document.addEventListener("change", (event) => {
   if (event.target.id !== "base-recipe") return;
   const begin = document.createElement("button");

@@ -1,4 +1,4 @@
-// The end of the output stays in view while it grows, unless a user switches that off.
+// Keep the end of the output visible while it grows, unless the user turns this off.
 "use strict";
 let follows = true;
 let position = 0;

@@ -1,4 +1,4 @@
-// A region that is rendered anew keeps open what a person has opened in it.
+// When a region is rendered again, keep the details open that the user has opened.
 "use strict";
 let opened = [];
 document.addEventListener("htmx:beforeSwap", (event) => {

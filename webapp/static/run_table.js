@@ -1,4 +1,4 @@
-// Selected rows survive the updates of the run table; actions on them wait for a selection.
+// Keep rows selected when the run table is updated, and disable the actions until a row is selected.
 "use strict";
 let selected = new Set();
 const boxes = () => [...document.querySelectorAll("#experiment-list input[name=name][type=checkbox]")];

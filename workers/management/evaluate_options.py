@@ -70,7 +70,7 @@ def declare_runs(parser: argparse.ArgumentParser) -> None:
         help=f"File of prompts. Formats: {', '.join(FORMATS)}.")  # fmt: skip
     _declare_sides(alpaca, "outputs", baseline=True)
     add("--orders", choices=["one", "both"], default="both",
-        help="Orders in which each pair is shown. Default: both.")  # fmt: skip
+        help="Whether each pair is shown in one order or in both. Default: both.")  # fmt: skip
     arena = add_kind(
         benchmarks, "arena", "Arena-Hard: two comparisons per question, one in each order"
     )
@@ -152,7 +152,7 @@ def _declare_greedy_answers(parser: argparse.ArgumentParser) -> None:
         help="Maximum tokens per response. Default: 2048.")  # fmt: skip
     add("--system-prompt", metavar="TEXT", help="System prompt before each prompt.")
     add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-        help="Engine setting of the model to change, such as dtype=bfloat16. "
+        help="Engine setting to change for the model, such as dtype=bfloat16. "
              "Repeatable.")  # fmt: skip
     _declare_shard_size(parser)
     add("--seed", type=int, default=0, metavar="N", help="Random seed. Default: 0.")
@@ -165,7 +165,7 @@ def _declare_output_folder(parser: argparse.ArgumentParser) -> None:
     add_old_option(parser, "--out", found)
     parser.add_argument("--completion-cache", type=Path, metavar="FOLDER",
         help="Folder that stores completions for reuse in other runs of the same model, for "
-        "example with another readout. Default: the subfolder kept of --output.")  # fmt: skip
+        "example with another readout. Default: the subfolder `kept` of --output.")  # fmt: skip
 
 
 def _declare_shard_size(parser: argparse.ArgumentParser) -> None:
@@ -233,15 +233,15 @@ def _declare_shared(parser: argparse.ArgumentParser, *, samples: int) -> None:
     tokens = add("--judge-max-new-tokens", type=parse_positive_int, default=1024, metavar="N",
         help="Maximum tokens per judgment. Default: 1024.")  # fmt: skip
     add("--samples", type=parse_positive_int, default=samples, metavar="N",
-        help=f"Judgments per item. Default: {samples}.")  # fmt: skip
+        help=f"Number of judgments per item. Default: {samples}.")  # fmt: skip
     add("--log-probabilities", type=int, default=0, metavar="N",
         help="Number of most likely tokens whose log-probabilities weight a verdict (vllm and "
              "openai only). Default: 0 (off).")  # fmt: skip
     add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-        help="Engine setting of the model and the baseline to change, such as dtype=bfloat16. "
+        help="Engine setting to change for the model and the baseline, such as dtype=bfloat16. "
              "Repeatable.")  # fmt: skip
     add("--judge-set", dest="judge_changes", action="append", default=[], metavar="KEY=VALUE",
-        help="Engine setting of the judge to change. Repeatable.")  # fmt: skip
+        help="Engine setting to change for the judge. Repeatable.")  # fmt: skip
     _declare_shard_size(parser)
     add("--seed", type=int, default=0, metavar="N", help="Random seed. Default: 0.")
     add_old_option(parser, "--judge-tokens", tokens)

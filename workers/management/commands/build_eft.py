@@ -62,7 +62,7 @@ class Command(ExemplifiedCommand):
             help="Judge: a model folder, a Hugging Face id, endpoint:NAME, or "
                  "scripted.")  # fmt: skip
         add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-            help="Engine setting of the judge to change, such as dtype=bfloat16. "
+            help="Engine setting to change for the judge, such as dtype=bfloat16. "
                  "Repeatable.")  # fmt: skip
         add("--output", type=Path, required=True, metavar="FILE",
             help="Output file for the selected judgments, in JSON lines.")  # fmt: skip
@@ -71,7 +71,7 @@ class Command(ExemplifiedCommand):
                  "Repeatable.")  # fmt: skip
         declare_judge_prompt(parser)
         add("--samples", type=parse_positive_int, default=4, metavar="N",
-            help="Judgments per response. Default: 4.")  # fmt: skip
+            help="Number of judgments per response. Default: 4.")  # fmt: skip
         max_share = add("--max-share", type=parse_share, default=1.0, metavar="SHARE",
             help="Maximum share of rows with the same score. Default: 1 (no limit).")  # fmt: skip
         add("--temperature", type=parse_temperature, default=0.8,

@@ -63,8 +63,8 @@ class Command(BaseCommand):
                  "They only measure the auditors' accuracy and affect no other result. Default: "
                  "0.")  # fmt: skip
         add("--known-answers", type=Path, metavar="FILE",
-            help="CSV, JSON or JSON lines file of items with known answers that each auditor "
-                 "answers first (docs/audit.md).")  # fmt: skip
+            help="CSV, JSON or JSON lines file of items with known answers. Each auditor answers "
+                 "these items first (docs/audit.md).")  # fmt: skip
         add("--min-accuracy", type=float, default=MIN_ACCURACY, metavar="SHARE",
             help="Flag auditors if the 95% confidence interval of their accuracy is below this. "
                  f"Default: {MIN_ACCURACY:g}.".replace("%", "%%"))  # fmt: skip

@@ -93,9 +93,9 @@ class Command(ExemplifiedCommand):
         generated = add("--generated-shots", type=int, default=2, metavar="N",
             help="Number of generated prompts shown as examples. Default: 2.")  # fmt: skip
         add("--samples", type=parse_positive_int, default=4, metavar="N",
-            help="Completions per request. Default: 4.")  # fmt: skip
+            help="Number of completions per request. Default: 4.")  # fmt: skip
         add("--requests", type=parse_positive_int, default=16, metavar="N",
-            help="Requests per round. Default: 16.")  # fmt: skip
+            help="Number of requests per round. Default: 16.")  # fmt: skip
         add("--temperature", type=parse_temperature, default=0.6,
             help="Sampling temperature. Default: 0.6.")  # fmt: skip
         add("--top-p", type=parse_share, default=0.9,

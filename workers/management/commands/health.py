@@ -23,7 +23,10 @@ _PATIENCE_SECONDS: Final = 15.0
 class Command(BaseCommand):
     """`manage.py health`."""
 
-    help = "Check the database, the broker, the workers and queued work; exit code 1 if unhealthy."
+    help = (
+        "Check the database, the broker, the workers and the queued work. The exit code is 1 if a "
+        "check fails."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""

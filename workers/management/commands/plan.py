@@ -53,7 +53,7 @@ class Command(ExemplifiedCommand):
         """Declare the options."""
         add = parser.add_argument
         add("--recipe", required=True, metavar="NAME|FILE",
-            help="Shipped recipe or YAML file.")  # fmt: skip
+            help="Recipe: a built-in name, or a YAML file.")  # fmt: skip
         add("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
             help="Recipe setting to change. Repeatable.")  # fmt: skip
         add(

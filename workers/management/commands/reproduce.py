@@ -106,7 +106,7 @@ class Command(ExemplifiedCommand):
         add("--records", type=Path, metavar="FOLDER",
             help="Folder for small records of finished runs and of the gates of base models. A run "
                  "with a valid record is not repeated, even on another machine. Default: the "
-                 "folder runs below STEM.")  # fmt: skip
+                 "folder `runs` below STEM.")  # fmt: skip
         add("--report-only", action="store_true",
             help="Write the report of finished runs without running anything.")  # fmt: skip
 
