@@ -31,9 +31,9 @@ class TokenChoice:
     """A generated token and its alternatives.
 
     Attributes:
-        text: of the token.
-        alternatives: (text, natural logarithm of its probability), the likeliest first; the
-            generated token is among them or not, as the engine has it.
+        text: text of the token.
+        alternatives: (text, natural logarithm of its probability), the likeliest first; it depends
+            on the engine whether the generated token is among them.
     """
 
     text: str
@@ -45,13 +45,13 @@ class Completion:
     """Raw text of an engine, before parsing.
 
     Attributes:
-        text: the reply, without special tokens; empty when refused. Where the generation prompt
-            opens a reasoning block, the text begins with that opening.
-        tokens: how many tokens were generated (the end token included).
+        text: the reply, without special tokens; empty if the prompt was refused. If the generation
+            prompt opens a reasoning block, the text begins with the opening mark.
+        tokens: number of generated tokens, including the end token.
         finish_reason: why the reply ended.
         refusal: the engine's reason when it refused the prompt.
-        choices: of each generated token, if `SamplingParams.alternatives` requests it and the
-            engine supports it.
+        choices: each generated token with its alternatives, if `SamplingParams.alternatives`
+            requests them and the engine supports it.
         token_ids: ids of the tokens sampled after the prompt, including the end token if sampled,
             in the vocabulary of the trained model; None if the engine does not report them. Four
             bytes each: a shard contains millions of them.
@@ -71,8 +71,9 @@ class SamplingParams:
 
     Attributes:
         temperature: divides the logits; 0 takes the most likely token.
-        top_p: nucleus: the smallest set of tokens whose probability reaches it.
-        max_new_tokens: limit of one reply, in tokens.
+        top_p: total probability of the nucleus, the smallest set of the most likely tokens that
+            reaches it.
+        max_new_tokens: maximum length of one reply, in tokens.
         alternatives: number of likely tokens to report per position, with their log-probabilities.
             Optional: an engine without support leaves `Completion.choices` empty.
         chat_date: today's date for the chat template, YYYY-MM-DD; None: the day of the call. An
@@ -123,8 +124,8 @@ class ForcedLine:
     """A line that is started for the model, and the allowed values that complete it.
 
     Attributes:
-        beginning: such as a line break and `Score:`.
-        values: what may follow, at least two distinct texts, such as ` 4`.
+        beginning: start of the line, such as a line break and `Score:`.
+        values: the allowed continuations, at least two distinct texts, such as ` 4`.
     """
 
     beginning: str
@@ -136,9 +137,10 @@ class ForcedLineRequest:
     """A completion after which a line is started.
 
     Attributes:
-        conversation: what the completion replies to.
+        conversation: the conversation to which the completion replies.
         completion: the sampled completion, unchanged; not a refused one.
-        kept_chars: characters of its text that the line follows; the rest is dropped.
+        kept_chars: number of leading characters of its text to keep before the line; the rest is
+            dropped.
     """
 
     conversation: Conversation
@@ -154,9 +156,9 @@ class ForcedLineReading:
         text: the kept part of the completion, and the beginning of the line.
         log_probabilities: natural logarithms of the probability of each value as a whole text, in
             the order of the values; not renormalised.
-        token_ids: of the kept text and the beginning of the line, without an end token.
-        injected: how many of the last ids are those of the line.
-        value_ids: of each value.
+        token_ids: ids of the kept text and the beginning of the line, without an end token.
+        injected: number of the last ids that belong to the line.
+        value_ids: token ids of each value.
         end_id: a token that ends a reply.
     """
 
@@ -181,7 +183,7 @@ class ForcedLineReader(Protocol):
             options: chat template options used when the completions were sampled.
 
         Returns:
-            One for each request, in order; None if the line does not fit into the model.
+            One reading for each request, in order; None if the line does not fit into the model.
 
         Raises:
             EngineError: the engine failed as a whole, or its tokenizer cannot distinguish the
@@ -210,8 +212,8 @@ class Engine(Protocol):
             One list per conversation, in order, each with exactly `n` completions.
 
         Raises:
-            EngineError: the engine failed as a whole. A single prompt it cannot take is not
-                an error: its completions carry `finish_reason="refused"`.
+            EngineError: the engine failed as a whole. A single prompt that the engine cannot accept
+                is not an error: its completions have `finish_reason="refused"`.
         """
         ...
 
@@ -233,7 +235,7 @@ class RewardModel(Protocol):
         """Score conversations that end with a response; deterministic.
 
         Returns:
-            One raw score for each, in order; None if the conversation is too long.
+            One raw score for each conversation, in order; None if the conversation is too long.
 
         Raises:
             EngineError: the model failed as a whole.
@@ -249,7 +251,7 @@ def require_forced_lines(engine: Engine) -> ForcedLineReader:
     """Require an engine that can start a line for the model.
 
     Raises:
-        EngineError: it cannot.
+        EngineError: the engine does not support forced lines.
     """
     if not isinstance(engine, ForcedLineReader):
         raise EngineError(

@@ -1,9 +1,9 @@
 """An engine that caches completions: interrupted calls resume, and nothing is generated twice.
 
 A shard of completions is a function of the engine, the conversations, the number of completions,
-the sampling parameters and the seed. The hash of these is its file name: a shard whose file exists
-is read, no matter which process generated it; any other request is generated. The wrapped engine is
-loaded at the first missing shard, and never if none is missing.
+the sampling parameters and the seed. The hash of these is its file name. If the file exists, the
+shard is read, no matter which process generated it; otherwise the shard is generated. The wrapped
+engine is loaded at the first missing shard, and is not loaded if no shard is missing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ from meta_reward_core.system.untrusted_input import parse_json
 
 _FORMAT: Final = 1
 _READINGS_PER_SHARD: Final = 128
-"""Forced lines per stored file, the maximum that an interruption loses."""
+"""Forced lines per stored file; an interruption loses at most this number."""
 
 
 class CachingEngine:
@@ -40,14 +40,15 @@ class CachingEngine:
 
     Args:
         load: loads the wrapped engine.
-        identity: everything that distinguishes this engine's completions from another's: name,
-            hash of the weights, settings.
-        store: where shards are kept.
-        shard_conversations: conversations per shard, the most that a stop can lose; None for all
-            of a call, whose completions are then exactly those of the wrapped engine.
-        keeps_token_ids: for completions that may be used for training; without it they have none.
-            Completions kept without ids are sampled again when ids are requested.
-        chat_date: today's date for chat templates, if a call gives none.
+        identity: everything that distinguishes the completions of this engine from those of other
+            engines: name, hash of the weights, settings.
+        store: store for the shards.
+        shard_conversations: conversations per shard; an interruption loses at most this number.
+            None: all conversations of a call, so that the completions are exactly those of the
+            wrapped engine.
+        keeps_token_ids: whether to store token ids, for completions that may be used for training.
+            Completions stored without ids are sampled again when ids are required.
+        chat_date: today's date for chat templates, if a call does not specify one.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class CachingEngine:
         """Read forced lines with the wrapped engine, or from the cache.
 
         Raises:
-            EngineError: that engine cannot do it.
+            EngineError: the wrapped engine does not support forced lines.
         """
         if self._closed:
             raise EngineError("This engine is closed: create a new one.")

@@ -22,7 +22,7 @@ def sample_tokens(logits: Tensor, sampling: SamplingParams, generator: torch.Gen
     a sample from the nucleus.
 
     Args:
-        generator: on the CPU, so that the random numbers are the same on every device.
+        generator: a generator on the CPU, so that the random numbers are the same on every device.
     """
     if sampling.temperature == 0:
         return logits.argmax(-1)
@@ -49,7 +49,7 @@ class DecodingBatch(Protocol):
     """Rows of a batch after the prefill.
 
     Attributes:
-        logits: of the next token of each row, (rows, vocabulary).
+        logits: logits of the next token of each row, (rows, vocabulary).
     """
 
     logits: Tensor
@@ -59,7 +59,7 @@ class DecodingBatch(Protocol):
         ...
 
     def keep_rows(self, kept: Tensor) -> None:
-        """Keep only these rows, by their current numbers."""
+        """Keep only the given rows, by their current numbers."""
         ...
 
 
@@ -76,10 +76,11 @@ def decode(
 
     Args:
         read: reads the prompts of a batch.
-        on_step: called with the step's number and how many tokens it drew that count.
+        on_step: called with the number of the step, and the number of sampled tokens that belong to
+            unfinished rows.
 
     Returns:
-        Token ids of each row, its end token included: the copies of a prompt side by side.
+        Token ids of each row, including its end token; the copies of a prompt are adjacent.
     """
     rows = read()
     device, total = rows.logits.device, len(rows.logits)

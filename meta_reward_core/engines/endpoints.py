@@ -28,12 +28,13 @@ class Endpoint(BaseModel):
         key_env: the environment variable that holds the key.
         key_file: the file that holds the key.
         concurrency: maximum concurrent requests.
-        timeout_seconds: limit of one request, including its response.
+        timeout_seconds: maximum duration of one request, including its response.
         attempts: maximum attempts per request.
-        context_tokens: longest prompt plus reply. Some servers shorten a reply that does not fit
-            instead of refusing it; with this setting it is refused.
+        context_tokens: maximum length of prompt and reply together. Some servers shorten a reply
+            that does not fit instead of refusing the prompt; with this setting the prompt is
+            refused.
         max_choices: maximum choices per request; None: no limit.
-        send_seed: whether requests have a seed.
+        send_seed: whether requests contain a seed.
         limit_field: the server's name for the token limit of a reply.
         extra: additional fields of every request.
     """
@@ -79,7 +80,7 @@ class Endpoint(BaseModel):
         """Read the endpoint's key; None if it needs none.
 
         Raises:
-            EndpointError: the key is not where the entry says.
+            EndpointError: the variable or file that the entry specifies does not contain a key.
         """
         if self.key_env is not None:
             key, place = read_variable(self.key_env) or "", f"the variable {self.key_env}"
@@ -100,7 +101,7 @@ def find_endpoint(name: str) -> Endpoint:
     """Find an endpoint by its name in recipes.
 
     Raises:
-        EndpointError: there is none of this name, or the settings are wrong.
+        EndpointError: no endpoint has this name, or the settings are wrong.
     """
     known = read_endpoints()
     if name not in known:
@@ -115,10 +116,11 @@ def read_endpoints(setting: str | None = None) -> dict[str, Endpoint]:
     """Read all endpoints of META_REWARD_ENDPOINTS.
 
     Args:
-        setting: its value; None for the one of this installation.
+        setting: value of META_REWARD_ENDPOINTS; None: the value of this installation.
 
     Raises:
-        EndpointError: the settings cannot be read or are wrong. What they hold is not repeated.
+        EndpointError: the settings cannot be read or are wrong. The message does not repeat their
+            contents.
     """
     setting = read_settings().endpoints if setting is None else setting
     if not setting.strip():

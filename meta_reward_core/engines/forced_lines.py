@@ -38,8 +38,8 @@ class LineTokens:
     """A line as tokens.
 
     Attributes:
-        beginning: at least one token.
-        values: of each value, at least one token; distinct.
+        beginning: tokens of the beginning, at least one.
+        values: tokens of each value, at least one; all values are distinct.
         ends_values: whether an end token belongs to every value when it is scored.
     """
 
@@ -57,7 +57,7 @@ def encode_line(tokenizer: PreTrainedTokenizerBase, line: ForcedLine) -> LineTok
     """Encode a line with each of its values; their common prefix is the line's start.
 
     Raises:
-        EngineError: the tokenizer gives two values the same tokens, or one of them none.
+        EngineError: the tokenizer encodes two values as the same tokens, or a value as no tokens.
     """
     texts = [line.beginning + value for value in line.values]
     encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
@@ -95,8 +95,8 @@ def cut_token_ids(
 ) -> tuple[TokenIds, str]:
     """Return the leading tokens whose text fits into the first characters, and that text.
 
-    A token that crosses the border is left out with the rest. If ids were not stored, the kept text
-    is encoded.
+    A token that extends past these characters is dropped with the rest. If no ids were stored, the
+    kept text is encoded.
     """
     if completion.token_ids is None:
         kept = completion.text[:kept_chars]
@@ -125,11 +125,12 @@ class ForcedLineDecoder:
     """Computes forced lines of one model.
 
     Attributes:
-        tokenizer: of the model.
-        encode: token ids of conversations, as prompts of replies.
-        read_next: gives log-probabilities of tokens after sequences, each sequence once.
+        tokenizer: tokenizer of the model.
+        encode: returns the token ids of conversations, as prompts of replies.
+        read_next: returns the log-probabilities of tokens after sequences; each sequence is read
+            once.
         end_ids: tokens that end a reply.
-        limit: most tokens that the model takes; None for no limit.
+        limit: maximum number of tokens that the model accepts; None for no limit.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -213,10 +214,10 @@ def make_reading(
     """Combine the probabilities into a reading.
 
     Args:
-        ids: of the kept text.
-        text: that was kept.
-        tokens: of the line.
-        log_probabilities: of its values.
+        ids: token ids of the kept text.
+        text: the kept text.
+        tokens: tokens of the line.
+        log_probabilities: log-probabilities of the values of the line.
         end_id: a token that ends a reply.
     """
     return ForcedLineReading(
@@ -234,7 +235,7 @@ class PolicyTokenizer:
     """The tokenizer of a model whose weights are on a server.
 
     Attributes:
-        tokenizer: of that model.
+        tokenizer: the tokenizer of that model.
         end_ids: tokens that end a reply.
     """
 
@@ -260,7 +261,7 @@ class PolicyTokenizer:
         line: ForcedLine,
         log_probabilities: Sequence[tuple[float, ...] | None],
     ) -> list[ForcedLineReading | None]:
-        """Build readings from values that a server scored; None where it did not."""
+        """Build readings from values that a server scored; None if it did not score them."""
         tokens = encode_line(self.tokenizer, line)
         return [
             None

@@ -29,12 +29,14 @@ def generate_rows(
     """Sample every row of a batch up to its end token or `max_new_tokens`.
 
     Args:
-        model: its generation config must hold no sampling values: `generate` would add them.
-        seed: of torch's generators while this draws.
-        on_step: called with the step's number and how many tokens it drew that count.
+        model: a model whose generation config has no sampling values, because `generate` would use
+            them.
+        seed: seed of torch's generators during sampling.
+        on_step: called with the number of the step, and the number of sampled tokens that belong to
+            unfinished rows.
 
     Returns:
-        Token ids of each row, its end token included: the copies of a prompt side by side.
+        Token ids of each row, including its end token; the copies of a prompt are adjacent.
     """
     ids, mask = pad_left(batch.prompts, device=model.device)
     copies = torch.tensor(batch.copies, device=model.device)

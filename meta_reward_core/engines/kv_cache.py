@@ -11,8 +11,8 @@ RESERVED_TOKENS = 64
 class PreallocatedLayer(DynamicLayer):
     """A cache layer with preallocated memory.
 
-    `DynamicLayer` concatenates, which copies all keys and values for each new token and takes four
-    fifths of the decoding time of a small model.
+    `DynamicLayer` uses concatenation, which copies all keys and values for each new token and
+    accounts for four fifths of the decoding time of a small model.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ def make_preallocated_cache() -> Cache:
 
 
 def make_model_cache(model: PreTrainedModel) -> Cache:
-    """Create an empty cache for `model`; layers with a window or a state keep their kind."""
+    """Create an empty cache for `model`; layers with a window or a state keep their cache type."""
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     cache.layers = [
         PreallocatedLayer() if type(item) is DynamicLayer else item for item in cache.layers

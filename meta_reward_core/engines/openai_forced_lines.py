@@ -32,7 +32,7 @@ _ALTERNATIVES: Final = 20
 _MAX_VALUE_TOKENS: Final = 8
 
 PROBE_LINE: Final = ForcedLine("\nAnimal:", (" axolotl", " okapi"))
-"""Texts that a model only writes if it is constrained to them."""
+"""Line of the probe; a model writes its values only if constrained to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class LineTokenizer(Protocol):
         line: ForcedLine,
         log_probabilities: Sequence[tuple[float, ...] | None],
     ) -> list[ForcedLineReading | None]:
-        """Build readings from values that the server scored; None where it did not."""
+        """Build readings from values that the server scored; None if it did not score them."""
         ...
 
 
@@ -69,7 +69,7 @@ def check_line(line: ForcedLine) -> None:
     """Check that no value is a prefix of another: a server cannot score the end of a value.
 
     Raises:
-        EngineError: one does.
+        EngineError: a value is a prefix of another.
     """
     if any(one != other and other.startswith(one) for one in line.values for other in line.values):
         raise EngineError(
@@ -91,7 +91,8 @@ def build_continuation_body(
     """Write a request for one of the values after the assistant's unfinished text.
 
     Args:
-        is_continued: False requests another turn after it; the probe compares the two.
+        is_continued: whether to continue the unfinished text; False requests a new turn after it.
+            The probe compares the two cases.
     """
     sampling = SamplingParams(
         temperature=0.0,
@@ -138,7 +139,7 @@ def read_log_probabilities(
     A value with a token that is not among the likely ones counts as impossible.
 
     Returns:
-        None where no value is among them.
+        The log-probabilities; None if no value is among the likely tokens.
     """
     wanted = [value.strip() for value in values]
     found = [-math.inf] * len(wanted)

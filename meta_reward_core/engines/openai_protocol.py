@@ -70,7 +70,7 @@ class RetryableResponseError(Exception):
     """The response is unusable, but a retry can help.
 
     Attributes:
-        wait_seconds: delay requested by the server, if any.
+        wait_seconds: delay requested by the server, in seconds, if any.
         may_be_prompt: whether this one prompt may be the cause, instead of the server.
     """
 
@@ -91,7 +91,7 @@ class ParsedResponse:
     """A parsed response: at least one completion, or why the prompt was refused.
 
     Attributes:
-        prompt_tokens: length of the prompt, if the server says.
+        prompt_tokens: length of the prompt, if the server reports it.
     """
 
     completions: tuple[Completion, ...]
@@ -297,7 +297,7 @@ def _count_tokens(said: dict[str, Any], choices: Sequence[Any], max_new_tokens: 
 
 
 def _read_usage(said: dict[str, Any], name: str) -> int | None:
-    """Read a number of the server's usage, if it is one."""
+    """Read a field of the server's usage data; None if it is not a number."""
     usage = said.get("usage")
     count = usage.get(name) if isinstance(usage, dict) else None
     known = isinstance(count, int) and not isinstance(count, bool) and count >= 0
@@ -307,8 +307,8 @@ def _read_usage(said: dict[str, Any], name: str) -> int | None:
 def apportion_tokens(total: int, lengths_chars: Sequence[int]) -> list[int]:
     """Divide `total` tokens among completions by their characters.
 
-    Servers count the tokens of all `n` replies together. Each reply counts one character more than
-    it has, for its end token.
+    Servers count the tokens of all `n` replies together. One character is added to the length of
+    each reply, for its end token.
     """
     reached = [0]
     for length in lengths_chars:
@@ -382,7 +382,7 @@ def _read_error_code(body: bytes) -> str | None:
 
 
 def _is_name(value: Any) -> bool:
-    """Whether a code is a name; a number only repeats the status."""
+    """Whether an error code is a name; a number only repeats the HTTP status."""
     return isinstance(value, str) and not value.isdigit()
 
 

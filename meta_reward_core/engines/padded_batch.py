@@ -47,7 +47,7 @@ class PaddedBatch:
         self.logits = output.logits[:, -1]
 
     def keep_rows(self, kept: Tensor) -> None:
-        """Keep only these rows, by their current numbers."""
+        """Keep only the given rows, by their current numbers."""
         select_rows(self._cache, kept)
         self._mask, self._positions = self._mask[kept], self._positions[kept]
 

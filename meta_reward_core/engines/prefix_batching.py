@@ -21,9 +21,10 @@ class PromptBatch:
     """Rows decoded together.
 
     Attributes:
-        prompts: each at least one token; when prefixes are shared, families side by side.
-        copies: how many rows each prompt gets.
-        commons: how many tokens each prompt has in common with the one before it.
+        prompts: prompts of at least one token each; if prefixes are shared, prompts of one family
+            are adjacent.
+        copies: number of rows for each prompt.
+        commons: number of leading tokens that each prompt has in common with the previous prompt.
     """
 
     prompts: tuple[TokenIds, ...]
@@ -47,9 +48,9 @@ class Segment:
 
     Attributes:
         start: position of the first token in the rows' prompts.
-        tokens: at least one.
+        tokens: the tokens, at least one.
         first_row: the first row that reads them.
-        rows: how many rows read them.
+        rows: number of rows that read them.
     """
 
     start: int
@@ -72,10 +73,11 @@ def plan_shared_batches(
     """Plan batches with shared prefixes, prompts of one family next to each other.
 
     Args:
-        wanted: prompt -> how many completions.
-        max_new_tokens: the longest reply.
-        max_batch_tokens: bound on the tokens a batch holds, each shared one counted once. The
-            samples of a prompt stay together unless they exceed it; a batch has at least one row.
+        wanted: number of completions for each prompt.
+        max_new_tokens: maximum length of a reply, in tokens.
+        max_batch_tokens: maximum number of tokens in a batch; a shared token counts once. The
+            samples of a prompt stay together unless they exceed this limit; a batch has at least
+            one row.
     """
 
     def count_max_copies(prompt: TokenIds) -> int:
@@ -139,7 +141,7 @@ def make_batch(prompts: Sequence[TokenIds], copies: Sequence[int]) -> PromptBatc
 
 
 def _split_copies(copies: int, *, maximum: int) -> list[int]:
-    """Decide how many rows of one prompt go together: all, or the maximum."""
+    """Decide how many rows of one prompt go into one batch: all of them, or as many as fit."""
     full, rest = divmod(copies, maximum)
     return [maximum] * full + [rest] * (rest > 0)
 
@@ -164,8 +166,8 @@ def count_cached_tokens(levels: PrefixLevels) -> int:
 def find_prefix_levels(batch: PromptBatch) -> PrefixLevels:
     """Find the shared prefixes of a batch whose prompts are in family order.
 
-    Inner segments are ordered by depth, and the ends of all prompts are on the last level, where
-    every segment has the same number of rows (the samples of a prompt) and lengths are similar.
+    Inner segments are ordered by depth. The ends of all prompts are on the last level, where every
+    segment has the same number of rows (the samples of a prompt) and lengths are similar.
     """
     firsts = [0]
     for copies in batch.copies:

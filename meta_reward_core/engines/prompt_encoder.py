@@ -130,7 +130,7 @@ def find_end_token_ids(
     """Ids that end a reply, by the generation config and by the tokenizer.
 
     Raises:
-        ModelFolderError: there are none.
+        ModelFolderError: neither defines an end token.
     """
     try:
         generation = GenerationConfig.from_pretrained(folder, local_files_only=True)

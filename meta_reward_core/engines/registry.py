@@ -21,7 +21,7 @@ def require_engine(kind: str) -> None:
     Only vLLM can be missing: the project itself requires the packages of all other kinds.
 
     Raises:
-        InputError: it is not, and how it is installed.
+        InputError: the package is not installed; the message explains how to install it.
     """
     if not is_engine_installed(kind):
         raise make_vllm_missing_error()
@@ -108,7 +108,7 @@ ENGINE_LOADERS: Final[Mapping[str, _Loader]] = {
     "openai": _load_openai,
     "scripted": _load_scripted,
 }
-"""By `engine.kind`.
+"""Loaders by `engine.kind`.
 
 The last argument is the base model of the adapter in the folder, if one was kept; engines without
 adapter support load the merged weights.

@@ -38,9 +38,9 @@ def load_reward_model(
     Args:
         model_folder: a folder that `check_reward_model` has passed.
         dtype: a torch dtype by name.
-        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ...
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
         threads: CPU threads, or None to leave their number unchanged.
-        max_model_len: a limit below the model's own, or None.
+        max_model_len: a lower limit than the model's own, in tokens, or None.
 
     Raises:
         ModelFolderError: the folder cannot be loaded, or lacks weights of the model.
@@ -95,7 +95,7 @@ class TransformersRewardModel:
         """Keep a model with one output.
 
         Args:
-            limit: the longest prompt and response together that it reads, in tokens.
+            limit: maximum length of prompt and response together, in tokens.
         """
         self._model: PreTrainedModel | None = model
         self._tokenizer = tokenizer

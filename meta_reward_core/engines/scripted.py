@@ -38,14 +38,14 @@ class ScriptedEngine:
     """Scripted completions, determined by conversation, sample index and seed.
 
     Attributes:
-        calls: how many completions have been asked for since construction.
+        calls: number of completions requested since construction.
     """
 
     def __init__(self, script: Script, values: ValueScript | None = None) -> None:
         """Store the scripts; nothing is loaded.
 
         Args:
-            values: of forced lines.
+            values: script that returns the log-probabilities of forced values.
         """
         self._values = values
         self.calls = 0
@@ -83,7 +83,7 @@ class ScriptedEngine:
         """Read forced values from the script; each word and line part is a token.
 
         Raises:
-            EngineError: there is no such script.
+            EngineError: the engine has no script for forced values.
         """
         if self._values is None:
             raise EngineError("This script does not support forced lines: use one that does.")

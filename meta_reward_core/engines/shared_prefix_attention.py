@@ -1,9 +1,9 @@
 """Attention that reads a shared prefix once for all sequences.
 
-The queries of all readers of a segment are the rows of ONE product with the segment's keys and
-values; the part of each sequence itself is read separately; the parts are combined into one softmax
-over all keys. Available to any model through transformers' `AttentionInterface`. It handles the
-tensors of a layer, but not tokens, prompts or sampling.
+The queries of all sequences that read a segment are the rows of ONE matrix product with the
+segment's keys and values. Each sequence's own tokens are read separately. The parts are combined
+into one softmax over all keys. Available to any model through transformers' `AttentionInterface`.
+It handles the tensors of a layer, but not tokens, prompts or sampling.
 """
 
 import math
@@ -49,10 +49,10 @@ class CachedLevel:
     """Keys and values of segments, right-padded to the longest.
 
     Attributes:
-        keys: of each layer, (segments, key heads, longest, width).
-        values: likewise.
+        keys: keys of each layer, (segments, key heads, longest, width).
+        values: values of each layer, in the same layout.
         starts: position of each segment's first token.
-        lengths: tokens of each segment.
+        lengths: number of tokens of each segment.
     """
 
     keys: list[Tensor]
@@ -66,11 +66,13 @@ class PrefixView:
     """A level as seen by the sequences of one call.
 
     Attributes:
-        readers: the sequences that read each segment, padded by any; (segments, most readers).
+        readers: the sequences that read each segment, padded with arbitrary sequences; (segments,
+            most readers).
         positions: index of each sequence's result among segments x most readers, or one past the
             end if it reads nothing of this level; (sequences,).
-        complete: whether every sequence reads something.
-        in_order: whether `readers` are all sequences in order, so that none has to be moved.
+        complete: whether every sequence reads a segment of this level.
+        in_order: whether `readers` contains all sequences in order, so that no reordering is
+            needed.
         padding: mask of the segments' padding; empty until first requested.
     """
 
@@ -87,10 +89,10 @@ class PrefixContext:
     """Inputs of a model call in addition to its own tokens.
 
     Attributes:
-        prefixes: what precedes the call's own tokens.
-        positions: of the call's own tokens, (sequences, tokens).
-        last: the highest of them, at most.
-        enough_at: the layer whose keys and values are the last that the call is made for.
+        prefixes: the levels that precede the call's own tokens.
+        positions: positions of the call's own tokens, (sequences, tokens).
+        last: upper bound of these positions.
+        enough_at: the last layer whose keys and values are needed; None to run all layers.
     """
 
     prefixes: list[PrefixView]
@@ -103,8 +105,8 @@ class PrefixContext:
         """Return the mask of keys of prefix `number`, shared by layers with the same window.
 
         Returns:
-            (segments, 1, queries or 1, longest), queries as `_attend` wants them: readers x
-            `groups` x tokens. None where everything is seen.
+            A bias of shape (segments, 1, queries or 1, longest), with queries in the order that
+            `_attend` expects: readers x `groups` x tokens. None if no key is masked.
         """
         prefix = self.prefixes[number]
         if window is None or self.last - min(prefix.level.starts) < window:
@@ -174,24 +176,25 @@ def attend_shared(
     """Attend to the prefixes and, causally, to the call's own tokens.
 
     Args:
-        module: the model's attention module, which names its layer.
+        module: the model's attention module, which contains the index of its layer.
         query: (sequences, heads, tokens, width).
-        key: of each sequence's own tokens, the new ones last; (sequences, key heads, own, width).
-        value: likewise.
-        attention_mask: must be None: what hides keys is said by `shared_reading`.
-        scaling: factor of the scores; None for one over the root of the width.
-        softcap: bound of the scores, by a hyperbolic tangent, as in Gemma 2.
-        sliding_window: how many tokens a query sees, its own included.
-        s_aux: a score of each head that takes part in the softmax without a value (GPT-OSS).
+        key: keys of each sequence's own tokens, new tokens last; (sequences, key heads, own,
+            width).
+        value: values of the same tokens, in the same order.
+        attention_mask: must be None; `shared_reading` defines which keys are masked.
+        scaling: factor of the scores; None for 1 / sqrt(width).
+        softcap: bound of the scores, enforced by a hyperbolic tangent as in Gemma 2.
+        sliding_window: number of tokens that a query sees, including its own token.
+        s_aux: an extra score per head, which enters the softmax without a value (GPT-OSS).
         position_bias: must be None.
-        shared_reading: what this call reads, handed through the model.
+        shared_reading: inputs of this call, passed through the model.
 
     Returns:
-        (sequences, tokens, heads, width of a value), and no weights.
+        Outputs of shape (sequences, tokens, heads, width of a value), and None for the weights.
 
     Raises:
-        CannotShareError: the attention is of a kind that this function does not know.
-        EnoughReadError: this is the layer at which the reading is to end.
+        PrefixSharingUnsupportedError: this function does not support the model's kind of attention.
+        PrefillDoneError: the call reached the layer `enough_at`, at which a prefill ends.
     """
     if shared_reading is None:
         raise PrefixSharingUnsupportedError("the model does not pass arguments to its attention")

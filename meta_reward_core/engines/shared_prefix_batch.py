@@ -65,7 +65,7 @@ class SharedPrefixBatch:
         self.logits = output.logits[:, -1]
 
     def keep_rows(self, kept: Tensor) -> None:
-        """Keep only these rows, by their current numbers, and free unused segments."""
+        """Keep only the given rows, by their current numbers, and free unused segments."""
         select_rows(self._cache, kept)
         self._positions = self._positions[kept]
         self._rows = [self._rows[number] for number in kept.tolist()]
@@ -116,7 +116,7 @@ def _group_by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
 def _read_together(
     model: PreTrainedModel, segments: Sequence[Segment], before: Sequence[CachedSegments]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Keys and values by layer; (segments, key heads, longest of them, width)."""
+    """Compute keys and values by layer, of shape (segments, key heads, longest segment, width)."""
     longest = max(len(segment.tokens) for segment in segments)
     ids = [list(item.tokens) + [0] * (longest - len(item.tokens)) for item in segments]
     starts = torch.tensor([segment.start for segment in segments], device=model.device)
@@ -155,7 +155,7 @@ def _make_prefix_views(
 def _make_prefix_view(
     segments: Sequence[Segment], level: CachedLevel, rows: Sequence[int], *, device: torch.device
 ) -> PrefixView:
-    """Describe how sequences, one per row of the batch, read a level."""
+    """Describe which segments of a level the sequences read, one sequence per row of the batch."""
     readers: list[list[int]] = [[] for _ in segments]
     spots: list[tuple[int, int] | None] = []
     for sequence, row in enumerate(rows):
@@ -177,7 +177,7 @@ def _make_prefix_view(
 
 
 def _find_segment(segments: Sequence[Segment], row: int) -> int | None:
-    """Segment that each row reads."""
+    """Find the segment that each row reads."""
     number = bisect_right(segments, row, key=lambda segment: segment.first_row) - 1
     if number < 0 or row >= segments[number].first_row + segments[number].rows:
         return None

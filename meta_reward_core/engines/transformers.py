@@ -83,13 +83,14 @@ def load_transformers_engine(
 
     Args:
         model_folder: a folder that `check_model_folder` has passed.
-        dtype: a torch dtype by name, or "auto" for the one the weights are stored in.
-        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ...
-        threads: threads of the CPU, or None to leave them; the same number gives the same tokens.
-        max_batch_tokens: bound on the tokens held at a time, each shared one counted once; where
-            prefixes cannot be shared, on rows x (longest prompt + max_new_tokens).
-        max_model_len: a limit below the model's own, or None.
-        decoding: "auto" for `generate` on a GPU and the loop with shared prefixes elsewhere.
+        dtype: a torch dtype by name, or "auto" for the dtype in which the weights are stored.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
+        threads: number of CPU threads, or None to leave it unchanged; with the same number, the
+            tokens are the same.
+        max_batch_tokens: maximum number of tokens in memory at a time, where a shared token counts
+            once; if prefixes cannot be shared, maximum of rows x (longest prompt + max_new_tokens).
+        max_model_len: a lower limit than the model's own, in tokens, or None.
+        decoding: "auto" for `generate` on a GPU and for the loop with shared prefixes elsewhere.
 
     Raises:
         ModelFolderError: the folder cannot be loaded.

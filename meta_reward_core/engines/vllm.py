@@ -47,7 +47,7 @@ MAX_ALTERNATIVES: Final = 20
 _SEED_RANGE: Final = 2**31
 _CPU_BLOCK_TOKENS: Final = 128
 _MAX_SCORED_TOKENS: Final = 128
-"""Most tokens whose probabilities a request of vLLM may ask for (`logprob_token_ids`)."""
+"""Maximum tokens whose probabilities one vLLM request can return (`logprob_token_ids`)."""
 _ADAPTER_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
 """Maximum adapter ranks that vLLM supports."""
 _ENVIRONMENT: Final = {
@@ -80,12 +80,12 @@ def load_vllm_engine(
         dtype: a torch dtype by name.
         threads: CPU threads, or None to leave their number unchanged.
         max_batch_tokens: capacity of a CPU's cache in tokens.
-        max_model_len: a limit below the model's own, or None.
-        max_num_seqs: replies decoded at a time.
-        tensor_parallel_size: devices that share each layer.
+        max_model_len: a lower limit than the model's own, in tokens, or None.
+        max_num_seqs: number of replies decoded at a time.
+        tensor_parallel_size: number of devices over which each layer is split.
         gpu_memory_utilization: share of a GPU's memory for weights and cache.
         max_num_batched_tokens: maximum tokens per step; None: vLLM's default for the GPU.
-        kv_cache_dtype: dtype of keys and values; "auto" for that of the weights.
+        kv_cache_dtype: dtype of keys and values; "auto" for the dtype of the weights.
         quantization: method that quantizes the weights while loading, or None.
         base: use the weights of this folder and the unmerged adapter inside `model_folder`; None:
             the weights of `model_folder`.
@@ -157,8 +157,8 @@ class VllmEngine:
             end_ids: tokens that end a reply.
             adapter: the folder of an adapter that every request uses, or None.
             seeded_requests: whether each request has a seed, because other processes sample the
-                tokens; otherwise this process is seeded.
-            on_close: called when the model has been freed.
+                tokens; otherwise the seed is set in this process.
+            on_close: called after the model has been freed.
         """
         self._llm: Any = llm
         self._tokenizer = tokenizer
@@ -243,7 +243,7 @@ class VllmEngine:
         return sampled
 
     def _iter_outputs(self, requests: Sequence[tuple[TokenIds, Any]]) -> Iterator[tuple[int, Any]]:
-        """Run requests of a prompt and its parameters; yield the place of each and its output."""
+        """Run requests (prompt and parameters); yield the index and the output of each request."""
         engine, as_input = self._llm.llm_engine, import_module("vllm.inputs").tokens_input
         waiting: set[str] = set()
         try:
@@ -268,8 +268,9 @@ class VllmEngine:
     ) -> list[ForcedLineReading | None]:
         """Read the values of a line after each completion. See `ForcedLineReader`.
 
-        A request for each place of the values asks for the probabilities of its tokens alone;
-        what prompts and completions have in common is read once, through the prefix cache.
+        For each token position of the values, one request returns the probabilities of the tokens
+        at this position only. Common prefixes of prompts and completions are read once, through the
+        prefix cache.
         """
         if self._llm is None:
             raise EngineError("This engine is closed: load the model again.")
@@ -331,7 +332,7 @@ class VllmEngine:
         """Decode generated token ids by sample; a greedy reply is used for all samples.
 
         Args:
-            n: completions asked for.
+            n: number of requested completions.
             opened: the reasoning block that the generation prompt opens.
         """
         outputs = sorted(output.outputs, key=lambda one: one.index)

@@ -122,7 +122,7 @@ def _to_item_row(task: str, model: ModelRef, result: ItemResult) -> dict[str, An
 def make_benchmark_request(
     context: IterationContext, task: str, model: ModelRef, resources: StageResources
 ) -> BenchmarkRequest:
-    """Build the request, with the same seed for every model, so that only the model differs."""
+    """Build the request; the seed is the same for every model, so that only the model differs."""
     recipe = context.recipe
     return BenchmarkRequest(
         engine=resources.get_engine(model, recipe.engine),

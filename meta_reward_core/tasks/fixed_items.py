@@ -5,8 +5,8 @@ same prompts on every machine, even if the source file changes. Data that is abs
 experiment starts is recorded as absent: its task is then not evaluated, which is neither a pass nor
 a failure.
 
-The items of the tasks that select checkpoints are kept with them. They share no prompt with the
-evaluation, and are required.
+The items of the tasks that select checkpoints (development items) are stored with them. They are
+required, and must not have a prompt in common with the evaluation.
 """
 
 import hashlib
@@ -31,11 +31,11 @@ class FixedItems:
     """Items of one task of `evaluation.tasks` or `development.tasks`.
 
     Attributes:
-        version: of the task.
-        source: name of the file or folder that the items came from.
-        source_sha256: of its bytes; None where it was absent.
-        items: in the order of the data; none if there is an `obstacle`.
-        obstacle: why the task is not evaluated; None if it is.
+        version: version of the task.
+        source: name of the file or folder from which the items were read.
+        source_sha256: SHA-256 of the source; None if the source was absent.
+        items: the items, in the order of the data; empty if there is an `obstacle`.
+        obstacle: why the task is not evaluated; None if the task is evaluated.
         left_out_of_pool: prompts of the experiment's pool that were left out because they equal or
             nearly equal a prompt of these items.
     """
@@ -62,7 +62,7 @@ class FixedItems:
         """Parse the items.
 
         Raises:
-            ValueError, KeyError, TypeError: the bytes are something else.
+            ValueError, KeyError, TypeError: the bytes are not evaluation items.
         """
         values = parse_json(data)
         if not isinstance(values, dict):
@@ -75,7 +75,7 @@ def get_benchmark(name: str) -> Benchmark:
     """Return the benchmark of a task.
 
     Raises:
-        TaskError: there is no such task here, or it has no benchmark.
+        TaskError: the task is not installed here, or has no benchmark.
     """
     benchmark = get_task(name).benchmark
     if benchmark is None:
@@ -91,7 +91,7 @@ def read_fixed_items(recipe: Recipe) -> list[FixedItems]:
 
     Raises:
         TaskError: a task is not installed here, or has no benchmark.
-        EvaluationFileError: data is there and malformed.
+        EvaluationFileError: data exists but is malformed.
     """
     return [_read_task_items(wanted) for wanted in recipe.evaluation.tasks]
 
@@ -100,7 +100,8 @@ def read_development_items(recipe: Recipe, evaluated: Sequence[FixedItems]) -> l
     """Read the items of every task of a recipe's `development.tasks`.
 
     Args:
-        evaluated: the items of the evaluation, which must share no prompt with them.
+        evaluated: the evaluation items, which must not have a prompt in common with the development
+            items.
 
     Raises:
         TaskError: a task is not installed here, or has no benchmark; its data or a package is
@@ -164,7 +165,7 @@ def load_fixed_items(store: ArtifactStore, experiment: ExperimentLayout, task: s
     """Load the evaluation items of an experiment.
 
     Raises:
-        ArtifactError: they are gone, or not readable.
+        ArtifactError: the items no longer exist, or cannot be read.
     """
     return _load_items(store, experiment.get_evaluation_items(task))
 
@@ -175,7 +176,7 @@ def load_development_items(
     """Load the items by which an experiment selects checkpoints.
 
     Raises:
-        ArtifactError: they are gone, or not readable.
+        ArtifactError: the items no longer exist, or cannot be read.
     """
     return _load_items(store, experiment.get_development_items(task))
 

@@ -36,20 +36,20 @@ class BaseModelSource(Protocol):
     """Base models (M0) that a task trains or ships."""
 
     def provides(self, name: str | None) -> bool:
-        """Whether a recipe's `model` is one of them; None is the task's default."""
+        """Whether a recipe's `model` is one of these models; None is the task's default."""
 
     def find(self, name: str | None, models: Path) -> Path | None:
         """Find the folder of a base model without writing, training or network.
 
         Args:
-            name: a name that it provides.
-            models: folder in which models that were made are kept.
+            name: name of a model that this source provides.
+            models: folder in which created models are stored.
 
         Returns:
-            None if the model has yet to be made.
+            The folder; None if the model must be created first.
 
         Raises:
-            TrainingError: it was made before and cannot serve.
+            TrainingError: the model was created earlier, but is not usable.
         """
 
     def ensure(
@@ -58,13 +58,13 @@ class BaseModelSource(Protocol):
         """Return the folder of a base model, creating it if necessary.
 
         Args:
-            name: a name that it provides.
-            models: folder in which models that were made are kept.
-            scratch: private folder for the work.
+            name: name of a model that this source provides.
+            models: folder in which created models are stored.
+            scratch: private folder for temporary files.
             say: called with progress messages.
 
         Raises:
-            TrainingError: it could not be made.
+            TrainingError: the model could not be created.
         """
 
 
@@ -73,11 +73,12 @@ class EvaluationRequest:
     """A model to evaluate.
 
     Attributes:
-        engine: of the model; closed by the caller.
-        model: its name, such as `M1`.
-        recipe: of the experiment: sampling of the three roles, sizes of the evaluation.
-        templates: in which judge and meta-judge are asked.
-        seed: of the experiment.
+        engine: engine of the model; closed by the caller.
+        model: name of the model, such as `M1`.
+        recipe: the experiment's recipe, with the sampling parameters of the three roles and the
+            sizes of the evaluation.
+        templates: prompt templates of judge and meta-judge.
+        seed: seed of the experiment.
     """
 
     engine: Engine
@@ -89,13 +90,14 @@ class EvaluationRequest:
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Measures models by its own ground truth."""
+    """Measures models against its own ground truth."""
 
     def measure(self, request: EvaluationRequest) -> Iterable["Measurement | ItemResult"]:
         """Measure a model; return rows of the table `evaluation`.
 
-        Results of single items, which are the same for every model, give the intervals of changes
-        between models. Their metric is `<subject>.<metric>` of a measurement.
+        The rows include results of single items, which are the same for every model; the intervals
+        of changes between models are computed from them. Their metric has the form
+        `<subject>.<metric>`, after the measurement to which they belong.
 
         The same request gives the same rows.
 
@@ -109,8 +111,8 @@ class BenchmarkItem:
     """An item of a benchmark's data.
 
     Attributes:
-        item_id: unique in the data.
-        prompt: the instruction that the model answers, or about which it judges.
+        item_id: id of the item, unique in the data.
+        prompt: the prompt that the model answers, or whose responses it judges.
         values: everything else that the benchmark needs, as JSON.
     """
 
@@ -133,12 +135,12 @@ class ItemResult:
     """A measurement of a model on one item.
 
     Attributes:
-        item_id: of the item.
-        prompt_id: of its prompt; intervals are clustered by it.
-        metric: name of the figure whose mean over all results it is a part of.
-        part: number of the check, where an item has several; else 0.
-        value: in [0, 1] for a benchmark, on the scale of the measurement for an evaluator; None
-            where nothing could be read.
+        item_id: id of the item.
+        prompt_id: id of the item's prompt; intervals are clustered by prompt.
+        metric: name of the metric, which is the mean of these values over all items.
+        part: number of the check if an item has several checks; otherwise 0.
+        value: the result, in [0, 1] for a benchmark and on the scale of the measurement for an
+            evaluator; None if nothing could be read.
     """
 
     item_id: str
@@ -153,15 +155,15 @@ class BenchmarkRequest:
     """A model to evaluate on the items of a benchmark.
 
     Attributes:
-        engine: of the model; closed by the caller.
-        model: its name, such as `M1`.
-        actor: how responses are sampled.
-        judge: how judgments are sampled.
-        meta_judge: how comparisons are sampled.
+        engine: engine of the model; closed by the caller.
+        model: name of the model, such as `M1`.
+        actor: sampling parameters for responses.
+        judge: sampling parameters for judgments.
+        meta_judge: sampling parameters for comparisons.
         judgments: number of judgments of each response.
         score_readout: how a score is read or forced.
         templates: prompts of the judge and the meta-judge.
-        max_score: end of the rubric's scale.
+        max_score: top of the rubric's scale.
         system_prompt: a system message before every prompt that is answered.
         seed: random seed.
         progress: see `Engine.sample`.
@@ -186,7 +188,7 @@ class Benchmark(Protocol):
     """Measures models on user-provided data with human labels or programmatic checks."""
 
     def find_obstacle(self) -> str | None:
-        """Return what prevents it from running, such as a missing package, or None."""
+        """Return why the benchmark cannot run, such as a missing package; None if it can run."""
 
     def read_items(self, data: Path) -> Sequence[BenchmarkItem]:
         """Read the items of a file or folder.
@@ -222,7 +224,7 @@ class Task(Protocol):
 
     @property
     def version(self) -> int:
-        """Version of its prompts and its ground truth: results of other versions differ."""
+        """Version of the prompts and the ground truth; results of different versions differ."""
 
     @property
     def prompts(self) -> PromptSource | None:
@@ -271,7 +273,7 @@ class StaticModel:
     folder: Path
 
     def provides(self, name: str | None) -> bool:
-        """Whether the default is requested."""
+        """Whether the task's default model is requested."""
         return name is None
 
     def find(self, name: str | None, models: Path) -> Path | None:  # noqa: ARG002

@@ -29,7 +29,7 @@ BUILT_IN_TASKS: Final[Mapping[str, str]] = {
     "labelled-pairs": "meta_reward_core.tasks.labelled_pairs.plugin:TASK",
     "toy": "meta_reward_core.tasks.toy.plugin:TASK",
 }
-"""Tasks of this package, with the location of their object."""
+"""Tasks of this package, with the import location of each task object."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,17 +59,17 @@ def get_task(name: str) -> Task:
     """Import a task.
 
     Raises:
-        TaskError: there is none of this name here, two packages declare it, it cannot be imported,
-            or it is not what `protocol.Task` asks for.
+        TaskError: no installed task has this name, two packages declare it, it cannot be imported,
+            or it does not implement `protocol.Task`.
     """
     return _load_task(name, tuple(sys.path))
 
 
 def find_task(name: str | None) -> Task | None:
-    """Return the task of a recipe, or None if it names none.
+    """Return the task of a recipe; None if the recipe has no task.
 
     Raises:
-        TaskError: as `get_task`.
+        TaskError: see `get_task`.
     """
     return None if name is None else get_task(name)
 
@@ -99,7 +99,7 @@ def get_task_templates(name: str | None) -> Mapping[str, str]:
     """Return the prompt templates of a recipe's task: name -> text; empty without a task.
 
     Raises:
-        TaskError: as `get_task`.
+        TaskError: see `get_task`.
     """
     task = find_task(name)
     return {} if task is None else task.templates

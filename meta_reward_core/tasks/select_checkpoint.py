@@ -1,6 +1,6 @@
 """Score the candidates of a training on the development set of the recipe.
 
-The training hands over folders and receives numbers: it never sees a task or its labels.
+The training supplies folders and receives scores; it has no access to tasks or their labels.
 """
 
 from dataclasses import replace

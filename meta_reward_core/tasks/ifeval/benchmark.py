@@ -70,8 +70,8 @@ def read_ifeval_items(path: Path) -> list[BenchmarkItem]:
     """Read rows of `key, prompt, instruction_id_list, kwargs`.
 
     Raises:
-        EvaluationFileError: a row lacks something, a key comes twice, or a check is unknown or
-            lacks a value.
+        EvaluationFileError: a row is incomplete, a key occurs twice, or a check is unknown or lacks
+            a value.
     """
     items: dict[str, BenchmarkItem] = {}
     for row in read_rows(path):
@@ -130,10 +130,10 @@ def read_responses(path: Path, items: Sequence[BenchmarkItem]) -> list[str]:
     """Read rows of `prompt, response` (or `instruction, output`), one per item.
 
     Returns:
-        The responses in the order of the items. Rows of other prompts are passed over.
+        The responses, in the order of the items. Rows with other prompts are ignored.
 
     Raises:
-        EvaluationFileError: a row lacks something, a prompt has two responses, or an item none.
+        EvaluationFileError: a row is incomplete, a prompt has two responses, or an item has none.
     """
     found: dict[str, str] = {}
     for row in read_rows(path):
@@ -234,7 +234,7 @@ def _make_metric(name: str, found: _Values) -> Metric:
 
 
 def find_response_issues(items: Sequence[BenchmarkItem]) -> list[DataIssue]:
-    """Return issues that readers of the metrics must know."""
+    """Return data issues that affect how the metrics must be interpreted."""
     repeated = len(items) - len({item.prompt for item in items})
     return make_issue_if_any(
         range(repeated),

@@ -24,7 +24,7 @@ INSTALL_HINT: Final = "pip install 'meta-reward[ifeval]'"
 
 _LETTERS: Final = "keywords:letter_frequency"
 _PROBES: Final = (1, 2, 3)
-"""Seeds with which a check must give the same result."""
+"""Seeds; a check must give the same result with each of them."""
 
 _loading = threading.Lock()
 
@@ -39,8 +39,8 @@ class Check:
     """A verifiable instruction with its values.
 
     Attributes:
-        kind: such as `length_constraints:number_words`.
-        values: by name, without those that are null.
+        kind: kind of the instruction, such as `length_constraints:number_words`.
+        values: values of the instruction by name, without null values.
     """
 
     kind: str
@@ -53,11 +53,12 @@ class Check:
     def validate(self, *, prompt: str) -> None:
         """Refuse an unknown check or invalid values.
 
-        If a value is missing or not accepted, the package checks a random one instead, which is
-        meaningless for the prompt.
+        If a value is missing or invalid, the package uses a random value instead, which makes the
+        check meaningless for the prompt.
 
         Raises:
-            EvaluationFileError: saying why.
+            EvaluationFileError: the check is unknown or has invalid values; the message gives the
+                reason.
         """
         state = random.getstate()
         try:

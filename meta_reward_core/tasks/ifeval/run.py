@@ -25,11 +25,11 @@ class IfEvalRun:
 
     Attributes:
         out: an existing folder.
-        max_new_tokens: limit of a response.
+        max_new_tokens: maximum number of tokens per response.
         system_prompt: a system message before every prompt.
-        seed: of the engine; responses are greedy.
-        make_progress: given the name of a step and its number of replies, returns what reports its
-            progress.
+        seed: random seed of the engine; responses are greedy.
+        make_progress: called with the name of a step and its number of replies; returns the
+            progress callback of the step.
     """
 
     out: Path
@@ -90,9 +90,9 @@ def score_outputs(
     """Check and score a file of responses.
 
     Args:
-        model: who responded.
+        model: name of the model that responded.
         out: a folder for `checks.jsonl`; None writes none.
-        issues: what else a reader must know.
+        issues: additional data issues to report.
 
     Raises:
         EvaluationFileError: the file is malformed, or a prompt has no response.

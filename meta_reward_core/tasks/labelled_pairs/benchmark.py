@@ -1,11 +1,12 @@
 """Human-labeled pairs: whether the model, as a judge, agrees with human preferences.
 
-Two questions are asked of each pair. As the judge: each output is scored N times alone, and the
-order of the mean scores is compared with the label. As a pairwise judge, the meta-judge's kind of
-question: both outputs are shown together, in both orders, and the verdict is compared with it.
+The model answers two questions about each pair. As the judge, it scores each output separately, N
+times, and the order of the mean scores is compared with the label. As a pairwise judge, which is
+similar to the meta-judge, it sees both outputs together, in both orders, and its verdict is
+compared with the label.
 
-A tie counts half, so random guessing gets 50%. Unreadable replies are excluded from means and
-counted, and the interval allows for each of them being wrong or right.
+A tie counts half, so random guessing gets 50%. Unreadable replies are counted and excluded from the
+means, and the interval covers the cases that each of them is wrong or right.
 
 Source of the format: Zeng et al. 2023, arXiv 2310.07641 (LLMBar).
 """
@@ -69,7 +70,7 @@ class LabelledPairs:
     """The benchmark of the task `labelled-pairs`."""
 
     def find_obstacle(self) -> str | None:
-        """Return None: only data is needed."""
+        """Return None: this benchmark needs nothing but its data."""
         return None
 
     def read_items(self, data: Path) -> Sequence[BenchmarkItem]:
@@ -79,7 +80,7 @@ class LabelledPairs:
     def evaluate(
         self, request: BenchmarkRequest, items: Sequence[BenchmarkItem]
     ) -> Sequence[ItemResult]:
-        """Score every output alone, then compare both outputs in both orders."""
+        """Score every output separately, then compare both outputs in both orders."""
         judgments = judge_outputs(request, items)
         replies = compare_outputs(request, items)
         return [*score_judgments(items, judgments), *score_comparisons(items, replies)]
@@ -93,10 +94,10 @@ def read_labelled_pairs(path: Path) -> list[BenchmarkItem]:
     """Read rows of `input, output_1, output_2, label` (1 or 2: the better output).
 
     Args:
-        path: a file, or a folder whose files are subsets, named by the files.
+        path: a file, or a folder in which each file is a subset with the name of the file.
 
     Raises:
-        EvaluationFileError: a row lacks something, or there is no row.
+        EvaluationFileError: a row is incomplete, or there is no row.
     """
     if not path.is_dir():
         return [_parse_item(row, path.stem, n) for n, row in enumerate(read_rows(path), start=1)]

@@ -37,16 +37,16 @@ def run_labelled_pairs(
     questions: Sequence[Question] = ("scores", "comparisons"),
     max_prompts: int | None = None,
 ) -> Scorecard:
-    """Score every output alone, compare both in both orders, and compute accuracies.
+    """Score every output separately, compare each pair in both orders, and compute accuracies.
 
     Writes `judgments.jsonl`, `verdicts.jsonl` and `items.jsonl`, a row for each result.
 
     Args:
-        run: its judge is evaluated.
-        templates: in which the judge is asked for scores.
-        max_score: end of the rubric's scale.
-        readout: how a score comes about.
-        questions: what the model is asked.
+        run: settings of the evaluation; its judge is evaluated.
+        templates: prompt templates with which the judge is asked for scores.
+        max_score: top of the rubric's scale.
+        readout: how a score is produced.
+        questions: the questions that the model is asked.
         max_prompts: number of prompts, selected by a hash as in `evaluation.tasks`; None for all.
 
     Raises:

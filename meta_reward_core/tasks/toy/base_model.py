@@ -63,9 +63,9 @@ class QualityGate:
     """Requirements for a base model's meta-judge on held-out comparisons.
 
     Attributes:
-        comparisons: how many it is asked; in half of them the better judgment stands first.
-        accuracy: least share of right verdicts.
-        order_gap: largest difference between the accuracies of the two halves.
+        comparisons: number of comparisons; in half of them the better judgment is shown first.
+        accuracy: minimum share of correct verdicts.
+        order_gap: maximum difference between the accuracies of the two halves.
     """
 
     comparisons: int = 400
@@ -120,8 +120,8 @@ def ensure_seed_model(models: Path, *, scratch: Path, say: Callable[[str], None]
     """Return the base model's folder: built-in, cached, or trained now.
 
     Args:
-        models: where a trained one is kept.
-        scratch: where the trainer keeps its state.
+        models: folder in which a trained model is stored.
+        scratch: folder in which the trainer keeps its state.
         say: called with progress messages and the results of the gate.
 
     Raises:
@@ -196,8 +196,8 @@ def train_candidate(
     """Train a model on the seed data of an SFT seed, without the gate.
 
     Args:
-        candidate: folder that is made.
-        meta_judge_noise: how the meta-judge of the seed data errs.
+        candidate: folder that is created.
+        meta_judge_noise: error rates of the meta-judge in the seed data.
     """
     from meta_reward_core.training.sft import InitialModel, train_sft
 

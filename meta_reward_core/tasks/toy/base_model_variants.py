@@ -28,9 +28,9 @@ class SeedModelVariant:
     """Identifies a base model.
 
     Attributes:
-        sft_seed: of its training, and of the data it is trained on.
-        noisy: whether the meta-judge of its data rechecks as badly, and with the same bias
-            towards verbose responses, as the judge judges.
+        sft_seed: random seed of its training, and of the data that it is trained on.
+        noisy: whether the meta-judge in its training data has the same error rates, and the same
+            bias towards verbose responses, as the judge.
     """
 
     sft_seed: int
@@ -48,7 +48,7 @@ class SeedModelVariant:
 
 
 def parse_variant(name: str | None) -> SeedModelVariant | None:
-    """Parse the variant in a recipe's model, or None if it names something else."""
+    """Parse the variant from a recipe's `model`; None if it is not the name of a variant."""
     found = _NAME.fullmatch(name or "")
     return SeedModelVariant(int(found[1]), noisy=found[2] is not None) if found else None
 
@@ -86,8 +86,8 @@ def ensure_variant(
     """Return a variant's folder: shipped, cached, or trained now.
 
     Raises:
-        TrainingError: it is a sharp one that failed the gate, now or earlier; or its folder was
-            removed, and its record was not.
+        TrainingError: a variant that is not noisy failed the gate, now or earlier; or the folder
+            was removed, but not its record.
     """
     models.mkdir(parents=True, exist_ok=True)
     with FileLock(models / f".{variant.name}-{variant.key[:12]}.lock"):
@@ -101,7 +101,7 @@ def check_variant(variant: SeedModelVariant, models: Path) -> Path | None:
     """Return a variant's folder like `ensure_variant`, or None if it must be trained.
 
     Raises:
-        TrainingError: for what `ensure_variant` raises it, without a training.
+        TrainingError: see `ensure_variant`; nothing is trained.
     """
     gate = find_gate_result(variant, models)
     return None if gate is None else _require_passed(variant, gate, models)

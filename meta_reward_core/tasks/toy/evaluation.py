@@ -24,7 +24,7 @@ from meta_reward_core.tasks.toy import ground_truth, task
 from meta_reward_core.tasks.toy.win_rates import make_baseline_responses, measure_wins, score_win
 
 HELD_OUT_SEED = 20_240_719
-"""The held-out items are the same for every model, experiment and seed."""
+"""Seed of the held-out items, which are the same for every model, experiment and seed."""
 
 MetricRows = Iterator[tuple[str, float | None, int]]
 
@@ -49,8 +49,8 @@ def measure_model(
     """Measure a model in its three roles.
 
     Returns:
-        Measurements whose basis is `oracle`; of the win rate also by the model's own judge. Then
-        what was measured on each held-out item, which is the same for every model, so that changes
+        Measurements with the basis `oracle`, and the win rate also by the model's own judge; then
+        the results on each held-out item. The items are the same for every model, so that changes
         between models can be paired.
     """
     seeded = partial(derive_seed, seed, "oracle")
@@ -171,7 +171,7 @@ class JudgedItems:
     Attributes:
         quality: true quality of each item.
         words: length of each item.
-        judgments: whose `response_id` is the number of the item.
+        judgments: judgments of the items; `response_id` is the number of the item.
     """
 
     quality: Sequence[float]
@@ -207,9 +207,9 @@ def measure_judge(
     """Measure the judge on responses of known quality and of all lengths.
 
     Yields:
-        (metric, value, count): how often a single judgment is exact, the share that can be read,
-        order agreement and Spearman correlation of mean scores with the truth, the mean score,
-        and how many points ten words of filler are worth to it.
+        (metric, value, count): share of exact judgments, share of readable judgments, order
+        agreement and Spearman correlation of mean scores with the true quality, the mean score, and
+        the change of the score for ten words of filler.
     """
     return _measure_judged(
         judge_held_out_items(
@@ -293,8 +293,8 @@ class HeldOutVerdicts:
     """Verdicts on pairs of judgments of which one is truly better.
 
     Attributes:
-        right: whether each verdict is.
-        better: which position the better judgment has.
+        right: whether each verdict is correct.
+        better: position of the better judgment.
     """
 
     right: Sequence[bool]
@@ -313,8 +313,8 @@ def measure_meta_judge(
     """Measure the meta-judge on pairs of judgments with a known better one.
 
     Yields:
-        (metric, value, count): accuracy, and accuracy where the better one stands first and
-        where it stands second; an unreadable verdict is not a right one.
+        (metric, value, count): accuracy; and accuracy if the better judgment is shown first, and if
+        it is shown second. An unreadable verdict counts as wrong.
     """
     return _measure_verdicts(
         compare_held_out_judgments(

@@ -39,7 +39,7 @@ class ToyModels:
     """The built-in base model, and the variants `miniature-sft<K>[-noisy]`."""
 
     def provides(self, name: str | None) -> bool:
-        """Whether a recipe's `model` is one of them."""
+        """Whether a recipe's `model` is one of these models."""
         from meta_reward_core.tasks.toy.base_model_variants import parse_variant
 
         return name is None or parse_variant(name) is not None
@@ -48,7 +48,7 @@ class ToyModels:
         """Find a model's folder.
 
         Raises:
-            TrainingError: it was trained before, and failed its gate or is gone.
+            TrainingError: the model was trained earlier, but failed its gate or no longer exists.
         """
         from meta_reward_core.tasks.toy.base_model import find_cached_seed_model
         from meta_reward_core.tasks.toy.base_model_variants import check_variant, parse_variant
@@ -62,7 +62,7 @@ class ToyModels:
         """Return a model's folder, training the model if necessary.
 
         Raises:
-            TrainingError: it failed its gate, now or earlier.
+            TrainingError: the model failed its gate, now or earlier.
         """
         from meta_reward_core.tasks.toy.base_model import ensure_seed_model
         from meta_reward_core.tasks.toy.base_model_variants import ensure_variant, parse_variant
@@ -75,7 +75,7 @@ class ToyModels:
 
 @dataclass(frozen=True, slots=True)
 class ToyEvaluator:
-    """Measures a model in its three roles by the ground truth, on held-out items."""
+    """Measures a model in its three roles against the ground truth, on held-out items."""
 
     def measure(self, request: EvaluationRequest) -> Iterable[Measurement | ItemResult]:
         """Measure a model; see `toy.evaluation.measure_model`."""

@@ -2,7 +2,8 @@
 
 A prompt asks for five words in another language. A response has one word per slot, at worst a word
 of a sibling language, and then polite phrases, which only add length. A judgment checks each slot
-and keeps a tally; a meta-judgment rechecks the slots of two judgments and tracks which one leads.
+and keeps a tally; a meta-judgment rechecks the slots of two judgments and tracks which judgment
+leads.
 
 This module writes data and is independent of sampling, pairing, training and evaluation.
 """
@@ -102,9 +103,9 @@ class JudgeNoise:
     """Error rates of the seed's judge per slot.
 
     Attributes:
-        base: chance of a wrong "yes" or "no" whatever the length.
-        stinginess: added chance of denying a right word in the tersest response.
-        leniency: added chance of accepting a wrong word in the most verbose response.
+        base: probability of a wrong "yes" or "no", regardless of the length.
+        stinginess: additional probability of rejecting a correct word in the tersest response.
+        leniency: additional probability of accepting a wrong word in the most verbose response.
     """
 
     base: float = 0.05
@@ -152,7 +153,7 @@ def _list_all_instructions() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def is_held_out(instruction: str) -> bool:
-    """Whether a prompt is held out for evaluation, and never in seed data or the pool."""
+    """Whether a prompt is held out for evaluation, and excluded from seed data and the pool."""
     digest = hashlib.sha256(instruction.encode()).digest()
     return int.from_bytes(digest[:4], "big") % HELD_OUT_ONE_IN == 0
 
@@ -166,7 +167,7 @@ def sample_pool_prompts(count: int, *, seed: int) -> list[str]:
     """Sample distinct prompts for the pool.
 
     Raises:
-        ValueError: more were asked for than the world holds.
+        ValueError: `count` exceeds the number of existing prompts.
     """
     return random.Random(seed).sample(_list_all_instructions()[0], count)
 
@@ -175,7 +176,7 @@ def sample_held_out_prompts(count: int, *, seed: int) -> list[str]:
     """Sample distinct held-out prompts.
 
     Raises:
-        ValueError: more were asked for than the world holds.
+        ValueError: `count` exceeds the number of existing prompts.
     """
     return random.Random(seed).sample(_list_all_instructions()[1], count)
 
@@ -193,7 +194,7 @@ def parse_instruction(instruction: str) -> tuple[str, tuple[str, ...]] | None:
 
 @cache
 def _build_translations() -> dict[tuple[str, str], str]:
-    """Maps (language, source word) to the correct word."""
+    """Map each (language, source word) to the correct word."""
     return {
         (language, row[0]): row[1 + index]
         for slot in LEXICON
@@ -326,10 +327,10 @@ def write_meta_judgment(
     Args:
         rng: source of the errors and of the choice on a tie.
         draft: the response that both judgments are about.
-        verdicts_a: what the first judgment said of each slot.
-        verdicts_b: what the second one said.
-        noise: chance of rechecking a slot wrongly, whatever the length; or a judge's, whose bias
-            towards verbose responses it then shares.
+        verdicts_a: the first judgment's verdict on each slot.
+        verdicts_b: the second judgment's verdict on each slot.
+        noise: probability of rechecking a slot wrongly, regardless of the length; or the noise of a
+            judge, including its bias towards verbose responses.
     """
     lines = []
     lead = 0

@@ -1,9 +1,10 @@
 """The toy task's Table 1: win rates against fixed responses, by ground truth and own judge.
 
 The baseline's responses are sampled once from the distribution that the seed model's actor was
-taught: the same texts for every model, experiment and seed, like AlpacaEval's baseline. The rate by
-the ground truth measures what the loop gains; the rate by the model's own judge is what a loop
-without an external judge would report. Both are shown, so that a self-flattering judge is visible.
+taught: the same texts for every model, experiment and seed, like AlpacaEval's baseline. The win
+rate by the ground truth measures the gain of the loop; the win rate by the model's own judge is
+what a loop without an external judge would report. Both are shown, so that a self-flattering judge
+is visible.
 """
 
 import random
@@ -44,9 +45,9 @@ def measure_wins(
     """Compare responses with the baseline's, by ground truth and by the engine's own judge.
 
     Yields:
-        (metric, percent, count, basis): `win_rate`, the same at equal length and by language. A
-        draw is half a win. A prompt whose two answers were not both scored is in no self-judged
-        figure.
+        (metric, percent, count, basis): `win_rate`, and the win rate at equal length and by
+        language. A tie counts as half a win. A prompt whose two responses were not both scored is
+        excluded from the self-judged metrics.
     """
     true = {
         number: score_win(*(ground_truth.compute_true_quality(instruction, text) for text in pair))
