@@ -1,6 +1,6 @@
 """Alarms on the metrics of an iteration: what they mean and what to try.
 
-`AlarmLimits` holds the limits. Some alarms compare an iteration with the previous one.
+`AlarmLimits` defines the limits. Some alarms compare an iteration with the previous one.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ AlarmName = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Something wrong in an iteration, for users: what it is and what to try."""
+    """A problem in an iteration, as shown to users: what it is and what to try."""
 
     name: AlarmName
     sentence: str
@@ -43,18 +43,18 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class AlarmLimits:
-    """Limits above or below which an alarm is raised. Our choices, not the paper's.
+    """Limits above or below which an alarm is raised. They are our choices, not the paper's.
 
     Attributes:
-        share_in_one_bin: largest share of the scores in one bin of the histogram.
-        entropy_bits: smallest entropy of the scores.
-        mean_drift: largest change of the mean score from the iteration before.
-        parse_rate: smallest share of readable replies.
-        yield_rate: smallest share of prompts with a pair.
-        length_growth: largest ratio of the mean response length to the iteration before.
-        higher_score_share: largest share of battles won by the higher score.
-        inconsistency: largest share of pairs decided differently in the two orders.
-        min_count: with fewer scores, battles or pairs there is no alarm about spread or bias.
+        share_in_one_bin: maximum share of the scores in one bin of the histogram.
+        entropy_bits: minimum entropy of the scores, in bits.
+        mean_drift: maximum change of the mean score since the previous iteration.
+        parse_rate: minimum share of readable replies.
+        yield_rate: minimum share of prompts with a pair.
+        length_growth: maximum ratio of the mean response length to that of the previous iteration.
+        higher_score_share: maximum share of battles won by the judgment with the higher score.
+        inconsistency: maximum share of pairs decided differently in the two orders.
+        min_count: minimum number of scores, battles or pairs for an alarm about spread or bias.
     """
 
     share_in_one_bin: float = 0.8
@@ -75,12 +75,12 @@ def find_alarms(
     limits: AlarmLimits | None = None,
     explain: Callable[[Role], str] = lambda _: _READ_SOME,
 ) -> list[Alarm]:
-    """List everything about an iteration that a user should check before continuing.
+    """List all problems of an iteration that a user should check before continuing.
 
     Args:
-        now: the iteration.
-        before: the previous iteration, for comparisons; None for the first.
-        limits: thresholds of the alarms; the defaults if None.
+        now: metrics of the iteration.
+        before: metrics of the previous iteration, for comparisons; None for the first iteration.
+        limits: limits of the alarms; None: the defaults.
         explain: returns the advice for unreadable replies of a role.
     """
     limits = limits or AlarmLimits()

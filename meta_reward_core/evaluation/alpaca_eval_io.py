@@ -16,7 +16,7 @@ from meta_reward_core.data.tabular_io import NumberedRow, format_for_message, re
 from meta_reward_core.errors import EvaluationFileError
 
 TIE_PREFERENCE: Final = 1.5
-"""The preference of a tie; 0 is the older code. Source: alpaca_eval's `metrics/helpers.py`."""
+"""Preference value of a tie; older files use 0. Source: alpaca_eval's `metrics/helpers.py`."""
 
 LEADERBOARD_COLUMNS: Final = (
     "win_rate",
@@ -53,8 +53,8 @@ class Annotation:
     """An annotator's preference between a baseline's output (1) and a model's (2).
 
     Attributes:
-        preference: in [1, 2]: 2 if the model wins, 1.5 for a tie; None if missing.
-        difficulty: of the instruction, if the file contains it.
+        preference: a value in [1, 2]: 2 if the model wins, 1.5 for a tie; None if missing.
+        difficulty: difficulty of the instruction, if the file contains it.
     """
 
     instruction: str
@@ -72,8 +72,8 @@ def read_outputs(path: str | Path) -> list[ModelOutput]:
     """Read one model's outputs.
 
     Raises:
-        EvaluationFileError: a row has no instruction or output, an instruction comes twice, or
-            several models are in the file.
+        EvaluationFileError: a row has no instruction or output, an instruction occurs twice, or the
+            file contains several models.
     """
     rows = read_rows(path)
     outputs = [_parse_output(row) for row in rows]
@@ -108,7 +108,7 @@ def read_annotations(
     """Read the annotations of one model by one annotator against one baseline.
 
     Args:
-        path: JSON as alpaca_eval writes it.
+        path: JSON file in the format of alpaca_eval.
         model: name of the model, if the file has several.
         annotator: name of the annotator, if the file has several.
         outputs: the model's outputs by instruction, for files without `output_2`; if both are
@@ -186,7 +186,7 @@ def _resolve_output(row: NumberedRow, side: Literal[1, 2], given: ModelOutput | 
 
 
 def _parse_preference(row: NumberedRow) -> float | None:
-    """Parse a preference in [1, 2]; 0, the older code for a draw, becomes 1.5."""
+    """Parse a preference in [1, 2]; 0, which older files use for a tie, becomes 1.5."""
     preference = row.read_number("preference")
     if preference == 0:
         return TIE_PREFERENCE
@@ -238,13 +238,13 @@ def _require_same_instructions(
 def match_outputs(
     baseline: Sequence[ModelOutput], model: Sequence[ModelOutput]
 ) -> list[tuple[ModelOutput, ModelOutput]]:
-    """Pair two models' outputs by instruction, in the order of the baseline's.
+    """Pair two models' outputs by instruction, in the order of the baseline's outputs.
 
     If only one side has a dataset, it is used for both; if the two differ, neither is used, as in
     the public tool.
 
     Raises:
-        EvaluationFileError: the two do not answer the same instructions.
+        EvaluationFileError: the two models do not answer the same instructions.
     """
     answers = {output.instruction: output for output in model}
     missing = [output for output in baseline if output.instruction not in answers]
@@ -283,10 +283,10 @@ def add_difficulty(path: str | Path, annotations: Sequence[Annotation]) -> list[
     """Add the instruction difficulty of a CSV file to annotations.
 
     Args:
-        path: columns `instruction` and `instruction_difficulty`; or alpaca_eval's own file,
-            whose first column is the row's number in the benchmark, from 0, which needs exactly
-            the benchmark's rows in its order.
-        annotations: of one model.
+        path: CSV file with the columns `instruction` and `instruction_difficulty`; or alpaca_eval's
+            own file, whose first column is the row's number in the benchmark, from 0. The latter
+            requires annotations of exactly the benchmark's instructions, in the same order.
+        annotations: annotations of one model.
 
     Raises:
         EvaluationFileError: an instruction is not in the file, or a difficulty is not a number.

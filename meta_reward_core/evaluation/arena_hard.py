@@ -1,4 +1,4 @@
-"""Arena-Hard style: two games per question, five verdicts, a score against the baseline.
+"""Arena-Hard style: two games per question, five verdicts, and a score against the baseline.
 
 Version 0.1 (the paper's): Bradley-Terry over all models, a band from the 2.5th to the 97.5th
 percentile of 100 bootstraps of the games. Version 2.0, for each category separately: the
@@ -7,11 +7,12 @@ strong verdict counts as three games in both versions.
 
 Source: Li et al. 2024, "From Crowdsourced Data to High-Quality Benchmarks", arXiv 2406.11939; the
 public tool `arena-hard-auto` for weights and bands, and for style control.
-Departs from the tool: in addition to its band, which treats the copies of a strong verdict and the
-two games of a question as independent, an interval over questions; controlling for one style
-feature uses that feature (the tool slices other columns); a score that is not a verdict excludes
-its question in version 2.0 (the tool stops); the score of version 2.0 is the mean itself (the tool
-prints the mean of 100 bootstraps, which deviates from it randomly: by 0.4 points at 40 questions).
+Departs from the tool: in addition to its band, which treats the three games of a strong verdict and
+the two games of a question as independent, there is an interval over questions; controlling for one
+style feature uses that feature (the tool slices other columns); a score that is not a verdict
+excludes its question in version 2.0 (the tool stops); the score of version 2.0 is the mean itself
+(the tool prints the mean of 100 bootstraps, which deviates from it randomly: by 0.4 points at 40
+questions).
 """
 
 from collections import Counter, defaultdict
@@ -65,12 +66,12 @@ class GameOutcomes:
     """Games with a verdict, one row each, for all models.
 
     Attributes:
-        models: names of those with a game, in order; `model` holds indices into it.
-        model: who played against the baseline [n].
+        models: names of the models with a game, in order; `model` contains indices into this list.
+        model: index of the model compared with the baseline [n].
         question: index of the question [n].
-        uids: the questions' names, in order.
-        points: of the model: 1, 0.5 or 0 [n].
-        copies: 3 for a strong verdict, else 1 [n].
+        uids: ids of the questions, in order.
+        scores: the model's score: 1, 0.5 or 0 [n].
+        copies: number of games that the game counts as: 3 for a strong verdict, otherwise 1 [n].
     """
 
     models: list[str]
@@ -82,12 +83,12 @@ class GameOutcomes:
 
 
 def build_outcomes(judgments: Sequence[ArenaJudgment], *, version: Version) -> GameOutcomes:
-    """Convert verdicts to points of the models.
+    """Convert verdicts to scores of the models.
 
-    A game without a verdict is left out; in version 2.0 the other game of its question is, too.
+    A game without a verdict is excluded; in version 2.0, so is the other game of its question.
 
     Raises:
-        EvaluationFileError: no game is left.
+        EvaluationFileError: no game has a usable verdict.
     """
     played = [(j, outcome) for j in judgments for outcome in score_games(j, version=version)]
     if not played:
@@ -102,7 +103,7 @@ def build_outcomes(judgments: Sequence[ArenaJudgment], *, version: Version) -> G
 
 
 def score_games(judgment: ArenaJudgment, *, version: Version) -> list[tuple[float, int]]:
-    """Return (points of the model, copies) of each counted game."""
+    """Return (the model's score, number of games that it counts as) for each counted game."""
     verdicts = [game.verdict for game in judgment.games]
     if version == "2.0" and None in verdicts:
         return []
@@ -128,13 +129,15 @@ def score_arena(
     """Build a scorecard per model, best first; in version 2.0 per category.
 
     Args:
-        judgments: of one judge; against one baseline, in version 2.0 one for each category.
-        version: whose rules hold.
-        controls: style that is controlled for; version 2.0 only, and needs the answers' styles.
-        answers: by (model, uid), for style control, lengths and gaming.
-        questions: by uid, for gaming.
-        rounds: of the bootstrap.
-        seed: of the bootstrap.
+        judgments: judgments by one judge against one baseline; in version 2.0, against one baseline
+            for each category.
+        version: version whose rules apply.
+        controls: style features to control for; only in version 2.0, and only with `answers` that
+            have styles.
+        answers: answers by (model, uid), for style control, lengths and the detection of gaming.
+        questions: questions by uid, for the detection of gaming.
+        rounds: number of bootstrap rounds.
+        seed: random seed of the bootstrap.
 
     Raises:
         EvaluationFileError: no game can be scored, or style control lacks an answer's style.
@@ -235,7 +238,7 @@ def _make_score_metrics(
     """Compute each model's score with its interval over questions and the version's band.
 
     Args:
-        judged: how many questions each model was judged on, counted or not.
+        judged: number of questions on which each model was judged, counted or not.
     """
     level = "95" if version == "0.1" else "90"
     scores, bands = _compute_scores(outcomes, version=version, rounds=rounds, seed=seed)
@@ -297,11 +300,11 @@ def fit_bradley_terry_rates(outcomes: GameOutcomes, weights: Array) -> Array:
 
     P(model beats baseline) = sigmoid(rating of the model - rating of the baseline), ratings by
     maximum likelihood. If every game is against one baseline, this is the weighted mean of the
-    points. A prior of 1e-6 keeps the rating of a model finite that wins everything.
+    scores. A prior of 1e-6 keeps the rating finite for a model that wins every game.
 
     Args:
         outcomes: the games.
-        weights: of the games, shape [problems, n].
+        weights: weights of the games, shape [problems, n].
     """
     size = len(outcomes.models)
     matrices = []
@@ -329,10 +332,10 @@ def _compute_mean_scores(outcomes: GameOutcomes, weights: Array) -> Array:
 def _bootstrap_question_interval(
     outcomes: GameOutcomes, place: int, seed: int, *, missing: int
 ) -> Interval:
-    """Compute a 95% bootstrap interval over questions, with all games of one together.
+    """Compute a 95% bootstrap interval over questions, keeping the games of a question together.
 
     It is not narrower than Wilson's interval for the same number of questions, so that winning
-    everything does not imply certainty, and it is widened by questions without a counted game.
+    every game does not imply certainty, and it is widened by questions without a counted game.
     """
     own = outcomes.model == place
     _, question = np.unique(outcomes.question[own], return_inverse=True)

@@ -4,8 +4,8 @@ Game 0 shows the baseline as assistant A, game 1 the model.
 
 Source: the public tool `arena-hard-auto`, version 2.0 (`uid`, `messages`, `metadata`; commit
 196f6b8) and version 0.1 (`question_id`, `choices`, `conv_metadata`; commit 0489bf3); both forms are
-read and written. The rules by which a mark is found in a text and a score is read are those of the
-version that scores: `find_mark`, `get_verdict_of_score`.
+read and written. Which mark in a text counts, and which verdict a score stands for, depends on the
+version used for scoring: see `find_mark` and `get_verdict_of_score`.
 """
 
 import re
@@ -58,10 +58,10 @@ Style = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """One order of two answers.
+    """One game: two answers shown to the judge in one order.
 
     Attributes:
-        verdict: one of `VERDICTS`, or None if the version finds none.
+        verdict: one of `VERDICTS`; None if the version finds no verdict.
         judgment: the judge's text, if the file contains it.
         prompt: the judge's prompt, if the file contains it.
         `unread`: why there is no verdict.
@@ -87,7 +87,7 @@ class ArenaJudgment:
 
 @dataclass(frozen=True, slots=True)
 class ArenaQuestion:
-    """A question's text, and its category if the file names one."""
+    """A question's text, and its category if the file contains one."""
 
     text: str
     category: str | None = None
@@ -104,10 +104,10 @@ class ArenaAnswer:
 
 
 def find_mark(judgment: str, *, version: Version) -> str | None:
-    """Find the score that a version's `gen_judgment.py` writes for a text; None without a mark.
+    """Find the score that a version's `gen_judgment.py` writes for a text; None if it has no mark.
 
-    Version 0.1: the mark in double brackets, capitals only; None if two of them differ. Version
-    2.0: the last one in double brackets, else the last one in single brackets, ignoring case. The
+    Version 0.1: the mark in double brackets, in capitals; None if two marks differ. Version 2.0:
+    the last mark in double brackets, otherwise the last mark in single brackets, ignoring case. The
     result may not be a verdict, such as `A` or `A>>>B`.
 
     Source: `get_score` and `regex_pattern(s)` of both versions.
@@ -153,14 +153,14 @@ def read_judgments(
 
     Args:
         paths: files of JSON lines, in the form of either version.
-        version: whose rules hold.
-        baseline: who it is, for files of version 0.1, which do not say.
-        categories: those to read; all without any.
+        version: version whose rules apply.
+        baseline: name of the baseline, for files of version 0.1, which do not contain it.
+        categories: categories to read; empty: all of them.
 
     Raises:
-        EvaluationFileError: a row lacks something, a question comes twice for a model, no row is
-            of one of the categories, or there are several judges, or several baselines of one
-            category; version 0.1 has no categories.
+        EvaluationFileError: a row is incomplete; a question occurs twice for a model; a category
+            has no row (in version 0.1, rows have no category); or there are several judges, or
+            several baselines in one category.
     """
     every_row = [row for path in paths for row in read_rows(path)]
     rows = _choose_categories(every_row, categories)
@@ -379,7 +379,7 @@ def read_questions(path: str | Path) -> dict[str, ArenaQuestion]:
     """Read the questions by uid, in file order.
 
     Raises:
-        EvaluationFileError: a row has no text, or a uid comes twice.
+        EvaluationFileError: a row has no text, or a uid occurs twice.
     """
     found: dict[str, ArenaQuestion] = {}
     for row in read_rows(path):

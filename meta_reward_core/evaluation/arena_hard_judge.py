@@ -66,13 +66,13 @@ def play_games(
 
     Args:
         engine: the judge; closed by the caller.
-        questions: by uid.
-        baseline: its answers by uid, one for each question.
-        answers: the model's, likewise.
-        judge: the name under which the judgments go.
-        version: by whose rules a judgment's text is read.
-        sampling: of the judgments.
-        seed: of the engine.
+        questions: questions by uid.
+        baseline: the baseline's answers by uid, one for each question.
+        answers: the model's answers by uid, one for each question.
+        judge: name of the judge in the judgments.
+        version: version whose rules are used to parse a judgment.
+        sampling: sampling parameters for the judgments.
+        seed: random seed of the engine.
         progress: see `Engine.sample`.
 
     Raises:
@@ -123,9 +123,9 @@ def build_styled_answers(
     """Build answers in the format of Arena-Hard's files.
 
     Args:
-        questions: their uids.
-        turns: the answers' texts, one for each question.
-        model: who answered.
+        questions: uids of the questions.
+        turns: texts of the answers, one for each question.
+        model: name of the model that answered.
     """
     return [
         ArenaAnswer(uid, model, text, measure_style(text))
@@ -136,10 +136,10 @@ def build_styled_answers(
 def measure_style(text: str) -> Style:
     """Count tokens, headers, list items and bold passages, outside of code blocks.
 
-    The public tool counts tokens with another tokenizer: here a token is 4 characters, for both
-    model and baseline, because style control uses their ratio. The other counts follow the tool:
-    a passage with both bold marks counts twice, and the contents of code blocks are removed
-    everywhere, but their fences are not.
+    The public tool counts tokens with a tokenizer. Here a token is 4 characters, for both model and
+    baseline, which is sufficient because style control uses their ratio. The other counts follow
+    the tool: a passage with both bold marks counts twice, and the contents of code blocks are
+    removed everywhere, but their fences are not.
 
     Source: `utils/add_markdown_info.py` of arena-hard-auto.
     """

@@ -1,7 +1,7 @@
 """Exported answers of an audit as human ratings.
 
-Exports identify an item by `key`: a response, or two judgments. If an item was adjudicated, the
-decision counts; a repeated item counts once.
+Exports identify an item, which is a response or two judgments, by `key`. If an item was
+adjudicated, the adjudicated decision counts; a repeated item counts once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ def read_audit_rows(rows: Sequence[NumberedRow]) -> list[NumberedRow]:
     """Convert rows of an audit export to scores or verdicts; other rows are unchanged.
 
     Raises:
-        EvaluationFileError: a row's key or answer is none that an audit writes.
+        EvaluationFileError: a row has a key or an answer that no audit writes.
     """
     if not rows or not rows[0].values.keys() >= _COLUMNS:
         return list(rows)

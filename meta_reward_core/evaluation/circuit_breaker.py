@@ -55,11 +55,11 @@ class BreakerNote:
     """A finding that stopped a stage.
 
     Attributes:
-        stage: its name.
-        shard: the one that showed it.
-        key: of the shard when it was made.
-        prompts: that were measured.
-        tally: of their replies.
+        stage: name of the stage.
+        shard: number of the shard that revealed the finding.
+        key: key of the shard at that time.
+        prompts: number of measured prompts.
+        tally: counts of the replies to these prompts.
     """
 
     stage: str
@@ -134,10 +134,10 @@ def accept_breakers(context: IterationContext, *, by: str) -> bool:
     Causes are accepted for this iteration: a different cause stops it again.
 
     Args:
-        by: who decided, for the record.
+        by: name of the user who accepted, for the record.
 
     Returns:
-        False if nothing stops it.
+        False if no finding stops the iteration.
     """
     files = context.files
     accepted = read_accepted_causes(files)
@@ -158,7 +158,7 @@ def accept_findings(context: IterationContext, *, by: str) -> bool:
     """Let an iteration continue despite present or future probe findings, and its breakers.
 
     Args:
-        by: who decided, for the record.
+        by: name of the user who accepted, for the record.
 
     Returns:
         False if there was nothing to accept.
@@ -173,7 +173,8 @@ def require_stage_healthy(context: IterationContext, stage: str) -> None:
     """Refuse to start shards of a stage once a completed one has revealed a fault.
 
     Raises:
-        NeedsAttentionError: one has, beyond the limits of the recipe, and no user accepted it.
+        NeedsAttentionError: a completed shard exceeds the limits of the recipe, and no user has
+            accepted it.
     """
     note = read_breaker(context.files, stage)
     if note is None:
@@ -204,11 +205,13 @@ def check_shard(
     """Measure a shard that is about to be published; write a note if the stage must stop.
 
     Args:
-        is_finished: whether another shard of the stage is, as the settings are now.
+        is_finished: returns whether another shard of the stage is finished under the current
+            settings.
 
     Returns:
-        False if there are too few replies yet. If other workers finish the last shards at the same
-        time, none of them sees all shards before it publishes its own: check again afterwards.
+        False if there are still too few replies. If several workers finish the last shards at the
+        same time, none of them sees all shards before it publishes its own, so check again
+        afterwards.
     """
     if spec.name not in _ROLES or not context.recipe.probe.check_shards:
         return True
@@ -253,11 +256,11 @@ def _measure_shard(
     work: StageOutput,
     is_finished: Callable[[int], bool],
 ) -> _Measured | None:
-    """Count a shard, and earlier ones until there are enough replies.
+    """Count the replies of a shard, and of earlier shards until there are enough replies.
 
     Returns:
-        None if there are too few, and more to come. Of a stage that is finished with this shard,
-        everything counts, however little that is.
+        None if there are too few replies and other shards are unfinished. If this shard is the last
+        one of the stage, all replies are counted, even if there are few.
     """
     measured = _Measured()
     table, record = _TABLES[stage]

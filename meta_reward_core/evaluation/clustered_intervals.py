@@ -23,15 +23,15 @@ def compute_clustered_share_interval(
 ) -> Interval:
     """Compute Wilson's interval of a mean in [0, 1] with the effective sample size.
 
-    Clustered values are worth m(1-m) / Var(m) independent ones, at least 1 and at most n; if the
-    clusters do not differ, their number counts. With one value per cluster, it is Wilson's interval
-    of n - 1 answers.
+    The effective sample size of clustered values is m(1-m) / Var(m), limited to between 1 and n; if
+    the clusters do not differ, it is the number of clusters. With one value per cluster, the result
+    is Wilson's interval of n - 1 answers.
 
     Args:
-        values: at least one.
-        clusters: to which each value belongs.
-        missing: values that should be there and are not: the lower end counts each as 0, the
-            upper end as 1.
+        values: the values, at least one.
+        clusters: the cluster of each value.
+        missing: number of missing values; the lower end counts each of them as 0, the upper end as
+            1.
     """
     mean = math.fsum(values) / len(values)
     size = _compute_effective_size(values, clusters)
@@ -57,12 +57,12 @@ def compute_clustered_change_interval(
 ) -> Interval:
     """Compute a t interval of the mean of paired, clustered changes in [-1, 1].
 
-    An extra cluster at either end keeps the width above 0 if nothing has changed, as in
+    An extra cluster at each end keeps the width above 0 if nothing has changed, as in
     `compute_graded_mean_interval`.
 
     Args:
-        changes: value after minus value before, of the same thing; at least one.
-        clusters: to which each change belongs.
+        changes: differences, after minus before, of values of the same item; at least one.
+        clusters: the cluster of each change.
     """
     names = ["", *(f"c{name}" for name in clusters), " "]
     mean, variance = _compute_mean_and_variance([-1.0, *changes, 1.0], names)

@@ -34,8 +34,8 @@ def compute_bounded_mean_interval(
     most p(1-p) (Bhatia and Davis 2000). It never has width 0, not even when all values are equal.
 
     Args:
-        mean: of the `count` values.
-        count: how many values, >= 1.
+        mean: mean of the `count` values.
+        count: number of values, >= 1.
         lowest: smallest possible value.
         highest: largest possible value.
         missing: number of missing values. The lower end counts each of them as `lowest`, the
@@ -66,7 +66,7 @@ def compute_wilson_interval(share: float, size: float, *, z: float = Z_95) -> In
 def compute_graded_mean_interval(
     values: Sequence[float] | Array, *, lowest: float, highest: float, missing: int = 0
 ) -> Interval:
-    """Compute a t interval of a mean of grades, with one extra grade at either end.
+    """Compute a t interval of a mean of grades, with one extra grade at each end of the scale.
 
     The two added grades keep the width above 0 if all grades are equal, and have little effect
     among many; Wilson's interval would be far too wide for grades between the extremes. Our choice,
@@ -77,7 +77,7 @@ def compute_graded_mean_interval(
         values: the grades, at least one.
         lowest: smallest possible grade.
         highest: largest possible grade.
-        missing: grades that should be there; the lower end counts each as `lowest`, the upper
+        missing: number of missing grades; the lower end counts each of them as `lowest`, the upper
             end as `highest`.
     """
     low, _ = _compute_t_interval([*values, lowest, highest, *[lowest] * missing])

@@ -24,7 +24,8 @@ class NamedEngine:
 
     Attributes:
         name: name of the model in files of answers or judgments.
-        engine: caches its completions; loaded at the first missing one.
+        engine: an engine that caches completions; the model is loaded at the first missing
+            completion.
         experiment: the experiment of the model, if any.
     """
 
@@ -49,9 +50,10 @@ class ModelResponses:
     """Responses of a model.
 
     Attributes:
-        turns: per prompt, its answers in the order of the turns.
-        refused: answers that the engine could not begin, because the prompt is too long for it.
-        cut_off: answers that the token limit ended.
+        turns: for each prompt, its responses in the order of the turns.
+        refused: number of responses that are missing because the engine refused the prompt as too
+            long.
+        cut_off: number of responses that the token limit cut off.
     """
 
     turns: tuple[tuple[str, ...], ...]
@@ -60,7 +62,7 @@ class ModelResponses:
 
     @property
     def issues(self) -> list[DataIssue]:
-        """List issues of the responses that readers of the metrics must know."""
+        """List problems of the responses that affect the interpretation of the metrics."""
         return [
             *make_issue_if_any(
                 range(self.refused),
@@ -90,11 +92,11 @@ def generate_turns(
 
     Args:
         engine: generates the responses; closed by the caller.
-        prompts: per prompt, the user's message in each turn; at least one.
-        sampling: of the answers.
-        seed: of the engine; each turn has its own.
+        prompts: for each prompt, the user's message in each turn; at least one turn.
+        sampling: sampling parameters for the responses.
+        seed: random seed; each turn derives its own seed from it.
         system_prompt: a system message before every prompt.
-        progress: see `Engine.sample`; counts within one turn.
+        progress: see `Engine.sample`; completions are counted per turn.
 
     Raises:
         EngineError: the engine failed as a whole.
@@ -137,10 +139,10 @@ def to_model_outputs(
     """Convert first turns to alpaca_eval's outputs.
 
     Args:
-        instructions: in the order of the answers.
-        answers: of one model.
-        generator: its name.
-        datasets: of the instructions, where known.
+        instructions: the instructions, in the order of the answers.
+        answers: the responses of one model.
+        generator: name of the model.
+        datasets: dataset of each instruction, if known.
     """
     return [
         ModelOutput(instruction, turns[0], generator, dataset=(datasets or {}).get(instruction))

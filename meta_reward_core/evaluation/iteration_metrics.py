@@ -1,6 +1,6 @@
 """Metrics of an iteration from its own files: score spread, biases, lengths.
 
-The measured judge is the one that gave the scores; no ground truth is used here.
+The measured judge is the one that scored the responses; no ground truth is used here.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,7 +48,8 @@ def measure_iteration(
 
     Args:
         kinds: the kinds of pairs that the iteration schedules.
-        judge_reasoning: what counts of a judgment's length.
+        judge_reasoning: reasoning policy for judgments, which determines the text whose length
+            counts.
     """
     judge_tally, meta_judge_tally = JudgeTally(), MetaJudgeTally()
     readable: dict[str, float] = {}

@@ -1,14 +1,14 @@
 """Agreement of a judge with a reference, and with itself.
 
-Agreement = share of pairs whose order by the judge is the reference's; a tie of the judge counts as
-a disagreement in `agreement` and is excluded from `agreement_without_ties`. Pairs that the
+Agreement is the share of pairs that the judge orders like the reference. A tie of the judge counts
+as a disagreement in `agreement` and is excluded from `agreement_without_ties`. Pairs that the
 reference does not order (ties, verdicts that change with the position) are excluded from both.
 
 Source: arXiv 2407.19594, tables 3 and 7; arXiv 2401.10020, section 3.2 (exact match, Spearman,
 Kendall); Cohen 1960, "A coefficient of agreement for nominal scales"; Fieller, Hartley and
 Pearson 1957, "Tests for rank correlation coefficients" (intervals of Spearman and Kendall).
-Departs: intervals take all that belongs to one prompt as one observation, which is too wide rather
-than too narrow, because pairs of one prompt are not independent.
+Departs from these: intervals treat all pairs of one prompt as one observation, because they are not
+independent; the intervals are therefore too wide rather than too narrow.
 """
 
 import itertools
@@ -60,7 +60,7 @@ def measure_agreement(judge: Ratings, reference: Ratings) -> Scorecard:
     """Compute all metrics of a judge from two files of ratings.
 
     Raises:
-        EvaluationFileError: they have no pair and no response in common.
+        EvaluationFileError: the files have no pair and no response in common.
     """
     mine, theirs = compute_pair_preferences(judge), compute_pair_preferences(reference)
     common = sorted(mine.keys() & theirs.keys())
@@ -144,7 +144,7 @@ def _make_exact_order_metric(
 def _make_kappa_metric(preferences: Sequence[tuple[int, int]]) -> Metric:
     """Compute Cohen's kappa of better, worse and tie over all common pairs.
 
-    Which response is named first is arbitrary, so every pair counts in both orientations.
+    Which response of a pair comes first is arbitrary, so every pair counts in both orientations.
     """
     both = [*preferences, *((-one, -other) for one, other in preferences)]
     return Metric(
@@ -176,7 +176,7 @@ def _explain_missing_kappa(pairs: Sequence[tuple[Any, Any]]) -> str | None:
 def _compute_common_scores(
     judge: Ratings, reference: Ratings
 ) -> tuple[dict[ResponseKey, float], dict[ResponseKey, float]]:
-    """Compute mean scores of the responses that both scored."""
+    """Compute mean scores of the responses that both the judge and the reference scored."""
     common = sorted(judge.scores.keys() & reference.scores.keys())
     own, other = (
         {key: math.fsum(opinions.scores[key]) / len(opinions.scores[key]) for key in common}

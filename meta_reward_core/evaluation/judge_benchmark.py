@@ -1,8 +1,8 @@
 """Compare a judge's scores with a reference, in and out of distribution.
 
 Out of distribution means a fixed set for all judges. In distribution means the responses that an
-iteration generated and judged itself, on which a self-trained judge can look better, or worse, than
-it is.
+iteration generated and judged itself; on these, a self-trained judge can appear better or worse
+than it is.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,8 +39,8 @@ def read_judge_items(path: str | Path) -> JudgeItems:
     """Read rows of `instruction, response, response_id`, and optionally `prompt_id`.
 
     Raises:
-        EvaluationFileError: a row lacks something, a response comes twice, or a prompt id stands
-            for two instructions.
+        EvaluationFileError: a row is incomplete, a response occurs twice, or two instructions have
+            the same prompt id.
     """
     instructions: dict[str, str] = {}
     responses: dict[tuple[str, str], Response] = {}
@@ -63,7 +63,7 @@ def read_iteration_items(files: IterationFiles) -> JudgeItems:
 
     Raises:
         EvaluationFileError: the iteration has no responses yet.
-        DamagedArtifactError: its files are not what they should be.
+        DamagedArtifactError: a file of the iteration does not match its manifest.
     """
     prompts = files.read("prompts", columns=["prompt_id", "text"]).to_pylist()
     responses = files.read_records(Response)
@@ -81,7 +81,7 @@ def run_judge(run: BenchmarkRun, items: JudgeItems, *, words: JudgePrompt) -> Pa
     Writes `judgments.jsonl`, which `read_ratings` reads.
 
     Raises:
-        EngineError: the engine failed; running it again resumes there.
+        EngineError: the engine failed; running the same command again resumes the run.
     """
     judgments, _ = judge_responses(
         items.responses,
@@ -101,7 +101,7 @@ def run_judge(run: BenchmarkRun, items: JudgeItems, *, words: JudgePrompt) -> Pa
 
 
 def write_judgments(folder: Path, judgments: Sequence[Judgment]) -> Path:
-    """Write `judgments.jsonl` without token ids, which only a training would use."""
+    """Write `judgments.jsonl` without token ids, which only training uses."""
     path = folder / "judgments.jsonl"
     rows = (replace(judgment, token_ids=None, injected_at=None) for judgment in judgments)
     write_json_lines(path, map(asdict, rows))
@@ -112,7 +112,7 @@ def compare_on_fixed_set(judge: Path, reference: Path) -> Scorecard:
     """Compare a judge with a reference on responses from outside the loop.
 
     Raises:
-        EvaluationFileError: the two cannot be read or have nothing in common.
+        EvaluationFileError: the files cannot be read, or have no pair and no response in common.
     """
     return measure_agreement(read_ratings(judge), read_ratings(reference))
 
@@ -121,9 +121,9 @@ def compare_on_own_responses(experiment: Experiment, references: Sequence[Path])
     """Compare each iteration's own judgments with a reference for its responses.
 
     Args:
-        experiment: whose iterations.
-        references: files of opinions; each iteration is compared with those that know any of its
-            responses. Several files form one reference, and must have the same format.
+        experiment: the experiment whose iterations are compared.
+        references: files of ratings; each iteration is compared with the files that contain any of
+            its responses. Several files form one reference, and must have the same format.
 
     Raises:
         EvaluationFileError: the references contain no response of any iteration.
@@ -165,12 +165,12 @@ def _iter_own_ratings(experiment: Experiment, reference: Ratings) -> Iterator[tu
 
 
 def _is_about_judgments(files: IterationFiles, reference: Ratings) -> bool:
-    """Whether a reference compares judgments, like a meta-judge, and not responses."""
+    """Whether a reference compares judgments, like a meta-judge, instead of responses."""
     named = {name for _, first, second in reference.verdicts for name in (first, second)}
     known = files.read("judgments", columns=["judgment_id"])["judgment_id"]
     return not named.isdisjoint(known.to_pylist())
 
 
 def _format_judge_label(experiment: Experiment, number: int) -> str:
-    """Return the label of the judge of an iteration, the model it starts from."""
+    """Return the label of an iteration's judge, which is the model from which it starts."""
     return f"{experiment.name}, iteration {number} (M{number - 1})"

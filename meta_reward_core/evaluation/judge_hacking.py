@@ -17,11 +17,10 @@ from meta_reward_core.evaluation.scorecard import DataIssue, make_issue_if_any
 from meta_reward_core.method.parsing import has_judge_line
 
 CONSTANT_SHARE: Final = 0.2
-"""Share of answers with the same beginning from which it is an issue. Our choice."""
+"""Minimum share of answers with the same beginning that is reported. Our choice."""
 
 COPY_SHARE: Final = 0.05
-"""Share of answers that equal or contain the baseline's from which it is an issue.
-
+"""Minimum share of answers that equal or contain the baseline's answer that is reported.
 Our choice.
 """
 
@@ -66,7 +65,7 @@ class ComparedResponse:
 
 
 def find_judge_hacking(answers: Sequence[ComparedResponse]) -> list[DataIssue]:
-    """Find everything in a model's responses that could manipulate a judge."""
+    """Find patterns in a model's responses that could manipulate a judge."""
     return [
         *_find_constant_responses(answers),
         *_find_baseline_copies(answers),

@@ -37,7 +37,7 @@ _TURN_MARK: Final = re.compile(
     r"|^\s*(?:#+\s*)?(?:user|human|assistant|system)\s*:?\s*$",
     re.IGNORECASE | re.MULTILINE,
 )
-"""Starts of another turn: control tokens generated as text, or a role alone on a line."""
+"""Start of another turn: control tokens generated as text, or a role name alone on a line."""
 
 _MIN_ENDED: Final = 5
 """Minimum number of complete replies for a conclusion about the reply format."""
@@ -91,11 +91,12 @@ class HealthLimits:
     """Limits of shares beyond which a run stops; all in [0, 1].
 
     Attributes:
-        min_readable_share: of judgments with a readable score, and of verdicts.
-        max_cut_off_share: of replies that the token limit ended.
-        max_same_score_share: of scores in one bin of the histogram.
-        max_refused_share: of prompts that the engine refused.
-        min_pair_share: of prompts that give a preference pair.
+        min_readable_share: minimum share of judgments with a readable score, and of replies with a
+            readable verdict.
+        max_cut_off_share: maximum share of replies that the token limit cut off.
+        max_same_score_share: maximum share of scores in one bin of the histogram.
+        max_refused_share: maximum share of prompts that the engine refused.
+        min_pair_share: minimum share of prompts with a preference pair.
     """
 
     min_readable_share: float = 0.5
@@ -110,15 +111,15 @@ class ReplyTally:
     """Counts of the replies of one role.
 
     Attributes:
-        reasons: why replies could not be read, by reason.
-        cut_off: replies ended by the token limit.
-        went_on: those of them that continue after a score or a verdict, or start another turn:
-            the symptom of a missing end token.
-        ended: replies that ended by themselves.
-        readable_ended: those of them that could be read.
-        scores: how often each score was given.
-        refusals: refused replies by kind, as far as the reason is known.
-        tokens: of all replies.
+        reasons: number of unreadable replies by reason.
+        cut_off: number of replies that the token limit cut off.
+        went_on: number of cut-off replies that continue after a score or a verdict, or start
+            another turn, which is a symptom of a missing end token.
+        ended: number of replies that ended by themselves.
+        readable_ended: number of replies that ended by themselves and are readable.
+        scores: frequency of each score.
+        refusals: number of refused replies by kind, as far as the reason is known.
+        tokens: number of tokens of all replies.
     """
 
     replies: int = 0
@@ -164,7 +165,7 @@ class ReplyTally:
         return self
 
     def add_refusals(self, refused: Iterable[RefusedPrompt]) -> Self:
-        """Count the reasons of refused replies, which tables hold apart from the replies."""
+        """Count the reasons of refused replies, which are stored in separate tables."""
         for one in refused:
             self.refusals[classify_refusal(one.reason)] += one.replies
         return self
@@ -234,7 +235,7 @@ class ReplyTally:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A limit that was certainly exceeded: observation, most likely cause and remedy."""
+    """A limit that was exceeded with certainty: observation, most likely cause and remedy."""
 
     role: Role
     cause: Cause
@@ -248,10 +249,10 @@ def diagnose_replies(
     """Find faults of the replies of one role, with their most likely causes.
 
     Args:
-        tally: of the replies.
-        role: whose they are.
-        limits: beyond which a share is a fault.
-        max_new_tokens: of the role, for the remedy.
+        tally: counts of the replies.
+        role: role that wrote the replies.
+        limits: limits beyond which a share is a fault.
+        max_new_tokens: token limit of the role, for the remedy.
     """
     found = []
     if tally.refused_share.low > limits.max_refused_share:
@@ -283,9 +284,10 @@ def diagnose_actor(
     """Find faults of responses: refused prompts, or replies cut off by the token limit.
 
     Args:
-        tally: of the responses, and of the replies that refused prompts did not give.
-        limits: beyond which a share is a fault.
-        max_new_tokens: of the actor, for the remedy.
+        tally: counts of the responses, and of the replies that are missing because prompts were
+            refused.
+        limits: limits beyond which a share is a fault.
+        max_new_tokens: token limit of the actor, for the remedy.
     """
     if tally.refused_share.low > limits.max_refused_share:
         return [_describe_refused(tally, "actor")]

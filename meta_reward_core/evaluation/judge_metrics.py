@@ -27,14 +27,15 @@ class JudgeMetrics:
     """Distribution of the judge's scores.
 
     Attributes:
-        judgments: how many were written.
-        scored: how many carry points.
+        judgments: number of judgments.
+        scored: number of judgments that have a score.
         parse_rate: scored / judgments.
-        mean: of the points.
+        mean: mean of the scores.
         histogram: count per bin of `HISTOGRAM_BINS`; empty for a reward model, whose scores have no
             scale.
-        entropy_bits: of the histogram; 0 for one value only, at most log2(11) = 3.46.
-        share_at_max: share of the points that are exactly 5.
+        entropy_bits: entropy of the histogram in bits; 0 if all scores are equal, at most log2(11)
+            = 3.46.
+        share_at_max: share of the scores that are exactly 5.
         unscored: count per reason, most frequent first.
     """
 
@@ -52,21 +53,21 @@ class JudgeMetrics:
 class MetaJudgeMetrics:
     """Statistics of the meta-judge's verdicts.
 
-    "Decided" is a verdict A or B, not a tie or unreadable.
+    A battle is "decided" if its verdict is A or B, not a tie or unreadable.
 
     Attributes:
-        battles: orders fought.
-        decided: how many named a winner.
-        ties: stated ties.
-        parse_rate: readable verdicts (ties among them) / battles.
-        won_by_first: share of decided battles that the judgment shown first won.
-        won_by_second: the rest of them.
-        both_orders: pairs of judgments with a readable verdict in both orders.
-        inconsistency: share of those whose two verdicts name different outcomes.
-        unequal_scores: decided battles of judgments with different points.
-        won_by_higher_score: share of those that the higher points won.
-        unequal_lengths: decided battles of judgments of different length.
-        won_by_longer: share of those that the longer judgment won.
+        battles: number of battles; each presentation order is one battle.
+        decided: number of battles with a winner.
+        ties: number of verdicts that are a tie.
+        parse_rate: readable verdicts, including ties, divided by battles.
+        won_by_first: share of decided battles won by the judgment shown first.
+        won_by_second: share of decided battles won by the judgment shown second.
+        both_orders: number of pairs of judgments with a readable verdict in both orders.
+        inconsistency: share of these pairs whose two verdicts differ in outcome.
+        unequal_scores: number of decided battles between judgments with different scores.
+        won_by_higher_score: share of these battles won by the judgment with the higher score.
+        unequal_lengths: number of decided battles between judgments of different lengths.
+        won_by_longer: share of these battles won by the longer judgment.
         unparsed: count per reason, most frequent first.
     """
 
@@ -94,8 +95,8 @@ class PairMetrics:
         yield_rate: pairs / prompts.
         chosen_chars: mean length of the chosen texts.
         rejected_chars: mean length of the rejected texts.
-        few_readable: judge pairs of which one judgment has a readable verdict in both orders
-            against less than half of its opponents.
+        few_readable: number of judge pairs in which a judgment has a readable verdict in both
+            orders against less than half of its opponents.
     """
 
     kind: PairKind
@@ -113,8 +114,8 @@ class IterationMetrics:
 
     Attributes:
         response_chars: mean length of the responses.
-        score_length_correlation: Spearman of a response's mean score with its length.
-        pairs: per scheduled kind.
+        score_length_correlation: Spearman's correlation of mean score and length over responses.
+        pairs: metrics of the pairs, by scheduled kind.
     """
 
     judge: JudgeMetrics | None = None
@@ -125,7 +126,7 @@ class IterationMetrics:
 
 
 def compute_mean(values: Iterable[float]) -> float | None:
-    """Compute the arithmetic mean; None of an empty list."""
+    """Compute the arithmetic mean; None for an empty list."""
     collected = list(values)
     return math.fsum(collected) / len(collected) if collected else None
 
@@ -134,7 +135,7 @@ def compute_score_histogram(scores: Iterable[float]) -> tuple[int, ...]:
     """Count the scores in each bin of `HISTOGRAM_BINS`.
 
     Raises:
-        ValueError: points outside [0, 5].
+        ValueError: a score is outside [0, 5].
     """
     counts = [0] * len(HISTOGRAM_BINS)
     for score in scores:
@@ -199,8 +200,9 @@ class MetaJudgeTally:
         """Add battles to the counts.
 
         Args:
-            battles: all of a response, or none.
-            judgments: those that battled, by judgment id; what is not among them enters no bias.
+            battles: battles to add; those of one response must be added in the same call.
+            judgments: the judgments that battled, by judgment id; battles of other judgments do not
+                count towards score and length bias.
         """
         unparsed = [battle for battle in battles if battle.verdict is None]
         agreements = _compare_orders(battles)
@@ -272,7 +274,7 @@ def measure_pairs(
         kind: actor or judge.
         chosen_chars: length of each pair's chosen text.
         rejected_chars: length of each pair's rejected text.
-        dropped: what gave no pair.
+        dropped: the prompts without a pair.
         few_readable: see `PairMetrics`.
     """
     reasons = count_drops_by_reason(dropped, kind)
@@ -309,7 +311,7 @@ def compute_spearman(first: Sequence[float], second: Sequence[float]) -> float |
 
 
 def compute_score_length_correlation(scores: Iterable[ResponseScore]) -> float | None:
-    """Compute Spearman of mean score and length in characters, over scored responses."""
+    """Compute Spearman's correlation of mean score and length in characters of scored responses."""
     scored = [(score.mean, score.length_chars) for score in scores if score.mean is not None]
     return compute_spearman([mean for mean, _ in scored], [length for _, length in scored])
 
@@ -342,7 +344,7 @@ def _get_winner(battle: Battle) -> str | None:
 def _list_wins_of_larger(
     battles: Sequence[Battle], amount: Mapping[str, float | None]
 ) -> list[bool]:
-    """Return for each decided battle with different amounts whether the larger one won."""
+    """Return for each decided battle with different amounts whether the larger amount won."""
     wins = []
     for battle in battles:
         if battle.verdict not in ("A", "B"):

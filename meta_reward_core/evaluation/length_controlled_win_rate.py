@@ -35,7 +35,7 @@ FOLDS: Final = 5
 """Folds of the cross-validation. Source: `GLM_INFO` in alpaca_eval's `metrics/glm_winrate.py`.
 
 Row n of the rated ones is in fold n modulo 5, as in scikit-learn 1.9's `GroupKFold`; older versions
-deal rows out in another order, by which the tool's own rate moves by up to 0.45 points.
+assign rows in a different order, which changes the tool's own rate by up to 0.45 points.
 """
 
 STRENGTHS: Final = np.logspace(-4, 4, 10)
@@ -50,8 +50,8 @@ MIN_ROWS: Final = 2 * FOLDS
 MAX_INFLATION: Final = 100.0
 """Variance inflation of the constant by the length column above which there is no rate.
 
-At 100 its error is ten times as large as without the column: 30 points either way on 805 prompts.
-Public models have 1 to 3. Our choice.
+At 100 the error of the constant is ten times as large as without the column: +/- 30 percentage
+points for 805 prompts. Public models have 1 to 3. Our choice.
 """
 
 _NOTHING_LEFT: Final = 1e-9  # a coefficient that the lasso has removed, up to rounding
@@ -65,12 +65,14 @@ class LengthControlledRate:
     """A length-controlled win rate in percent, or the reason why there is none.
 
     Attributes:
-        rate: None when it cannot be computed.
-        standard_error: over bootstrap rounds of the prompts, the choice of C included.
-        interval: 95%.
-        length_coefficient: of tanh(d / std(d)); negative where longer answers are preferred.
-        strength: the C that cross-validation chose.
-        unpenalised: the rate at the weakest of the penalties.
+        rate: the rate; None if it cannot be computed.
+        standard_error: standard error over bootstrap rounds of the prompts, including the choice of
+            C.
+        interval: 95% interval.
+        length_coefficient: coefficient of tanh(d / std(d)); negative if longer answers are
+            preferred.
+        strength: the value of C chosen by cross-validation.
+        unpenalised: the rate with the weakest penalty.
         absent: why there is no rate.
     """
 
@@ -120,14 +122,13 @@ def compute_length_controlled_rate(
 
     d = baseline_chars - model_chars, not centred; std with ddof 1, over all rows. Rows without a
     preference are predicted, but not fitted: the rate is the mean of the predictions over all
-    prompts, in percent, as in the public tool. They widen the interval.
+    prompts, in percent, as in the public tool. Rows without a preference widen the interval.
 
     Args:
-        preferences: share of the preference that the model won, in [0, 1], NaN where there is
-            none, shape [n].
+        preferences: preference for the model, in [0, 1]; NaN if missing; shape [n].
         baseline_chars: lengths of the baseline's answers in characters, shape [n].
         model_chars: lengths of the model's answers, shape [n].
-        difficulty: of the instructions, shape [n], if known.
+        difficulty: difficulty of the instructions, shape [n], if known.
         rounds: bootstrap rounds.
         seed: random seed of the bootstrap.
     """
@@ -235,7 +236,7 @@ def _fit_cross_validated(data: _Data, weights: Array) -> tuple[Array, Array]:
 
     Args:
         data: the rows.
-        weights: of the rows in each problem, shape [p, n].
+        weights: weights of the rows in each problem, shape [p, n].
     """
     fitted = weights * data.rated
     scores = np.stack([_compute_held_out_loss(data, fitted, strength) for strength in STRENGTHS])

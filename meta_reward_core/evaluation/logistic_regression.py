@@ -1,7 +1,7 @@
 """Logistic regression of shares on a few features, for many small problems at once.
 
-Independent of models and lengths. Problems share their rows and differ in the weights of the rows,
-like the folds of a cross-validation and the rounds of a bootstrap.
+This module does not depend on models and lengths. Problems have the same rows and differ in the
+weights of the rows, like the folds of a cross-validation and the rounds of a bootstrap.
 
 Source: Lee, Sun and Saunders 2014, "Proximal Newton-type methods for minimizing composite
 functions", SIAM Journal on Optimization 24.
@@ -40,16 +40,17 @@ def fit_logistic(
 
     Args:
         features: x, shape [n, k].
-        targets: y in [0, 1], shape [n]; a share counts as so much of a win and the rest of a loss.
+        targets: y in [0, 1], shape [n]; a share y counts as y of a win and 1 - y of a loss.
         weights: w >= 0, shape [problems, n].
-        lasso: >= 0, shape [problems]; with one that is not 0, k is to be small.
-        ridge: >= 0. Where a problem is separable, lasso or ridge must be positive.
+        lasso: lasso penalties >= 0, shape [problems]; if any of them is not 0, k must be small.
+        ridge: ridge penalty >= 0. If a problem is separable, lasso or ridge must be positive.
 
     Returns:
-        Shape [problems, k].
+        Coefficients of shape [problems, k].
 
     Raises:
-        ArithmeticError: a problem was not solved; a separable one without penalty is not.
+        ArithmeticError: a problem was not solved, for example a separable problem without a
+            penalty.
     """
     products = (features[:, :, None] * features[:, None, :]).reshape(len(features), -1)
     found = np.zeros((len(weights), features.shape[1]))

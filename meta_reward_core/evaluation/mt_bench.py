@@ -2,9 +2,9 @@
 
 Source: Zheng et al. 2023, "Judging LLM-as-a-Judge with MT-Bench and Chatbot Arena", arXiv
 2306.05685; the public tool FastChat (`llm_judge`) for files and means.
-Departs from FastChat: a judgment without readable points (-1 there) is counted as such and shown,
-and so is one outside of 1 to 10, which FastChat averages; of several `[[n]]` in a text the last
-counts, not the first, which may be a quotation; of several `[n]` that differ none does.
+Departs from FastChat: a judgment without a readable score (-1 in FastChat) is reported as unscored,
+and so is a score outside 1 to 10, which FastChat averages; of several `[[n]]` in a text, the last
+counts and not the first, which may be a quotation; if several `[n]` differ, none counts.
 """
 
 import math
@@ -53,7 +53,7 @@ class TurnJudgment:
 
     Attributes:
         turn: 1 or 2.
-        score: in [1, 10], or None if the judge gave no readable score.
+        score: the grade in [1, 10]; None if the judge gave no readable grade.
         judgment: the judge's text, if the file contains it.
         `unread`: why there is no score.
     """
@@ -95,7 +95,7 @@ def read_turn_judgments(paths: Sequence[str | Path]) -> list[TurnJudgment]:
     """Read single-answer judgments of one judge.
 
     Raises:
-        EvaluationFileError: a row lacks something, a turn was judged twice, or there are several
+        EvaluationFileError: a row is incomplete, a turn was judged twice, or there are several
             judges.
     """
     rows = [row for path in paths for row in read_rows(path)]
@@ -195,7 +195,7 @@ def read_questions(path: str | Path) -> dict[str, Question]:
     """Read the questions by id.
 
     Raises:
-        EvaluationFileError: a row has no turns or category, or an id comes twice.
+        EvaluationFileError: a row has no turns or category, or an id occurs twice.
     """
     found: dict[str, Question] = {}
     for row in read_rows(path):
@@ -267,10 +267,10 @@ def score_mt_bench(
     """Build a scorecard per model, best first: mean of all turns, of turn 1, of turn 2.
 
     Args:
-        judgments: of one judge.
-        questions: by id; if given, each category has a metric, and questions that were not judged
-            are reported.
-        answers: turns by (model, question id), for gaming.
+        judgments: judgments by one judge.
+        questions: questions by id; if given, each category has a metric, and questions that were
+            not judged are reported.
+        answers: turns by (model, question id), for the detection of gaming.
     """
     by_model = defaultdict(list)
     for judgment in judgments:

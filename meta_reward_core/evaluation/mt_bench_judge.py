@@ -45,12 +45,12 @@ def judge_turns(
 
     Args:
         engine: the judge; closed by the caller.
-        questions: by id.
+        questions: questions by id.
         answers: the model's turns by question id.
-        model: who answered.
-        judge: the name under which the judgments go.
-        sampling: of the judgments.
-        seed: of the engine.
+        model: name of the model that answered.
+        judge: name of the judge in the judgments.
+        sampling: sampling parameters for the judgments.
+        seed: random seed of the engine.
         progress: see `Engine.sample`.
 
     Raises:

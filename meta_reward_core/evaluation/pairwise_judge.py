@@ -1,6 +1,6 @@
 """Pairwise preferences between two responses by any engine.
 
-Uses neither files nor scores: pairs of outputs in, annotations out, in the order of the pairs.
+This module uses neither files nor scores: it converts pairs of outputs to annotations, in order.
 Separate functions build the prompt, call the engine and parse the reply, so that a shard of pairs
 is annotated like all pairs at once.
 
@@ -80,7 +80,8 @@ def plan_presentations(
 ) -> list[PairPresentation]:
     """List the presentations: each pair once or twice.
 
-    A single order depends on the seed and the instruction, not on the other pairs.
+    If each pair is shown in one order, this order depends only on the seed and the instruction, not
+    on the other pairs.
     """
     if orders == "both":
         return [PairPresentation(n, first) for n in range(len(pairs)) for first in (True, False)]
@@ -111,12 +112,12 @@ def parse_preference(reply: str, *, baseline_first: bool, is_cut_off: bool = Fal
 def compute_weighted_preference(completion: Completion, *, baseline_first: bool) -> float | None:
     """Compute the expected preference over the possible verdicts of the last line.
 
-    sum_v p(v) * preference(v) / sum_v p(v), v one of A, B and tie, by the alternatives of the
-    verdict's token.
+    sum_v p(v) * preference(v) / sum_v p(v) over the verdicts v: A, B and tie. Their probabilities
+    are those of the alternatives to the verdict's token.
 
     Returns:
-        None where the reply has no verdict, something follows its line, or the engine told no
-        alternative that is a verdict.
+        None if the reply has no verdict, if text follows the line of the verdict, or if no
+        alternative reported by the engine is a verdict.
     """
     verdict = _find_closing_verdict(completion.text)
     if verdict is None or completion.choices is None:
@@ -182,17 +183,17 @@ def annotate_outputs(
 ) -> list[Annotation]:
     """Annotate which of two responses an engine prefers.
 
-    A preference is the mean of its orders' means. If one order has no readable reply, there is no
-    preference, because the other order alone would add position bias.
+    A preference is the mean of the means of its presentation orders. If one order has no readable
+    reply, there is no preference, because the other order alone would add position bias.
 
     Args:
-        engine: who prefers; closed by the caller.
-        pairs: see `alpaca_files.pair_outputs`.
-        annotator: the name under which the annotations go.
-        sampling: of the replies.
+        engine: engine of the annotator; closed by the caller.
+        pairs: pairs of outputs; see `alpaca_eval_io.match_outputs`.
+        annotator: name of the annotator in the annotations.
+        sampling: sampling parameters for the replies.
         orders: one order of each pair, or both.
-        samples: replies to each prompt.
-        seed: of the orders and of the engine.
+        samples: number of replies to each prompt.
+        seed: random seed of the presentation orders and of the engine.
         progress: see `Engine.sample`.
 
     Raises:
@@ -247,7 +248,7 @@ def iter_verdict_rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield each completion as a verdict row: first shown, verdict, text.
 
-    The two are always called baseline and model.
+    The two sides are always called baseline and model.
     """
     for showing, completions in asked:
         names = ("baseline", "model") if showing.baseline_first else ("model", "baseline")

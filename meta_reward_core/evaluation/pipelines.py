@@ -57,10 +57,10 @@ class BenchmarkRun:
         judge: the judge's engine and name.
         answering: sampling parameters of answers.
         judging: sampling parameters of judgments.
-        samples: judgments per item, averaged.
+        samples: number of judgments per item, which are averaged.
         seed: random seed.
         make_progress: called with the name of a step and its number of replies; returns the
-            reporter of its progress.
+            progress callback of the step.
         system_prompt: system message before every prompt that is answered.
     """
 
@@ -100,15 +100,16 @@ def run_alpaca(
 
     Args:
         run: settings common to all evaluations.
-        instructions: instructions to answer; None: those of a file of outputs.
+        instructions: instructions to answer; None: the instructions in a file of outputs.
         model: the evaluated model.
         baseline: the model it is compared with.
-        orders: presentation orders of each pair.
-        datasets: of instructions, if known; files of outputs also contain them.
+        orders: number of presentation orders of each pair: one or both.
+        datasets: dataset of each instruction, if known; files of outputs also contain datasets.
 
     Raises:
-        EvaluationFileError: model and baseline answer different instructions, or none are given.
-        EngineError: an engine failed; running it again resumes there.
+        EvaluationFileError: model and baseline answer different instructions, or no instructions
+            are given.
+        EngineError: an engine failed; running the same command again resumes the run.
     """
     asked = list(instructions) if instructions is not None else _read_instructions(baseline, model)
     sides = {"baseline": baseline, "model": model}
@@ -212,12 +213,12 @@ def run_arena(
 ) -> list[Scorecard]:
     """Play two games per question against a baseline; in version 2.0 with categories.
 
-    Writes `model_answers.jsonl`, `baseline_answers.jsonl` and `judgments.jsonl` in the form of the
-    version. A question without a category gets the version's default one.
+    Writes `model_answers.jsonl`, `baseline_answers.jsonl` and `judgments.jsonl` in the version's
+    format. A question without a category gets the version's default one.
 
     Raises:
         EvaluationFileError: a file is incomplete, or an answer is missing.
-        EngineError: an engine failed; running it again resumes there.
+        EngineError: an engine failed; running the same command again resumes the run.
     """
     asked = arena_hard_io.read_questions(questions)
     base, _ = _get_arena_answers(run, "baseline", baseline, asked, version)
@@ -281,7 +282,7 @@ def run_mt_bench(run: BenchmarkRun, *, questions: Path, model: OutputSource) -> 
 
     Raises:
         EvaluationFileError: a file is incomplete, or an answer is missing.
-        EngineError: an engine failed; running it again resumes there.
+        EngineError: an engine failed; running the same command again resumes the run.
     """
     asked = mt_bench.read_questions(questions)
     answers, name, notes = _get_mt_bench_answers(run, model, asked)
@@ -328,13 +329,13 @@ def _get_mt_bench_answers(
 
 
 def run_reward_bench(run: BenchmarkRun, *, items: Path, words: JudgePrompt) -> Scorecard:
-    """Score the answers of every item by the loop's rubric.
+    """Score the answers of every item with the rubric of the loop.
 
     Writes `scores.jsonl`.
 
     Raises:
         EvaluationFileError: an item is incomplete.
-        EngineError: the engine failed; running it again resumes there.
+        EngineError: the engine failed; running the same command again resumes the run.
     """
     version, asked = read_items(items)
     scored = score_items(

@@ -1,4 +1,4 @@
-"""The time budget of the judge probe: which calls start, and how long a running one may take."""
+"""The time budget of the judge probe: which calls start, and how long a running call may take."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,10 +13,10 @@ FIRST_CALL_SHARES: Final = {"actor": 1 / 3, "judge": 1 / 2}
 1 for a role that is not listed."""
 
 MIN_TOKENS: Final = 32
-"""A reply limited to fewer tokens shows nothing."""
+"""Minimum token limit of a reply; shorter replies are not informative."""
 
 _RATE_SOURCES: Final = {"judge": "actor", "meta_judge": "judge"}
-"""Role whose replies are expected to take as long, until a role has replies of its own."""
+"""For each role, the role whose speed is assumed until the role has replies of its own."""
 
 
 class TimeUpError(Exception):
@@ -27,7 +27,7 @@ class _TooSlowError(Exception):
     """A running call will not end in time.
 
     Attributes:
-        max_tokens: a limit for one reply with which the call would end in time.
+        max_tokens: token limit of one reply with which the call would end in time.
     """
 
     def __init__(self, max_tokens: int) -> None:
@@ -46,13 +46,13 @@ class RoleSpending:
 
 @dataclass(slots=True)
 class ProbeBudget:
-    """Time that is spent and left.
+    """Spent and remaining time of a probe.
 
     Attributes:
-        seconds: of the whole probe.
-        clock: seconds of a monotonic clock.
-        spent: by role, of completed calls.
-        lowered: token limit of one reply by role, where the recipe's takes too long.
+        seconds: time limit of the whole probe.
+        clock: returns the seconds of a monotonic clock.
+        spent: cost of completed calls, by role.
+        lowered: token limit of one reply, by role, if the recipe's limit takes too long.
     """
 
     seconds: float
@@ -65,17 +65,18 @@ class ProbeBudget:
         self.started = self.clock()
 
     def measure_elapsed(self) -> float:
-        """Seconds since the start."""
+        """Measure the seconds since the start."""
         return self.clock() - self.started
 
     def measure_left(self) -> float:
-        """Seconds that are left, at least 0."""
+        """Measure the remaining seconds, at least 0."""
         return max(0.0, self.seconds - self.measure_elapsed())
 
     def count_affordable(self, role: str, replies: int) -> int:
-        """How many of these replies can probably be generated in time.
+        """Estimate how many of these replies can be generated in time.
 
-        Before the first reply of a role, those of the role before it tell; without any, all can.
+        Before the first reply of a role, the speed of the previous role is used; if that role has
+        no replies either, all replies are assumed to be possible.
         """
         known = self.spent.get(role) or self.spent.get(_RATE_SOURCES.get(role, ""))
         left = self.measure_left()
@@ -96,15 +97,15 @@ class ProbeBudget:
         replies: int,
         max_new_tokens: int,
     ) -> Result:
-        """Generate replies, and note what they took.
+        """Generate replies, and record their cost.
 
-        The first call of a role that will not end in time is repeated with a lower limit of tokens.
+        If the first call of a role will not end in time, it is repeated with a lower token limit.
 
         Args:
-            make: generates them, given the limit of one reply in tokens and what to tell about the
-                progress; returns a result and the number of tokens.
-            replies: how many it generates at most.
-            max_new_tokens: the recipe's limit of one reply.
+            make: generates the replies; it is called with the token limit of one reply and a
+                progress callback, and returns a result and the number of tokens.
+            replies: maximum number of replies that `make` generates.
+            max_new_tokens: the recipe's token limit of one reply.
 
         Raises:
             TimeUpError: the time was up before the call ended. An engine that reports no progress
@@ -133,9 +134,9 @@ class _CallWatch:
     """Receives the progress of a call, and ends it when its time is up.
 
     Args:
-        left: seconds until the call is ended.
-        planned: seconds that the call should take; None: as many as are left.
-        limit: tokens of one reply.
+        left: seconds until the call is stopped.
+        planned: seconds that the call should take; None: all remaining seconds.
+        limit: token limit of one reply.
     """
 
     def __init__(
@@ -176,11 +177,11 @@ class _CallWatch:
     def _project(
         self, now: float, tokens: int, planned: float, prefill: float, before: int
     ) -> None:
-        """Require that the longest replies end in the planned time.
+        """Require that replies of maximum length end within the planned time.
 
         Args:
-            prefill: seconds until the first report: mostly the reading of the prompts.
-            before: tokens of the first report.
+            prefill: seconds until the first report, spent mostly on reading the prompts.
+            before: number of tokens in the first report.
         """
         each = (now - prefill) / max(1, tokens - before)
         if prefill + each * self._replies * self._limit > planned:

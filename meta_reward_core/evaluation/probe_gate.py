@@ -1,8 +1,8 @@
 """Block sampling for an iteration until the judge probe has passed or is accepted.
 
 The report is one of the iteration's files, so the worker that runs the next shard finds it. It is
-valid for its settings: if those of actor, judge or meta-judge change, the next shard requires
-another probe, in any iteration.
+valid only for the settings of the probe: if those of actor, judge or meta-judge change, the next
+shard requires another probe, in any iteration.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,8 +38,8 @@ class ProbeRecord:
     Attributes:
         key: hash of its inputs.
         settings: hash of the settings of the three roles; None in reports of earlier versions.
-        report: as `ProbeReport.to_json` wrote it.
-        accepted: who accepted its findings, and why; None if no user did.
+        report: the report in the form of `ProbeReport.to_json`.
+        accepted: who accepted the findings, and why; None if no user accepted them.
     """
 
     key: str
@@ -81,7 +81,7 @@ def accept_probe(files: IterationFiles, *, by: str) -> bool:
     """Let an iteration continue despite present or future findings of its probe.
 
     Args:
-        by: who decided, for the record.
+        by: name of the user who accepted, for the record.
 
     Returns:
         False if the probe has passed, or was accepted before.
@@ -101,7 +101,7 @@ def require_judge_probed(context: IterationContext, resources: StageResources) -
     writes nothing that could be unreadable or cut off.
 
     Raises:
-        NeedsAttentionError: the probe advises against continuing, and no user accepted that.
+        NeedsAttentionError: the probe has findings that no user has accepted.
     """
     settings = context.recipe.probe
     if not settings.prompts or context.reward_model is not None:
@@ -118,10 +118,10 @@ def require_judge_probed(context: IterationContext, resources: StageResources) -
 
 
 def _is_due(context: IterationContext, found: ProbeRecord | None) -> bool:
-    """Whether an iteration without a report for its settings and limits needs one.
+    """Whether an iteration that has no report for its settings and limits needs one.
 
     Args:
-        found: its report for others.
+        found: its report for other settings or limits, if any.
     """
     if found is not None and not found.passed:
         return True
@@ -146,7 +146,7 @@ def describe_probe(found: ProbeRecord) -> str:
 
 
 def make_limits(settings: ProbeRecipe) -> HealthLimits:
-    """The limits of a recipe."""
+    """Return the health limits of a recipe."""
     return HealthLimits(
         min_readable_share=settings.min_readable_share,
         max_cut_off_share=settings.max_cut_off_share,
@@ -194,7 +194,7 @@ def _probe(
 
 
 def _take_prompts(files: IterationFiles, count: int) -> list[Prompt]:
-    """The first prompts of the iteration, which are a random sample of the pool."""
+    """Return the first prompts of the iteration, which are a random sample of the pool."""
     taken: list[Prompt] = []
     for part in files.list_partition_numbers("prompts"):
         taken += to_records(files.read("prompts", part), Prompt)[: count - len(taken)]

@@ -1,8 +1,8 @@
 """Agreement of two or more raters beyond chance, and rank correlations.
 
-Items are weighted, as unequal sampling requires. A `WeightedStatistic` computes one metric for many
-sets of weights at once, as a jackknife requires; an undefined metric is NaN inside arrays, and None
-elsewhere.
+Items have weights, because sampling probabilities may differ. A `WeightedStatistic` computes one
+metric for many sets of weights at once, for use in a jackknife; an undefined metric is NaN inside
+arrays, and None elsewhere.
 
 docs/decisions/0008-whose-statistics.md explains which of these come from libraries.
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 WeightedStatistic = Callable[[Array], Array]
-"""From weights of shape [m, n], a row for each metric, to m metrics."""
+"""Computes m values of a metric from weights of shape [m, n], one row for each value."""
 Level = Literal["nominal", "interval"]
 
 _MIN_DENOMINATOR = 1e-12
@@ -31,7 +31,7 @@ def compute_cohen_kappa(table: npt.ArrayLike) -> float | None:
         table: shape [k, k]; row: answer of one rater, column: answer of the other.
 
     Returns:
-        None for an empty table, and if both always give the same single answer.
+        None for an empty table, and if both raters always give the same single answer.
     """
     [kappa] = _compute_kappas(np.asarray(table, dtype=np.float64)[None])
     return None if np.isnan(kappa) else float(kappa)
@@ -72,11 +72,13 @@ def compute_krippendorff_alpha(
     """Compute alpha of the answers to each unit: 1 - observed / expected disagreement.
 
     Args:
-        units: for each unit its answers, in any order; those with fewer than two do not count.
-        level: nominal answers agree or not; interval ones are numbers, apart by their square.
+        units: the answers to each unit, in any order; units with fewer than two answers do not
+            count.
+        level: level of measurement. Nominal answers are equal or not; the disagreement of interval
+            answers, which are numbers, is their squared difference.
 
     Returns:
-        None without a unit that has two answers, and where all answers are the same.
+        None if no unit has two answers, or if all answers are the same.
     """
     counts, values = count_answers(units)
     return compute_alpha_from_counts(counts, values, level=level)
@@ -119,7 +121,7 @@ def make_weighted_spearman(first: Array, second: Array) -> WeightedStatistic:
 
 
 def _make_mid_ranker(values: Array) -> WeightedStatistic:
-    """Build a function for mid-ranks: weight below each item plus half of its equals."""
+    """Build a function for mid-ranks: the weight below each item plus half that of its equals."""
     distinct, place = np.unique(values, return_inverse=True)
     belongs = np.eye(len(distinct))[place]
 

@@ -25,7 +25,7 @@ from meta_reward_core.method.parsing import remove_verdict_lines
 from meta_reward_core.storage.records import Verdict
 
 EPSILON: Final = 1e-9
-"""Mean scores that are closer than this are a tie."""
+"""Mean scores that differ by less than this count as a tie."""
 
 ResponseKey = tuple[str, str]
 """(prompt_id, response_id)"""
@@ -46,10 +46,10 @@ class Ratings:
 
     Attributes:
         name: name of the file.
-        scores: of each response, one per judgment; higher is better.
-        verdicts: of each presentation order, one per judgment.
-        missing: judgments without a score, or unreadable verdicts.
-        has_scale: whether scores are on a scale and not ranks.
+        scores: scores of each response, one per judgment; higher is better.
+        verdicts: verdicts on each presentation order, one per judgment.
+        missing: number of judgments without a score, or of unreadable verdicts.
+        has_scale: whether the scores are on a scale, as opposed to ranks.
         reasons: for each judgment with a text, whether its total, or its verdict, agrees with its
             reasons; None if the reasons contain nothing readable.
     """
@@ -66,8 +66,8 @@ def read_ratings(path: str | Path) -> Ratings:
     """Read scores, ranks or verdicts.
 
     Raises:
-        EvaluationFileError: a row has none of the known forms, forms are mixed, or nothing can
-            be used.
+        EvaluationFileError: a row has none of the known forms, forms are mixed, or no row is
+            usable.
     """
     return parse_ratings(Path(path).name, read_rows(path))
 
@@ -76,8 +76,8 @@ def parse_ratings(name: str, rows: Sequence[NumberedRow]) -> Ratings:
     """Parse ratings from rows of one or several files.
 
     Args:
-        name: for messages, and of the opinions.
-        rows: of one form.
+        name: name of the ratings, also used in messages.
+        rows: rows that all have the same form.
 
     Raises:
         EvaluationFileError: see `read_ratings`.

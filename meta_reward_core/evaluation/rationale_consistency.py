@@ -4,7 +4,7 @@ This applies to judgments with an additive rubric, whose reasons contain "+1 for
 "earns half a point". Reasons without points are ignored: absence does not count as disagreement.
 The patterns are English.
 
-For verdicts on two answers, the answer that the reasons favour is determined.
+For verdicts on two answers, this module determines which answer the reasons favor.
 """
 
 import re
@@ -15,7 +15,7 @@ from meta_reward_core.method.parsing import MAX_SCORE, parse_score, remove_score
 from meta_reward_core.storage.records import Verdict
 
 POINTS_TOLERANCE: Final = 0.25
-"""A total that is closer to the sum agrees; trained judges rarely spell out decimals."""
+"""A total that differs by less than this from the sum agrees; judges rarely spell out decimals."""
 
 _WORDS: Final = {
     "no": 0.0, "zero": 0.0, "half a": 0.5, "a half": 0.5, "half": 0.5, "a": 1.0, "an": 1.0,
@@ -59,7 +59,7 @@ class StatedPoints:
     """Total score of a judgment, and the sum of the points in its reasons.
 
     Attributes:
-        score: the total given; None if there is none.
+        score: the stated total; None if there is none.
         named: sum of the points in the reasons; None if they contain none, or more than the scale
             allows.
     """

@@ -12,8 +12,8 @@ Source: Lambert et al. 2024, "RewardBench", arXiv 2403.13787; Malik et al. 2025,
 arXiv 2506.01937; the public tool `reward-bench` at commit 05a9005 (2026-01-31) for weights, ties
 and the score of Ties.
 Departs from version 1: equal scores count half, as the tool does for generative judges (not 0, as
-for classifiers), because points of a judge are often equal; a file that states its own `results`
-keeps them. The section "prior sets" is left out.
+for classifiers), because a judge's scores are often equal; if a file contains `results`, they are
+used. The section "prior sets" is left out.
 """
 
 import math
@@ -84,12 +84,12 @@ class ScoredItem:
     """An item and the scores of its answers.
 
     Attributes:
-        item_id: `ref:<n>` or `tied:<n>` in the subset Ties.
-        subset: which it belongs to.
-        correct: scores of the correct answers, missing ones None.
-        incorrect: scores of the others.
-        result: the credit that the file states where its scores do not give it: items without
-            scores, and equal scores that a classifier counts as wrong.
+        item_id: id of the item; `ref:<n>` or `tied:<n>` in the subset Ties.
+        subset: subset to which the item belongs.
+        correct: scores of the correct answers; None for a missing score.
+        incorrect: scores of the incorrect answers.
+        result: the credit in the file if it cannot be derived from the scores: for items without
+            scores, and for equal scores that a classifier counts as wrong.
     """
 
     item_id: str
@@ -105,7 +105,7 @@ class ScoredItem:
 
     @property
     def is_counted(self) -> bool:
-        """Whether a metric includes it: with all its scores or, outside Ties, with a result."""
+        """Whether metrics include the item: it has all scores or, outside Ties, a result."""
         return self.is_scored or (self.result is not None and self.subset.lower() != TIES_SUBSET)
 
 
@@ -128,13 +128,14 @@ def read_scored_items(
     or, for the tool's generative judges, only `results`. Every row is an item, even if ids repeat.
 
     Args:
-        path: the items, or items with scores, as rows or as the tool's object of columns.
-        scores: rows of `id` and scores, if in a separate file; see `_join_scores`.
-        judge: name of the judge, if there is no column `model`.
+        path: file of items, with or without scores, as rows or as the tool's object of columns.
+        scores: file whose rows contain `id` and scores, if they are in a separate file; see
+            `_join_scores`.
+        judge: name of the judge, if the file has no column `model`.
 
     Raises:
-        EvaluationFileError: an item has no scores or does not fit its scores, scores are
-            ambiguous, or several models are in the file.
+        EvaluationFileError: an item has no scores or does not match its scores, scores are
+            ambiguous, or the file contains several models.
     """
     rows = read_rows(path)
     if scores is not None:
@@ -151,7 +152,8 @@ def _judge_of(path: str | Path, rows: Sequence[NumberedRow]) -> str:
     """Return the only model in the rows.
 
     Raises:
-        EvaluationFileError: there are several; without keys their items would be silently mixed.
+        EvaluationFileError: there are several models; without keys, their items would be silently
+            mixed.
     """
     names = sorted({name for row in rows if (name := row.read_optional_text("model"))})
     if len(names) > 1:
@@ -166,7 +168,7 @@ def _join_scores(rows: Sequence[NumberedRow], scores: Sequence[NumberedRow]) -> 
     """Join items and scores by `id`, and by `subset` if both files have it.
 
     If both files have the same keys in the same order, rows are joined by position, so that
-    repeated ids do no harm. Otherwise every key must be unique in each file.
+    repeated ids are allowed. Otherwise every key must be unique in each file.
     """
     shared = all("subset" in row.values for row in [*rows, *scores])
     columns = ("subset", "id") if shared else ("id",)
@@ -230,7 +232,7 @@ def _read_first_number(row: NumberedRow, *columns: str) -> float | None:
     """Read the first column present; a list of one number counts as a number.
 
     Raises:
-        EvaluationFileError: none of a pair's columns is there.
+        EvaluationFileError: the row has none of the columns.
     """
     known = {"score_chosen", "scores_chosen", "results", "result"} & row.values.keys()
     if not known:
@@ -271,7 +273,7 @@ def _read_scores(row: NumberedRow, result: float | None) -> tuple[float | None, 
     """Read the scores of the answers; missing if the row only has a result.
 
     Raises:
-        EvaluationFileError: there is neither.
+        EvaluationFileError: the row has neither scores nor a result.
     """
     values = row.values.get("scores")
     if isinstance(values, list):
@@ -447,8 +449,8 @@ def make_ties_metric(items: Sequence[ScoredItem]) -> Metric:
     quotient 0/0 counts 0. So it is in [-1, 101]. Rows of the same kind and prompt are one item.
 
     Source: `process_single_model` of the tool. Its release 0.1.4 left prompts with spread 0 out of
-    the last mean, which moves the score by less than 2 points, and had the later of two rows with
-    the same id replace the earlier.
+    the last mean, which changes the score by less than 2 points, and let the later of two rows with
+    the same id replace the earlier one.
     """
     found: dict[str, dict[int, TiesSeparation]] = {"ref": {}, "tied": {}}
     for (kind, prompt), item in _pool_ties(items).items():
@@ -478,7 +480,7 @@ def _pool_ties(items: Sequence[ScoredItem]) -> dict[tuple[str, int], ScoredItem]
     """Group Ties items by kind and number of the prompt, answers of equal ids together.
 
     Raises:
-        EvaluationFileError: an id is none of Ties.
+        EvaluationFileError: an id does not have the form of the subset Ties.
     """
     found: dict[tuple[str, int], ScoredItem] = {}
     for item in items:

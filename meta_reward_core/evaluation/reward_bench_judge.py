@@ -2,8 +2,9 @@
 
 An answer's score is the mean of its readable judgments; without any it has none.
 
-Source: Lambert et al. 2024, arXiv 2403.13787; Malik et al. 2025, arXiv 2506.01937 (items). Judging
-is the loop's own, one answer at a time, so that what is measured is the judge that trains.
+Source: Lambert et al. 2024, arXiv 2403.13787; Malik et al. 2025, arXiv 2506.01937 (items). The
+judge scores one answer at a time, as in the loop, so that the measured judge is the one used in
+training.
 """
 
 import math
@@ -43,7 +44,7 @@ def read_items(path: str | Path) -> tuple[RewardBenchVersion, list[RewardBenchIt
     Every row is an item, because public files repeat ids; see `reward_bench`.
 
     Raises:
-        EvaluationFileError: an item lacks something, or the two forms are mixed.
+        EvaluationFileError: an item is incomplete, or the two forms are mixed.
     """
     rows = read_rows(path)
     version: RewardBenchVersion = "2" if isinstance(rows[0].values.get("chosen"), list) else "1"
@@ -86,15 +87,15 @@ def score_items(
     Args:
         engine: the judge; closed by the caller.
         items: see `read_items`.
-        version: whose rules hold.
-        judge: the name under which the scores go.
-        template: the judge's prompt.
-        rubric: what `{rubric}` stands for.
-        max_score: of the rubric; see `parse_score`.
-        readout: how a score comes about.
-        samples: judgments of each answer.
-        sampling: of the judgments.
-        seed: of the engine.
+        version: version whose rules apply.
+        judge: name of the judge in the scores.
+        template: the judge prompt.
+        rubric: text that replaces `{rubric}`.
+        max_score: maximum score of the rubric; see `parse_score`.
+        readout: how a score is produced.
+        samples: number of judgments of each answer.
+        sampling: sampling parameters for the judgments.
+        seed: random seed of the engine.
         progress: see `Engine.sample`.
 
     Raises:

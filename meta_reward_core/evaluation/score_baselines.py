@@ -1,7 +1,7 @@
 """Baselines for scores: how much they vary, and what shuffled scores would achieve.
 
-A constant score does not order any pair: an accuracy that counts ties as half gives it 50%, and its
-rank correlation is undefined. Shuffled scores keep the frequency of each score, but not its item. A
+A constant score does not order any pair: its accuracy is 50% if ties count as half, and its rank
+correlation is undefined. Shuffled scores keep the frequency of each score, but not its item. A
 metric within the range of its shuffled scores cannot be distinguished from chance.
 """
 
@@ -27,14 +27,15 @@ _ENDS: Final = (2.5, 97.5)
 
 
 def measure_score_entropy(scores: Mapping[str, Sequence[float]]) -> Metric:
-    """Entropy in bits of the scores, rounded to whole ones (halves up).
+    """Measure the entropy in bits of the scores, rounded to whole numbers (halves up).
 
     Args:
-        scores: by prompt, of all judgments.
+        scores: scores of all judgments, by prompt.
 
     Returns:
-        With a bootstrap interval over prompts. Entropy of a sample is too low by about
-        (kinds of scores - 1) / (2 n ln 2) bits (Miller 1955), which is not corrected.
+        The entropy with a bootstrap interval over prompts. The entropy of a sample is too low by
+        about (number of distinct scores - 1) / (2 n ln 2) bits (Miller 1955); this is not
+        corrected.
     """
     counts = [Counter(math.floor(score + 0.5) for score in values) for values in scores.values()]
     kinds = sorted(set().union(*counts))

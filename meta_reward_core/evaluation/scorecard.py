@@ -14,14 +14,14 @@ class Measurement:
     """A metric of a model in one of its roles, measured by the loop itself.
 
     Attributes:
-        model: such as `M1`.
-        subject: the role, or the thing, that is measured.
+        model: name of the model, such as `M1`.
+        subject: the role, or the subject, that is measured.
         metric: the metric's name.
-        value: its value; absent when there was nothing to measure.
-        count: how many items it was measured on.
-        basis: `own_data`: the iteration's own files, which the judge under test has scored.
-            `oracle`: held-out items and a program that knows the ground truth. `self_judged`: the
-            same held-out items by the model's own judge.
+        value: the metric's value; None if there was nothing to measure.
+        count: number of measured items.
+        basis: basis of the measurement. `own_data`: the iteration's own files, scored by the
+            measured judge. `oracle`: held-out items, evaluated by a program with access to the
+            ground truth. `self_judged`: the same held-out items, judged by the model itself.
     """
 
     model: str
@@ -37,11 +37,12 @@ class Metric:
     """A metric of a model on a benchmark.
 
     Attributes:
-        name: the benchmark's name for it.
+        name: the benchmark's name for the metric.
         value: in the benchmark's unit; None if it cannot be computed.
         count: number of prompts, pairs or items it was computed from.
-        low: lower end of its interval, if it has one; 95% unless the name gives another level.
-        high: upper end.
+        low: lower end of the interval, if any; the level is 95% unless the name contains another
+            level.
+        high: upper end of this interval.
         absent: why there is no value.
     """
 
@@ -55,11 +56,11 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class DataIssue:
-    """A data issue that readers of the metrics must know.
+    """A data issue that affects the interpretation of the metrics.
 
     Attributes:
         name: in snake_case, for programs.
-        sentence: the issue.
+        sentence: description of the issue.
         advice: its meaning and what to do.
         rows: number of affected rows.
     """
@@ -77,11 +78,11 @@ class Scorecard:
     Attributes:
         benchmark: the scoring rule with its version.
         model: the evaluated model.
-        baseline: the model it was compared with, if any.
+        baseline: the model with which it was compared, if any.
         judge: the judge that compared or scored.
         metrics: in reading order.
         issues: limits of the metrics' meaning; empty if none were found.
-        columns: the same numbers by the names of the public leaderboard.
+        columns: the same numbers under the column names of the public leaderboard.
     """
 
     benchmark: str
@@ -96,7 +97,7 @@ class Scorecard:
         """Return a metric by name.
 
         Raises:
-            KeyError: there is none.
+            KeyError: there is no metric of this name.
         """
         for metric in self.metrics:
             if metric.name == name:

@@ -1,7 +1,7 @@
 """AlpacaEval-2 style: how often, and how strongly, an annotator prefers a model to a baseline.
 
 Source: Dubois et al. 2024, arXiv 2404.04475; the public tool `alpaca_eval` 0.6.6 for the columns
-and for what rows without a preference are in (`metrics/helpers.py`, `main.py`).
+and for the treatment of rows without a preference (`metrics/helpers.py`, `main.py`).
 """
 
 import math
@@ -24,14 +24,14 @@ from meta_reward_core.evaluation.length_controlled_win_rate import (
 from meta_reward_core.evaluation.scorecard import DataIssue, Metric, Scorecard, make_issue_if_any
 
 EXTREME_CHANGE: Final = 10.0
-"""Change of a win rate by length control, in percentage points, from which it is an issue.
+"""Minimum change of a win rate by length control, in percentage points, that is reported.
 
 Source: `get_is_extreme_changes` in alpaca_eval's `metrics/glm_winrate.py`, which also requires a
-quarter of the rate; we report more readily.
+change of a quarter of the rate; this module also reports smaller relative changes.
 """
 
 PENALTY_CHANGE: Final = 1.0
-"""Change of a length-controlled rate by the penalty, in points, from which it is reported.
+"""Minimum change of a length-controlled rate by the penalty, in points, that is reported.
 
 Our choice.
 """
@@ -52,9 +52,9 @@ def score_annotations(
     length control, are over all rows, as in the public tool.
 
     Args:
-        annotations: of one model and one annotator, each instruction once.
-        mode: value of the leaderboard's column of this name.
-        rounds: bootstrap rounds of the length-controlled rate.
+        annotations: annotations of one model by one annotator, one for each instruction.
+        mode: value of the leaderboard column `mode`.
+        rounds: number of bootstrap rounds for the length-controlled rate.
         seed: random seed of that bootstrap.
     """
     first = annotations[0]
@@ -99,7 +99,7 @@ def compute_repeat_deviation(cards: Sequence[Scorecard]) -> Metric:
     """Compute the standard deviation (ddof 1) of the win rate over repeats, in points.
 
     Args:
-        cards: the evaluation and its repeats, of the same outputs.
+        cards: scorecards of the evaluation and of its repeats, for the same outputs.
     """
     rates = [card.columns["win_rate"] for card in cards if card.columns["win_rate"] is not None]
     name = "win_rate_repeat_deviation"

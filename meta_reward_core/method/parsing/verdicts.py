@@ -8,7 +8,7 @@
 
 On the last line a verdict may also be a sentence ("Judgement A is the better one.") or a box
 (`[[A]]`), and a reply that consists of an option is one. It is used for the meta-judge, the
-AlpacaEval annotator and, through `read_marks`, the Arena-Hard judge.
+AlpacaEval annotator and, through `read_mark`, the Arena-Hard judge.
 """
 
 from collections.abc import Iterator, Sequence
