@@ -93,7 +93,7 @@ def test_an_admin_asks_for_what_the_buttons_ask(
 ) -> None:
     run_judging(iteration)
     said = act(ada, iteration, action)
-    assert said == [f"1 requested to {action}; the result will be in the log."]
+    assert said == [f"1 requested to {action}; see the activity log for the results."]
     job = Job.objects.get()
     assert (job.kind, job.status, job.experiment) == (action, "waiting", iteration.experiment)
     assert job.created_by == User.objects.get(username="ada")
@@ -103,9 +103,9 @@ def test_an_admin_asks_for_what_the_buttons_ask(
 
 def test_what_cannot_be_asked_is_said_and_not_ordered(ada: Client, iteration: Iteration) -> None:
     run_judging(iteration)
-    assert "cannot be asked to resume" in act(ada, iteration, "resume")[0]
+    assert "Cannot resume" in act(ada, iteration, "resume")[0]
     Iteration.objects.create(experiment=iteration.experiment, number=2, model_in="c" * 64)
-    assert "cannot be asked to pause" in act(ada, iteration, "pause")[0]
+    assert "Cannot pause" in act(ada, iteration, "pause")[0]
     assert not Job.objects.exists()
 
 

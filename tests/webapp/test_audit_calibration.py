@@ -89,9 +89,9 @@ def test_each_auditor_answers_the_known_items_first_and_is_measured_by_them(
     report = make_report(batch)
     assert (report.items, report.answered, report.conflicts) == (12, 12, 0)
     page = browser(carol).get(f"/audits/{batch.pk}/annotate").content.decode()
-    assert "Known items right" in page
+    assert "Known items correct" in page
     assert "6 items)" in page
-    assert browser(alice).get(f"/audits/{batch.pk}").content.decode().count("Known items right")
+    assert browser(alice).get(f"/audits/{batch.pk}").content.decode().count("Known items correct")
 
 
 def test_what_is_revealed_of_a_known_item_is_its_answer(

@@ -453,9 +453,9 @@ def test_an_item_that_somebody_looks_at_is_left_to_them(
 @pytest.mark.parametrize("name, content, said", [
     ("a.csv", b"\xff\xfe", "is not UTF-8"),
     ("a.csv", b"batch,item\n", "contains no answers"),
-    ("a.csv", b"title\nhello\n", "must have one column &#x27;batch&#x27;"),
-    ("a.csv", b"batch,item,item\n1,2,3\n", "must have one column &#x27;item&#x27;"),
-    ("a.csv", b"batch;item\n1;2\n", "separated by commas"),
+    ("a.csv", b"title\nhello\n", "have one column &#x27;batch&#x27;"),
+    ("a.csv", b"batch,item,item\n1,2,3\n", "have one column &#x27;item&#x27;"),
+    ("a.csv", b"batch;item\n1;2\n", "comma-separated"),
     ("a.csv", b"", "contains no answers"),
     ("a.jsonl", b"\n", "contains no answers"),
     ("a.json", b"[]", "contains no answers"),
@@ -465,7 +465,7 @@ def test_a_file_of_another_kind_is_refused_whole(
     name: str, content: bytes, said: str, client: Client, batch: Batch
 ) -> None:
     if not content:
-        content, said = b"\n", "must have one column"
+        content, said = b"\n", "have one column"
     assert said in send(client, batch, name, content)
     assert not Answer.objects.exists()
 
@@ -508,7 +508,7 @@ def test_the_page_says_what_was_imported_and_what_was_left_out(
     rows = [row(batch, item=1), row(batch, item=99), row(batch, item=98)]
     rows += [row(batch, item=2, auditor={"name": "<b>carol</b>"})]
     page = send(client, batch, "a.jsonl", "\n".join(map(json.dumps, rows)).encode())
-    assert "Imported 1 answer, 0 had been imported before, left out 3." in page
+    assert "Imported 1 answer; 0 already imported, 3 skipped." in page
     assert "this batch has no such item</th><td>2</td>" in page
     assert "line 2 (item 99), line 3 (item 98)" in page
     assert "auditor is not text" in page
@@ -519,7 +519,7 @@ def test_a_file_of_which_nothing_can_be_imported_is_refused_with_the_reasons(
     client: Client, batch: Batch
 ) -> None:
     page = send(client, batch, "a.jsonl", b'{"batch": "\\ud800"}\n[')
-    assert "Imported 0 answers, 0 had been imported before, left out 2." in page
+    assert "Imported 0 answers; 0 already imported, 2 skipped." in page
     assert "batch is not a number" in page
     assert "is not valid JSON" in page
     assert "No entry was imported. Correct these" in page

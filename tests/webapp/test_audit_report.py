@@ -356,10 +356,8 @@ def test_what_was_exported_can_be_imported(
     Answer.objects.all().delete()
     Item.objects.update(is_answered=False)
     said = send(client, batch, f"a.{form}", content)
-    assert "Imported 12 answers, 0 had been imported before" in said
-    assert "Imported 0 answers, 12 had been imported before" in send(
-        client, batch, f"a.{form}", content
-    )
+    assert "Imported 12 answers; 0 already imported" in said
+    assert "Imported 0 answers; 12 already imported" in send(client, batch, f"a.{form}", content)
     after = list(Answer.objects.order_by("item").values("item", "choice", "tags", "comment"))
     assert after == before
     assert set(Answer.objects.values_list("auditor", flat=True)) == {carol.pk}
@@ -385,7 +383,7 @@ def test_label_studio_tasks_hide_what_is_hidden_and_come_back(client: Client, ba
     result = [{"from_name": "answer", "type": "choices", "value": {"choices": ["A"]}}]
     tasks[0]["annotations"] = [{"completed_by": 7, "result": result, "lead_time": 12.5}]
     said = send(client, batch, "done.json", json.dumps(tasks[:1]).encode())
-    assert "Imported 1 answer, 0 had been imported before, left out 0." in said
+    assert "Imported 1 answer; 0 already imported, 0 skipped." in said
     answer = Answer.objects.select_related("item").get()
     assert answer.item.number == data["item"]
     assert answer.choice == ("second" if answer.item.is_swapped else "first")

@@ -130,7 +130,7 @@ def test_a_constant_is_a_straight_line() -> None:
 )
 def test_nothing_to_draw_is_said_in_words(chart: Chart) -> None:
     html = drawn(chart)
-    assert "No numbers yet." in html
+    assert "No data yet." in html
     assert "<svg" not in html
 
 

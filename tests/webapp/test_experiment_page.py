@@ -156,7 +156,7 @@ def test_the_lineage_says_what_each_model_was_trained_on(
         Shard.objects.create(stage=stage, index=0, status="finished", counts=counts)
     page = get(client, PATH)
     assert "M0, also the reference model" in page
-    assert "30 actor (6 prompts gave none), judge: pending" in page
+    assert "30 actor (6 prompts without a pair), judge: pending" in page
     assert "step 1,250" in page
     assert f'<code title="{"c" * 64}">{"c" * 12}</code>' in page
 

@@ -200,7 +200,7 @@ def test_benchmarks_are_named_by_form_and_api(
         wish = Wish("smoke", {key: [{"name": "ifeval", "data": data}]})
         for answer in (ask_api(client, wish), ask_form(client, wish)):
             (line,) = answer.errors
-            assert "is not a file of META_REWARD_EVALUATION_ROOT" in line
+            assert "is not a file in META_REWARD_EVALUATION_ROOT" in line
     nonsense = Wish("smoke", {key: "nonsense"})
     assert ask_api(client, nonsense) == ask_form(client, nonsense)
     assert ask_api(client, nonsense).errors == ask_command_line(nonsense, tmp_path).errors

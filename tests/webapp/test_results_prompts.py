@@ -254,7 +254,7 @@ def test_the_page_marks_the_pairs_and_says_why(
     }
     page = answer.content.decode()
     assert "With rho 0.3, good is" in page
-    assert "the shortest good one" in page
+    assert "the shortest good response" in page
     judged = rows_of(on_disk, "judge_pairs")[0]
     shown = client.get(f"{LIST}/{judged['prompt_id']}").context["prompt"]
     roles = {j.judgment_id: j.role for r in shown.responses for j in r.judgments if j.role}

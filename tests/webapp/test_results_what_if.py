@@ -118,7 +118,7 @@ def test_unchanged_rules_choose_no_judgment_that_was_cut_off(
     page = client.get(f"/experiments/scripted/iterations/1/prompts/{left_out['prompt_id']}")
     shown = page.content.decode()
     assert "Every top-rated judgment was cut off by the token limit." in shown
-    assert "may be rejected, and are never chosen" in shown
+    assert "can be rejected but never chosen" in shown
     assert "of 5 · cut off by the token limit" in shown
 
 

@@ -344,7 +344,7 @@ def test_a_recipe_without_tasks_does_not_have_the_key_and_keeps_its_hash() -> No
 @pytest.mark.parametrize("key", ["evaluation.tasks", "development.tasks"])
 def test_the_form_takes_no_files_of_the_workers_machine(key: str) -> None:
     recipe = load_recipe("smoke", changes=[f"{key}=[{{name: ifeval, data: /etc/x}}]"])
-    with pytest.raises(RecipeError, match="is not a file of META_REWARD_EVALUATION_ROOT"):
+    with pytest.raises(RecipeError, match="is not a file in META_REWARD_EVALUATION_ROOT"):
         require_launchable(recipe)
 
 

@@ -59,8 +59,8 @@ def test_pages_and_reports_say_so(installation: Installation, tmp_path: Path) ->
     client.force_login(person)
     for address in ("/experiments/mine", "/experiments/mine/iterations/1"):
         page = client.get(address).content.decode()
-        assert "Scores have a forced readout" in page, address
-        assert "Verdicts have a forced readout" in page, address
+        assert "Scores use a forced readout" in page, address
+        assert "Verdicts use a forced readout" in page, address
     installation.run("report", "--experiment", "mine", "--output", tmp_path / "report")
     report = (tmp_path / "report.md").read_text()
     assert "readout of scores forced, of verdicts forced; the paper samples both freely" in report

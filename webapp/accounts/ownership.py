@@ -23,7 +23,7 @@ class OwnershipForm(forms.Form):
         to_field_name="username",
         required=False,
         empty_label="nobody",
-        help_text="The owner controls the experiment. Any operator can, if there is no owner.",
+        help_text="The owner controls the experiment. Without an owner, any operator can.",
     )
     is_private = forms.BooleanField(
         label="Private",

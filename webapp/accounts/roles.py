@@ -13,17 +13,17 @@ from django.contrib.auth.management import create_permissions
 from django.contrib.auth.models import Group, Permission
 
 SEE: Final = "experiments.view_experiment"
-"""See experiments, their results, workers and the log."""
+"""See experiments, their results, workers and the activity log."""
 RUN: Final = "experiments.run_experiment"
-"""Start experiments, and control one's own and those without an owner."""
+"""Start experiments; control the user's own experiments and those without an owner."""
 RUN_ALL: Final = "experiments.change_experiment"
 """See and control the experiments of all users."""
 ANSWER: Final = "audit.answer_batch"
-"""Answer items of one's assigned audit batches, and see only those."""
+"""Answer items of the user's assigned audit batches, and see only those batches."""
 ADJUDICATE: Final = "audit.adjudicate_item"
 """Decide between conflicting audit answers, on the site and in the admin."""
 SEE_EVENTS: Final = "activity.view_activity"
-"""See sign-ins, and changes of accounts, roles and tokens."""
+"""See sign-ins, and changes to accounts, roles and tokens."""
 MANAGE_ACCOUNTS: Final = "auth.change_user"
 """Change the accounts of users who are not superusers."""
 MANAGE: Final = (

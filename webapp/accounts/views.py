@@ -23,7 +23,7 @@ from webapp.accounts.reauthentication import (
     require_recent_authentication,
 )
 
-_WRONG = "Wrong or used code. Wait for the next one, and check the clock of your phone."
+_WRONG = "Wrong or already used code. Wait for the next code, and check your phone's clock."
 
 
 @login_not_required

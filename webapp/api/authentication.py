@@ -23,7 +23,7 @@ _NOTED_EVERY: Final = timedelta(minutes=1)
 class TokenAuth(HttpBearer):
     """`Authorization: Bearer TOKEN`."""
 
-    openapi_bearerFormat = "a token created on the page Tokens"  # noqa: N815 OpenAPI's name
+    openapi_bearerFormat = "a token created on the Tokens page"  # noqa: N815 OpenAPI's name
 
     def authenticate(self, request: HttpRequest, token: str) -> User | None:
         """Find the owner of a valid token."""

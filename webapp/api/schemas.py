@@ -242,20 +242,21 @@ class LaunchChanges(Schema):
 
     name: Annotated[Name, Field(description="Letters, digits, `.`, `_` and `-`.")]
     seed: Annotated[
-        Annotated[int, Field(ge=0, le=2**53)] | None, Field(description="Seed of all random draws.")
+        Annotated[int, Field(ge=0, le=2**53)] | None,
+        Field(description="Random seed of the experiment."),
     ] = None
     until: Annotated[
         Annotated[int, Field(ge=1, le=100)] | None,
         Field(description="The last iteration that the workers start."),
     ] = None
     is_private: Annotated[
-        bool | None, Field(description="Whether only its owner and admins see it.")
+        bool | None, Field(description="Whether only the owner and admins can see it.")
     ] = None
     model: Annotated[
         SeedModel | None,
         Field(
-            description="Base model: `source` is `folder` or `hub`, `name` a folder of the model "
-            "root or an id such as org/name@revision. Optional for a recipe with a task."
+            description="Base model: `source` is `folder` or `hub`, and `name` is a folder in the "
+            "model root or an id such as org/name@revision. Optional for a recipe with a task."
         ),
     ] = None
     prompts: Annotated[
@@ -263,7 +264,7 @@ class LaunchChanges(Schema):
         Field(description="The prompts. Optional for a recipe with a task."),
     ] = None
     skip_bad_rows: Annotated[
-        bool, Field(description="Leave out prompts that cannot be used, instead of refusing all.")
+        bool, Field(description="Skip unusable prompts instead of refusing the request.")
     ] = False
     values: Annotated[
         dict[str, Any],
@@ -346,7 +347,9 @@ class SettingsIn(Schema):
     values: Annotated[
         dict[str, Any],
         Field(
-            min_length=1, max_length=_MAX_VALUES, description="By key, e.g. training.max_length."
+            min_length=1,
+            max_length=_MAX_VALUES,
+            description="New values by key, e.g. training.max_length.",
         ),
     ]
     apply: Literal["now", "next"] | None = None
@@ -429,9 +432,11 @@ class JobOut(Schema):
     experiment_name: str
     created_by: str | None
     payload: dict[str, Any]
-    follows: Annotated[int | None, Field(description="Id of the previous turn, of a follow-up.")]
+    follows: Annotated[
+        int | None, Field(description="For a follow-up, the id of the previous turn.")
+    ]
     outcome: dict[str, Any]
-    message: Annotated[str, Field(description="Why it was refused.")]
+    message: Annotated[str, Field(description="Why the job was refused.")]
     created: datetime
     finished: datetime | None
     subject: Annotated[str, _read_from("experiment_name")]

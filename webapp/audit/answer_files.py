@@ -126,14 +126,14 @@ def _iter_csv_rows(name: str, text: str, required: Sequence[str]) -> Iterator[tu
     except csv.Error as error:
         # The start of the next row is unknown, because a text may contain lines that look like
         # rows.
-        yield where, f"is not readable CSV ({error}); nothing after it was read"
+        yield where, f"cannot be read as CSV ({error}); nothing after it was read"
 
 
 def _read_header(name: str, cells: Sequence[str], required: Sequence[str]) -> list[str]:
     columns = [unguard_cell(cell).strip() for cell in cells]
     for column in required:
         if columns.count(column) != 1:
-            raise InputError(f"{name} must have one column {column!r}, separated by commas")
+            raise InputError(f"{name} must be comma-separated and have one column {column!r}")
     return columns
 
 

@@ -189,8 +189,8 @@ class BatchForm(PlainForm):
         choices=[(name, format_strategy(name)) for name in STRATEGIES],
         initial="certainty",
         label="Sampling strategy",
-        help_text="Explained at the end of this page. Sampling probabilities are known, so "
-        "estimates apply to the whole iteration.",
+        help_text="The strategies are explained at the end of this page. Sampling probabilities "
+        "are known, so estimates apply to the whole iteration.",
     )
     size = forms.IntegerField(
         min_value=2, max_value=_MAX_ITEMS, initial=100, label="Distinct items"
@@ -250,7 +250,7 @@ class BatchForm(PlainForm):
     shows_quality = forms.BooleanField(
         required=False,
         label="Show auditors their own accuracy",
-        help_text="In answers that are final: revealed ones, or all once the batch is closed.",
+        help_text="Computed from final answers: revealed ones, or all once the batch is closed.",
     )
 
     def __init__(self, *args: Any, numbers: list[int], **kwargs: Any) -> None:

@@ -145,7 +145,7 @@ def _explain_not_passed(batch: Batch, gate: Gate) -> str:
     """Return why a batch does not pass the gate; empty if it does."""
     found = estimate_agreement(batch, confidence=gate.confidence)
     if found.count < gate.min_answers:
-        return f"audit {batch.pk} has {found.count} of {gate.min_answers} answers that count"
+        return f"audit {batch.pk} has {found.count} of the {gate.min_answers} required answers"
     if found.value is None or found.low is None or found.low <= gate.min_agreement:
         shown = "nothing" if found.value is None else f"{found.value:.0%}"
         low = "" if found.low is None else f" (at least {found.low:.0%})"

@@ -80,8 +80,8 @@ class ImportResult:
 
     def __str__(self) -> str:
         answers = "answer" if self.added == 1 else "answers"
-        said = f"Imported {self.added:,} {answers}, {self.known:,} had been imported before"
-        return f"{said}, left out {len(self.left_out):,}."
+        said = f"Imported {self.added:,} {answers}; {self.known:,} already imported"
+        return f"{said}, {len(self.left_out):,} skipped."
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,7 +243,7 @@ def make_accuracy_charts(report: AuditorReport, *, min_accuracy: float) -> list[
             x_label="answers so far",
             y_label="accuracy",
             within=SHARE,
-            description="Each point covers the answers since the point before it.",
+            description="Each point covers the answers since the previous point.",
             bound=min_accuracy,
             is_whole=True,
         )
@@ -255,12 +255,12 @@ def make_accuracy_charts(report: AuditorReport, *, min_accuracy: float) -> list[
 def _make_auditor_line(found: AuditorQuality) -> AuditorLine:
     shares = (
         ("Accuracy", found.accuracy),
-        ("Known items right", found.known_accuracy),
-        ("Prefers the first shown", found.prefers_first),
-        ("Prefers the longer", found.prefers_longer),
+        ("Known items correct", found.known_accuracy),
+        ("Prefers the judgment shown first", found.prefers_first),
+        ("Prefers the longer judgment", found.prefers_longer),
         ("Prefers the higher score", found.prefers_higher_score),
-        ("Same answer again", found.consistency),
-        ("Change of accuracy", found.drift),
+        ("Same answer on repeats", found.consistency),
+        ("Change in accuracy", found.drift),
     )
     lines = tuple(format_share_line(name, share) for name, share in shares)
     return AuditorLine(found.name, found.answers, lines, found.seconds, found.is_flagged)
@@ -365,7 +365,7 @@ def describe_closing(*, items: int, answered: int, to_adjudicate: int) -> tuple[
     return (
         f"Auditors can no longer answer: {left}."
         if answered < items
-        else f"Auditors can no longer change their answers: all {items} items have one.",
+        else f"Auditors can no longer change their answers: all {items} items are answered.",
         f"Review leads can no longer decide: {undecided} will have no decision."
         if to_adjudicate
         else "Review leads can no longer decide: no items are left to adjudicate.",
@@ -378,7 +378,7 @@ def describe_closing(*, items: int, answered: int, to_adjudicate: int) -> tuple[
 REOPENING: Final = (
     "Auditors can answer and review leads can decide again, so the results can change.",
     "The audit gate counts the batch again when all items are answered or the batch is closed.",
-    "The activity log records it.",
+    "The activity log records the reopening.",
 )
 """What reopening a batch does, in sentences."""
 
@@ -435,8 +435,8 @@ def make_trend(points: Sequence[TrendPoint]) -> Trend:
             _make_chart(
                 "Human score minus judge score",
                 [(point.iteration, point.difference) for point in scored],
-                y_label="points",
-                description="95% confidence intervals; below 0 the judge is too generous.",
+                y_label="difference",
+                description="95% confidence intervals. Below 0, the judge is too generous.",
             )
         )
     return Trend(tuple(charts), tuple(map(_make_trend_line, points)), tuple(describe_trend(points)))

@@ -179,10 +179,10 @@ class IterationAdmin(ViewOnlyAdmin):
                 asked += 1
             else:
                 why = "it is not the latest iteration, is inactive, or has a pending request"
-                text = f"{row} ({row.get_status_display()}) cannot be asked to {kind.label}: {why}."
+                text = f"Cannot {kind.label} {row} ({row.get_status_display()}): {why}."
                 self.message_user(request, text, messages.WARNING)
         self.message_user(
-            request, f"{asked} requested to {kind.label}; the result will be in the log."
+            request, f"{asked} requested to {kind.label}; see the activity log for the results."
         )
 
 

@@ -33,12 +33,12 @@ MEANINGS: Final[dict[AlarmName, tuple[str, str]]] = {
     ),
     "too_few_pairs": (
         "Too few pairs",
-        "Few prompts give pairs, and those prompts are not representative of all prompts.",
+        "Few prompts yield pairs, and those prompts are not representative of all prompts.",
     ),
     "pairs_of_few_verdicts": (
         "Judge pairs with few verdicts",
         "The ratings of these judgments are based on few battles, or on battles in one order "
-        "only, which position bias can decide. Training on them teaches the judge noise.",
+        "only, whose outcome position bias can decide. Training on them teaches the judge noise.",
     ),
     "length_growth": (
         "Length growth",
@@ -53,7 +53,7 @@ MEANINGS: Final[dict[AlarmName, tuple[str, str]]] = {
     "meta_judge_follows_score": (
         "The meta-judge follows the score",
         "Judgments win because they give a high score. Training on them teaches the judge to give "
-        "higher scores, up to always the maximum.",
+        "higher scores, eventually always the maximum.",
     ),
     "meta_judge_inconsistent": (
         "The meta-judge contradicts itself",

@@ -76,7 +76,7 @@ def _iter_table_charts(tables: TableReader, *, running: Sequence[LogRow]) -> Ite
         "Variance of scores per response",
         tables.read_variances(),
         x_label="variance of the scores",
-        description="One count per scored response. 0: all its judgments give the same score.",
+        description="Counts scored responses. 0 means that all judgments have the same score.",
     )
     for kind, texts in (("actor", "responses"), ("judge", "judgments")):
         yield _chart_lengths(kind, texts, tables)
@@ -84,7 +84,7 @@ def _iter_table_charts(tables: TableReader, *, running: Sequence[LogRow]) -> Ite
         "Range of Elo ratings per response",
         tables.read_elo_spreads(),
         x_label="best minus worst Elo, in nats",
-        description="One count per response whose judgments were compared.",
+        description="Counts responses whose judgments were compared.",
     )
     log = tables.read_training_log() or running
     for chart in TRAINING_CHARTS:
@@ -96,7 +96,7 @@ def _chart_scores(scores: ScoreCounts) -> Chart:
     named = [
         (f"{start:g}", count) for start, count in zip(HISTOGRAM_BINS, scores.bins, strict=True)
     ]
-    description = f"Each bar covers a range of {BIN_WIDTH:g}; the last one only the score 5."
+    description = f"Each bar covers a range of {BIN_WIDTH:g}; the last bar, only the score 5."
     if scores.are_whole:
         named, description = named[:: round(1 / BIN_WIDTH)], ""
     return build_histogram("Judge scores", named, x_label="score", description=description)
@@ -156,7 +156,7 @@ def _chart_training_log(chart: TrainingChart, log: Sequence[LogRow]) -> Chart:
         for name, metric in chart.metrics.items()
         if lines[metric]
     ]
-    means = f"Each point is the mean of {every} of the training's metrics." if every > 1 else ""
+    means = f"Each point is the mean of {every} logged values." if every > 1 else ""
     return build_line_chart(
         chart.title,
         series,

@@ -15,8 +15,8 @@ _MEASURES: Final = (
     ("cut_off", "Judgments cut off by the token limit"),
     ("verdicts", "Battles with a readable verdict"),
     ("same_order", "Battles with the same verdict in both orders"),
-    ("actor_pairs", "Prompts that give an actor pair"),
-    ("judge_pairs", "Prompts that give a judge pair"),
+    ("actor_pairs", "Prompts that yield an actor pair"),
+    ("judge_pairs", "Prompts that yield a judge pair"),
 )
 
 

@@ -45,7 +45,7 @@ def _find_error(tasks: Sequence[EvaluationTaskRecipe]) -> str:
             names = sorted(one.name for one in root.iterdir()) if root.is_dir() else []
             known = ", ".join(names[:_NAMES_SHOWN]) or "none"
             return (
-                f"{task.name}: {path.name!r:.80} is not a file of META_REWARD_EVALUATION_ROOT. "
+                f"{task.name}: {path.name!r:.80} is not a file in META_REWARD_EVALUATION_ROOT. "
                 f"Files: {known}."
             )
     return ""

@@ -181,7 +181,9 @@ def make_fork_request(
         problems = (f"{field}: {text}" for field, texts in form.errors.items() for text in texts)
         raise InputError("\n".join(problems))
     if iterations < point.iteration:
-        raise InputError(f"until: the fork runs iteration {point.iteration} first")
+        raise InputError(
+            f"until: must be at least {point.iteration}, the first iteration of the fork"
+        )
     files = open_experiment_files(row)
     check_fork(files, point, change_forked_recipe(files, point, values))
     return ForkRequest(

@@ -135,7 +135,7 @@ class ForkForm(forms.Form):
         label="Iterations to run",
         min_value=1,
         max_value=_ITERATIONS_LIMIT,
-        help_text="Total, including those that are kept.",
+        help_text="Total, including kept iterations.",
     )
     is_private = forms.BooleanField(
         label="Private",

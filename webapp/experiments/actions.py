@@ -141,7 +141,7 @@ def _iter_stopped_actions(iteration: Iteration) -> Iterator[ActionButton]:
         yield ActionButton(
             JobKind.ACCEPT_PROBE,
             "Continue anyway",
-            "Run the iteration despite the fault that the judge probe or a finished shard showed.",
+            "Run the iteration despite the problem found in the judge probe or a finished shard.",
         )
     failed = iteration.status == RunStatus.FAILED
     label = "Retry" if failed else "Resume"

@@ -150,7 +150,7 @@ def _format_state(iteration: Iteration) -> str:
     if iteration.status != RunStatus.NEEDS_ATTENTION:
         return f"is {iteration.get_status_display()}"
     return (
-        "needs an audit" if is_held_at_gate(iteration) else "was stopped by a check of its replies"
+        "needs an audit" if is_held_at_gate(iteration) else "was stopped by a check of its outputs"
     )
 
 

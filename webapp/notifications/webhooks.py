@@ -173,8 +173,8 @@ async def _resolve(address: Address) -> str:
         if _may_connect(address.host, ip):
             return ip
     raise WebhookError(
-        f"{address.host} resolves to {found[0] if found else 'nothing'}, which is this "
-        f"machine or its local link, not a server of that name"
+        f"{address.host} resolves to {found[0] if found else 'nothing'}, which is not the address "
+        "of a remote server (loopback, link-local, multicast or unspecified)"
     )
 
 

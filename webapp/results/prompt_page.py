@@ -295,14 +295,14 @@ def _explain_actor_pair(
     worst = found.scores[pair["rejected_response_id"]]
     yield (
         f"Response {best.sample} is chosen: with {best.length_chars:,} characters it is the "
-        f"shortest good one that is complete and not empty."
+        f"shortest good response that is complete and not empty."
     )
     yield (
         f"Response {worst.sample} is rejected: with {worst.length_chars:,} characters it is "
-        f"the longest bad one."
+        f"the longest bad response."
     )
     if rules.max_chosen_chars is not None:
-        yield f"The chosen one is within the limit of {rules.max_chosen_chars:,} characters."
+        yield f"The chosen response is within the limit of {rules.max_chosen_chars:,} characters."
 
 
 def _describe_tiers(
@@ -339,23 +339,23 @@ def _explain_judge_pair(
     compared = {battle.first_judgment_id for battle in found.battles}
     yield (
         f"Response {score.sample} went to the meta-judge: its scores vary most (variance "
-        f"{score.variance or 0:.3g}). {len(compared)} different readable judgments met "
-        f"in {len(found.battles)} battles, each pair in both orders."
+        f"{score.variance or 0:.3g}). {len(compared)} different readable judgments were "
+        f"compared in {len(found.battles)} battles, each pair in both orders."
     )
     if not found.elo:
         return
     weights = opened.weights
     yield (
         f"A win counts {weights.first:.3g} for the judgment shown first and {weights.second:.3g} "
-        f"for the one shown second: over the iteration the first won {weights.wins_first:,} "
-        f"battles and the second {weights.wins_second:,}."
+        f"for the one shown second. In this iteration, the judgment shown first won "
+        f"{weights.wins_first:,} battles, and the one shown second won {weights.wins_second:,}."
     )
     yield "The judgment with the highest Elo rating is chosen, the one with the lowest is rejected."
     yield from _describe_cut_off(found)
     if rules.max_chosen_judgment_chars is not None:
         yield (
-            f"A chosen judgment of more than {rules.max_chosen_judgment_chars:,} characters "
-            "would give no pair."
+            "There would be no pair if the chosen judgment had more than "
+            f"{rules.max_chosen_judgment_chars:,} characters."
         )
 
 
@@ -364,8 +364,8 @@ def _describe_cut_off(found: _PromptRecords) -> Iterator[str]:
     cut_off = sum(one.is_cut_off for one in judgments if one.judgment_id in found.elo)
     if cut_off:
         yield (
-            f"{cut_off} of the rated judgments were cut off by the token limit: they may be "
-            "rejected, and are never chosen."
+            f"{cut_off} of the rated judgments were cut off by the token limit: they can be "
+            "rejected but never chosen."
         )
 
 
@@ -404,8 +404,8 @@ def _build_battle_chart(found: _PromptRecords) -> Chart:
         column_label="shown second",
         scale=(-1.0, 1.0),
         description=(
-            "row: the judgment of the row won, shown first. col: the one of the column won, shown "
-            "second. A marked corner: the other order gave a different winner. ?: not readable."
+            "row: the row's judgment, shown first, won. col: the column's judgment, shown second, "
+            "won. Marked corner: the other order has a different winner. ?: unreadable verdict."
         ),
     )
 
@@ -421,6 +421,6 @@ def _make_cell(battle: Battle, other: Battle | None) -> Cell:
     return Cell(
         value=_WINS.get(battle.verdict or ""),
         label=_LABELS[battle.verdict],
-        mark="the other order gave a different winner" if disagrees else "",
+        mark="the other order has a different winner" if disagrees else "",
         explanation=explanations[battle.verdict],
     )
