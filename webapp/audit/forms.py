@@ -177,7 +177,8 @@ class PlainForm(forms.Form):
     """A form whose labels end without a colon."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, label_suffix="", **kwargs)
+        super().__init__(*args, **kwargs)
+        self.label_suffix = ""
 
 
 class BatchForm(PlainForm):
@@ -350,12 +351,13 @@ class GateForm(forms.ModelForm):  # type: ignore[type-arg]
             "on_failure": "If a complete audit does not pass",
         }
 
-    def __init__(self, *args: Any, instance: Gate, **kwargs: Any) -> None:
+    def __init__(self, data: Any = None, *, instance: Gate, **kwargs: Any) -> None:
         percents = {
             name: format_percent(getattr(instance, name))
             for name in ("min_agreement", "confidence")
         }
-        super().__init__(*args, instance=instance, initial=percents, label_suffix="", **kwargs)
+        super().__init__(data, instance=instance, initial=percents, **kwargs)
+        self.label_suffix = ""
         self.before = get_gate_terms(self.instance) if self.instance.pk else None
         if self.before is None:
             del self.fields["reason"]
