@@ -6,7 +6,7 @@ with its line and the reason; the user decides whether the other rows are used
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -119,7 +119,9 @@ def compute_prompt_id(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_prompts(path: str | Path, *, name: str | None = None) -> PromptFile:
+def read_prompts(
+    path: str | Path, *, name: str | None = None, max_rows: int | None = None
+) -> PromptFile:
     """Read all prompts of a file. The format is detected from the content, then from the suffix.
 
     Texts are kept exactly as written, without normalisation, except that blank lines of a text file
@@ -131,15 +133,17 @@ def read_prompts(path: str | Path, *, name: str | None = None) -> PromptFile:
         path: path of the file.
         name: the user's name for the file, for messages and for its suffix; default: the path's
             name.
+        max_rows: maximum number of rows, including blank and unreadable ones; None: no limit.
 
     Raises:
-        PromptFileError: the file is missing, has an unknown format, cannot be divided into rows, or
-            contains no prompt; the message gives the file, the location and the remedy.
+        PromptFileError: the file is missing, has an unknown format or too many rows, cannot be
+            divided into rows, or contains no prompt; the message gives the file, the location and
+            the remedy.
     """
     path = Path(path)
     name = name or path.name
     kind = detect_format(read_source_bytes(path, PromptFileError), name)
-    found = _collect_prompts(iter_rows(path, kind, name), kind)
+    found = _collect_prompts(iter_rows(path, kind, name, max_rows=max_rows), kind)
     if not found.prompts:
         raise PromptFileError(
             f"{name}: contains no prompt{_describe_rejections(found)}; add at least one."
@@ -174,18 +178,21 @@ def _collect_prompts(rows: Iterable[IndexedRow], kind: PromptFormat) -> PromptFi
     rejected: list[tuple[int, RejectReason]] = []
     duplicates = other_turns = 0
     for number, row in rows:
-        if isinstance(row, Mapping) and _is_other_turn(row):
+        if isinstance(row, str):
+            rejected.append((number, row))
+            continue
+        if _is_other_turn(row):
             other_turns += 1
             continue
-        prompt = _parse_prompt(row) if isinstance(row, Mapping) else row
-        if not isinstance(prompt, Prompt):
+        prompt = _parse_prompt(row)
+        if isinstance(prompt, str):
             rejected.append((number, prompt))
         elif prompt.prompt_id in prompts:
             duplicates += 1
         else:
             prompts[prompt.prompt_id] = prompt
-            if further := _select_extra(row if isinstance(row, Mapping) else {}):
-                extra[prompt.prompt_id] = further
+            if len(row) > 1:
+                extra[prompt.prompt_id] = _select_extra(row)
     return PromptFile(
         list(prompts.values()),
         duplicates,
@@ -211,7 +218,7 @@ def _parse_prompt(row: Row) -> Prompt | TextReason:
     """Return the prompt of a row, or why there is none."""
     column = find_prompt_column(row)
     text = row[column] if column else None
-    if isinstance(text, Mapping) and "role" in text:  # the root of an OpenAssistant tree
+    if isinstance(text, dict) and "role" in text:  # the root of an OpenAssistant tree
         if text["role"] not in _USER_ROLES:
             return "no_user_turn"
         text = text.get("text")

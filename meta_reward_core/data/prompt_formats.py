@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -19,7 +20,12 @@ import pyarrow as pa
 from meta_reward_core.data.file_io import read_source_bytes
 from meta_reward_core.errors import MalformedInputError, PromptFileError
 from meta_reward_core.storage.schemas import read_parquet
-from meta_reward_core.system.untrusted_input import FILE_LIMITS, check_value, parse_json
+from meta_reward_core.system.untrusted_input import (
+    FILE_LIMITS,
+    InputLimits,
+    check_value,
+    parse_json,
+)
 
 PromptFormat = Literal["txt", "jsonl", "json", "csv", "tsv", "parquet"]
 FORMATS: Final[tuple[PromptFormat, ...]] = get_args(PromptFormat)
@@ -44,6 +50,11 @@ IndexedRow = tuple[int, Row | UnreadableReason]
 _DELIMITERS: Final = ",;\t|"
 _SAMPLE_CHARS: Final = 65_536
 _SAMPLE_RECORDS: Final = 20
+MAX_COLUMNS: Final = 1000
+"""Of a table; a row of millions of cells takes gigabytes of memory."""
+_LINES_PER_ROW: Final = 4
+"""Lines, blank ones too, per row that a table or JSON may have: values contain line breaks."""
+_VALUES_PER_ROW: Final = 5
 _JSON_OBJECT: Final = re.compile(r"\s*\{\s*[\"}]")
 _JSON_ARRAY: Final = re.compile(r"\s*\[\s*(?:[{\"\[\]]|$)")
 _WEB_PAGE: Final = re.compile(rb"\s*(?:<!doctype html|<html[\s>])", re.IGNORECASE)
@@ -170,8 +181,13 @@ def find_delimiter(text: str) -> str:
 
 def find_prompt_column(row: Row) -> str | None:
     """Find the first known column with content, else the first known column."""
-    known = [name for name in PROMPT_COLUMNS if name in row]
-    return next((name for name in known if row[name] is not None), known[0] if known else None)
+    empty = None
+    for name in PROMPT_COLUMNS:
+        if name in row:
+            if row[name] is not None:
+                return name
+            empty = empty or name
+    return empty
 
 
 def decode_leniently(data: bytes) -> str:
@@ -187,18 +203,38 @@ def has_wrong_bytes(text: str) -> bool:
     return any("\udc80" <= char <= "\udcff" for char in text) if not text.isascii() else False
 
 
-def iter_rows(path: Path, kind: PromptFormat, name: str) -> Iterator[IndexedRow]:
+def iter_rows(
+    path: Path, kind: PromptFormat, name: str, *, max_rows: int | None = None
+) -> Iterator[IndexedRow]:
     """Yield the rows of a file with their line (text, JSON lines, CSV) or number (JSON, Parquet).
 
     Args:
         path: path of the file.
         kind: format of the file, from `detect_format`.
         name: name of the file in messages.
+        max_rows: maximum number of rows, including blank and unreadable ones; None: no limit.
 
     Raises:
-        PromptFileError: the file cannot be read, or cannot be divided into rows.
+        PromptFileError: the file cannot be read or divided into rows, or has too many rows.
     """
     data = read_source_bytes(path, PromptFileError)
+    if max_rows is None:
+        yield from _iter_all_rows(data, kind, name, FILE_LIMITS)
+        return
+    limits = replace(FILE_LIMITS, max_nodes=max_rows * _VALUES_PER_ROW)
+    lines = 0 if kind == "parquet" else max(data.count(b"\n"), data.count(b"\r"))
+    if lines <= max_rows * (1 if kind in ("txt", "jsonl") else _LINES_PER_ROW):
+        rows = _iter_all_rows(data, kind, name, limits)
+        yield from itertools.islice(rows, max_rows)
+        if next(rows, None) is None:
+            return
+    most = f"{max_rows:,} rows or {max_rows * _LINES_PER_ROW:,} lines"
+    raise PromptFileError(f"{name}: has more than {most}; divide it.")
+
+
+def _iter_all_rows(
+    data: bytes, kind: PromptFormat, name: str, limits: InputLimits
+) -> Iterator[IndexedRow]:
     if kind == "parquet":
         yield from _iter_parquet_rows(data, name)
         return
@@ -209,7 +245,7 @@ def iter_rows(path: Path, kind: PromptFormat, name: str) -> Iterator[IndexedRow]
         for number, row in iter_json_lines(data):
             yield number, _require_column(row)
     elif kind == "json":
-        yield from _iter_json_rows(text, name)
+        yield from _iter_json_rows(text, name, limits)
     else:
         yield from _iter_csv_rows(text, name, "\t" if kind == "tsv" else find_delimiter(text))
 
@@ -253,13 +289,13 @@ def _require_column(row: Row | UnreadableReason) -> Row | UnreadableReason:
     return row
 
 
-def _iter_json_rows(text: str, name: str) -> Iterator[IndexedRow]:
+def _iter_json_rows(text: str, name: str, limits: InputLimits) -> Iterator[IndexedRow]:
     """Yield the elements of a JSON array (objects or texts), or the single object of a file."""
     if has_wrong_bytes(text):
         line = next(number for number, line in _iter_lines(text) if has_wrong_bytes(line))
         raise PromptFileError(f"{name}, line {line}: is not UTF-8 text; save the file as UTF-8.")
     try:
-        value = parse_json(text, nan_is_null=True, leave_scalars=True)
+        value = parse_json(text, limits, nan_is_null=True, leave_scalars=True)
     except MalformedInputError as error:
         raise PromptFileError(f"{name}: {_describe_json_error(text, error)}") from error
     for number, element in enumerate(value if isinstance(value, list) else [value], start=1):
@@ -319,6 +355,7 @@ def _iter_csv_rows(text: str, name: str, delimiter: str) -> Iterator[IndexedRow]
             continue
         if header is None:
             header = [cell.strip() for cell in cells]
+            _require_few_columns(len(header), name)
             _require_prompt_column(header, f"{name}, line {first}")
             _require_one_prompt_column(header, f"{name}, line {first}")
             continue
@@ -336,12 +373,21 @@ def _make_row(header: Sequence[str], cells: Sequence[str]) -> Row | UnreadableRe
 def _iter_parquet_rows(data: bytes, name: str) -> Iterator[IndexedRow]:
     try:
         table = read_parquet(data)
+        _require_few_columns(table.num_columns, name)
         _require_prompt_column(table.column_names, name)
         yield from enumerate(table.to_pylist(), start=1)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise PromptFileError(
             f"{name}: is not a readable Parquet file ({error}); export it again."
         ) from error
+
+
+def _require_few_columns(count: int, name: str) -> None:
+    if count > MAX_COLUMNS:
+        raise PromptFileError(
+            f"{name}: has {count:,} columns, more than {MAX_COLUMNS:,}; keep only the column of "
+            "prompts."
+        )
 
 
 def _require_prompt_column(names: Iterable[str], place: str) -> None:

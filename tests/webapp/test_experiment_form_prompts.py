@@ -15,9 +15,10 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from pytest_django.fixtures import Settings
 
-from meta_reward_core.data.prompt_files import read_prompts
+from meta_reward_core.data.prompt_files import PromptFile, read_prompts
 from meta_reward_core.errors import PromptFileError
 from tests.webapp.experiment_form_fixtures import HTMX, NEW, filled, launch, only_job, storage_roots
+from webapp.experiment_form import uploads
 from webapp.experiment_form.launch_request import read_payload
 from webapp.experiment_form.uploads import get_stored_path, store_prompts
 from webapp.experiments.models import Job
@@ -191,6 +192,45 @@ def test_a_parquet_file_of_too_many_rows_is_refused(storage_roots: Path) -> None
     data = parquet({"prompt": pa.nulls(1_000_001, pa.string())})
     with pytest.raises(PromptFileError, match="more than 1,000,000 rows"):
         store_prompts([data], called="rows.parquet")
+
+
+@pytest.mark.parametrize(
+    ("start", "part", "end"),
+    [
+        (b"[", b'"a",', b'"a"]'),
+        (b"", b"a\r", b""),
+        (b"prompt\n", b"\n", b""),
+        (b"prompt", b",c", b""),
+    ],
+    ids=["an array of texts", "lines", "blank lines", "columns"],
+)
+def test_a_file_of_millions_of_rows_takes_little_time(
+    start: bytes, part: bytes, end: bytes, storage_roots: Path
+) -> None:
+    data = start + part * (28_000_000 // len(part)) + end
+    begin = time.process_time()
+    with pytest.raises(PromptFileError, match="more than"):
+        store_prompts([data], called="rows.csv" if start.startswith(b"prompt") else "rows")
+    assert time.process_time() - begin < 10
+
+
+def test_a_large_file_is_refused_while_another_one_is_read(
+    client: Client, storage_roots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = b"".join(b"question %d?\n" % number for number in range(80_000))
+    said: list[str] = []
+
+    def read_both(*given: Any, **named: Any) -> PromptFile:
+        if not said:
+            said.append("")
+            said[0] = send(client, large).content.decode()
+            assert "another large file is being read" not in send(client, b"small").content.decode()
+        return read_prompts(*given, **named)
+
+    monkeypatch.setattr(uploads, "read_prompts", read_both)
+    assert "another large file" not in send(client, large).content.decode()
+    assert "another large file is being read; try again in a few seconds" in said[0]
+    assert "another large file" not in send(client, large).content.decode()
 
 
 @pytest.mark.parametrize("name", ["", "../x.txt", "a" * 64 + ".exe", "b" * 64 + ".txt"])

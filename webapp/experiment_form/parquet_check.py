@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from meta_reward_core.data.prompt_formats import MAX_COLUMNS
+
 TOO_LARGE: Final = 3
 UNREADABLE: Final = 4
 
@@ -33,7 +35,8 @@ def main(path: Path, *, max_rows: int, max_bytes: int) -> int:
     try:
         meta = pq.read_metadata(path)
         declared = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
-        if meta.num_rows > max_rows or declared > max_bytes:
+        too_wide = meta.num_columns > MAX_COLUMNS
+        if too_wide or meta.num_rows > max_rows or declared > max_bytes:
             return TOO_LARGE
         size = 0
         for part in _iter_unpacked_bytes(path):

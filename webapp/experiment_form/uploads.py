@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -37,8 +38,13 @@ _PROMPTS_SHOWN: Final = 5
 _REJECTED_SHOWN: Final = 20
 _CHARS_SHOWN: Final = 400
 
+_MAX_ROWS: Final = 1_000_000
+_LARGE_BYTES: Final = 1_000_000
+"""Reading a larger file takes seconds of CPU time."""
+_reading_large = threading.Lock()
+"""One large file at a time in a process: the other threads of the site keep responding."""
+
 # Maximum size of an unpacked Parquet file; text files are not compressed.
-_PARQUET_ROWS: Final = 1_000_000
 _UNPACKED_TIMES: Final = 8
 _PARQUET_CHECK: Final = (sys.executable, "-m", "webapp.experiment_form.parquet_check")
 _CHECK_SECONDS: Final = 60.0
@@ -177,7 +183,8 @@ def read_stored_prompts(name: str) -> StoredPrompts:
 @lru_cache(maxsize=32)
 def _read_stored_prompts(path: Path) -> StoredPrompts:
     """Read with a cache: a form reads on every change, and a hashed file never changes."""
-    return _describe_file(path, read_prompts(path))
+    with _take_turn(path, path.name):
+        return _describe_file(path, read_prompts(path))
 
 
 def _describe_file(path: Path, found: PromptFile) -> StoredPrompts:
@@ -209,9 +216,30 @@ def _get_root() -> Path:
 
 
 def _read_file(path: Path, *, called: str) -> PromptFile:
-    if path.suffix == ".parquet":
-        _require_small(path, called=called)
-    return read_prompts(path, name=called)
+    with _take_turn(path, called):
+        if path.suffix == ".parquet":
+            _require_small(path, called=called)
+        return read_prompts(path, name=called, max_rows=_MAX_ROWS)
+
+
+@contextmanager
+def _take_turn(path: Path, called: str) -> Iterator[None]:
+    """Refuse a large file while another one is read; small ones need not wait.
+
+    Raises:
+        PromptFileError: another one is being read.
+    """
+    if path.stat().st_size < _LARGE_BYTES:
+        yield
+        return
+    if not _reading_large.acquire(blocking=False):
+        raise PromptFileError(
+            f"{called}: another large file is being read; try again in a few seconds."
+        )
+    try:
+        yield
+    finally:
+        _reading_large.release()
 
 
 def _require_small(path: Path, *, called: str) -> None:
@@ -223,7 +251,7 @@ def _require_small(path: Path, *, called: str) -> None:
     limit = settings.META_REWARD_UPLOAD_BYTES * _UNPACKED_TIMES
     try:
         done = subprocess.run(  # noqa: S603 our own module, on a file of ours
-            [*_PARQUET_CHECK, str(path), str(_PARQUET_ROWS), str(limit)],
+            [*_PARQUET_CHECK, str(path), str(_MAX_ROWS), str(limit)],
             capture_output=True,
             text=True,
             check=False,
@@ -243,7 +271,7 @@ def _require_small(path: Path, *, called: str) -> None:
 
 def _refuse_too_large(called: str) -> NoReturn:
     raise PromptFileError(
-        f"{called}: unpacks to more than {_PARQUET_ROWS:,} rows or "
+        f"{called}: unpacks to more than {_MAX_ROWS:,} rows or "
         f"{settings.META_REWARD_UPLOAD_BYTES * _UNPACKED_TIMES / 1e6:g} MB: "
         "upload only the column of prompts."
     )

@@ -442,3 +442,46 @@ def test_a_file_of_assistant_turns_alone_contains_no_prompt(tmp_path: Path) -> N
     file = write(tmp_path, "p.jsonl", json.dumps(FLAT[1]))
     with pytest.raises(PromptFileError, match="only 1 later or assistant turns"):
         read_prompts(file)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        ("txt", "a\r" * 41),
+        ("txt", "".join(f"{number}\n" for number in range(11))),
+        ("jsonl", '{"prompt": "x"}\n' * 11),
+        ("csv", "prompt\n" + "x\n" * 11),
+        ("csv", "prompt\n" + "\n" * 41),
+        ("json", json.dumps(["a"] * 11)),
+    ],
+    ids=["lines", "text", "jsonl", "csv", "blank lines", "json"],
+)
+def test_more_rows_than_allowed_are_refused(tmp_path: Path, suffix: str, content: str) -> None:
+    file = write(tmp_path, f"prompts.{suffix}", content)
+    with pytest.raises(PromptFileError, match="more than 10 rows or 40 lines"):
+        read_prompts(file, max_rows=10)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_as_many_rows_as_allowed_are_read(tmp_path: Path, suffix: str) -> None:
+    file = write_any(tmp_path, suffix, [f"prompt {number}" for number in range(10)])
+    assert len(read_prompts(file, max_rows=10).prompts) == 10
+    with pytest.raises(PromptFileError, match="more than 9 rows"):
+        read_prompts(file, max_rows=9)
+
+
+def test_an_array_of_more_values_than_rows_can_have_is_not_read(tmp_path: Path) -> None:
+    file = write(tmp_path, "prompts.json", json.dumps([{"prompt": "x", "n": [0] * 100}]))
+    with pytest.raises(PromptFileError, match="more than 50 values"):
+        read_prompts(file, max_rows=10)
+
+
+def test_a_table_of_too_many_columns_is_refused(tmp_path: Path) -> None:
+    names = ["prompt", *(f"c{number}" for number in range(1000))]
+    files = [
+        write(tmp_path, "prompts.csv", f"{','.join(names)}\n{','.join('x' * len(names))}\n"),
+        write_parquet(tmp_path / "prompts.parquet", {name: ["x"] for name in names}),
+    ]
+    for file in files:
+        with pytest.raises(PromptFileError, match="has 1,001 columns, more than 1,000"):
+            read_prompts(file)
