@@ -14,7 +14,14 @@ from meta_reward_core.recipes.canonical import (
     canonicalize_recipe,
     hash_recipe_values,
 )
-from meta_reward_core.recipes.field import OURS, PAPER, SECONDARY, Section, declare_field
+from meta_reward_core.recipes.field import (
+    OURS,
+    PAPER,
+    SECONDARY,
+    PathText,
+    Section,
+    declare_field,
+)
 from meta_reward_core.recipes.training_settings import DpoSettings
 from meta_reward_core.storage.records import PairKind, ScoreReadout, VerdictReadout
 
@@ -53,7 +60,7 @@ class PromptSampleRecipe(Section):
         "too small for all iterations is refused.",
         source=PAPER,
     )
-    held_out: str | None = declare_field(
+    held_out: PathText | None = declare_field(
         None,
         "File of prompts reserved for evaluation. When the experiment is created, they are removed "
         "from the pool; prompts are compared by a hash of their text.",
@@ -99,10 +106,10 @@ class JudgeRecipe(DecodingRecipe):
     samples: int = declare_field(
         11, "Number of judgments per response (N).", source=PAPER, ge=1, le=256
     )
-    template: str = declare_field(
+    template: PathText = declare_field(
         "judge", "Prompt template: a built-in name or a file.", source="Yuan et al. 2024, rubric"
     )
-    rubric: str = declare_field(
+    rubric: PathText = declare_field(
         "rubric", "Rubric inserted at {rubric}: a built-in name or a file.", source=OURS
     )
     max_score: float = declare_field(
@@ -143,7 +150,7 @@ class JudgeRecipe(DecodingRecipe):
         "META_REWARD_ENDPOINTS.",
         source=OURS,
     )
-    reward_model: str | None = declare_field(
+    reward_model: PathText | None = declare_field(
         None,
         "Reward model that replaces the model as judge: a folder, or a Hugging Face id such as "
         "org/name@revision. It gives each response one raw score and writes no judgments. See "
@@ -187,7 +194,7 @@ class MetaJudgeRecipe(DecodingRecipe):
     top_p: float = declare_field(
         0.95, "Probability mass of nucleus sampling.", source=OURS, gt=0, le=1
     )
-    template: str = declare_field(
+    template: PathText = declare_field(
         "meta_judge", "Prompt template: a built-in name or a file.", source=PAPER
     )
     verdict_readout: VerdictReadout = declare_field(
@@ -365,7 +372,7 @@ class EvaluationTaskRecipe(Section):
     """A benchmark that measures every M_t on the same items."""
 
     name: TaskName = Field(description="Benchmark, such as ifeval or labelled-pairs.")
-    data: str = Field(
+    data: PathText = Field(
         description="Data: a file or a folder of files, read when the experiment is created."
     )
     prompts: Positive | None = Field(
@@ -541,7 +548,7 @@ class Recipe(Section):
         "a task of another package (docs/tasks.md).",
         source=OURS,
     )
-    model: str | None = declare_field(
+    model: PathText | None = declare_field(
         None,
         "Base model M0: a folder, or a Hugging Face id such as org/name@revision. None: the "
         "task's model.",

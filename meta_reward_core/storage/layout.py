@@ -67,7 +67,7 @@ _EARLIER: Final = UUID("6f1a0a52-6a3e-4f0b-9a59-0d6a7ad0c1f3")
 _EARLIER_VERSION: Final = 5
 """Version of these UUIDs; their experiments keep using the scratch folders of their names."""
 
-_PLAIN_NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_PLAIN_NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,249}"
 ITERATION_PATTERN: Final = rf"{_ITERATION}(?P<number>\d{{1,6}})"
 """Regular expression of an iteration's folder below the experiment's; group `number`."""
 

@@ -256,3 +256,18 @@ def test_the_list_costs_few_queries(
 ) -> None:
     with django_assert_max_num_queries(6):
         client.get(FILES)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"iteration-1/checkpoint/{'a' * 300}",
+        f"iteration-1/checkpoint/{'a' * 3000}",
+        f"evaluations/M1/{'a' * 300}.json",
+    ],
+    ids=["a file of a model", "a longer one", "a scorecard"],
+)
+def test_a_name_that_no_file_can_have_is_not_found(
+    path: str, client: Client, row: Experiment
+) -> None:
+    assert client.get(f"{FILES}/{path}").status_code == 404
