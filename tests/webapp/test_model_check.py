@@ -129,6 +129,18 @@ def test_the_check_of_somebody_else_is_not_there(client: Client, model: Path) ->
     assert client.get(f"/experiments/new/checks/{Job.objects.get().pk}").status_code == 404
 
 
+def test_each_user_requests_a_check_that_they_can_follow(alice: User, model: Path) -> None:
+    bob = make_person("bob", "operator")
+    asked = {}
+    for user in (alice, bob, alice):
+        program = program_of(user)
+        answer = program.ask("POST", "/models/check", {"model": FOLDER})[1]
+        assert answer["created_by"] == user.username
+        assert program.ask("GET", f"/jobs/{answer['id']}")[0] == 200
+        asked.setdefault(user.username, set()).add(answer["id"])
+    assert [len(ids) for ids in asked.values()] == [1, 1]
+
+
 def test_the_toys_own_model_needs_no_check(client: Client) -> None:
     page = text(client.post(NEW, filled(action="check")))
     assert "Model check" not in page

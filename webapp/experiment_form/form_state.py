@@ -350,7 +350,7 @@ def _make_state(
     engines = EngineOffer.read()
     if draft.recipe is not None and (refusal := engines.find_error(draft.recipe.engine.kind)):
         errors[f"{PREFIX}engine.kind"] = refusal
-    checked = load_check_state(draft.recipe, prompts=get_stored_name(form, prompts))
+    checked = load_check_state(draft.recipe, prompts=get_stored_name(form, prompts), by=user)
     if found := _find_model_errors(form, checked):
         errors = {key: text for key, text in errors.items() if key != "model_from"} | found
     return LaunchFormState(

@@ -17,6 +17,7 @@ from meta_reward_core.planning.model_check.needs import derive_needs
 from meta_reward_core.recipes.loader import parse_recipe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.artifact_store import hash_json
+from webapp.accounts.permissions import AnyUser
 from webapp.experiment_form.model_choices import ModelChoices
 from webapp.experiment_form.recipe_draft import require_launchable
 from webapp.experiments.jobs import enqueue_job
@@ -133,25 +134,25 @@ def check_model_files(recipe: Recipe) -> tuple[Check, ...]:
     return check_files(folder, derive_needs(recipe), allowed_roots=roots).checks
 
 
-def load_check_state(recipe: Recipe | None, *, prompts: str) -> ModelCheckState:
-    """Load what is known about a recipe's model: a finished job, or the file checks."""
+def load_check_state(recipe: Recipe | None, *, prompts: str, by: AnyUser) -> ModelCheckState:
+    """Load what a user knows about a recipe's model: a finished job of theirs, or file checks."""
     if recipe is None or recipe.model is None or recipe.engine.kind == "scripted":
         return ModelCheckState()
-    job = find_check(CheckRequest.build(recipe.model, recipe, prompts=prompts))
+    job = find_check(CheckRequest.build(recipe.model, recipe, prompts=prompts), by=by)
     if job is not None and job.status == JobStatus.DONE:
         return ModelCheckState.from_job(job)
     return ModelCheckState(check_model_files(recipe), job)
 
 
-def find_check(request: CheckRequest) -> Job | None:
-    """Find the newest job for exactly this check."""
+def find_check(request: CheckRequest, *, by: AnyUser | None) -> Job | None:
+    """Find a user's newest job for exactly this check; they cannot follow that of another user."""
     jobs = Job.objects.filter(kind=JobKind.CHECK_MODEL, payload__key=request.key)
-    return jobs.order_by("-pk").first()
+    return jobs.filter(created_by=None if by is None else by.pk).order_by("-pk").first()
 
 
 def request_check(request: CheckRequest, *, by: User | None) -> Job:
-    """Request the whole check, unless it is done or running for exactly this."""
-    job = find_check(request)
+    """Request the whole check, unless this user has requested exactly this before."""
+    job = find_check(request, by=by)
     if job is not None and job.status != JobStatus.REFUSED:
         return job
     return enqueue_job(
