@@ -12,6 +12,7 @@ from django.contrib.sessions.models import Session
 from django.test import Client
 from django.urls import get_resolver
 from django.utils import timezone
+from pytest_django.fixtures import Settings
 
 from meta_reward_core.errors import InputError
 from tests.webapp.conftest import make_person
@@ -249,3 +250,57 @@ def test_who_had_signed_in_keeps_a_form(alice: User, has_expired: bool) -> None:
     assert answer["Location"] == "/account/login?next=/account/unsent-form"
     client.post("/account/login", {"username": "alice", "password": "correct horse"})
     assert "written for an hour" in client.get("/account/unsent-form").content.decode()
+
+
+@pytest.mark.parametrize("has_expired", [True, False])
+def test_a_form_is_not_shown_to_the_next_user_of_the_browser(
+    alice: User, has_expired: bool
+) -> None:
+    make_person("bob", "operator")
+    client = Client()
+    client.force_login(alice)
+    if has_expired:
+        Session.objects.update(expire_date=timezone.now() - timedelta(days=1))
+    else:
+        raise_generation(alice)
+    client.post("/experiments/new", {"name": "private-plan"})
+    client.post("/experiments/new", {"name": "another-private-plan"})
+    client.post("/account/login", {"username": "bob", "password": "correct horse"})
+    page = client.get("/account/unsent-form", follow=True).content.decode()
+    assert "private-plan" not in page
+    assert "unsent_form" not in client.session
+
+
+LONG_PATHS = ("a" * 300, "a/" * 3000, "a" * 5000, "/" + "a" * 300)
+
+
+@pytest.mark.parametrize("path", LONG_PATHS, ids=[f"{len(path)} characters" for path in LONG_PATHS])
+@pytest.mark.parametrize(
+    "key", ["model", "judge.reward_model", "evaluation.tasks", "development.tasks"]
+)
+def test_a_path_that_no_file_can_have_is_refused(
+    key: str, path: str, token: str, settings: Settings, tmp_path: Path
+) -> None:
+    settings.META_REWARD_MODEL_ROOT = settings.META_REWARD_EVALUATION_ROOT = str(tmp_path)
+    value = [{"name": "ifeval", "data": path}] if key.endswith("tasks") else path
+    body = {"name": "mine", "recipe": "miniature", "values": {key: value}}
+    status, said = send(Client(), token, json.dumps(body).encode())
+    assert status == 422
+    assert "the path is too long" in said["detail"]
+
+
+def test_a_folder_name_that_no_folder_can_have_is_not_found(
+    token: str, settings: Settings, tmp_path: Path
+) -> None:
+    settings.META_REWARD_MODEL_ROOT = str(tmp_path)
+    answer = Client().post(
+        "/api/v1/models/check",
+        {"model": {"source": "folder", "name": "a" * 300}, "recipe": "smoke"},
+        content_type="application/json",
+        headers={"Authorization": f"Bearer {token}"},
+    )
+    assert answer.status_code == 422
+
+
+def test_a_job_with_an_impossible_number_is_not_found(client: Client) -> None:
+    assert client.get("/experiments/new", {"job": "9" * 5000}).status_code == 404

@@ -20,7 +20,7 @@ def end_outdated_sessions(
         if isinstance(user, User) and not is_current_session(request, user):
             request.session.flush()
             request.user = AnonymousUser()
-            request.ended_session = True  # type: ignore[attr-defined]
+            request.former_user = str(user.pk)  # type: ignore[attr-defined]
         return get_response(request)
 
     return answer

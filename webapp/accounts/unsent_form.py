@@ -1,7 +1,8 @@
 """Forms submitted after the session expired: kept while the user signs in again.
 
 Otherwise the user would be redirected to an address that does not accept GET, and the input would
-be lost. Only forms that passed the CSRF check are kept, and none with a password or a file.
+be lost. Only forms that passed the CSRF check are kept, and none with a password or a file. A form
+is shown only to the user who submitted it: another one may sign in in the same browser.
 """
 
 from typing import Any, Final
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 from django import forms
 from django.conf import settings
 from django.contrib import messages
+from django.contrib.auth import SESSION_KEY
 from django.contrib.auth.views import redirect_to_login
 from django.contrib.sessions.models import Session
 from django.http import HttpRequest, HttpResponse
@@ -42,25 +44,32 @@ def ask_to_sign_in(request: HttpRequest) -> HttpResponse:
     ]
     size = sum(len(name) + len(value) for name, value in fields)
     is_secret = any(word in name.lower() for name, _ in fields for word in _SECRET)
-    if (
-        not _had_session(request)
-        or request.FILES
-        or is_secret
-        or len(fields) > _MAX_FIELDS
-        or size > _MAX_CHARS
-    ):
+    user = _find_former_user(request)
+    if user is None or request.FILES or is_secret or len(fields) > _MAX_FIELDS or size > _MAX_CHARS:
         messages.warning(request, "Your session had ended, so the form was not sent.")
         return redirect_to_login(back)
-    request.session[_KEY] = {"path": request.get_full_path(), "back": back, "fields": fields}
+    request.session[_KEY] = {
+        "user": user,
+        "path": request.get_full_path(),
+        "back": back,
+        "fields": fields,
+    }
     return redirect_to_login(reverse("unsent_form"))
 
 
-def _had_session(request: HttpRequest) -> bool:
-    """Return whether the browser had signed in: strangers could fill the database."""
+def _find_former_user(request: HttpRequest) -> str | None:
+    """Find the user whose session ended; None for strangers, who could fill the database."""
+    former: str | None = getattr(request, "former_user", None) or _read_kept(request).get("user")
+    if former is not None:
+        return former
     key = request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")
-    return bool(getattr(request, "ended_session", False)) or (
-        Session.objects.filter(session_key=key).exists()
-    )
+    expired = Session.objects.filter(session_key=key).first()
+    return None if expired is None else expired.get_decoded().get(SESSION_KEY)
+
+
+def _read_kept(request: HttpRequest) -> dict[str, Any]:
+    kept: dict[str, Any] = request.session.get(_KEY) or {}
+    return kept
 
 
 def _find_page(request: HttpRequest) -> str:
@@ -74,8 +83,9 @@ def _find_page(request: HttpRequest) -> str:
 @require_safe
 def show_unsent_form(request: HttpRequest) -> HttpResponse:
     """Show a form that was not submitted because the session expired, ready to be submitted."""
-    kept: dict[str, Any] | None = request.session.get(_KEY)
-    if kept is None:
+    kept = _read_kept(request)
+    if kept.get("user") != str(request.user.pk):
+        request.session.pop(_KEY, None)
         return redirect("index")
     hidden = [forms.HiddenInput().render(name, value) for name, value in kept["fields"]]
     shown = [(name, value[:_EXCERPT_CHARS]) for name, value in kept["fields"] if value]

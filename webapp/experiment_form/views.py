@@ -66,6 +66,7 @@ from webapp.htmx import is_partial_request, render_page_or_partial, vary_on_htmx
 _RECIPE_FILE_BYTES: Final = 65_536
 _PAPER_MODELS: Final = ("llama3-8b", "llama3-8b-neutral")
 _WAITS_LONG: Final = timedelta(seconds=20)
+_MAX_ID_DIGITS: Final = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +263,7 @@ def _render_first_form(request: HttpRequest) -> HttpResponse:
 
 def _make_state_from_job(request: HttpRequest, pk: str) -> LaunchFormState:
     """Fill the form with what this user submitted."""
-    if not pk.isdecimal():
+    if not pk.isdecimal() or len(pk) > _MAX_ID_DIGITS:
         raise Http404
     row = get_object_or_404(Job, pk=int(pk), kind=JobKind.LAUNCH, created_by=request.user)
     try:
