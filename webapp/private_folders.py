@@ -51,6 +51,7 @@ def close_to_others(path: Path) -> str:
         ForeignFolderError: it belongs to another user, or cannot be closed.
     """
     try:
+        _require_own_link(path)
         found = path.stat()
     except FileNotFoundError:
         return ""
@@ -74,20 +75,34 @@ def close_to_others(path: Path) -> str:
     return f"closed {path} to other users of this machine (its mode was {mode:04o})"
 
 
+def _require_own_link(path: Path) -> None:
+    """Refuse a link of another user, who can point it elsewhere at any time.
+
+    Raises:
+        ForeignFolderError: the path is such a link.
+    """
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode) and found.st_uid not in {0, os.geteuid()}:
+        raise ForeignFolderError(
+            f"{path} is a link of another user (uid {found.st_uid}), who could point it elsewhere: "
+            "remove it, or choose another folder (META_REWARD_VAR, TMPDIR)"
+        )
+
+
 def _require_fixed_place(folder: Path) -> None:
     """Refuse a folder that other users could replace.
 
     Raises:
-        ForeignFolderError: all users may rename entries of its parent folder.
+        ForeignFolderError: all users may rename entries of a folder on its path.
     """
-    parent = folder.resolve().parent
-    mode = stat.S_IMODE(parent.stat().st_mode)
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        raise ForeignFolderError(
-            f"{parent} is writable for all users (mode {mode:04o}), who could replace "
-            f"{folder}: remove that permission (chmod o-w), or use another folder "
-            f"(META_REWARD_VAR)"
-        )
+    for parent in folder.resolve().parents:
+        mode = stat.S_IMODE(parent.stat().st_mode)
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise ForeignFolderError(
+                f"{parent} is writable for all users (mode {mode:04o}), who could replace "
+                f"{folder}: remove that permission (chmod o-w), or use another folder "
+                f"(META_REWARD_VAR)"
+            )
 
 
 def _iter_private_paths() -> Iterator[Path]:

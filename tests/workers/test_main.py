@@ -84,11 +84,37 @@ def test_a_folder_that_cannot_be_closed_is_refused(
         close_to_others(tmp_path)
 
 
-def test_a_folder_that_everybody_may_exchange_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("below", ["var", "app/var"])
+def test_a_folder_that_everybody_may_exchange_is_refused(tmp_path: Path, below: str) -> None:
     tmp_path.chmod(0o777)
-    done = run(tmp_path / "var", TMPDIR="/tmp")
+    done = run(tmp_path / below, TMPDIR="/tmp")
     assert done.returncode == 1
     assert "is writable for all users" in done.stderr
+
+
+def test_a_link_of_somebody_else_is_refused_and_what_it_leads_to_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, link = tmp_path / "there", tmp_path / "link"
+    there.mkdir(mode=0o755)
+    there.chmod(0o755)
+    link.symlink_to(there)
+    if os.geteuid() == 0:
+        os.lchown(link, 54321, -1)
+    else:
+        monkeypatch.setattr("webapp.private_folders.os.geteuid", lambda: link.stat().st_uid + 1)
+    with pytest.raises(ForeignFolderError, match="is a link of another user"):
+        close_to_others(link)
+    assert mode_of(there) == 0o755
+
+
+def test_an_own_link_is_followed(tmp_path: Path) -> None:
+    there, link = tmp_path / "there", tmp_path / "link"
+    there.mkdir()
+    there.chmod(0o755)
+    link.symlink_to(there)
+    assert "closed" in close_to_others(link)
+    assert mode_of(there) == 0o700
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
