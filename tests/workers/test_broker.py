@@ -6,11 +6,14 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+from celery.worker.consumer.control import Control
 
 from tests.services import Broker, short_folder
+from workers.celery import app
 from workers.ops.broker import (
     BrokerError,
     BrokerPaths,
@@ -111,3 +114,10 @@ def test_one_that_does_not_answer_is_reported() -> None:
         place = BrokerPaths(data=folder, socket=folder / "broker.sock")
         with pytest.raises(BrokerError, match="does not respond"):
             wait_for_broker(place, timeout_seconds=0.1)
+
+
+def test_a_worker_takes_no_commands_from_the_broker() -> None:
+    """By remote control, anyone with access to the broker could silence a worker for good."""
+    step = Control.__new__(Control)
+    connection = SimpleNamespace(supports_exchange_type=lambda _: True)
+    assert not step.include_if(SimpleNamespace(app=app, conninfo=connection))
