@@ -21,6 +21,7 @@ from meta_reward_core.storage.schemas import build_table
 from meta_reward_core.storage.shards import IterationFiles, StageOutput
 from tests.databases import CHECKOUT
 from tests.webapp.conftest import make_person
+from webapp.activity.models import Action, Activity
 from webapp.api.models import ApiToken, make_token
 from webapp.api.ninja_api import api
 from webapp.experiments.models import Experiment, Iteration, Job, Worker
@@ -329,6 +330,8 @@ def test_pairs_come_as_lines_in_another_tools_format(
         ("question 0", "good", "bad"),
         ("question 1", "good", "bad"),
     ]
+    exported = Activity.objects.get(action=Action.EXPORTED)
+    assert (exported.actor_name, exported.details) == ("alice", "pairs as oxen")
     only = "/experiments/first/pairs?format=trl&kind=judge&iteration=1"
     assert program.ask("GET", only) == (200, [])
     assert program.ask("GET", "/experiments/first/pairs?format=none")[0] == 422

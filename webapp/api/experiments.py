@@ -21,6 +21,8 @@ from webapp.accounts.permissions import (
     get_viewable_experiment,
     get_visible_experiments,
 )
+from webapp.accounts.security_log import log_event
+from webapp.activity.models import Action
 from webapp.api.create_experiment import submit_launch, translate_values
 from webapp.api.errors import PROBLEMS, ConflictError, require_valid
 from webapp.api.pagination import RowPagination
@@ -331,6 +333,7 @@ def export_pairs(
         if iteration in (None, number)
     ]
     lines = export_lines(row, numbers=numbers, kinds=[kind] if kind else KINDS, form=form)
+    log_event(Action.EXPORTED, row.name, detail=f"pairs as {form}")
     response = StreamingHttpResponse(lines, content_type="application/x-ndjson")
     response.headers["Content-Disposition"] = f'attachment; filename="{name}-{form}.jsonl"'
     return response
