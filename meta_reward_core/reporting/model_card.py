@@ -223,7 +223,7 @@ def _describe_training(training: Mapping[str, Any] | None) -> list[str]:
     metrics = [
         f"{name}: {ends['first']:.3f} at the first, {ends['last']:.3f} at the last step"
         for name, ends in training.items()
-        if isinstance(ends, Mapping)
+        if isinstance(ends, Mapping) and None not in (ends["first"], ends["last"])
     ]
     return [*metrics, f"published weights: step {training['kept_step']:,}"]
 

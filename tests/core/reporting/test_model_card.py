@@ -146,3 +146,19 @@ def test_a_table_keeps_its_cells() -> None:
         summaries=[],
     )
     assert "seed model: a\\|b c |" in written
+
+
+def test_a_metric_without_a_value_is_left_out() -> None:
+    """All rewards can be equal up to rounding."""
+    training = {"margin": {"first": None, "last": None}, "loss": {"first": 0.7, "last": 0.5}}
+    summary = SUMMARY | {"training": {"kept_step": 3, **training}}
+    text = write_model_card(
+        experiment="mine",
+        number=1,
+        recipe=parse_recipe({"name": "mine"}, origin="a test"),
+        seed=7,
+        lineage=Lineage("org/base", ["a" * 64, "b" * 64]),
+        summaries=[summary],
+    )
+    assert "loss: 0.700 at the first, 0.500 at the last step" in text
+    assert "margin" not in text
