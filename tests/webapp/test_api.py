@@ -384,7 +384,7 @@ def test_recipes_fields_and_workers_are_listed(program: Program) -> None:
     assert program.ask("GET", "/recipes/../settings")[0] in (404, 422)
     assert program.ask("GET", "/recipes/none")[0] == 422
     fields = {one["key"]: one for one in program.ask("GET", "/recipes/fields")[1]}
-    assert "Responses per prompt" in fields["actor.samples"]["text"]
+    assert "Number of responses per prompt" in fields["actor.samples"]["text"]
     assert program.ask("GET", "/workers")[1][0]["queues"] == ["cpu", "gpu"]
 
 
