@@ -484,9 +484,13 @@ def _try_outcome() -> dict[str, Any]:
 
 def _outcome(texts: tuple[str, str], *judged: tuple[int, str, float | None]) -> dict[str, Any]:
     """What came of a turn: M0's and M1's answers, and of which, in which words, M1 thought what."""
-    plain = {"tokens": 31, "finish_reason": "stop", "refusal": None, "seconds": 1.5}
+    plain = {"finish_reason": "stop", "refusal": None}
     return {
-        "answers": [{"model": number, "text": text, **plain} for number, text in enumerate(texts)],
+        "answers": [
+            {"model": number, "text": text, "tokens": words + 2, "seconds": words / 20, **plain}
+            for number, text in enumerate(texts)
+            for words in [len(text.split())]
+        ],
         "judgments": [
             {
                 "judge": 1,

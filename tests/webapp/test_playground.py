@@ -182,11 +182,12 @@ def test_both_answers_stand_side_by_side_with_scores_and_reasons(
 ) -> None:
     page = get(client, f"{PAGE}/{finished.pk}")
     assert page.index("Lyon?") < page.index("Paris.")
-    assert "12 tokens · 1.5 s including loading · ended by itself" in page
+    assert "12 tokens · 1.5 s including loading · stopped at end of text" in page
     assert "cut off by the token limit" in page
-    assert "M1 as judge: <strong>1.50</strong> of 5" in page
-    assert "M1 as judge: <strong>5.00</strong> of 5" in page
-    assert "1 of 2 judgments with a readable score" in page
+    said = 'M1 as judge: <strong>{}</strong> of 5 <span class="facts">({})</span>'
+    assert said.format("1.5", "n = 2 of 2 judgments") in page
+    assert said.format("5.0", "n = 1 of 2 judgments, judged by itself") in page
+    assert "<h1>Playground: first, M0 and M1</h1>" in page
     assert "has no line that states a score" in page
     assert "hx-get" not in page
 

@@ -15,7 +15,7 @@ from webapp.playground.conversations import get_playground_turns, list_turns
 
 _REASONS: Final[Mapping[str, str]] = {str(key): text for key, text in UNSCORED_TEXT.items()}
 _ENDINGS: Final = {
-    "stop": "ended by itself",
+    "stop": "stopped at end of text",
     "length": "cut off by the token limit",
     "refused": "refused",
 }
@@ -39,11 +39,12 @@ class Verdict:
 
     Attributes:
         mean: mean of its scores; empty if none could be parsed.
+        basis: what the mean rests on: the number of scores, and whether the model judged itself.
     """
 
     judge: str
     mean: str
-    scored: int
+    basis: str
     judgments: Sequence[JudgmentView]
 
 
@@ -189,20 +190,23 @@ def _make_response_view(
         seconds=answer["seconds"],
         ending=_ENDINGS[answer["finish_reason"]],
         verdicts=[
-            _make_verdict(judge, theirs)
+            _make_verdict(judge, theirs, judges_itself=judge == model)
             for judge in judges
             if (theirs := [j for j in judgments if (j["judge"], j["model"]) == (judge, model)])
         ],
     )
 
 
-def _make_verdict(judge: int, judgments: Sequence[Mapping[str, Any]]) -> Verdict:
+def _make_verdict(
+    judge: int, judgments: Sequence[Mapping[str, Any]], *, judges_itself: bool
+) -> Verdict:
     scores = [judgment["score"] for judgment in judgments if judgment["score"] is not None]
     mean = compute_mean(scores)
+    basis = f"n = {len(scores)} of {len(judgments)} judgment{'s' if len(judgments) > 1 else ''}"
     return Verdict(
         judge=f"M{judge}",
-        mean="" if mean is None else f"{mean:.2f}",
-        scored=len(scores),
+        mean="" if mean is None else f"{mean:.1f}",
+        basis=f"{basis}, judged by itself" if judges_itself else basis,
         judgments=[_make_judgment_view(judgment) for judgment in judgments],
     )
 
