@@ -83,6 +83,27 @@ REASON_TEXT: Final[dict[DropReason, str]] = {
     DropReason.CHOSEN_JUDGMENT_TOO_LONG: "The best judgment is longer than the recipe allows.",
     DropReason.OVER_PAIR_SHARE: "The recipe's limit on the share of judge pairs was reached.",
 }
+
+REASON_LABEL: Final[dict[DropReason, str]] = {
+    DropReason.NO_SCORED_RESPONSE: "no scored response",
+    DropReason.ONE_SCORED_RESPONSE: "only one scored response",
+    DropReason.EQUAL_SCORES: "all scores equal",
+    DropReason.TOP_TIER_CUT_OFF: "all top-scored responses cut off",
+    DropReason.TOP_TIER_EMPTY: "all top-scored responses empty or unfinished",
+    DropReason.SAME_RESPONSE: "chosen and rejected response the same",
+    DropReason.TIERS_OVERLAP: "chosen score not higher",
+    DropReason.CHOSEN_TOO_LONG: "chosen response too long",
+    DropReason.ZERO_VARIANCE: "equal scores within each response",
+    DropReason.TOO_FEW_DISTINCT_JUDGMENTS: "fewer than two distinct readable judgments",
+    DropReason.ONE_POSITION_WON_EVERYTHING: "only one position won battles",
+    DropReason.EQUAL_RATINGS: "all ratings equal",
+    DropReason.BEST_JUDGMENT_CUT_OFF: "all top-rated judgments cut off",
+    DropReason.EQUAL_TEXT: "best and worst judgment of equal text",
+    DropReason.TOO_FEW_READABLE_BATTLES: "too few readable battles",
+    DropReason.CHOSEN_JUDGMENT_TOO_LONG: "best judgment too long",
+    DropReason.OVER_PAIR_SHARE: "limit on judge pairs reached",
+}
+"""Short names of the reasons, for tables and charts."""
 """One sentence per reason, for users."""
 
 

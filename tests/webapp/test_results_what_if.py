@@ -183,11 +183,23 @@ def test_moved_rules_make_what_an_iteration_under_them_makes(
 def test_lengths_and_counts_are_shown_before_and_after(client: Client, row: Experiment) -> None:
     made = ask(client, rho=0.0, max_chosen_chars="")
     actor = next(kind for kind in made.kinds if kind.kind == "actor")
-    assert actor.before < actor.after
-    assert actor.chosen_before is not None
-    assert actor.chosen_after is not None
-    assert actor.chosen_after > actor.chosen_before, "without length control they are longer"
-    assert any(drop.before > drop.after == 0 for drop in actor.drops)
+    rows = {row.name: row for row in actor.rows}
+    assert int(rows["Pairs"].before) < int(rows["Pairs"].after)
+    longer = rows["Mean characters, chosen"]
+    assert int(longer.before) < int(longer.after), "without length control they are longer"
+    assert any(int(row.before) > int(row.after) == 0 for row in actor.rows if row.is_part)
+    gained = int(rows["Pairs"].after) - int(rows["Pairs"].before)
+    assert rows["Pairs"].change.startswith(f"+{gained} (+")
+    assert rows["Prompts without a pair"].change.startswith(f"−{gained} (−")
+
+
+def test_only_what_changes_is_emphasised(client: Client, row: Experiment) -> None:
+    as_it_was = client.get(PAGE, AS_IT_WAS).content.decode()
+    table = as_it_was.partition('<section id="what-if"')[2]
+    assert "<strong>" not in table
+    changed = client.get(PAGE, AS_IT_WAS | {"rho": "0"}).content.decode()
+    assert '<td class="number" data-label="What if"><strong>0</strong></td>' in changed
+    assert '<td class="number" data-label="What if">70</td>' in changed
 
 
 def test_changed_prompts_are_linked_in_words(client: Client, row: Experiment) -> None:
@@ -277,7 +289,7 @@ def test_an_address_with_one_rule_takes_the_others_from_the_recipe(
     page = client.get(f"{PAGE}?rho=0.5")
     assert page.context["form"].is_valid()
     assert page.context["made"].rules.rho == 0.5
-    expected = page.context["as_they_were"]
+    expected = get_rules(opened(row)[0].recipe, 1)
     assert page.context["made"].rules.min_valid_judgments == expected.min_valid_judgments
     assert page.context["made"].rules.max_chosen_chars == expected.max_chosen_chars
 

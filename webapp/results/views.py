@@ -291,7 +291,6 @@ def show_what_if(request: HttpRequest, name: str, number: int) -> HttpResponse:
         "form": form,
         "progress": progress,
         "made": made,
-        "as_they_were": as_they_were,
         "weights": opened.weights,
         "page": page,
         "changed": describe_changed(made, index, list(page.object_list)) if made else [],

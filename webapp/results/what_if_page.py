@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from meta_reward_core.method.pairing import REASON_TEXT, IntArray, Mask
+from meta_reward_core.method.pairing import REASON_LABEL, REASON_TEXT, IntArray, Mask
 from meta_reward_core.method.what_if import (
     REASONS,
     PairRules,
@@ -23,33 +23,48 @@ from webapp.results.prompt_list import make_excerpt
 
 SHOWN_ON_A_PAGE: Final = 25
 
+_RULES: Final = {
+    "rho": "rho",
+    "max_chosen_chars": "Maximum length of the chosen response",
+    "max_chosen_judgment_chars": "Maximum length of the chosen judgment",
+    "min_valid_judgments": "Minimum readable judgments",
+}
+
 
 @dataclass(frozen=True, slots=True)
-class DropCount:
-    """How many prompts a reason drops, before and after."""
+class Comparison:
+    """A rule or a metric under the actual rules and under other rules, as text.
 
-    text: str
-    before: int
-    after: int
+    Attributes:
+        change: after minus before, of numbers that differ.
+        is_part: whether it is a part of the row above.
+    """
+
+    name: str
+    before: str
+    after: str
+    change: str = ""
+    is_part: bool = False
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the two texts differ."""
+        return self.before != self.after
 
 
 @dataclass(frozen=True, slots=True)
 class KindView:
     """Pairs of one kind under the recipe's rules and under the changed rules.
 
-    Lengths are in mean characters; None if there are no pairs.
+    Attributes:
+        unknown: prompts whose result is unknown.
+        calls: meta-judge calls that would determine it.
     """
 
     kind: PairKind
-    before: int
-    after: int
+    rows: Sequence[Comparison]
     unknown: int
     calls: int
-    drops: Sequence[DropCount]
-    chosen_before: float | None
-    chosen_after: float | None
-    rejected_before: float | None
-    rejected_after: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +98,7 @@ class WhatIf:
     """
 
     rules: PairRules
+    compared_rules: Sequence[Comparison]
     as_it_was: bool
     kinds: Sequence[KindView]
     changed: Sequence[tuple[PairKind, int]]
@@ -93,9 +109,18 @@ def compute_what_if(opened: OpenIteration, index: IterationIndex, rules: PairRul
     """Select all pairs under other rules; kinds without stored pairs are skipped."""
     made = _reselect(opened, index, rules)
     known = {kind: pairs for kind, pairs in made.items() if index.kinds[kind].made}
+    as_they_were = get_rules(opened.recipe, opened.number)
     return WhatIf(
         rules=rules,
-        as_it_was=rules == get_rules(opened.recipe, opened.number),
+        compared_rules=[
+            Comparison(
+                name,
+                _format_rule(getattr(as_they_were, rule)),
+                _format_rule(getattr(rules, rule)),
+            )
+            for rule, name in _RULES.items()
+        ],
+        as_it_was=rules == as_they_were,
         kinds=[_make_kind_view(kind, pairs, index) for kind, pairs in known.items()],
         changed=[
             (kind, row)
@@ -143,23 +168,43 @@ def _make_kind_view(kind: PairKind, pairs: PairSelection, index: IterationIndex)
     chosen_before, rejected_before = _compute_chars_before(kind, index)
     return KindView(
         kind=kind,
-        before=int(before.paired.sum()),
-        after=int(pairs.paired.sum()),
+        rows=[
+            _compare("Pairs", int(before.paired.sum()), int(pairs.paired.sum())),
+            _compare("Mean characters, chosen", chosen_before, chosen_after),
+            _compare("Mean characters, rejected", rejected_before, rejected_after),
+            *_iter_drops(before, pairs),
+        ],
         unknown=int(pairs.unknown.sum()),
         calls=int(pairs.calls.sum()),
-        drops=list(_iter_drops(before, pairs)),
-        chosen_before=chosen_before,
-        chosen_after=chosen_after,
-        rejected_before=rejected_before,
-        rejected_after=rejected_after,
     )
 
 
-def _iter_drops(before: StoredPairs, pairs: PairSelection) -> Iterator[DropCount]:
+def _iter_drops(before: StoredPairs, pairs: PairSelection) -> Iterator[Comparison]:
     then, now = count_drops_by_reason(before.reason[~before.paired]), pairs.count_drops()
+    yield _compare("Prompts without a pair", sum(then.values()), sum(now.values()))
     for reason in REASONS:
         if reason in then or reason in now:
-            yield DropCount(REASON_TEXT[reason], then.get(reason, 0), now.get(reason, 0))
+            name = REASON_LABEL[reason].capitalize()
+            yield _compare(name, then.get(reason, 0), now.get(reason, 0), is_part=True)
+
+
+def _compare(
+    name: str, before: float | None, after: float | None, *, is_part: bool = False
+) -> Comparison:
+    then, now = ("–" if value is None else f"{value:,.0f}" for value in (before, after))
+    change = ""
+    if before is not None and after is not None and then != now:
+        moved = round(after) - round(before)
+        sign = "+" if moved > 0 else "−"
+        share = f" ({sign}{abs(moved) / before:.0%})" if before else ""
+        change = f"{sign}{abs(moved):,.0f}{share}"
+    return Comparison(name, then, now, change, is_part)
+
+
+def _format_rule(value: float | None) -> str:
+    if value is None:
+        return "no limit"
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def _compute_chars_before(

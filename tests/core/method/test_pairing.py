@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from meta_reward_core.errors import ArtifactError
 from meta_reward_core.method.battles import compute_readable_shares, compute_weights_from_counts
 from meta_reward_core.method.pairing import (
+    REASON_LABEL,
     REASON_TEXT,
     ActorPair,
     DropReason,
@@ -518,3 +519,5 @@ def test_every_reason_has_its_own_sentence_for_people() -> None:
     assert set(REASON_TEXT) == set(DropReason)
     assert len(set(REASON_TEXT.values())) == len(DropReason)
     assert all(text.endswith(".") for text in REASON_TEXT.values())
+    assert set(REASON_LABEL) == set(DropReason)
+    assert len(set(REASON_LABEL.values())) == len(DropReason)
