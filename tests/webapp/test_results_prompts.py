@@ -1,5 +1,6 @@
 """The list of an iteration's prompts, and the page of one."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -280,8 +281,38 @@ def test_both_orders_of_every_battle_are_in_the_heat_map(
     by_name = {box.name: box for box in prompt.battles.boxes}
     for one in fought:
         first, second = (one[f"{side}_judgment_id"].split(".")[-1] for side in ("first", "second"))
-        expected = {"A": "row", "B": "col", "tie": "tie", None: "?"}[one["verdict"]]
+        expected = {"A": first, "B": second, "tie": "tie", None: "?"}[one["verdict"]]
         assert by_name[f"{first}, {second}"].label.text == expected
+    wins = Counter(
+        one[f"{side}_judgment_id"].split(".")[-1]
+        for one in fought
+        for side, verdict in (("first", "A"), ("second", "B"))
+        if one["verdict"] == verdict
+    )
+    assert {record.name: record.wins for record in prompt.records if record.wins} == wins
+    ratings = [record.elo for record in prompt.records]
+    assert ratings == sorted(ratings, reverse=True)
+
+
+def test_responses_are_sorted_by_mean_and_missing_judgments_are_explained(
+    client: Client, row: Experiment, on_disk: OnDisk
+) -> None:
+    battle = rows_of(on_disk, "battles")[0]
+    answer = client.get(f"{LIST}/{battle['prompt_id']}")
+    prompt = answer.context["prompt"]
+    means = [response.mean for response in prompt.by_mean]
+    assert means == sorted(means, reverse=True)
+    judgments = [
+        j for j in rows_of(on_disk, "judgments") if j["response_id"] == battle["response_id"]
+    ]
+    fought = {record.name for record in prompt.records}
+    missing = {f"j{j['sample']}" for j in judgments} - fought
+    explained = {
+        name for line in prompt.not_compared for name in line.partition(":")[0].split(", ")
+    }
+    assert explained == missing
+    assert [r.response_id for r in prompt.responses if r.is_compared] == [battle["response_id"]]
+    assert "judgments compared" in answer.content.decode()
 
 
 def test_what_the_meta_judge_wrote_can_be_read_in_both_orders(

@@ -17,6 +17,7 @@ from webapp.charts.scales import require_finite
 
 Place = tuple[float, float]
 _CELL_HEIGHT: Final = 30.0
+_ROTATED_LABEL: Final = 18.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,10 @@ def build_heat_map(
     if not cells or not rows or not columns:
         return make_empty_chart(title, description, table)
     low, high = scale or (min(values, default=0.0), max(values, default=0.0))
-    left = 12 + CHAR_WIDTH * max(map(len, rows))
+    left = 12 + CHAR_WIDTH * max(map(len, rows)) + (_ROTATED_LABEL if row_label else 0)
     widest = max(len(text) for text in (*columns, *(cell.label for cell in cells.values())))
     width = max(34.0, 12 + CHAR_WIDTH * widest)
-    top = 56.0
+    top = 40.0
     boxes = tuple(
         _make_field(
             f"{row}, {column}",
@@ -86,14 +87,11 @@ def build_heat_map(
         "charts/_heat_map.html",
         table,
         width=round(
-            max(
-                left + width * len(columns) + 4,
-                left + CHAR_WIDTH * (len(column_label) + 3),
-                CHAR_WIDTH * (len(row_label) + 4),
-            ),
-            1,
+            max(left + width * len(columns) + 4, left + CHAR_WIDTH * (len(column_label) + 3)), 1
         ),
-        height=top + _CELL_HEIGHT * len(rows) + 4,
+        height=round(
+            max(top + _CELL_HEIGHT * len(rows) + 4, top + CHAR_WIDTH * (len(row_label) + 3)), 1
+        ),
         left=left,
         top=top,
         x_label=column_label,

@@ -1,5 +1,6 @@
 """One prompt of an iteration: responses, judgments, battles and pairs."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -22,7 +23,6 @@ MAX_SHOWN_CHARS: Final = 20_000
 """Maximum characters of a text on a page; the page also shows the total."""
 
 _WINS: Final = {"A": 1.0, "B": -1.0, "tie": 0.0}
-_LABELS: Final = {"A": "row", "B": "col", "tie": "tie", None: "?"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ class ResponseView:
         scores: of each judgment, in order, as short text.
         mean, variance: None if it is not scored.
         role: its role in the preference pair.
+        is_compared: whether the meta-judge compared its judgments.
         notes: other findings of the pairing rules, as text.
     """
 
@@ -75,8 +76,22 @@ class ResponseView:
     mean: float | None
     variance: float | None
     role: str
+    is_compared: bool
     notes: Sequence[str]
     judgments: Sequence[JudgmentView]
+
+
+@dataclass(frozen=True, slots=True)
+class BattleRecord:
+    """Results of one judgment in its battles; each order counts once."""
+
+    name: str
+    score: float | None
+    wins: int
+    losses: int
+    ties: int
+    elo: float | None
+    role: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +108,8 @@ class PromptPage:
 
     Attributes:
         battles: both orders of every pair of judgments; None if there were no battles.
+        records: of the judgments in battles, highest Elo rating first.
+        not_compared: the other judgments of the response, grouped by reason, as text.
         compared: samples of the judgments in battles.
         refusals: sentences with the engines that refused the prompt, and why.
         weights: text about the position weights; empty without battles.
@@ -105,12 +122,23 @@ class PromptPage:
     actor: PairView
     judge: PairView
     battles: Chart | None
+    records: Sequence[BattleRecord]
+    not_compared: Sequence[str]
     compared: Sequence[int]
     inconsistent: int
     both_orders: int
     refusals: Sequence[str]
     before: str | None
     after: str | None
+
+    @property
+    def by_mean(self) -> Sequence[ResponseView]:
+        """The responses, highest mean first, unscored ones last."""
+        return sorted(
+            self.responses,
+            key=lambda response: (response.mean is not None, response.mean or 0.0),
+            reverse=True,
+        )
 
     @property
     def missing(self) -> Sequence[int]:
@@ -156,6 +184,8 @@ def read_prompt_page(opened: OpenIteration, index: IterationIndex, row: int) -> 
             describe_outcome(index, "judge", row), list(_explain_judge_pair(found, opened, rules))
         ),
         battles=_build_battle_chart(found) if found.battles else None,
+        records=_make_battle_records(found, index.kinds["judge"].pairs.get(prompt_id, {})),
+        not_compared=_explain_not_compared(found) if found.battles else (),
         compared=sorted(_get_compared_judgments(found).values()),
         inconsistent=int(index.get_counts("inconsistent")[row]),
         both_orders=int(index.get_counts("both_orders")[row]),
@@ -223,6 +253,7 @@ def _make_response_view(
         mean=score.mean if score else None,
         variance=score.variance if score else None,
         role=_get_role(response.response_id, actor, "response_id"),
+        is_compared=response.response_id == found.battled and bool(found.battles),
         notes=list(_iter_notes(response, found)),
         judgments=[
             _make_judgment_view(one, found.elo.get(one.judgment_id), judge) for one in judgments
@@ -239,8 +270,6 @@ def _iter_notes(response: Response, found: _PromptRecords) -> Iterator[str]:
         yield "empty"
     if _has_ended_in_reasoning(response, found):
         yield "ended within its reasoning, so it was not judged"
-    if response.response_id == found.battled and found.battles:
-        yield "its judgments battled"
 
 
 def _has_ended_in_reasoning(response: Response, found: _PromptRecords) -> bool:
@@ -386,8 +415,64 @@ def _get_compared_judgments(found: _PromptRecords) -> dict[str, int]:
     }
 
 
+def _make_battle_records(found: _PromptRecords, pair: Mapping[str, str]) -> Sequence[BattleRecord]:
+    compared = _get_compared_judgments(found)
+    wins, losses, ties = Counter[str](), Counter[str](), Counter[str]()
+    for battle in found.battles:
+        ids = (battle.first_judgment_id, battle.second_judgment_id)
+        if battle.verdict == "tie":
+            ties.update(ids)
+        elif battle.verdict is not None:
+            winner, loser = ids if battle.verdict == "A" else ids[::-1]
+            wins[winner] += 1
+            losses[loser] += 1
+    records = [
+        BattleRecord(
+            name=_name_judgment(judgment),
+            score=judgment.score,
+            wins=wins[judgment.judgment_id],
+            losses=losses[judgment.judgment_id],
+            ties=ties[judgment.judgment_id],
+            elo=found.elo.get(judgment.judgment_id),
+            role=_get_role(judgment.judgment_id, pair, "judgment_id"),
+        )
+        for judgment in found.judgments.get(found.battled or "", ())
+        if judgment.judgment_id in compared
+    ]
+    return sorted(
+        records, key=lambda record: (record.elo is not None, record.elo or 0.0), reverse=True
+    )
+
+
+def _name_judgment(judgment: Judgment) -> str:
+    return f"j{judgment.sample}"
+
+
+def _explain_not_compared(found: _PromptRecords) -> Sequence[str]:
+    """Explain why judgments of the compared response did not battle."""
+    compared = _get_compared_judgments(found)
+    by_reason: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    for judgment in found.judgments.get(found.battled or "", ()):
+        if judgment.judgment_id not in compared:
+            by_reason.setdefault(_explain_absence(judgment, seen), []).append(
+                _name_judgment(judgment)
+            )
+        if judgment.score is not None:
+            seen.add(judgment.text)
+    return [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]
+
+
+def _explain_absence(judgment: Judgment, seen: set[str]) -> str:
+    if judgment.score is None:
+        return "no readable score"
+    if judgment.text in seen:
+        return "same text as an earlier judgment"
+    return "more judgments than the recipe compares"
+
+
 def _build_battle_chart(found: _PromptRecords) -> Chart:
-    """Build the matrix of both orders of every pair: the row is shown first, the column second."""
+    """Build the matrix of both orders of every pair: each cell has the name of the winner."""
     battles = {(one.first_judgment_id, one.second_judgment_id): one for one in found.battles}
     compared = _get_compared_judgments(found)
     names = {one: f"j{compared[one]}" for one in sorted(compared, key=lambda one: compared[one])}
@@ -396,7 +481,9 @@ def _build_battle_chart(found: _PromptRecords) -> Chart:
         list(names.values()),
         list(names.values()),
         {
-            (names[first], names[second]): _make_cell(battle, battles.get((second, first)))
+            (names[first], names[second]): _make_cell(
+                battle, battles.get((second, first)), names[first], names[second]
+            )
             for (first, second), battle in battles.items()
             if first in names and second in names
         },
@@ -404,14 +491,16 @@ def _build_battle_chart(found: _PromptRecords) -> Chart:
         column_label="shown second",
         scale=(-1.0, 1.0),
         description=(
-            "row: the row's judgment, shown first, won. col: the column's judgment, shown second, "
-            "won. Marked corner: the other order has a different winner. ?: unreadable verdict."
+            "Each cell names the winner of two judgments: that of its row, shown first, and that "
+            "of its column, shown second. Marked corner: the other order has a different winner. "
+            "?: unreadable verdict."
         ),
     )
 
 
-def _make_cell(battle: Battle, other: Battle | None) -> Cell:
+def _make_cell(battle: Battle, other: Battle | None, first: str, second: str) -> Cell:
     disagrees = other is not None and bool(measure_meta_judge([battle, other], {}).inconsistency)
+    labels = {"A": first, "B": second, "tie": "tie", None: "?"}
     explanations = {
         "A": "the judgment shown first won",
         "B": "the judgment shown second won",
@@ -420,7 +509,7 @@ def _make_cell(battle: Battle, other: Battle | None) -> Cell:
     }
     return Cell(
         value=_WINS.get(battle.verdict or ""),
-        label=_LABELS[battle.verdict],
+        label=labels[battle.verdict],
         mark="the other order has a different winner" if disagrees else "",
         explanation=explanations[battle.verdict],
     )
