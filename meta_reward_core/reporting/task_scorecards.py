@@ -67,6 +67,50 @@ def measure_ground_truth_changes(
     return {name: metric for name, metric in found.items() if metric is not None}
 
 
+def measure_ground_truth_levels(
+    files: ExperimentFiles, *, task: str, number: int
+) -> dict[str, Metric]:
+    """Compute the ground-truth metrics of M_number, as means of the held-out items.
+
+    Metrics with a scale have an interval; that of order agreement as in
+    `measure_ground_truth_changes`. Metrics without single items have only their value and count.
+
+    Returns:
+        By `<subject>.<metric>`.
+
+    Raises:
+        DamagedArtifactError: a table is not readable.
+    """
+    rows = _open_iteration(files, number).read("evaluation").to_pylist()
+    found = {
+        f"{row['subject']}.{row['metric']}": Metric(
+            f"{row['subject']}.{row['metric']}", row["value"], row["count"], None, None
+        )
+        for row in rows
+        if row["model"] == f"M{number}"
+    }
+    results = _read_results(files, number, task)
+    names = dict.fromkeys(metric for metric, _, _ in results)
+    return found | {name: _measure_level(name, results) for name in names}
+
+
+def _measure_level(name: str, results: _Results) -> Metric:
+    own = [(value, prompt) for (metric, _, _), (value, prompt) in results.items() if metric == name]
+    mean = sum(value for value, _ in own) / len(own)
+    scale = _SCALES.get(name)
+    if scale is None:
+        return Metric(name, mean, len(own), None, None)
+    # Grades in [0, scale] as changes in [-1, 1]: the same t interval, with a grade at either end.
+    interval = compute_clustered_change_interval(
+        [2 * value / scale - 1 for value, _ in own], [prompt for _, prompt in own]
+    )
+    width = 2 if name == _ORDER_AGREEMENT else 1
+    low, high = (
+        mean + width * (scale * (end + 1) / 2 - mean) for end in (interval.low, interval.high)
+    )
+    return Metric(name, mean, len(own), max(0.0, low), min(scale, high))
+
+
 def _measure_scaled_change(name: str, then: _Results, now: _Results) -> Metric | None:
     both = [key for key in now if key[0] == name and key in then]
     if not both:

@@ -146,6 +146,47 @@ def test_a_long_line_has_few_marks() -> None:
     assert len(line.marks) <= 14
 
 
+def test_an_interval_is_in_the_plot_in_the_table_and_at_its_point() -> None:
+    series = Series("M", [(0, 0.5), (1, 0.6)], intervals={0: (0.2, 0.9)}, counts={0: 1200})
+    chart = lines(series)
+    assert chart.table.columns == ("iteration", "M", "M: 95% CI", "M: n")
+    assert chart.table.rows == (("0", "0.5", "0.2 to 0.9", "1,200"), ("1", "0.6", "–", "–"))
+    assert chart.lines[0].marks[0].text == "M at 0: 0.5 (95% CI 0.2 to 0.9), n = 1,200"
+    assert chart.lines[0].marks[1].text == "M at 1: 0.6"
+    (low, high) = re.findall(r"M[\d.-]+ ([\d.]+)V([\d.]+)", chart.lines[0].intervals)[0]
+    assert chart.bottom >= float(low) > float(high) >= chart.top
+
+
+def test_intervals_of_several_series_do_not_cover_each_other() -> None:
+    ends = {0.0: (0.2, 0.9)}
+    points: list[tuple[float, float | None]] = [(0, 0.5), (1, 0.6)]
+    chart = lines(*(Series(name, points, intervals=ends) for name in "MNO"))
+    places = [float(re.findall(r"M([\d.]+) [\d.]+V", line.intervals)[0]) for line in chart.lines]
+    assert len(set(places)) == 3
+    assert chart.left < min(places) < max(places) < chart.right
+
+
+def test_a_reference_is_on_the_axis_and_in_the_legend() -> None:
+    chart = build_line_chart(
+        "Effect",
+        [Series("M", [(0, 1.2), (1, 1.1)])],
+        x_label="model",
+        y_label="score",
+        reference=(0.0, "correct value"),
+    )
+    assert chart.reference is not None
+    assert chart.reference.y == chart.bottom
+    html = drawn(chart)
+    assert html.count('class="reference"') == 2
+    assert "correct value: 0" in html
+
+
+def test_the_axis_of_a_share_does_not_magnify_noise() -> None:
+    """0.9994 to 1.0 would have ticks of four decimals; the axis is a twentieth of the range."""
+    scale = make_wide_scale([0.9994, 1.0], within=(0, 1))
+    assert [scale.format_tick(tick) for tick in scale.ticks][-1] == "1.00"
+
+
 def test_the_numbers_are_a_table_with_headings() -> None:
     html = drawn(lines(Series("M", [(1, 1234.5678)]), Series("N", [(2, 0.00123456)])))
     assert '<th scope="col">iteration</th><th scope="col">M</th><th scope="col">N</th>' in html

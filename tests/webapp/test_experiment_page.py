@@ -7,6 +7,7 @@ from django.test import Client
 from pytest_django.fixtures import Settings
 
 from meta_reward_core.evaluation.alarms import AlarmName
+from meta_reward_core.evaluation.scorecard import Metric
 from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.recipes.loader import load_recipe
 from tests.webapp.conftest import make_person
@@ -128,7 +129,7 @@ def test_curves_and_their_numbers_stand_on_the_page(client: Client, iteration: I
     assert "True quality: quality, 0 to 5 by model M" in page
     for model, quality in ((0, 3), (1, 4), (2, 5)):
         assert f'<th scope="row">{model}</th><td>{quality}</td>' in page
-    assert "actor: All scored responses have the same score." in page
+    assert "actor: all scores equal" in page
     assert "Biases of the meta-judge" not in page  # nobody measured them
 
 
@@ -140,6 +141,47 @@ def test_the_axis_of_a_share_ends_at_one() -> None:
     }
     assert drawn.keys() == {"DPO: accuracy", "Readable replies"}
     assert [chart.y_ticks[-1].text for chart in drawn.values()] == ["1.0", "1.0"]
+
+
+def test_all_charts_have_the_models_on_one_axis() -> None:
+    """Iteration 1 is judged by M0 and trains M1, so with two iterations the axis is M0 to M2."""
+    truth = [{"subject": "actor", "metric": "true_quality", "before": 3.0, "after": 4.0}]
+    metrics = {
+        "judge": {"mean": 3.0, "scored": 40},
+        "training": {"loss": {"first": 0.7, "last": 0.5}},
+        "truth": truth,
+    }
+    rows = [Iteration(number=number, metrics=metrics) for number in (1, 2)]
+    drawn = {one.title: one for one in build_experiment_charts(rows)}
+    assert [[tick.text for tick in chart.x_ticks] for chart in drawn.values()] == [
+        ["0", "1", "2"]
+    ] * 3
+    models = {title: [row[0] for row in chart.table.rows] for title, chart in drawn.items()}
+    assert models == {
+        "True quality": ["0", "1", "2"],
+        "Mean judge score": ["0", "1"],
+        "DPO: loss": ["1", "2"],
+    }
+    assert drawn["Mean judge score"].table.rows[0] == ("0", "3", "40")
+
+
+def test_intervals_and_counts_of_held_out_items_are_drawn() -> None:
+    truth = [{"subject": "judge", "metric": "order_agreement", "before": 0.7, "after": 0.8}]
+    found = Metric("judge.order_agreement", 0.7, 32, 0.6, 0.75)
+    levels = {0: {"judge.order_agreement": found}}
+    (chart,) = build_experiment_charts([Iteration(number=1, metrics={"truth": truth})], levels)
+    name = "judge ranks two responses correctly"
+    assert chart.table.columns == ("model M", name, f"{name}: 95% CI", f"{name}: n")
+    assert chart.table.rows == (("0", "0.7", "0.6 to 0.75", "32"), ("1", "0.8", "–", "–"))
+    assert chart.lines[0].intervals.count("V") == 1
+
+
+def test_the_effect_of_filler_is_drawn_with_its_correct_value() -> None:
+    truth = [{"subject": "judge", "metric": "points_per_10_words", "before": 1.2, "after": 1.1}]
+    (chart,) = build_experiment_charts([Iteration(number=1, metrics={"truth": truth})])
+    assert chart.reference is not None
+    assert chart.reference.text == "correct value: 0"
+    assert chart.y_ticks[0].text == "0.0"
 
 
 def test_the_lineage_says_what_each_model_was_trained_on(

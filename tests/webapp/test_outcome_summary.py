@@ -8,6 +8,7 @@ import pytest
 from django.test import Client
 
 from meta_reward_core.evaluation.clustered_intervals import compute_clustered_change_interval
+from meta_reward_core.evaluation.confidence_intervals import compute_graded_mean_interval
 from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.recipes.loader import load_recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
@@ -15,6 +16,7 @@ from meta_reward_core.storage.experiment_files import ExperimentFiles
 from meta_reward_core.storage.schemas import build_table
 from meta_reward_core.storage.shards import StageOutput
 from tests.webapp.watching_fixtures import HTMX, finish, get, run_judging
+from webapp.experiments.ground_truth import list_intervals, read_ground_truth_levels
 from webapp.experiments.models import Experiment, Iteration, RunStatus
 from webapp.experiments.outcome_summary import build_outcome_summary
 
@@ -133,6 +135,39 @@ def test_ground_truth_of_the_same_items_has_a_paired_interval(measured: Experime
     assert judge.high == pytest.approx(middle + 2 * (narrow.high - middle))
     assert (judge.count, judge.why_no_interval) == (20, "")
     assert found.answer.startswith("M1 is better than M0 in true quality")
+
+
+def test_ground_truth_of_each_model_has_an_interval_of_its_own(measured: Experiment) -> None:
+    """Order agreement, whose pairs share items, has twice the width, cut off at the scale."""
+    shares = {0: [0.25] * 10 + [0.5] * 10, 1: [1.0] * 20}
+    items = [
+        {"task": "toy", "model": f"M{model}", "item_id": str(place), "prompt_id": str(place),
+         "metric": metric, "part": 0, "value": value}
+        for model, found in shares.items() for place, value in enumerate(found)
+        for metric in ("judge.order_agreement", "meta_judge.accuracy", "actor.length_chars")
+    ]  # fmt: skip
+    rows = [
+        {"model": f"M{model}", "subject": "judge", "metric": "points_per_10_words",
+         "value": 1.2, "count": 24, "basis": "oracle"}
+        for model in shares
+    ]  # fmt: skip
+    files = ExperimentFiles(ArtifactStore(measured.artifact_root), measured.name).get_iteration(1)
+    tables = {"task_items": items, "evaluation": rows}
+    output = StageOutput({(name, 0): build_table(name, found) for name, found in tables.items()})
+    files.publish("evaluate", 0, key="a key", work=output, packages={})
+    measured.recipe = canonicalize_recipe(load_recipe("smoke"))
+    measured.save()
+    levels = read_ground_truth_levels(measured, [complete(measured, 1, truth=[{"after": 1.0}])])
+    one = compute_graded_mean_interval(shares[0], lowest=0.0, highest=1.0)
+    accuracy, order = (levels[0][key] for key in ("meta_judge.accuracy", "judge.order_agreement"))
+    assert (accuracy.low, accuracy.high, accuracy.count) == pytest.approx((one.low, one.high, 20))
+    assert order.low == pytest.approx(0.375 - 2 * (0.375 - one.low))
+    assert levels[1]["judge.order_agreement"].high == 1.0
+    filler = levels[0]["judge.points_per_10_words"]
+    assert (filler.value, filler.count, filler.low) == (1.2, 24, None)
+    assert levels[0]["actor.length_chars"].low is None
+    moved = list_intervals(levels, "meta_judge.accuracy", {0: 0.4})
+    assert moved == {0: pytest.approx((one.low + 0.025, one.high + 0.025))}
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ class Line:
 
     Attributes:
         targets: points without a visible mark, which still show their value to the pointer.
+        intervals: path of the intervals of all points.
     """
 
     name: str
@@ -51,6 +52,15 @@ class Line:
     swatch: str
     marks: tuple[Mark, ...]
     targets: tuple[Mark, ...] = ()
+    intervals: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceLine:
+    """A horizontal line at a value to compare with."""
+
+    y: float
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +94,7 @@ class Chart:
         drawing: name of the template that draws it; empty if there is nothing to draw.
         identity: stable while values change; depends on the title and the columns.
         left, right, top, bottom: the edges of the plot in the view box.
+        has_legend: False where the page shows one legend for several charts.
     """
 
     title: str
@@ -104,6 +115,8 @@ class Chart:
     lines: tuple[Line, ...] = ()
     boxes: tuple[Box, ...] = ()
     zero: float | None = None
+    reference: ReferenceLine | None = None
+    has_legend: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Line charts. Series differ by color, dashes and marker shape."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from webapp.charts.chart import (
@@ -11,6 +11,7 @@ from webapp.charts.chart import (
     Line,
     Mark,
     PlotArea,
+    ReferenceLine,
     Table,
     make_empty_chart,
     make_identity,
@@ -26,9 +27,14 @@ from webapp.charts.scales import (
 )
 
 Point = tuple[float, float | None]
+Ends = tuple[float, float]
+"""Low and high end of an interval."""
 _MARKS_OF_A_LINE: Final = 12
 _MOST_STEPS: Final = 8
 _FEWEST_STEPS: Final = 4
+_CAP: Final = 3.0
+_DODGE: Final = 5.0
+"""Distance between intervals of different series at the same x."""
 
 COLORS: Final = 6
 """Colours in `charts.css`; dashes and shapes have other periods, so styles repeat late."""
@@ -49,10 +55,29 @@ _SHAPES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A named line of points (x, y); y is None if unknown, which leaves a gap."""
+    """A named line of points (x, y); y is None if unknown, which leaves a gap.
+
+    Attributes:
+        intervals: 95% intervals by x, where known.
+        counts: items behind a point by x, where known.
+    """
 
     name: str
     points: Sequence[Point]
+    intervals: Mapping[float, Ends] = field(default_factory=dict)
+    counts: Mapping[float, int] = field(default_factory=dict)
+
+    @property
+    def by_x(self) -> dict[float, float | None]:
+        """The points in the order of x."""
+        return dict(sorted(self.points, key=lambda point: point[0]))
+
+    def describe_point(self, x: float, y: float | None) -> str:
+        """Describe a point with all that is known about it."""
+        said = f"{self.name} at {format_number(x)}: {format_number(y)}"
+        if x in self.intervals:
+            said += f" (95% CI {_format_interval(self.intervals[x])})"
+        return f"{said}, n = {self.counts[x]:,}" if x in self.counts else said
 
 
 def build_line_chart(
@@ -64,6 +89,9 @@ def build_line_chart(
     within: tuple[float, float] | None = None,
     is_whole: bool = False,
     from_zero: bool = False,
+    reference: tuple[float, str] | None = None,
+    shown_x: Sequence[float] = (),
+    has_legend: bool = True,
     description: str = "",
 ) -> Chart:
     """Plot lines over a numeric axis, such as metrics by iteration or step.
@@ -73,25 +101,32 @@ def build_line_chart(
         within: smallest and largest possible value, such as (0, 1) for shares.
         is_whole: whether the axis covers all of `within`, so that charts can be compared.
         from_zero: start the vertical axis at zero.
+        reference: a value to compare with and its name, drawn as a horizontal line.
+        shown_x: positions that the horizontal axis includes, so that charts can be compared.
+        has_legend: False where the page shows one legend for several charts.
 
     Raises:
         ValueError: a number is not finite.
     """
-    known = {one.name: dict(sorted(one.points, key=lambda point: point[0])) for one in series}
+    known = {one.name: one.by_x for one in series}
     xs = [x for points in known.values() for x in points]
     ys = [y for points in known.values() for y in points.values() if y is not None]
-    require_finite([*xs, *ys])
-    table = _tabulate_lines(known, x_label)
+    ends = [end for one in series for interval in one.intervals.values() for end in interval]
+    require_finite([*xs, *ys, *ends, *(reference or ())[:1]])
+    table = _tabulate_lines(series, x_label)
     if not ys:
         return make_empty_chart(title, description, table)
-    shown = [*ys, *within] if within and is_whole else ys
+    shown = [*ys, *ends]
+    if within and is_whole:
+        shown += within
+    if reference is not None:
+        shown.append(reference[0])
     y_scale = make_wide_scale(shown, within=within, from_zero=from_zero)
     plot = make_plot_area(y_scale)
-    x_scale = _make_x_scale(xs, plot)
-    lines = tuple(
-        _make_line(number, name, points, plot, x_scale, y_scale)
-        for number, (name, points) in enumerate(known.items())
-    )
+    x_scale = _make_x_scale([*xs, *shown_x], plot)
+    with_intervals = [one.name for one in series if one.intervals]
+    inset = _compute_inset(len(with_intervals))
+    inner = replace(plot, left=plot.left + inset, right=plot.right - inset)
     return Chart(
         title,
         description,
@@ -104,11 +139,24 @@ def build_line_chart(
         x_label=x_label,
         y_label=y_label,
         x_ticks=tuple(
-            Label(plot.place_x(x_scale, tick), plot.bottom + 15, x_scale.format_tick(tick))
+            Label(inner.place_x(x_scale, tick), plot.bottom + 15, x_scale.format_tick(tick))
             for tick in x_scale.ticks
         ),
         y_ticks=make_y_ticks(plot, y_scale),
-        lines=lines,
+        lines=tuple(
+            _make_line(
+                number,
+                one,
+                _Place(inner, x_scale, y_scale, _compute_shift(one.name, with_intervals)),
+            )
+            for number, one in enumerate(series)
+        ),
+        reference=ReferenceLine(
+            plot.place_y(y_scale, reference[0]), f"{reference[1]}: {format_number(reference[0])}"
+        )
+        if reference
+        else None,
+        has_legend=has_legend,
     )
 
 
@@ -123,48 +171,74 @@ def _make_x_scale(xs: Sequence[float], plot: PlotArea) -> Scale:
     return make_snug_scale(xs, about=_FEWEST_STEPS)
 
 
-def _make_line(
-    number: int,
-    name: str,
-    points: Mapping[float, float | None],
-    plot: PlotArea,
-    x_scale: Scale,
-    y_scale: Scale,
-) -> Line:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Places the points of a series; `shift` moves it sideways from the others."""
+
+    plot: PlotArea
+    x_scale: Scale
+    y_scale: Scale
+    shift: float
+
+    def place_x(self, x: float) -> float:
+        return round(self.plot.place_x(self.x_scale, x) + self.shift, 1)
+
+    def place_y(self, y: float) -> float:
+        return self.plot.place_y(self.y_scale, y)
+
+
+def _compute_inset(count: int) -> float:
+    """Compute the margin that intervals of several series need at both ends of the axis."""
+    return _DODGE * (count - 1) / 2 + _CAP if count else 0.0
+
+
+def _compute_shift(name: str, with_intervals: Sequence[str]) -> float:
+    """Move series with intervals apart, so that the intervals do not cover each other."""
+    if name not in with_intervals:
+        return 0.0
+    return _DODGE * (with_intervals.index(name) - (len(with_intervals) - 1) / 2)
+
+
+def _make_line(number: int, series: Series, place: _Place) -> Line:
     shape = _SHAPES[number % len(_SHAPES)]
+    points = series.by_x
     marks: list[Mark] = []
     targets: list[Mark] = []
     path = []
     for run in _iter_runs(points):
-        positions = [(plot.place_x(x_scale, x), plot.place_y(y_scale, y)) for x, y in run]
+        positions = [(place.place_x(x), place.place_y(y)) for x, y in run]
         if len(positions) > 1:
             path.append("M" + "L".join(f"{x} {y}" for x, y in positions))
         every = 1 + (len(points) - 1) // _MARKS_OF_A_LINE
-        marks += (
-            Mark(
-                f"M{x} {y}{shape}",
-                f"{name} at {format_number(run[at][0])}: {format_number(run[at][1])}",
-            )
-            for at, (x, y) in enumerate(positions)
-            if at % every == 0 or at == len(positions) - 1
-        )
-        targets += (
-            Mark(
-                f"M{x} {y}{_TARGET}",
-                f"{name} at {format_number(run[at][0])}: {format_number(run[at][1])}",
-            )
-            for at, (x, y) in enumerate(positions)
-            if not (at % every == 0 or at == len(positions) - 1)
-        )
+        for at, (x, y) in enumerate(positions):
+            is_marked = at % every == 0 or at == len(positions) - 1
+            found = marks if is_marked else targets
+            drawn = shape if is_marked else _TARGET
+            found.append(Mark(f"M{x} {y}{drawn}", series.describe_point(*run[at])))
     return Line(
-        name=name,
+        name=series.name,
         colour=number % COLORS,
         dashes=_DASHES[number % len(_DASHES)],
         path="".join(path),
         swatch=f"M15 6{shape}",
         marks=tuple(marks),
         targets=tuple(targets),
+        intervals="".join(
+            _draw_interval(place, x, ends)
+            for x, ends in sorted(series.intervals.items())
+            if points.get(x) is not None
+        ),
     )
+
+
+def _draw_interval(place: _Place, x: float, ends: Ends) -> str:
+    middle, low, high = place.place_x(x), *map(place.place_y, ends)
+    left = round(middle - _CAP, 1)
+    return f"M{left} {low}h{2 * _CAP}M{middle} {low}V{high}M{left} {high}h{2 * _CAP}"
+
+
+def _format_interval(ends: Ends) -> str:
+    return " to ".join(map(format_number, ends))
 
 
 def _iter_runs(points: Mapping[float, float | None]) -> Iterator[list[tuple[float, float]]]:
@@ -180,9 +254,20 @@ def _iter_runs(points: Mapping[float, float | None]) -> Iterator[list[tuple[floa
         yield run
 
 
-def _tabulate_lines(known: Mapping[str, Mapping[float, float | None]], x_label: str) -> Table:
-    xs = sorted({x for points in known.values() for x in points})
+def _tabulate_lines(series: Sequence[Series], x_label: str) -> Table:
+    """Tabulate the values of each series, then its intervals and counts where it has any."""
+    xs = sorted({x for one in series for x, _ in one.points})
+    columns: dict[str, Mapping[float, str]] = {}
+    for one in series:
+        columns[one.name] = {x: format_number(y) for x, y in one.points}
+        if one.intervals:
+            columns[f"{one.name}: 95% CI"] = {
+                x: _format_interval(ends) for x, ends in one.intervals.items()
+            }
+        if one.counts:
+            columns[f"{one.name}: n"] = {x: f"{count:,}" for x, count in one.counts.items()}
     rows = (
-        (format_number(x), *(format_number(points.get(x)) for points in known.values())) for x in xs
+        (format_number(x), *(cells.get(x, format_number(None)) for cells in columns.values()))
+        for x in xs
     )
-    return Table((x_label, *known), tuple(rows))
+    return Table((x_label, *columns), tuple(rows))

@@ -11,6 +11,8 @@ LARGEST: Final = 1e150
 SHARE: Final = (0.0, 1.0)
 """The range of a share; see `make_wide_scale`."""
 
+_LEAST_SPAN: Final = 0.05
+"""Shortest axis as a share of the possible range, so that noise is not drawn as a change."""
 _TINY: Final = 1e-100
 _SAME: Final = 1e-9
 _STEPS: Final = (1.0, 2.0, 5.0, 10.0)
@@ -63,12 +65,16 @@ def make_wide_scale(
 
     Args:
         from_zero: whether to include zero, as bars require.
-        within: the smallest and largest possible values; no padding is added beyond them.
+        within: the smallest and largest possible values; no padding is added beyond them, and the
+            axis has at least a twentieth of a range with an upper end.
         about: approximate number of steps.
     """
     known = [*values, 0.0] if from_zero else list(values)
     low, high = _add_padding(min(known), max(known), from_zero=from_zero)
     if within is not None:
+        if within[1] < LARGEST:
+            missing = max(0.0, _LEAST_SPAN * (within[1] - within[0]) - (high - low))
+            low, high = low - missing / 2, high + missing / 2
         low, high = min(max(low, within[0]), min(known)), max(min(high, within[1]), max(known))
     step = _compute_round_step(high - low, about)
     first, last = math.floor(low / step + _SAME), math.ceil(high / step - _SAME)

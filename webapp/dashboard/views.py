@@ -66,6 +66,7 @@ from webapp.experiments.details import (
     restore_experiment,
 )
 from webapp.experiments.error_text import ErrorText, split_error
+from webapp.experiments.ground_truth import read_ground_truth_levels
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import (
     AttemptStatus,
@@ -290,7 +291,7 @@ def _build_history(row: Experiment) -> dict[str, Any]:
     return _build_lineage(row) | {
         "outcome": build_outcome_summary(row, iterations),
         "disk": read_disk_use(row) if is_on_this_machine(row) else None,
-        "charts": build_experiment_charts(iterations),
+        "charts": build_experiment_charts(iterations, read_ground_truth_levels(row, iterations)),
         "machines": build_charts_of_run(row),
         "outside_charts": build_external_charts(row, models=len(iterations) + 1),
         "alarms": list_alarms(iterations),

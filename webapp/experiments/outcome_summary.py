@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
-from meta_reward_core.errors import ArtifactError, RecipeError
+from meta_reward_core.errors import ArtifactError
 from meta_reward_core.evaluation.scorecard import Metric
-from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.reporting.scorecard_schema import ScorecardDict
 from meta_reward_core.reporting.task_scorecards import (
     CHANGE_MARK,
@@ -23,6 +22,7 @@ from meta_reward_core.reporting.task_scorecards import (
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles
 from webapp.experiments.files import open_experiment_files
+from webapp.experiments.ground_truth import find_task
 from webapp.experiments.models import Experiment, Iteration, RunStatus
 
 _ACTOR: Final = "Actor"
@@ -221,6 +221,17 @@ def _name_measure(row: OutcomeRow) -> str:
     return f"{row.measure.group.lower()} {title}" if has_role else title
 
 
+def describe_difference(first: OutcomeRow, second: OutcomeRow) -> str:
+    """Describe the latest value of `second` minus that of `first`, and their models if they differ.
+
+    It has no interval: two experiments are one run each.
+    """
+    decimals = max(first.decimals, second.decimals)
+    text = _format_signed(second.after - first.after, decimals)
+    latest = [row.models.rpartition(" ")[2] for row in (second, first)]
+    return text if latest[0] == latest[1] else f"{text} ({latest[0]} − {latest[1]})"
+
+
 def _iter_task_rows(experiment: Experiment, last: Iteration) -> Iterator[OutcomeRow]:
     if not experiment.recipe.get("evaluation", {}).get("tasks"):
         return
@@ -279,12 +290,7 @@ def _find_changes(
     experiment: Experiment, first: Iteration, last: Iteration
 ) -> Mapping[str, Metric]:
     """Return changes of held-out items, if the task's ground truth stored them."""
-    if not last.metrics.get("truth"):
-        return {}
-    try:
-        task = parse_stored_recipe(experiment.recipe, origin=experiment.name).task
-    except RecipeError:
-        return {}
+    task = find_task(experiment) if last.metrics.get("truth") else None
     if task is None:
         return {}
     files = open_experiment_files(experiment)
