@@ -305,7 +305,7 @@ def _describe_agreement(decided: Estimate, groups: Sequence[AgreementGroup]) -> 
 def _describe_elo(elo: Estimate) -> Iterable[str]:
     if elo.low is None or elo.high is None:
         return
-    shown = f"{elo.value:.0%} of the time (95% CI {elo.low:.0%} to {elo.high:.0%}, n = {elo.count})"
+    shown = f"{elo.value:.1%} of the time (95% CI {elo.low:.1%} to {elo.high:.1%}, n = {elo.count})"
     if elo.low > CHANCE_AGREEMENT:
         yield f"The Elo order beats chance: it agrees with human preference {shown}."
     elif elo.high < CHANCE_AGREEMENT:
@@ -324,8 +324,8 @@ def _describe_biases(biases: Sequence[Bias]) -> Iterable[str]:
         if (judge.low or 0.0) > (people.high or 0.0) or (judge.high or 0.0) < (people.low or 0.0):
             more = "more" if (judge.value or 0.0) > (people.value or 0.0) else "less"
             yield (
-                f"{bias.name.capitalize()} {more} often for the meta-judge ({judge.value:.0%}) "
-                f"than for humans ({people.value:.0%})."
+                f"{bias.name.capitalize()} {more} often for the meta-judge ({judge.value:.1%}) "
+                f"than for humans ({people.value:.1%})."
             )
 
 
@@ -334,14 +334,14 @@ def describe_agreement_vs_chance(found: Estimate) -> str:
     if found.value is None or found.low is None or found.high is None:
         return "There are too few answers to compare the meta-judge with chance"
     shown = (
-        f"{found.value:.0%} of the time "
-        f"(95% CI {found.low:.0%} to {found.high:.0%}, n = {found.count})"
+        f"without ties, it agrees with human preference {found.value:.1%} of the time "
+        f"(95% CI {found.low:.1%} to {found.high:.1%}, n = {found.count})"
     )
     if found.low > CHANCE_AGREEMENT:
-        return f"The meta-judge beats chance: it agrees with human preference {shown}"
+        return f"The meta-judge beats chance: {shown}"
     if found.high < CHANCE_AGREEMENT:
-        return f"The meta-judge is worse than chance: it agrees with human preference {shown}"
-    return f"The meta-judge is not shown to beat chance: it agrees with human preference {shown}"
+        return f"The meta-judge is worse than chance: {shown}"
+    return f"The meta-judge is not shown to beat chance: {shown}"
 
 
 def describe_agreement_change(earlier: int, before: Estimate, later: int, after: Estimate) -> str:

@@ -139,7 +139,7 @@ def read_the_report(context: BrowserContext, served: Served) -> None:
     tab_to(page, "Batch 1")
     press(page, "Enter", until=f"{ITEMS} of {ITEMS} items answered")
     main = page.locator("main")
-    expect(main).to_contain_text("Agreement with the meta-judge, without ties")
+    expect(main).to_contain_text("Meta-judge agrees with human preference, without ties")
     expect(main).to_contain_text("Elo order agrees with human preference")
     tab_to(page, "findings")
     with page.expect_download() as download:

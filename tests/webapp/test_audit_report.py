@@ -183,8 +183,9 @@ def test_the_report_says_what_the_answers_say(client: Client, batch: Batch, caro
         r'higher score wins</th><td data-label="Meta-judge">[\d.]+% .*?; \d+ item', page
     )
     assert "12 of 12 items answered" in page
-    assert "Agreement with the meta-judge, without ties" in page
-    assert "The meta-judge beats chance" in page
+    assert "Meta-judge agrees with human preference, without ties" in page
+    assert "The meta-judge beats chance: without ties, it agrees with human preference" in page
+    assert "Before adjudication" not in page
     assert "the higher score wins" in page
     assert "carol" in page
 

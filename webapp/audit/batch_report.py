@@ -95,6 +95,12 @@ class BatchReport:
         return any(auditor.is_gone for auditor in self.auditors)
 
     @property
+    def counted(self) -> int:
+        """Items that estimates count: without repeats, which only measure auditors."""
+        found = self.pairs or self.responses
+        return found.answers if found else 0
+
+    @property
     def coverage(self) -> float | None:
         """Share of the population in strata that have an answer."""
         found = self.pairs or self.responses

@@ -34,12 +34,19 @@ _FULL_COVERAGE: Final = 0.9995
 
 @dataclass(frozen=True, slots=True)
 class MetricLine:
-    """A metric with its interval and number of items, as text."""
+    """A metric with its interval and number of items, as text.
+
+    Attributes:
+        excluded: how many items it leaves out, and why; empty if none.
+        before: the metric before adjudication; empty if it is the same, or nothing is adjudicated.
+    """
 
     name: str
     value: str
     interval: str
     count: int
+    excluded: str = ""
+    before: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,11 @@ class ReportView:
     groups: tuple[tuple[str, tuple[MetricLine, ...]], ...]
     auditors: tuple[MetricLine, ...]
     coverage: str
-    answers_only: tuple[MetricLine, ...]
+
+    @property
+    def has_before(self) -> bool:
+        """Whether any headline metric differs from the one before adjudication."""
+        return any(line.before for line in self.headline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +126,13 @@ class TrendLine:
         )  # fmt: skip
 
 
+_AGREEMENT: Final = "Meta-judge agrees with human preference"
+_DECIDED_AGREEMENT: Final = f"{_AGREEMENT}, without ties"
+_ELO_AGREEMENT: Final = "Elo order agrees with human preference"
+
 TREND: Final = (
-    "Agreement with the meta-judge, without ties",
-    "Elo agreement with human preference",
+    _DECIDED_AGREEMENT,
+    _ELO_AGREEMENT,
     "Cohen's kappa",
     "Krippendorff's alpha",
     "Spearman with the judge's mean",
@@ -212,15 +227,16 @@ def make_planning_view(person: User, experiment: Experiment) -> PlanningView:
 
 def make_report_view(report: BatchReport) -> ReportView:
     """Build all tables of a report."""
-    pairs, responses = report.pairs, report.responses
+    pairs = report.pairs
+    headline = make_headline(pairs or report.responses)
+    earlier = make_headline(report.answers_only) or headline
     return ReportView(
-        headline=_make_pair_lines(pairs) if pairs else _make_response_lines(responses),
+        headline=tuple(map(_add_before, headline, earlier)),
         biases=tuple(_make_bias_lines(pairs)) if pairs else (),
         confusion=_make_confusion_rows(pairs) if pairs else (),
         groups=_make_groups(report),
         auditors=_make_consistency_lines(report),
         coverage=_format_coverage(report.coverage),
-        answers_only=_make_answers_only_lines(report),
     )
 
 
@@ -244,7 +260,7 @@ def make_accuracy_charts(report: AuditorReport, *, min_accuracy: float) -> list[
             y_label="accuracy",
             within=SHARE,
             description="Each point covers the answers since the previous point.",
-            bound=min_accuracy,
+            reference=(min_accuracy, "bound"),
             is_whole=True,
         )
         for one in report.auditors
@@ -268,16 +284,22 @@ def _make_auditor_line(found: AuditorQuality) -> AuditorLine:
 
 def make_headline(found: MetaJudgeResults | JudgeResults | None) -> tuple[MetricLine, ...]:
     """Build the headline metrics of results of either kind."""
+    if found is None:
+        return ()
     return (
         _make_pair_lines(found)
         if isinstance(found, MetaJudgeResults)
-        else (_make_response_lines(found))
+        else _make_response_lines(found)
     )
 
 
-def _make_answers_only_lines(report: BatchReport) -> tuple[MetricLine, ...]:
-    """Build the headline metrics before adjudication; empty if nothing is adjudicated."""
-    return make_headline(report.answers_only)
+def _add_before(line: MetricLine, earlier: MetricLine) -> MetricLine:
+    """Add the value before adjudication where the displayed one differs."""
+    if (line.value, line.interval, line.count) == (earlier.value, earlier.interval, earlier.count):
+        return line
+    items = f"{earlier.count:,} item{'' if earlier.count == 1 else 's'}"
+    details = "; ".join(filter(None, (earlier.interval, items)))
+    return replace(line, before=f"{earlier.value} ({details})")
 
 
 def _format_coverage(share: float | None) -> str:
@@ -292,17 +314,26 @@ def make_pooled_view(pooled: PooledReport) -> PooledView:
 
 
 def _make_pair_lines(found: MetaJudgeResults) -> tuple[MetricLine, ...]:
-    return (
-        format_share_line("Agreement with the meta-judge, without ties", found.agreement_decided),
-        format_share_line("Agreement with the meta-judge, with ties", found.agreement),
-        format_share_line("Elo order agrees with human preference", found.elo),
-        _make_number_line("Cohen's kappa with the meta-judge", found.kappa),
-    )
+    lines = (
+        (format_share_line(_DECIDED_AGREEMENT, found.agreement_decided),
+         "a human tie, or no verdict A or B"),
+        (format_share_line(f"{_AGREEMENT}, with ties", found.agreement), "no readable verdict"),
+        (format_share_line(_ELO_AGREEMENT, found.elo),
+         "a human tie, or equal or unknown Elo ratings"),
+        (_make_number_line("Cohen's kappa of meta-judge and humans", found.kappa),
+         "no readable verdict"),
+    )  # fmt: skip
+    return tuple(_add_excluded(line, found.answers, reason) for line, reason in lines)
 
 
-def _make_response_lines(found: JudgeResults | None) -> tuple[MetricLine, ...]:
-    if found is None:
-        return ()
+def _add_excluded(line: MetricLine, answered: int, reason: str) -> MetricLine:
+    if line.count == answered:
+        return line
+    left_out = f"{answered - line.count:,} of {answered:,} items excluded: {reason}"
+    return replace(line, excluded=left_out)
+
+
+def _make_response_lines(found: JudgeResults) -> tuple[MetricLine, ...]:
     return (
         _make_number_line("Spearman's correlation with the judge's mean", found.spearman),
         _make_number_line("Kendall's tau-b with the judge's mean", found.kendall),
@@ -427,7 +458,8 @@ def make_trend(points: Sequence[TrendPoint]) -> Trend:
                 [(point.iteration, point.agreement) for point in pairs],
                 y_label="share of verdicts, without ties",
                 within=SHARE,
-                description="95% confidence intervals; chance agreement is 0.5.",
+                reference=(0.5, "chance"),
+                description="With 95% confidence intervals.",
             )
         )
     if scored:
@@ -436,6 +468,7 @@ def make_trend(points: Sequence[TrendPoint]) -> Trend:
                 "Human score minus judge score",
                 [(point.iteration, point.difference) for point in scored],
                 y_label="difference",
+                reference=(0.0, "no difference"),
                 description="95% confidence intervals. Below 0, the judge is too generous.",
             )
         )
@@ -450,29 +483,33 @@ def _make_chart(
     description: str,
     x_label: str = "iteration",
     within: tuple[float, float] | None = None,
-    bound: float | None = None,
+    reference: tuple[float, str] | None = None,
     is_whole: bool = False,
 ) -> Chart:
     """Draw an estimate with its interval over a number.
 
     Args:
-        bound: value to compare with, drawn as a line.
+        reference: value to compare with and its name, drawn as a line.
         is_whole: whether the axis covers all of `within`, to compare charts.
     """
-    names = {"estimate": "value", "lower end": "low", "upper end": "high"}
-    series = [
-        Series(name, [(number, getattr(estimate, end)) for number, estimate in found])
-        for name, end in names.items()
-    ]
-    if bound is not None:
-        series.append(Series("bound", [(number, bound) for number, _ in found]))
+    series = Series(
+        "estimate",
+        [(number, estimate.value) for number, estimate in found],
+        intervals={
+            number: (estimate.low, estimate.high)
+            for number, estimate in found
+            if estimate.low is not None and estimate.high is not None
+        },
+        counts={number: estimate.count for number, estimate in found},
+    )
     return build_line_chart(
         title,
-        series,
+        [series],
         x_label=x_label,
         y_label=y_label,
         within=within,
         is_whole=is_whole,
+        reference=reference,
         description=description,
     )
 
