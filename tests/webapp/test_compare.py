@@ -8,6 +8,7 @@ from pytest_django import DjangoAssertNumQueries
 
 from tests.webapp.conftest import make_person
 from tests.webapp.experiment_form_fixtures import HTMX, make_experiment, storage_roots
+from webapp.experiment_form.compare import describe_identical_curves
 from webapp.experiments.models import Experiment, Iteration
 
 pytestmark = pytest.mark.django_db
@@ -103,6 +104,61 @@ def test_results_from_m0_on_stand_before_the_charts(client: Client) -> None:
     assert [cells[0] for cells in drawn.table.rows] == ["0", "1", "2"], "M0 is there"
     assert drawn.table.rows[0][1] == "0.7"
     assert Experiment.objects.get(name="b") == other
+
+
+def test_the_results_have_a_difference_of_the_latest_models(client: Client) -> None:
+    for name, after in (("a", 0.8), ("b", 0.75)):
+        truth = [{"subject": "judge", "metric": "order_agreement", "before": 0.7, "after": after}]
+        finished(make_experiment(name), 1, truth=truth)
+    page = client.get(f"{COMPARE}?name=a&name=b").content.decode()
+    assert "Difference: b − a</th>" in page
+    assert "<b>−0.050</b>" in page
+
+
+def test_a_difference_of_other_models_names_them(client: Client) -> None:
+    truth = [{"subject": "judge", "metric": "order_agreement", "before": 0.7, "after": 0.8}]
+    for name, iterations in (("a", 2), ("b", 1), ("c", 2)):
+        row = make_experiment(name)
+        for number in range(1, iterations + 1):
+            finished(row, number, truth=truth)
+    answer = client.get(f"{COMPARE}?name=a&name=b&name=c")
+    (result,) = answer.context["comparison"].results
+    assert result.differences == [("b", "0.000 (M1 − M2)"), ("c", "0.000")]
+    assert "Difference from a</th>" in answer.content.decode()
+
+
+def test_identical_curves_are_named_and_the_legend_stands_once(client: Client) -> None:
+    rows = {name: make_experiment(name) for name in "abc"}
+    for number, scores in enumerate([(3.0, 3.0, 3.0), (3.2, 3.2, 3.1), (3.4, 3.3, 3.1)], start=1):
+        for row, mean in zip(rows.values(), scores, strict=True):
+            finished(row, number, judge={"mean": mean, "scored": 40}, response_chars=90.0 + mean)
+    answer = client.get(f"{COMPARE}?name=a&name=b&name=c")
+    note = "a and b: identical from M0 to M1. a, b and c: identical at M0."
+    (group,) = answer.context["comparison"].groups
+    assert group.note == note
+    assert [one.description for one in group.charts] == ["", ""]
+    page = answer.content.decode()
+    assert page.count(note) == 1
+    assert page.count('class="chart-legend"') == 1
+    assert chart(answer, "Mean score").table.columns[1:3] == ("a", "a: n")
+
+
+def test_curves_that_differ_from_the_start_have_no_note() -> None:
+    assert describe_identical_curves({"a": {0: 1.0, 1: 2.0}, "b": {0: 1.5, 1: 2.0}}) == ""
+    assert describe_identical_curves({"a": {0: None}, "b": {0: None}}) == ""
+
+
+def test_the_axes_can_show_the_whole_range(client: Client) -> None:
+    for name, mean in (("a", 3.0), ("b", 3.1)):
+        finished(make_experiment(name), 1, judge={"mean": mean}, response_chars=50.0 + mean)
+    fitted = client.get(f"{COMPARE}?name=a&name=b")
+    assert float(chart(fitted, "Mean score").y_ticks[0].text) > 2
+    assert "?name=a&amp;name=b&amp;axis=whole#metrics" in fitted.content.decode()
+    whole = client.get(f"{COMPARE}?name=a&name=b&axis=whole")
+    ticks = [tick.text for tick in chart(whole, "Mean score").y_ticks]
+    assert (ticks[0], ticks[-1]) == ("0", "5")
+    assert chart(whole, "Length of responses").y_ticks[0].text == "0"
+    assert 'href="?name=a&amp;name=b#metrics"' in whole.content.decode()
 
 
 def test_one_needs_another(client: Client) -> None:

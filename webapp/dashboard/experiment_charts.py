@@ -1,7 +1,7 @@
 """Charts of an experiment over its models, from the summaries of completed iterations.
 
 All charts have the same axis, M0 to the latest model. The data of iteration t is generated and
-judged by M_{t-1}, so its metrics are drawn there. Ground truth and training of iteration t are
+judged by M_{t-1}, so its metrics are plotted there. Ground truth and training of iteration t are
 those of M_t.
 """
 

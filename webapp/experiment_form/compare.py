@@ -2,24 +2,32 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
 from meta_reward_core.recipes.dataflow import flatten_values
 from webapp.accounts.permissions import get_visible_experiments, require_view
-from webapp.charts.chart import Chart
+from webapp.charts.chart import Chart, Line
 from webapp.charts.lines import Series, build_line_chart
 from webapp.charts.scales import SHARE
 from webapp.experiment_form.recipe_fields import write_value
+from webapp.experiments.ground_truth import (
+    Levels,
+    list_counts,
+    list_intervals,
+    read_ground_truth_levels,
+)
 from webapp.experiments.models import Experiment, Iteration
 from webapp.experiments.outcome_summary import (
     MEASURE_GROUPS,
     Measure,
     OutcomeRow,
     build_outcome_summary,
+    describe_difference,
 )
 from webapp.htmx import render_page_or_partial
 
@@ -32,8 +40,16 @@ _PAIRS: Final = "Pairs"
 _TRAINING: Final = "Training"
 _TRUTH: Final = "Against ground truth"
 _PERCENT: Final = "percent"
-_SHARES: Final = frozenset({"share"})
-"""Units of metrics between 0 and 1."""
+_FILLER: Final = "points_per_10_words"
+_RANGES: Final = {
+    _PERCENT: (0.0, 100.0),
+    "share": SHARE,
+    "quality, 0 to 5": (0.0, 5.0),
+    "score, 0 to 5": (0.0, 5.0),
+    "rank correlation": (-1.0, 1.0),
+}
+"""Lowest and highest possible values, by unit."""
+_WHOLE: Final = "whole"
 _TRUTH_UNITS: Final = {
     "true_quality": "quality, 0 to 5",
     "true_quality_greedy": "quality, 0 to 5",
@@ -49,7 +65,7 @@ _TRUTH_UNITS: Final = {
     "accuracy_better_second": "share",
     "mean_score": "score, 0 to 5",
     "spearman": "rank correlation",
-    "points_per_10_words": "score points",
+    _FILLER: "score points",
 }
 """Units of ground-truth metrics."""
 _TRUTH_TITLES: Final = {
@@ -62,7 +78,7 @@ _TRUTH_TITLES: Final = {
     "accuracy_better_first": "accuracy, better judgment shown first",
     "accuracy_better_second": "accuracy, better judgment shown second",
     "spearman": "Spearman correlation with true quality",
-    "points_per_10_words": "score gained by ten filler words",
+    _FILLER: "score gained by ten filler words",
 }
 """Titles of ground-truth metrics whose names are not readable."""
 _GROUPS: Final = (_JUDGING, _META_JUDGING, _PAIRS, _TRAINING, _TRUTH)
@@ -70,41 +86,62 @@ _GROUPS: Final = (_JUDGING, _META_JUDGING, _PAIRS, _TRAINING, _TRUTH)
 
 @dataclass(frozen=True, slots=True)
 class ChartedMetric:
-    """A metric of every iteration."""
+    """A metric of every iteration.
+
+    Attributes:
+        count: path in an iteration's summary to the number of values behind it; empty if unknown.
+        truth: `<subject>.<metric>` of a ground-truth metric, else empty.
+    """
 
     group: str
     title: str
     unit: str
+    count: str = ""
+    truth: str = ""
 
     @property
     def within(self) -> tuple[float, float] | None:
         """Return the lowest and highest possible value, if known."""
-        if self.unit == _PERCENT:
-            return 0.0, 100.0
-        return SHARE if self.unit in _SHARES else None
+        return _RANGES.get(self.unit)
+
+    @property
+    def is_of_trained_model(self) -> bool:
+        """Whether it measures M_t in iteration t; the others measure M_{t-1}."""
+        return self.group in {_TRAINING, _TRUTH}
+
+    @property
+    def reference(self) -> tuple[float, str] | None:
+        """Return the correct value and its name, if there is one."""
+        return (0.0, "correct value") if self.truth == f"judge.{_FILLER}" else None
 
 
 _BY_PATH: Final = {
-    "judge.mean": ChartedMetric(_JUDGING, "Mean score", "score, 0 to 5"),
-    "judge.entropy_bits": ChartedMetric(_JUDGING, "Entropy of the scores", "entropy in bits"),
-    "judge.share_at_max": ChartedMetric(_JUDGING, "Share of scores equal to 5", "share"),
-    "judge.parse_rate": ChartedMetric(_JUDGING, "Readable judgments", "share"),
+    "judge.mean": ChartedMetric(_JUDGING, "Mean score", "score, 0 to 5", "judge.scored"),
+    "judge.entropy_bits": ChartedMetric(
+        _JUDGING, "Entropy of the scores", "entropy in bits", "judge.scored"
+    ),
+    "judge.share_at_max": ChartedMetric(
+        _JUDGING, "Share of scores equal to 5", "share", "judge.scored"
+    ),
+    "judge.parse_rate": ChartedMetric(_JUDGING, "Readable judgments", "share", "judge.judgments"),
     "response_chars": ChartedMetric(_JUDGING, "Length of responses", "characters"),
     "score_length_correlation": ChartedMetric(
         _JUDGING, "Correlation of score and length", "rank correlation"
     ),
-    "meta_judge.parse_rate": ChartedMetric(_META_JUDGING, "Readable verdicts", "share"),
+    "meta_judge.parse_rate": ChartedMetric(
+        _META_JUDGING, "Readable verdicts", "share", "meta_judge.battles"
+    ),
     "meta_judge.won_by_first": ChartedMetric(
-        _META_JUDGING, "Battles won by the judgment shown first", "share"
+        _META_JUDGING, "Battles won by the judgment shown first", "share", "meta_judge.decided"
     ),
     "meta_judge.inconsistency": ChartedMetric(
-        _META_JUDGING, "Verdicts that change with the order", "share"
+        _META_JUDGING, "Verdicts that change with the order", "share", "meta_judge.both_orders"
     ),
     "meta_judge.won_by_higher_score": ChartedMetric(
-        _META_JUDGING, "Battles won by the higher score", "share"
+        _META_JUDGING, "Battles won by the higher score", "share", "meta_judge.unequal_scores"
     ),
     "meta_judge.won_by_longer": ChartedMetric(
-        _META_JUDGING, "Battles won by the longer judgment", "share"
+        _META_JUDGING, "Battles won by the longer judgment", "share", "meta_judge.unequal_lengths"
     ),
     "training.loss.last": ChartedMetric(_TRAINING, "Final loss", "loss"),
     "training.accuracy.last": ChartedMetric(_TRAINING, "Final DPO accuracy", "share"),
@@ -145,13 +182,28 @@ class ComparedResult:
     title: str
     cells: Sequence[tuple[str, OutcomeRow | None]]
 
+    @property
+    def differences(self) -> Sequence[tuple[str, str]]:
+        """Return the difference of each further experiment that has the metric."""
+        (_, first), *others = self.cells
+        return [
+            (name, describe_difference(first, found))
+            for name, found in others
+            if first is not None and found is not None
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class ChartGroup:
-    """Charts under one heading."""
+    """Charts under one heading.
+
+    Attributes:
+        note: what is true of all its charts; empty if nothing is.
+    """
 
     title: str
     charts: Sequence[Chart]
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +214,11 @@ class Comparison:
     results: Sequence[ComparedResult]
     differences: Sequence[RecipeDifference]
     groups: Sequence[ChartGroup]
+
+    @property
+    def legend(self) -> Sequence[Line]:
+        """The lines of the experiments, which look the same in all charts."""
+        return self.groups[0].charts[0].lines if self.groups else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +241,13 @@ def compare_experiments(request: HttpRequest) -> HttpResponse:
     offered = [ExperimentChoice(row, row in chosen) for row in visible[:_MAX_OFFERED]]
     shown = _list_rows(offered)
     hidden = [ExperimentChoice(row, is_chosen=True) for row in chosen if row not in shown]
+    is_whole = request.GET.get("axis") == _WHOLE
+    other_axis = {} if is_whole else {"axis": _WHOLE}
     context = {
         "offers": [*hidden, *offered],
-        "comparison": _make_comparison(chosen) if len(chosen) > 1 else None,
+        "comparison": _make_comparison(chosen, is_whole=is_whole) if len(chosen) > 1 else None,
+        "is_whole": is_whole,
+        "other_axis": urlencode({"name": [row.name for row in chosen], **other_axis}, doseq=True),
         "unknown": [name[:64] for name in names[:_MAX_COMPARED] if name not in found],
         "is_one": len(chosen) == 1,
         "too_many": len(names) > _MAX_COMPARED,
@@ -204,12 +265,12 @@ def _list_rows(offers: Sequence[ExperimentChoice]) -> list[Experiment]:
     return [offer.row for offer in offers]
 
 
-def _make_comparison(experiments: Sequence[Experiment]) -> Comparison:
+def _make_comparison(experiments: Sequence[Experiment], *, is_whole: bool) -> Comparison:
     return Comparison(
         experiments=experiments,
         results=list_results(experiments),
         differences=list_recipe_differences(experiments),
-        groups=build_chart_groups(experiments),
+        groups=build_chart_groups(experiments, is_whole=is_whole),
     )
 
 
@@ -256,54 +317,137 @@ def _format_value(values: Mapping[str, Any], key: str) -> str:
     return write_value(values[key]) if key in values else "not in its recipe"
 
 
-def build_chart_groups(experiments: Sequence[Experiment]) -> list[ChartGroup]:
-    """Build one chart for each metric that any iteration has."""
-    found: dict[ChartedMetric, dict[str, dict[int, float | None]]] = defaultdict(dict)
+@dataclass(slots=True)
+class _Curve:
+    """Values of a metric by model, and how many values are behind each."""
+
+    values: dict[float, float | None] = field(default_factory=dict)
+    counts: dict[float, int] = field(default_factory=dict)
+
+
+_Curves = Mapping[str, _Curve]
+"""By experiment."""
+
+
+def build_chart_groups(
+    experiments: Sequence[Experiment], *, is_whole: bool = False
+) -> list[ChartGroup]:
+    """Build one chart for each metric that any iteration has, over the models.
+
+    Args:
+        is_whole: draw the whole possible range of each metric, or else from zero.
+    """
+    found: dict[ChartedMetric, dict[str, _Curve]] = defaultdict(dict)
     for row in experiments:
-        for number, metric, value in _iter_points(row):
-            found[metric].setdefault(row.name, {})[number] = value
+        for model, metric, value, count in _iter_points(row):
+            curve = found[metric].setdefault(row.name, _Curve())
+            curve.values[model] = value
+            if count is not None:
+                curve.counts[model] = int(count)
+    levels = {row.name: read_ground_truth_levels(row, _sort_iterations(row)) for row in experiments}
+    last = max((one.number for row in experiments for one in row.iterations.all()), default=0)
     charts: dict[str, list[Chart]] = {group: [] for group in _GROUPS}
-    for metric, values in found.items():
-        if any(value is not None for points in values.values() for value in points.values()):
-            charts[metric.group].append(_make_chart(metric, experiments, values))
-    return [ChartGroup(title, charted) for title, charted in charts.items() if charted]
+    for metric, curves in found.items():
+        if any(value is not None for curve in curves.values() for value in curve.values.values()):
+            drawn = _make_chart(metric, experiments, curves, levels, last=last, is_whole=is_whole)
+            charts[metric.group].append(drawn)
+    return [_make_group(title, charted) for title, charted in charts.items() if charted]
 
 
-def _iter_points(row: Experiment) -> Iterator[tuple[int, ChartedMetric, float | None]]:
-    """Return the metrics by iteration number, with those of M0 at 0."""
+def _make_group(title: str, charts: Sequence[Chart]) -> ChartGroup:
+    """Show what is true of all charts once, instead of below each."""
+    notes = {chart.description for chart in charts}
+    if len(charts) < 2 or len(notes) > 1:
+        return ChartGroup(title, charts, "")
+    return ChartGroup(title, [replace(chart, description="") for chart in charts], notes.pop())
+
+
+def _iter_points(
+    row: Experiment,
+) -> Iterator[tuple[float, ChartedMetric, float | None, float | None]]:
+    """Return the metrics by model number, each with its count."""
     for iteration in _sort_iterations(row):
         if iteration.number == 1:
             yield from (
-                (0, metric, value)
+                (0, metric, value, None)
                 for metric, value in iter_base_metrics(iteration.metrics)
                 if value is not None
             )
-        yield from ((iteration.number, *point) for point in iter_metrics(iteration.metrics))
+        for metric, value in iter_metrics(iteration.metrics):
+            model = iteration.number if metric.is_of_trained_model else iteration.number - 1
+            count = _to_number(_get_at(iteration.metrics, metric.count)) if metric.count else None
+            yield model, metric, value, count
 
 
 def _make_chart(
     metric: ChartedMetric,
     experiments: Sequence[Experiment],
-    values: Mapping[str, Mapping[int, float | None]],
+    curves: _Curves,
+    levels: Mapping[str, Levels],
+    *,
+    last: int,
+    is_whole: bool,
 ) -> Chart:
     """Build one line per experiment, with the same style in all charts; missing values are gaps."""
-    first = 0 if any(0 in points for points in values.values()) else 1
-    series = [
-        Series(row.name, [(number, values.get(row.name, {}).get(number))
-                          for number in (*range(first, 1), *_list_numbers(row))])
-        for row in experiments
-    ]  # fmt: skip
+    models = sorted({model for curve in curves.values() for model in curve.values})
     return build_line_chart(
         metric.title,
-        series,
-        x_label="iteration" if first else "model M",
+        [_make_series(row.name, metric, models, curves, levels[row.name]) for row in experiments],
+        x_label="model M",
         y_label=metric.unit,
         within=metric.within,
+        is_whole=is_whole,
+        from_zero=is_whole and metric.within is None,
+        reference=metric.reference,
+        shown_x=range(last + 1),
+        has_legend=False,
+        description=describe_identical_curves(
+            {name: curve.values for name, curve in curves.items()}
+        ),
     )
 
 
-def _list_numbers(row: Experiment) -> list[int]:
-    return [one.number for one in _sort_iterations(row)]
+def _make_series(
+    name: str,
+    metric: ChartedMetric,
+    models: Sequence[float],
+    curves: _Curves,
+    levels: Levels,
+) -> Series:
+    curve = curves.get(name, _Curve())
+    counts = list_counts(levels, metric.truth) if metric.truth else curve.counts
+    return Series(
+        name,
+        [(model, curve.values.get(model)) for model in models],
+        intervals=list_intervals(levels, metric.truth, curve.values),
+        counts={model: count for model, count in counts.items() if model in curve.values},
+    )
+
+
+def describe_identical_curves(values: Mapping[str, Mapping[float, float | None]]) -> str:
+    """Describe which curves cover each other from their start, up to which model."""
+    said, covered = [], list[set[str]]()
+    models = sorted({model for curve in values.values() for model in curve})
+    for end in range(len(models), 0, -1):
+        alike: dict[tuple[float | None, ...], list[str]] = {}
+        for name, curve in values.items():
+            start = tuple(curve.get(model) for model in models[:end])
+            if None not in start:
+                alike.setdefault(start, []).append(name)
+        for names in alike.values():
+            if len(names) > 1 and not any(set(names) <= group for group in covered):
+                covered.append(set(names))
+                said.append(f"{_join(names)}: identical {_describe_models(models[:end])}.")
+    return " ".join(said)
+
+
+def _describe_models(models: Sequence[float]) -> str:
+    return f"at M{models[0]:g}" if len(models) == 1 else f"from M{models[0]:g} to M{models[-1]:g}"
+
+
+def _join(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}"
 
 
 def _sort_iterations(row: Experiment) -> list[Iteration]:
@@ -341,7 +485,8 @@ def name_truth_metric(subject: str, metric: str) -> ChartedMetric:
     title = f"{role}: {_TRUTH_TITLES.get(name, name.replace('_', ' '))}"
     if kind:
         title += f", {kind.replace('_', ' ')} prompts"
-    return ChartedMetric(_TRUTH, title, _TRUTH_UNITS.get(name, name.replace("_", " ")))
+    unit = _TRUTH_UNITS.get(name, name.replace("_", " "))
+    return ChartedMetric(_TRUTH, title, unit, truth=f"{subject}.{metric}")
 
 
 def _get_at(values: Any, path: str) -> Any:
