@@ -320,7 +320,7 @@ def _get_line(part: Any) -> int:
     return int(part.start_mark.line) + 1
 
 
-# Both.
+# Both formats.
 
 
 def _iter_parts(value: dict[Any, Any] | list[Any]) -> Iterator[Any]:

@@ -17,7 +17,7 @@ class PeopleConfig(AppConfig):
     """Accounts and roles."""
 
     name = "webapp.accounts"
-    label = "people"  # tables, migrations and permissions carry this name
+    label = "people"  # tables, migrations and permissions use this name
 
     def ready(self) -> None:
         """Create the roles after migrations, and connect the signals."""

@@ -125,7 +125,7 @@ def find_override(iteration: Iteration) -> GateOverride | None:
     """Find the override for an iteration and its current battles."""
     decided = list_overrides(iteration)
     if not decided:
-        return None  # most iterations: their files do not have to be read
+        return None  # as in most iterations; saves reading files
     now = hash_battles(iteration)
     return next((one for one in decided if one.source_sha256 in (now, "")), None)
 

@@ -7,5 +7,5 @@ class NoticesConfig(AppConfig):
     """Subscriptions and sent notifications."""
 
     name = "webapp.notifications"
-    label = "notices"  # tables, migrations and permissions carry this name
+    label = "notices"  # tables, migrations and permissions use this name
     verbose_name = "notifications"

@@ -35,16 +35,16 @@ Set `TOKEN` to a token with the scope *run*, and write the body of the request i
 {"name": "mine", "recipe": "smoke", "until": 1, "seed": 7, "values": {"actor.samples": 3}}
 ```
 
-Create the experiment. The answer has status 202 and describes a job, with its `id`:
+Create the experiment. The response has status 202 and describes a job, including its `id`:
 
 ```
 curl --header "Authorization: Bearer $TOKEN" --json @launch.json \\
     http://127.0.0.1:8000/api/v1/experiments
 ```
 
-Request the job, here with the id 12, until its `status` is `done`, or `refused` with the reason \
-in `message` (before: `waiting`, `running`). Then request the status of the experiment until \
-`is_active` is false:
+Poll the job, here with the id 12. While it is `waiting` or `running`, repeat the request. If its \
+`status` is `refused`, `message` states the reason. When it is `done`, poll the status of the \
+experiment until `is_active` is false:
 
 ```
 curl --header "Authorization: Bearer $TOKEN" http://127.0.0.1:8000/api/v1/jobs/12

@@ -42,7 +42,7 @@ def _refuse_other_version() -> None:
 
 
 _load = LoadRecorder()  # of the main process
-_watchdogs: list[broker_watchdog.BrokerWatchdog] = []  # 1 in the main process once it is set up
+_watchdogs: list[broker_watchdog.BrokerWatchdog] = []  # one in the main process, after its setup
 
 
 @signals.celeryd_after_setup.connect  # type: ignore[untyped-decorator]

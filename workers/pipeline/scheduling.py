@@ -255,7 +255,7 @@ def _reopen_shards(row: Stage, shards: list[Shard]) -> None:
 def _finish_iteration(iteration: Iteration) -> bool:
     experiment = open_row(iteration.experiment)
     summary = summarize(experiment, iteration)
-    with transaction.atomic():  # otherwise a crash in between would lose the goal
+    with transaction.atomic():  # otherwise a crash in between would lose the target
         won = transitions.finish_iteration(
             iteration,
             model_out=summary["model_out"],
