@@ -1,7 +1,7 @@
 """Refuse requests before a view runs: too large, invalid Unicode, or text with NUL.
 
-PostgreSQL cannot store NUL, and no database can store half of a surrogate pair, so no stored name
-contains them. The API's parser checks JSON bodies with `meta_reward_core.system.untrusted_input`;
+PostgreSQL cannot store NUL, and no database can store a lone surrogate, so no stored name contains
+them. The API's parser checks JSON bodies with `meta_reward_core.system.untrusted_input`;
 uploaded files are checked with it when they are read.
 """
 
@@ -24,9 +24,9 @@ Answer = Callable[[HttpRequest], HttpResponse]
 
 
 def refuse_malformed_addresses(get_response: Answer) -> Answer:
-    """Middleware: an address with NUL in it does not exist, and requests are UTF-8.
+    """Middleware: return 404 for addresses with NUL, and refuse requests that are not UTF-8.
 
-    Another charset could encode what UTF-8 cannot: UTF-7 can encode half surrogate pairs.
+    Other charsets could encode what UTF-8 cannot: UTF-7 can encode lone surrogates.
     """
 
     def answer(request: HttpRequest) -> HttpResponse:

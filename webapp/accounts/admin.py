@@ -53,7 +53,7 @@ class ViewOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 class ConfirmedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Base class for credentials and accounts: changes require a recent authentication.
 
-    The pages of forms require it as well, so that no input is lost.
+    Pages that show the forms require it too, so that no input is lost.
     """
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
@@ -75,7 +75,7 @@ class ConfirmedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 def _confirm_first(request: HttpRequest, *, only_post: bool = False) -> HttpResponse | None:
-    """Ask for the password if a session is too old for a request; None if it is not."""
+    """Ask for the password if the session is too old for a request; None if it is recent."""
     if is_recent(request) or (only_post and request.method != "POST"):
         return None
     return ask_to_confirm(request, then=request.get_full_path())

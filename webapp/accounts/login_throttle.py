@@ -50,7 +50,7 @@ def is_locked_out(name: str, address: str | None) -> bool:
 
 
 def _count_from(address: str | None, failed: QuerySet[Activity]) -> int:
-    """Count failures from an address; one client has all IPv6 addresses of a network of 64 bits."""
+    """Count failures from an address; all IPv6 addresses of a /64 network count as one client."""
     if address is None or ":" not in address:
         return failed.filter(address=address).count()
     network = ipaddress.ip_network(f"{address}/64", strict=False)
@@ -75,7 +75,7 @@ class ThrottledModelBackend(ModelBackend):
         """Check a password unless there were too many wrong ones.
 
         Raises:
-            PermissionDenied: there were too many.
+            PermissionDenied: there were too many wrong passwords.
         """
         if username is not None and is_locked_out(username, get_client_address(request)):
             raise PermissionDenied
@@ -123,7 +123,7 @@ def check_secret(request: HttpRequest | None, user: User, check: Callable[[], bo
     """Check a password or code of an account. All checks share one throttle.
 
     Raises:
-        ValidationError: too many earlier ones were wrong; the secret was not checked.
+        ValidationError: too many earlier attempts were wrong; the secret was not checked.
     """
     name = user.get_username()
     if is_locked_out(name, get_client_address(request)):
@@ -194,7 +194,7 @@ class SignInForm(AuthenticationForm):
 
 
 class ThrottledPasswordChangeForm(PasswordChangeForm):
-    """Django's form; wrong old passwords count like those at sign-in."""
+    """Django's form; a wrong old password counts like a wrong password at sign-in."""
 
     request: HttpRequest | None = None
 

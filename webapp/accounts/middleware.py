@@ -32,7 +32,7 @@ class SignInMiddleware(LoginRequiredMiddleware):
     def handle_no_permission(  # type: ignore[override]
         self, request: HttpRequest, view_func: Callable[..., HttpResponseBase]
     ) -> HttpResponseBase:
-        """Redirect to the sign-in page; a submitted form is kept meanwhile.
+        """Redirect to the sign-in page, and keep a submitted form until the user signs in.
 
         An htmx request makes the browser reload its page, which is then redirected.
 

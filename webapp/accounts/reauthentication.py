@@ -94,7 +94,7 @@ def ask_to_confirm(request: HttpRequest, *, then: str) -> HttpResponse:
     """Redirect to the confirmation page, which returns here.
 
     Args:
-        then: where to go afterwards.
+        then: address to return to afterwards.
     """
     target = f"{reverse('confirm_identity')}?{urlencode({'next': then})}"
     if request.headers.get("HX-Request") == "true":

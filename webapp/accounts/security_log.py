@@ -28,9 +28,9 @@ def log_event(
     """Record a security event.
 
     Args:
-        subject: name of the account, or of what was exported, published, restored or deleted.
+        subject: name of the account or object that was exported, published, restored or deleted.
         by: the user who did it, if not the current requester.
-        by_name: who did it if it was not an account.
+        by_name: name of whoever did it, if it was not an account.
     """
     object_type = _get_object_type(action)
     record_activity(
@@ -46,7 +46,7 @@ def log_event(
 
 
 def _find_account(name: str) -> int | None:
-    """Find the id of an account, which stays its own when its name is used again."""
+    """Find the id of an account, which identifies it even if its name is used again."""
     return User.objects.filter(username=name).values_list("pk", flat=True).first()
 
 
@@ -146,7 +146,7 @@ class PasswordChangeLogger:
         """Accept every password."""
 
     def password_changed(self, password: str, user: User | None = None) -> None:  # noqa: ARG002
-        """Record it; creating an account, with its first password, is recorded separately."""
+        """Record a password change; the first password of a new account is recorded separately."""
         if user is not None and user.last_login is not None:
             log_event(Action.PASSWORD, user.get_username())
 

@@ -73,7 +73,7 @@ def _read_kept(request: HttpRequest) -> dict[str, Any]:
 
 
 def _find_page(request: HttpRequest) -> str:
-    """Return the page of the form if the browser names it, else the home page."""
+    """Return the page of the form if the browser sent its address, else the home page."""
     page = urlsplit(request.headers.get("Referer", ""))
     if not page.netloc or not is_own_address(request, page.geturl()):
         return reverse("index")

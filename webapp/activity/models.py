@@ -159,13 +159,13 @@ class Activity(models.Model):
         source: how the action reached the installation.
         object_type, object_id, object_name: what the action is about. The object need not exist:
             visitors may enter any account name.
-        experiment: None if it was deleted or the action is not about one; `experiment_name`
+        experiment: None if it was deleted or the action concerns no experiment; `experiment_name`
             stays.
         job: the job that runs the action; its row has the status.
-        reason: the reason, if one is given or required.
+        reason: the reason for the action; empty if none was given.
         before, after: the values that the action changed; empty if there are none.
         details: more about the action, as text.
-        address: IP address of the client, as far as the proxies report it correctly.
+        address: IP address of the client, provided that the proxies report it correctly.
     """
 
     created = models.DateTimeField(default=timezone.now, editable=False)

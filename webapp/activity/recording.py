@@ -32,7 +32,7 @@ _is_recording: ContextVar[bool] = ContextVar("is_recording", default=True)
 
 
 class NamedRow(Protocol):
-    """An experiment, as far as a record needs it."""
+    """The parts of an experiment that a record needs."""
 
     @property
     def pk(self) -> Any:
@@ -77,11 +77,11 @@ def record_activity(
     Args:
         object_name: what the object is called; by default the name of the experiment.
         experiment: the experiment that the action is about; decides who sees the row.
-        experiment_name: name of an experiment without a row, not yet or no longer.
+        experiment_name: name of an experiment that has no row yet, or no longer has one.
         by: the user who did it, if not the user of the current request.
-        by_name: who did it if it was not an account, such as "the gate".
+        by_name: name of whoever did it, if it was not an account, such as "the gate".
         request: the request, if not the current one.
-        source: how the action was requested, if not like the current one.
+        source: how the action was requested; by default, the current source.
 
     Raises:
         InputError: the action requires a reason and none was given.

@@ -46,7 +46,7 @@ def use_source(source: str) -> Iterator[None]:
 
 
 def get_source(request: HttpRequest | None) -> str:
-    """Return a `Source`: by the URL of the request, else by `use_source`."""
+    """Return the `Source`, determined by the request's URL or, without a request, `use_source`."""
     if request is None:
         return _command_source.get()
     return "api" if request.path.startswith(API_PREFIX) else "ui"

@@ -14,7 +14,7 @@ from webapp.api.models import ApiToken
 
 @admin.register(ApiToken)
 class ApiTokenAdmin(ConfirmedAdmin, ViewOnlyAdmin):
-    """Tokens can be deleted here; their hashes are useless to anyone."""
+    """Tokens can be deleted here. Only their hashes are stored."""
 
     list_display = ("name", "prefix", "owner", "created", "last_used", "expires")
     list_filter = ("created", "expires")

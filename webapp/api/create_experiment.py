@@ -89,7 +89,7 @@ def submit_model_check(given: ModelCheckIn, *, by: User | None) -> tuple[Job, li
 def translate_values(given: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
     """Translate values to current keys; deprecated keys are added to `warnings`.
 
-    Yes and no turn the adapters on and off, as in the form.
+    For adapters, "yes" and "no" turn them on and off, as in the form.
 
     Raises:
         InputError: a key is given under two names.
@@ -121,7 +121,7 @@ def _get_model_fields(model: SeedModel | None) -> dict[str, str]:
 
 
 def _store_prompt_fields(prompts: list[str] | None) -> dict[str, str]:
-    """Store prompts as JSON lines, so that they may contain line breaks.
+    """Store prompts as JSON lines, which allows line breaks in prompts.
 
     Raises:
         PromptFileError: no prompt is usable.

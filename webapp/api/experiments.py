@@ -100,7 +100,7 @@ def list_experiments(
 @router.post("", response={202: JobOut, **PROBLEMS})
 @require_run
 def create_experiment(request: HttpRequest, given: LaunchIn) -> Status[JobOut]:
-    """Create an experiment from a built-in recipe or the text of one. It starts immediately."""
+    """Create an experiment from a built-in recipe or a recipe's text. It starts immediately."""
     base = find_base(request.user, name=given.recipe, text=given.recipe_text, origin="")
     return _accept(*submit_launch(base, given, by=get_user(request)))
 

@@ -29,11 +29,12 @@ class ApiToken(models.Model):
 
     Attributes:
         name: a label chosen by its owner.
-        prefix: its first characters, to identify it.
+        prefix: first characters of the token, to identify it.
         digest: sha256 of the whole token. It is long and random, so a slow hash would gain nothing.
-        scope: what it can be used for.
-        generation: the owner's credential generation at its creation; it is valid only in this one.
-        expires: when it expires; None (never) for tokens of earlier versions.
+        scope: what the token can be used for.
+        generation: the owner's credential generation when the token was created; the token is
+            valid only in this generation.
+        expires: expiry time; None (never) for tokens created by earlier versions.
     """
 
     owner = models.ForeignKey(
@@ -67,7 +68,7 @@ def make_token(
     """Create a token.
 
     Returns:
-        Its row, and the token itself, which is not shown again.
+        The token's row, and the token itself, which is not shown again.
     """
     token = _MARK + secrets.token_urlsafe(_SECRET_BYTES)
     row = ApiToken.objects.create(

@@ -24,7 +24,7 @@ class _LimitedParser(Parser):
         """Parse a body of JSON.
 
         Raises:
-            MalformedInputError: it is not JSON, or breaks a limit.
+            MalformedInputError: it is not JSON, or exceeds a limit.
         """
         values: dict[str, Any] = parse_json(request.body, REQUEST_LIMITS)
         return values

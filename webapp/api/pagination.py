@@ -16,7 +16,7 @@ class RowPagination(LimitOffsetPagination):
 
     Args:
         items: name of the list in the response.
-        write: writes one row; it is called for the rows of the page only.
+        write: converts one row; called only for the rows of the page.
     """
 
     class Input(LimitOffsetPagination.Input):

@@ -18,11 +18,11 @@ def export_lines(
 ) -> Iterator[str]:
     """Yield the pairs of some iterations.
 
-    The first pair of each kind and iteration is written before this returns: pairs of one kind
-    are alike, so that a format which cannot hold them is refused before anything is sent.
+    The first pair of each kind and iteration is converted before this returns. Pairs of one kind
+    are alike, so a format that cannot represent them is refused before anything is sent.
 
     Raises:
-        ArtifactError: the files are damaged, or the format cannot hold the pairs.
+        ArtifactError: the files are damaged, or the format cannot represent the pairs.
     """
     files = open_experiment_files(experiment)
     tables = [

@@ -93,12 +93,12 @@ class DetailsIn(Schema):
 
 
 class FilterIn(Schema):
-    """Which experiments are listed; empty fields list all that are not archived.
+    """Filter of the experiment list; by default, all experiments that are not archived.
 
     Attributes:
         q: text in the name, the description or a tag.
         owner: name of an account.
-        archived: empty for those that are not archived, `1` for those that are, or `all`.
+        archived: empty for experiments that are not archived, `1` for archived ones, or `all`.
     """
 
     q: Annotated[str, Field(max_length=64)] = ""
@@ -116,10 +116,10 @@ class ModelSizeOut(Schema):
 
 
 class DiskUseOut(Schema):
-    """Disk use of an experiment in bytes, and what keeps it from being deleted now.
+    """Disk use of an experiment in bytes, and the reasons why it cannot be deleted now.
 
     Attributes:
-        bytes: of all files; null if the store cannot be read.
+        bytes: total size of all files; null if the store cannot be read.
     """
 
     bytes: int | None
@@ -314,7 +314,7 @@ class ModelCheckIn(Schema):
         model: a folder of the installation, or an id of the Hugging Face Hub.
         recipe: name of a shipped recipe; `recipe_text` is used instead if it is empty.
         values: changes of the recipe, by key.
-        prompts: whose lengths are compared with the limits.
+        prompts: prompts whose lengths are checked against the limits.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -375,8 +375,8 @@ class SettingsPlanOut(Schema):
     """Effect of a settings change.
 
     Attributes:
-        from_iteration: the first iteration that the new values hold for.
-        why_later: why not for the iteration in progress; empty if for it.
+        from_iteration: the first iteration that uses the new values.
+        why_later: why the iteration in progress keeps the old values; empty if it does not.
     """
 
     from_iteration: int
@@ -498,12 +498,12 @@ class ActivityOut(Schema):
     """An entry of the activity log.
 
     Attributes:
-        user: name of the account, or how the entry came about without one.
+        user: name of the account; without an account, what caused the entry.
         action: what was done.
         object: name of an experiment or an account.
         status: status of the job, if it was one; otherwise empty.
         before, after: the values that the action changed, where they are recorded.
-        source: UI, API, CLI, system, or unknown for what an earlier version recorded.
+        source: UI, API, CLI, system, or unknown for entries of an earlier version.
     """
 
     created: datetime

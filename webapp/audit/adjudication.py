@@ -52,7 +52,7 @@ def check_choice(choice: str, kind: str) -> str:
     """Return a decision in its stored form.
 
     Raises:
-        InputError: no auditor could have answered this.
+        InputError: the choice is not a possible answer.
     """
     choice = choice.strip()
     if kind == ItemKind.JUDGMENTS:
@@ -132,7 +132,7 @@ def undo_adjudication(item: Item, *, by: User) -> bool:
     """Undo a lead's own decision, whose reason becomes a draft.
 
     Returns:
-        False if the last decision on the item is not theirs.
+        False if another lead made the last decision on the item.
 
     Raises:
         InputError: the batch is closed.
@@ -199,10 +199,10 @@ def _write_state(item: Item, version: int, **columns: Any) -> bool:
 
 
 def _find_earlier(item: Item) -> tuple[dict[str, Any], User | None]:
-    """Find the decision that applied before the current one: decisions minus undone ones.
+    """Find the decision that applied before the current one, ignoring undone decisions.
 
     Returns:
-        The decision, and the account that made it; another account may have its name today.
+        The decision, and the account that made it; its name may belong to another account today.
     """
     rows = Activity.objects.filter(object_type=ObjectType.ITEM, object_id=item.pk)
     kept: list[Activity] = []
@@ -237,10 +237,11 @@ def _record(action: Action, item: Item, *, by: User, reason: str = "", **values:
 
 
 def save_draft(item: Item, lead: User, *, choice: str, reason: str) -> bool:
-    """Save what a lead has filled in so far, and extend the claim.
+    """Save a lead's unsaved input, and extend the claim.
 
     Returns:
-        False if there is nothing to keep: no reason, and no choice but the current decision.
+        False if there is nothing to keep: no reason, and no choice that differs from the current
+        decision.
     """
     if not reason.strip() and choice == item.adjudicated:
         discard_draft(item, lead)
@@ -255,12 +256,12 @@ def save_draft(item: Item, lead: User, *, choice: str, reason: str) -> bool:
 
 
 def find_draft(item: Item, lead: User) -> AdjudicationDraft | None:
-    """Return what a lead has filled in so far; None if nothing."""
+    """Return a lead's unsaved input; None if there is none."""
     return AdjudicationDraft.objects.filter(item=item, lead=lead).first()
 
 
 def discard_draft(item: Item, lead: User) -> None:
-    """Delete what a lead has filled in so far."""
+    """Delete a lead's unsaved input."""
     AdjudicationDraft.objects.filter(item=item, lead=lead).delete()
 
 
@@ -272,7 +273,7 @@ def claim_item(item: Item, lead: User) -> bool:
 
 
 def release_other_items(item: Item, lead: User) -> None:
-    """Release the items that a lead has left without filling anything in."""
+    """Release the items that a lead claimed and left without any input."""
     unfinished = AdjudicationDraft.objects.filter(lead=lead).values("item")
     left = Item.objects.filter(claimed_by=lead).exclude(pk=item.pk).exclude(pk__in=unfinished)
     left.update(claimed_by=None, claimed_until=None)

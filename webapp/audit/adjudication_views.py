@@ -127,7 +127,7 @@ def _get_item(person: User, pk: int, number: int) -> Item:
     """Find an item of a visible batch; a repeat resolves to its original item.
 
     Raises:
-        Http404: there is none, or the person may still be asked to answer it.
+        Http404: it does not exist, or the user may still be asked to answer it.
     """
     found = find_item(pk, number)
     if found is None:
@@ -228,7 +228,7 @@ def _find_last(person: User) -> Item | None:
 @require_adjudicate
 @require_view
 def save_adjudication_draft(request: HttpRequest, pk: int, number: int) -> HttpResponse:
-    """Save what a lead has filled in so far, which pages send while they type, or discard it."""
+    """Save a lead's unsaved input, which pages send while the lead types, or discard it."""
     person = get_user(request)
     item = _get_item(person, pk, number)
     if "discard" in request.POST:

@@ -231,7 +231,7 @@ class BatchAdmin(ReviewerAdmin):
         return super().change_view(request, object_id, form_url, extra_context)
 
     def _answer_post(self, request: HttpRequest, object_id: str) -> HttpResponse | None:
-        """Answer what is not a change of an open batch; None if it is one."""
+        """Respond to a POST that does not change an open batch; None if it does."""
         batch = self.get_object(request, object_id)
         if batch is None or not self.has_change_permission(request, batch):
             return None
@@ -345,7 +345,7 @@ class BatchAdmin(ReviewerAdmin):
         return chosen
 
     def _assign(self, request: HttpRequest, wanted: Mapping[Batch, Iterable[User]]) -> list[Batch]:
-        """Assign the auditors of batches; returns those that did not refuse it."""
+        """Assign the auditors of batches; return the batches that accepted the change."""
         done = []
         for batch, auditors in wanted.items():
             try:
@@ -388,7 +388,7 @@ class BatchAdmin(ReviewerAdmin):
     def _ask(
         self, request: HttpRequest, batches: Sequence[Any], status: BatchStatus
     ) -> HttpResponse:
-        """Show which batches would be closed or reopened, and what that does."""
+        """Show which batches would be closed or reopened, and the consequences."""
         is_closing = status == BatchStatus.CLOSED
         consequences = [
             describe_closing(
@@ -578,7 +578,7 @@ class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
     version = IntegerFormField(widget=HiddenInput)
 
     class Meta:
-        """Only that."""
+        """The decision and its reason."""
 
         model = Item
         fields = ("adjudicated", "adjudication")
@@ -594,7 +594,7 @@ class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
             self.initial.update(adjudicated=draft.choice, adjudication=draft.reason)
 
     def clean_adjudication(self) -> str:
-        """A reason, as on the site."""
+        """Check the reason by the same rules as on the site."""
         try:
             return check_reason(self.cleaned_data["adjudication"])
         except InputError as error:
@@ -613,7 +613,7 @@ class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
         return values
 
     def _keep_input(self, now: Item) -> None:
-        """Keep what was filled in as a draft, and let the next save replace the newer decision."""
+        """Keep the input as a draft, and let the next save replace the newer decision."""
         data = cast("QueryDict", self.data).copy()
         data["version"] = str(now.adjudication_version)
         self.data = data
@@ -890,7 +890,7 @@ class ItemAdmin(ReviewerAdmin):
         }
 
     def response_change(self, request: HttpRequest, obj: Item) -> HttpResponse:
-        """Show the decision; stay where it was not saved."""
+        """Go to the next item, or stay if the decision was not saved or the user chose to stay."""
         if getattr(obj, "is_conflict", False):
             return self._redirect_to_item(request, obj.pk)
         self.message_user(request, _describe_saved(obj), messages.SUCCESS)
@@ -987,7 +987,7 @@ class HiddenVerdictAdmin(ReadOnlyAdmin):
     fields = readonly_fields = ("format_item", "format_verdicts")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[HiddenVerdict]:
-        """Load those of items that the reviewer can no longer be asked to answer."""
+        """Load the rows of items that the reviewer can no longer be asked to answer."""
         seen = get_reviewable_items(get_user(request))
         return HiddenVerdict.objects.filter(Q(item__in=seen) | Q(item__original__in=seen))
 
@@ -1030,7 +1030,7 @@ class KnownItemAdmin(ReadOnlyAdmin):
                                 "show_second", "list_answers")  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[KnownItem]:
-        """Load those of visible batches that the reviewer is not asked to answer now."""
+        """Load the items of visible batches that the reviewer is not being asked to answer."""
         user = get_user(request)
         is_asked = Q(batch__status=BatchStatus.OPEN, batch__in=user.audit_batches.all())
         found = KnownItem.objects.filter(batch__in=get_visible_batches(user)).exclude(is_asked)
@@ -1106,7 +1106,7 @@ class AdjudicationDraftAdmin(ReadOnlyAdmin):
                                 "show_reason", "format_updated")  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AdjudicationDraft]:
-        """Load those of items that the reviewer can see."""
+        """Load the drafts of items that the reviewer can see."""
         seen = get_reviewable_items(get_user(request))
         return AdjudicationDraft.objects.filter(item__in=seen)
 
@@ -1158,7 +1158,7 @@ class GateAdmin(ReadOnlyAdmin):
                                 "format_failure", "list_links", "list_history")  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Gate]:
-        """Load those of visible experiments."""
+        """Load the gates of visible experiments."""
         return Gate.objects.filter(experiment__in=get_visible_experiments(get_user(request)))
 
     @admin.display(ordering="experiment__name", description="experiment")
@@ -1208,7 +1208,7 @@ class GateOverrideAdmin(ReadOnlyAdmin):
                                 "format_creator", "format_created")  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[GateOverride]:
-        """Load those of visible and of deleted experiments."""
+        """Load the overrides of visible and of deleted experiments."""
         user = get_user(request)
         orphans = Q(experiment__isnull=True)
         if not user.has_perm(RUN_ALL):

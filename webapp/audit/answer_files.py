@@ -50,8 +50,9 @@ class Entry:
     """An entry of a file: an item and its answers.
 
     Attributes:
-        names_item: whether it names the very item that it answers, as our own exports do; a task
-            of another tool may hold answers of several users, for the item and its repeats.
+        names_item: whether it identifies the exact item that it answers, as our own exports do; a
+            task of another tool may contain answers of several users, for the item and its
+            repeats.
     """
 
     where: str
@@ -187,7 +188,7 @@ def _split_array(text: str) -> Iterator[str]:
 
 
 def _read_entry(where: str, row: Mapping[str, Any]) -> Entry | LeftOut:
-    """Read a row: one answer in our files, possibly several in those of other tools."""
+    """Read a row: one answer in our files, possibly several in files of other tools."""
     item = None
     try:
         place_of, said, names_item = detect_format(row)

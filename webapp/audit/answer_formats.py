@@ -116,7 +116,7 @@ Account = Annotated[str | None, BeforeValidator(_read_account)]
 
 
 class _Schema(BaseModel):
-    """Values read from an object; others are ignored."""
+    """An object of which only the declared values are read."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -133,7 +133,7 @@ class AnswerRow(_Schema):
 
     Attributes:
         auditor: None if the file does not name one.
-        answer: in our own names of the judgments.
+        answer: the choice, in our own names of the judgments.
         shown: the letters or the score that another tool shows; None in our own files.
     """
 
@@ -224,8 +224,8 @@ def detect_format(row: Mapping[str, Any]) -> tuple[Columns, list[Columns | str],
     """Detect which tool wrote a row, and convert its answers to the columns of our export.
 
     Returns:
-        The columns that name its batch and item; its answers, or the reason why one is left out;
-        whether the row names the very item that it answers.
+        The columns that identify its batch and item; its answers, each of which may be the reason
+        why it is skipped; and whether the row identifies the exact item that it answers.
 
     Raises:
         ValidationError: the row does not have the shape of that tool's rows.

@@ -26,8 +26,8 @@ class AuditorReport:
     """The auditors of a batch.
 
     Attributes:
-        open_disagreements: items on which auditors differ and that have no decision yet; accuracy
-            leaves them out, so it is too high while there are any.
+        open_disagreements: items on which auditors differ and that have no decision yet. They are
+            excluded, so accuracy is overestimated until they are decided.
         without_flagged: results of the batch without the answers of flagged auditors; None if no
             auditor is flagged.
     """
@@ -120,7 +120,7 @@ def _grade_answers(batch: Batch, answers: Sequence[Answer]) -> _GradedAnswers:
 
 
 def _list_values(answers: Sequence[Answer]) -> set[Value]:
-    """Return the answers of different auditors to an item, without own repeats."""
+    """Return the answers of different auditors to an item, without same-auditor repeats."""
     return {_get_value(one) for one in answers if one.item.repeat_kind != RepeatKind.SAME}
 
 

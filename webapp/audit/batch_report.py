@@ -64,9 +64,9 @@ class BatchReport:
 
     Attributes:
         conflicts: items on which auditors differ.
-        adjudicated: items whose decision counts instead of their answers.
+        adjudicated: items whose decision replaces their answers.
         answers_only: the same estimates from answers alone; None if nothing is adjudicated.
-        is_stale: whether a batch has items that were generated again since, or are gone.
+        is_stale: whether a batch has items that were regenerated since or no longer exist.
         is_sample: whether the items are a sample, so that results apply to the whole iteration.
     """
 
@@ -91,7 +91,7 @@ class BatchReport:
 
     @property
     def has_gone(self) -> bool:
-        """Whether an auditor's account no longer exists."""
+        """Whether the account of at least one auditor is gone."""
         return any(auditor.is_gone for auditor in self.auditors)
 
     @property
@@ -119,10 +119,10 @@ def list_answered_items(batch: Batch) -> list[Item]:
 
 
 def get_final_value(item: Item, *, adjudicated: bool = True) -> str | float | None:
-    """Return the value of an item that counts: the decision, or else the answer.
+    """Return the value that counts for an item: the decision, or else the answer.
 
     Args:
-        adjudicated: False for the answer alone.
+        adjudicated: whether to use the decision; False to use only the answer.
     """
     answer: Answer | None = getattr(item, "answer", None)
     given = None
@@ -136,7 +136,7 @@ def get_final_value(item: Item, *, adjudicated: bool = True) -> str | float | No
 def make_report(*batches: Batch) -> BatchReport:
     """Estimate all results of a batch, or of several pooled batches of one iteration and kind.
 
-    Each batch is a sample of the whole iteration; it counts by its share of the answers.
+    Each batch is a sample of the whole iteration and is weighted by its share of the answers.
     """
     answered = {_format_batch_name(batch): _load_answered_items(batch) for batch in batches}
     frame = _make_frame(batches, answered)
@@ -224,8 +224,8 @@ def to_audited_pair(item: Item, *, one: bool = True, adjudicated: bool = True) -
     """Convert an answered item for the statistics.
 
     Args:
-        one: whether the report covers only its batch.
-        adjudicated: whether a decision counts instead of the answer.
+        one: whether the report covers a single batch.
+        adjudicated: whether a decision replaces the answer.
     """
     facts: Facts = item.hidden_verdict.facts
     return AuditedPair(
@@ -317,7 +317,7 @@ def _iter_auditors(answers: Sequence[Answer]) -> Iterable[AuditorSummary]:
 
 
 def _is_gone(answer: Answer) -> bool:
-    """Whether an auditor's account was deleted or lost its role after answering on the site."""
+    """Whether an auditor's account is inactive, or was deleted after an answer on the site."""
     if answer.auditor is None:
         return not answer.source
     return not answer.auditor.is_active
@@ -375,7 +375,7 @@ def estimate_agreement(batch: Batch, *, confidence: float, adjudicated: bool = T
     """Estimate agreement without ties, with an interval of any confidence level.
 
     Args:
-        adjudicated: whether decisions count instead of answers.
+        adjudicated: whether decisions replace answers.
     """
     items = _load_answered_items(batch)
     if not adjudicated:

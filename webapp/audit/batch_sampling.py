@@ -50,7 +50,7 @@ class KnownAnswer:
     """An item from a file with its answer.
 
     Attributes:
-        answer: first, second, tie or neither; of a response the score, 0 to 5, as text.
+        answer: first, second, tie or neither; for a response, its score from 0 to 5, as text.
     """
 
     instruction: str
@@ -65,13 +65,13 @@ class BatchPlan:
     """Settings of a new batch.
 
     Attributes:
-        size: distinct items.
-        same_share, other_share: shares of them that are repeated.
+        size: number of distinct items.
+        same_share, other_share: shares of items repeated for the same or another auditor.
         min_accuracy: an auditor whose accuracy is shown to be below this is flagged.
         shows_quality: whether auditors see their own accuracy.
         adjudicated_items: number of adjudicated items of earlier batches that each auditor
             answers first.
-        known_answers: items of a file that each auditor answers first.
+        known_answers: items from a file that each auditor answers first.
     """
 
     kind: UnitKind
@@ -203,7 +203,7 @@ def pick_items(
         part: number of the partitions that hold the items; None if they may be in any.
 
     Raises:
-        InputError: the iteration has no finished stage to take them from, or no such item.
+        InputError: the iteration has no finished stage to take items from, or an item is missing.
         ArtifactError: files are gone or damaged.
     """
     plan = BatchPlan(kind, HAND_PICKED, len(keys), 0, 0.0, 0.0, True, True, "")  # noqa: FBT003

@@ -42,7 +42,7 @@ class ExportFile:
 
 
 def iter_answer_rows(batch: Batch) -> Iterator[Row]:
-    """Yield one row per answer, repeats included, in the order of the batch."""
+    """Yield one row per answer, repeats included, in batch order."""
     answers = Answer.objects.filter(item__batch=batch).select_related("item__hidden_verdict")
     for answer in answers.order_by("item__number"):
         item, facts = answer.item, answer.item.hidden_verdict.facts
@@ -209,7 +209,7 @@ def export_batch(batch: Batch, form: str) -> ExportFile:
     """Export a batch in one format.
 
     Raises:
-        InputError: the batch has nothing of that kind.
+        InputError: the batch has nothing to export in this format.
     """
     ending, media_type, write = FORMATS[form]
     return ExportFile(f"audit-{batch.pk}.{ending}", media_type, write(batch))

@@ -328,7 +328,7 @@ class PercentField(forms.FloatField):
 
 
 class GateForm(forms.ModelForm):  # type: ignore[type-arg]
-    """Audit results that an experiment needs before it trains on judge pairs."""
+    """Audit results required before an experiment trains on judge pairs."""
 
     min_agreement = PercentField(
         label="Minimum agreement (%)", help_text="At least 0 and below 100."

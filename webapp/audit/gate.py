@@ -26,9 +26,9 @@ class GateDecision:
     """Decision of the gate for an iteration with all its pairs.
 
     Attributes:
-        waits: why it cannot train yet; empty if it can.
+        waits: why the iteration cannot train yet; empty if it can.
         withheld: why its judge pairs are excluded from training; empty if they are included.
-        is_new: whether the gate's own rule decided this just now, so it is not recorded yet.
+        is_new: whether the gate's own rule has just made this decision, so it is not recorded yet.
     """
 
     waits: str = ""
@@ -45,8 +45,8 @@ def evaluate_gate(iteration: Iteration) -> GateDecision:
 
     Without a gate or without judge pairs the iteration trains; an earlier decision for it and its
     battles remains valid. Otherwise the newest complete batch decides: evaluating after every
-    answer, and stopping at a good moment, would eventually let a random meta-judge pass. Batches
-    whose files were generated again since, and hand-picked batches, do not count.
+    answer, and stopping at a favorable moment, would eventually let a random meta-judge pass.
+    Batches whose files were regenerated since, and hand-picked batches, do not count.
     """
     if not has_pairs(iteration, "judge"):
         return PASSED
@@ -93,7 +93,7 @@ def explain_hold(iteration: Iteration) -> str:
 
 
 def describe_missing(message: str) -> str:
-    """Return what an iteration's message says is missing, without the terms of the gate."""
+    """Extract from an iteration's message what is missing, without the terms of the gate."""
     return message.rpartition(_CONFIDENCE_AND)[2].removeprefix(HELD_AT_GATE)
 
 

@@ -20,10 +20,10 @@ _OTHER: Final[dict[Side, Side]] = {"first": "second", "second": "first"}
 def build_human_pairs(experiment: Experiment, *, before: int) -> list[Row]:
     """Build the rows of the table `human_pairs` from audits of earlier iterations.
 
-    A complete batch counts unless its battles were run again since, or its items were hand-picked
-    by a user, who could see the verdicts of the meta-judge. If two batches name different winners
-    of the same two judgments, neither counts. A judgment that the token limit cut off is never the
-    chosen one, even if auditors prefer it.
+    A complete batch counts unless its battles were rerun since, or its items were hand-picked by a
+    user, who could see the verdicts of the meta-judge. If two batches have different winners for
+    the same two judgments, neither counts. A judgment that the token limit cut off is never
+    chosen, even if auditors prefer it.
 
     Args:
         before: the iteration that may train on them.
@@ -49,7 +49,7 @@ def iter_preferred(batch: Batch) -> Iterator[tuple[Item, Side]]:
     """Yield the items on whose winner all auditors agree, or that were adjudicated.
 
     Raises:
-        InputError: a batch of responses has none.
+        InputError: the batch contains responses, which have no preferred judgments.
     """
     if batch.kind != ItemKind.JUDGMENTS:
         raise InputError(
@@ -77,7 +77,7 @@ def make_judge_prompt_renderer(experiment: Experiment | None) -> Callable[[Item]
     """Return a function that renders the judge prompt of an item.
 
     Raises:
-        InputError: the experiment is gone.
+        InputError: the experiment no longer exists.
     """
     if experiment is None:
         raise InputError("the experiment and its judge prompt were deleted")

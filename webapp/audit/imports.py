@@ -69,8 +69,8 @@ class ImportResult:
     """Result of importing a file.
 
     Attributes:
-        added: answers written.
-        known: answers that were already stored.
+        added: number of answers written.
+        known: number of answers that were already stored.
         left_out: answers and entries that were not imported, with their reasons.
     """
 
@@ -165,7 +165,7 @@ def _require_batch(batch: Batch, name: str, entries: Sequence[Entry | LeftOut]) 
     """Refuse a file of another batch.
 
     Raises:
-        InputError: entries name their batch, and none names this one.
+        InputError: entries state their batch, and none states this batch.
     """
     named = {entry.place.batch for entry in entries if isinstance(entry, Entry)}
     if named and batch.pk not in named:
@@ -227,7 +227,8 @@ def _place_answers(target: _Target, entry: Entry, item: Item) -> Iterator[Found]
 def _match_items(target: _Target, item: Item, names: Sequence[str]) -> list[Item]:
     """Match each annotator of a task to the item or to its repeat for another auditor.
 
-    Annotators who already answered one of them keep it; the others get the rest in order.
+    Annotators who already answered the item or a repeat keep it; the others get the rest in
+    order.
 
     Raises:
         InputError: it is ambiguous which of the answers count.

@@ -49,7 +49,7 @@ def make_item_view(
     """Build the view of an item without reading its hidden verdicts.
 
     Args:
-        whole: whether score lines are shown even where the batch hides them from auditors.
+        whole: whether score lines are shown even if the batch hides them from auditors.
     """
     return ItemView(
         number=item.number,
@@ -139,5 +139,5 @@ def _format_score(value: float | None) -> str:
 
 
 def _format_given(value: float | None) -> str:
-    """Format a score that a judgment gives."""
+    """Format a judgment's score."""
     return "none" if value is None else f"{value:g}"

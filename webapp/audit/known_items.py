@@ -51,13 +51,13 @@ def read_known_answers(
     """Read a file of items with known answers: CSV, JSON or JSON lines.
 
     Args:
-        kind: of the batch; one of `ItemKind`.
+        kind: kind of the batch, an `ItemKind`.
 
     Returns:
-        The items, each once, and the rows that cannot be used with their reasons.
+        The items without duplicates, and the rows that cannot be used with their reasons.
 
     Raises:
-        InputError: the file as a whole cannot be read, or holds too many items.
+        InputError: the file as a whole cannot be read, or contains too many items.
     """
     found: dict[KnownAnswer, None] = {}
     left_out: list[LeftOut] = []

@@ -44,7 +44,7 @@ class RepeatKind(models.TextChoices):
 
 
 class PreferenceLabel(models.TextChoices):
-    """Which judgment is better; first and second in the item's stored order, not as displayed."""
+    """Which judgment is better. First and second refer to the stored order, not the display."""
 
     FIRST = "first", "the first"
     SECOND = "second", "the second"
@@ -64,12 +64,12 @@ class Batch(models.Model):
     """Items sampled from finished stages of one iteration.
 
     Attributes:
-        experiment: None once it was deleted; `experiment_name` keeps its name.
-        strata: per stratum its name, its population and the number of items sampled from it.
+        experiment: None after its deletion; `experiment_name` keeps its name.
+        strata: name, population and number of sampled items of each stratum.
         source_sha256: hash of the files that the items were sampled from.
         hides_score_lines: whether the judgments are shown without their score lines.
-        reveals_at_once: whether the reveal follows each answer, or the end of the batch.
-        same_share, other_share: shares of the items that are repeated.
+        reveals_at_once: whether each answer is revealed at once, not when the batch is closed.
+        same_share, other_share: shares of items repeated for the same or another auditor.
         min_accuracy: an auditor whose accuracy is shown to be below this is flagged.
         shows_quality: whether auditors see their own accuracy.
     """
@@ -134,9 +134,9 @@ class KnownItem(models.Model):
 
     Attributes:
         number: its position among the known items of the batch, from 1.
-        answer: first, second, tie or neither; of a response the score, 0 to 5, as text.
+        answer: first, second, tie or neither; for a response, its score from 0 to 5, as text.
         source: the adjudicated item that it is a copy of; None if it comes from a file.
-        facts: outputs of judge and meta-judge for that item; empty if it comes from a file.
+        facts: outputs of judge and meta-judge for the source item; empty if it comes from a file.
     """
 
     batch = models.ForeignKey(Batch, on_delete=models.CASCADE, related_name="known_items")
@@ -152,7 +152,7 @@ class KnownItem(models.Model):
     facts = models.JSONField(default=dict, blank=True)
 
     class Meta:
-        """In their order."""
+        """Ordered by number."""
 
         ordering: ClassVar = ["batch", "number"]
         constraints: ClassVar = [
@@ -173,19 +173,20 @@ class Item(models.Model):
         first, second: texts of the judgments; empty for a response.
         is_swapped: whether the second judgment is shown as A.
         original: the item that a repeat repeats.
-        known, reserved_for: the known item that it is a copy of, and the auditor who answers it.
-        holder, lease_until: the auditor who has it, and until when by the database clock.
-        seconds: how long it has been displayed so far.
-        draft: what its holder has filled in so far.
-        is_answered: whether it has an answer; the process that sets this may write the answer.
+        known, reserved_for: the known item of which it is a copy, and the auditor who answers it.
+        holder, lease_until: the auditor who is answering it, and the end of the lease by the
+            database clock.
+        seconds: total display time so far.
+        draft: unsaved input of its holder.
+        is_answered: whether it has an answer; only the process that sets this writes the answer.
         adjudicated: the decision between conflicting answers; empty if there is none.
         adjudication: the reason for it.
         adjudicated_by, adjudicated_by_name, adjudicated_at: who decided, and when; the name stays
             when the account is deleted.
         adjudication_version: counts decisions and undone decisions; a decision that was made from
             an earlier version is refused.
-        claimed_by, claimed_until: who is adjudicating the item, and until when in the database's
-            time. A claim informs others and does not keep them out.
+        claimed_by, claimed_until: who is adjudicating the item, and the end of the claim by the
+            database clock. A claim informs other review leads but does not lock the item.
     """
 
     batch = models.ForeignKey(Batch, on_delete=models.CASCADE, related_name="items")
@@ -232,7 +233,7 @@ class Item(models.Model):
     claimed_until = models.DateTimeField(null=True, blank=True)
 
     class Meta:
-        """In the order of the batch."""
+        """Ordered by batch and number."""
 
         ordering: ClassVar = ["batch", "number"]
         constraints: ClassVar = [
@@ -290,7 +291,7 @@ class Answer(models.Model):
     """An auditor's answer.
 
     Attributes:
-        auditor: None once the account was removed; `auditor_name` stays.
+        auditor: None after the account is deleted; `auditor_name` stays.
         choice: which judgment is better; empty for a response.
         points: how good the response is; None for judgments.
         revealed: when the auditor viewed the reveal; from then on the answer is final.
@@ -392,7 +393,7 @@ class GateOverride(models.Model):
     """Permission for an iteration to train without a passed audit.
 
     Attributes:
-        experiment: None once it was deleted; `experiment_name` keeps its name.
+        experiment: None after its deletion; `experiment_name` keeps its name.
         source_sha256: hash of the battles that it was decided for; battles that are run again need
             their own decision. Empty for decisions that were made before this was recorded.
         created_by_name: `BY_THE_GATE` if the gate itself decided.
@@ -415,7 +416,7 @@ class GateOverride(models.Model):
     created = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        """Newest first; one for each iteration and the battles that it had."""
+        """Newest first; unique per iteration and battles."""
 
         ordering: ClassVar = ["-created", "-pk"]
         constraints: ClassVar = [

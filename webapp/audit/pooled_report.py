@@ -18,8 +18,8 @@ class PooledReport:
     """Pooled results of the batches of one iteration and kind.
 
     Attributes:
-        batches: those that count: with an answer, and with items that were not generated again.
-        left_out: the others.
+        batches: batches that count: answered ones whose items were not regenerated since.
+        left_out: all other batches.
     """
 
     kind: ItemKind
@@ -33,7 +33,7 @@ class TrendPoint:
     """Results of all batches of one iteration: verdicts, scores and auditors.
 
     Attributes:
-        alpha: of answers about verdicts; if there are none, of scores.
+        alpha: Krippendorff's alpha of verdict answers; without any, of scores.
     """
 
     iteration: int

@@ -303,7 +303,7 @@ def _add_before(line: MetricLine, earlier: MetricLine) -> MetricLine:
 
 
 def _format_coverage(share: float | None) -> str:
-    """Format the share of an iteration that the answers cover; empty if it is all, or none."""
+    """Format the share of an iteration that the answers cover; empty if it is 0% or 100%."""
     return "" if share is None or share > _FULL_COVERAGE else f"{share:.1%}"
 
 
@@ -390,7 +390,7 @@ def _make_alpha_line(name: str, found: Estimate) -> MetricLine:
 
 
 def describe_closing(*, items: int, answered: int, to_adjudicate: int) -> tuple[str, ...]:
-    """Describe what closing a batch does, in sentences."""
+    """Describe in sentences what closing a batch does."""
     left = f"{items - answered} of {items} items have no answer"
     undecided = f"{to_adjudicate} item{'s' if to_adjudicate != 1 else ''} to adjudicate"
     return (
@@ -489,8 +489,8 @@ def _make_chart(
     """Draw an estimate with its interval over a number.
 
     Args:
-        reference: value to compare with and its name, drawn as a line.
-        is_whole: whether the axis covers all of `within`, to compare charts.
+        reference: name and value of a reference line.
+        is_whole: whether the axis covers all of `within`, so that charts can be compared.
     """
     series = Series(
         "estimate",

@@ -204,7 +204,7 @@ def filter_by_disagreement(items: QuerySet[Any], name: str) -> QuerySet[Any]:
 
 
 def filter_by_state(items: QuerySet[Any], state: str) -> QuerySet[Any]:
-    """Filter by decision: without one ("", items of open batches only), adjudicated, or all."""
+    """Filter by state: "" for undecided items of open batches, adjudicated items, or all."""
     if state == "all":
         return items
     if state:
@@ -234,7 +234,7 @@ def select_items(person: User, values: Mapping[str, Any]) -> QuerySet[Any]:
 
 
 def _filter_by_answers(items: QuerySet[Any], values: Mapping[str, Any]) -> QuerySet[Any]:
-    """Keep items with an answer, to the item or a repeat, that has all of these values."""
+    """Keep items for which one answer, to the item or a repeat, has all of these values."""
     of_item = Q(item=OuterRef("pk")) | Q(item__original=OuterRef("pk"))
     answers = Answer.objects.filter(of_item).annotate(tag_text=Cast("tags", TextField()))
     wanted = {}
@@ -288,7 +288,7 @@ def find_neighbours(items: QuerySet[Any], current: Item, person: User) -> tuple[
     The list wraps around: after the last item comes the first.
 
     Returns:
-        Primary keys, each None where there is no other item.
+        Two primary keys, each None if there is no other item.
     """
     free = Q(claimed_by__isnull=True) | Q(claimed_by=person) | Q(claimed_until__lt=Now())
     keys = list(items.filter(free | Q(pk=current.pk)).values_list("pk", flat=True))

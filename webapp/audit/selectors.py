@@ -37,7 +37,7 @@ class TrainingNotes:
     """Effect of an audit on training, from the override and the final summary.
 
     Attributes:
-        is_held: whether the iteration waits at the gate.
+        is_held: whether the audit gate blocks the iteration.
     """
 
     is_held: bool
@@ -57,7 +57,7 @@ def make_training_notes(iteration: Iteration) -> TrainingNotes | None:
 
 
 def _find_decision(iteration: Iteration) -> GateOverride | None:
-    """Find the override; after the training, deleted files do not change it."""
+    """Find the override that applied; after the training, it is found even without the files."""
     if iteration.status != RunStatus.FINISHED:
         return find_override(iteration)
     return next(iter(list_overrides(iteration)), None)
@@ -117,7 +117,7 @@ def get_changeable_batch(person: User, pk: int) -> Batch:
     """Find a batch that a user can change: they control its experiment, or created it.
 
     Raises:
-        Http404: there is none, or it is a stranger's.
+        Http404: it does not exist, or the user cannot see it.
         PermissionDenied: the user can see it but not change it.
     """
     batch = get_object_or_404(get_visible_batches(person).select_related("experiment"), pk=pk)
@@ -139,7 +139,7 @@ def get_manageable_batch(person: User, pk: int) -> Batch:
     """Find a batch that a user can close, reopen and assign, here and in the admin.
 
     Raises:
-        Http404: there is none, or the user cannot see it.
+        Http404: it does not exist, or the user cannot see it.
         PermissionDenied: the user is not a review lead and cannot control its experiment.
     """
     if not (person.has_perm(ADJUDICATE) or person.has_perm(RUN)):
@@ -169,7 +169,7 @@ def get_assigned_item(person: User, pk: int, number: int) -> Item:
     """Find an item of a batch that a user is assigned to.
 
     Raises:
-        Http404: there is none, or it is not theirs.
+        Http404: the item does not exist, or the user is not assigned to its batch.
     """
     batch = get_object_or_404(annotation_queue.get_assigned_batches(person), pk=pk)
     item = get_object_or_404(batch.items, number=number)

@@ -78,7 +78,7 @@ def write_gate(gate: Gate, *, before: Terms | None, by: User | None, reason: str
         by: None if the recipe requires the gate.
 
     Raises:
-        InputError: it requires less than before, and no reason is given.
+        InputError: it requires less than before, and no reason was given.
     """
     after = get_gate_terms(gate)
     if after == before:
@@ -96,7 +96,7 @@ def remove_gate(experiment: Experiment, *, by: User, reason: str) -> None:
     """Remove the gate of an experiment, if there is one.
 
     Raises:
-        InputError: there is no reason.
+        InputError: no reason was given.
     """
     _require_reason(reason)
     with transaction.atomic():
@@ -149,10 +149,10 @@ def override_gate(
     """Override the gate: decide what an iteration trains on without a passed audit.
 
     Args:
-        source_sha256: of the battles that the decision is about.
+        source_sha256: hash of the battles to which the decision applies.
 
     Returns:
-        False if these battles were decided before; then nothing changes.
+        False if there is already a decision for these battles; then nothing changes.
     """
     try:
         with transaction.atomic():
@@ -195,7 +195,7 @@ def request_picked_item(
         part: number of the partitions that hold the item.
 
     Raises:
-        InputError: the iteration has no finished stage to take it from.
+        InputError: the iteration has no finished stage to take the item from.
     """
     require_finished(experiment, number, kind)
     payload = {"iteration": number, "kind": kind, "keys": [key], "part": part}
@@ -210,7 +210,7 @@ def read_plan(payload: Mapping[str, Any]) -> BatchPlan:
 
 
 def read_auditors(job: Job) -> list[User]:
-    """Return the requested auditors who can still answer, but not later accounts of their names."""
+    """Return the requested auditors who can still answer, but not later accounts of that name."""
     named = get_possible_auditors().filter(username__in=job.payload["auditors"])
     return list(named.filter(date_joined__lte=job.created))
 
@@ -272,8 +272,8 @@ def save_batch(drawn: SampledBatch, *, by: User | None, auditors: Iterable[User]
 def add_picked_items(drawn: SampledBatch, *, by: User | None) -> Batch:
     """Add hand-picked items to the open hand-picked batch of their iteration.
 
-    A new batch is created if there is none, or if its battles were run again since. Items that the
-    batch already has are not added again.
+    A new batch is created if there is none, or if the battles were rerun since. Items that are
+    already in the batch are not added again.
     """
     with transaction.atomic():
         batch = (
@@ -317,7 +317,7 @@ def _write_items(
 
     Args:
         rng: decides which judgment is shown as A.
-        after: number of the last item that the batch already has.
+        after: number of the last existing item of the batch.
     """
     items = [
         _make_item(batch, number, slot, drawn) for number, slot in enumerate(slots, start=after + 1)
@@ -426,7 +426,7 @@ def assign_auditors(batch: Batch, wanted: Iterable[User], *, by: User) -> list[s
 
 
 def format_unblinded_warning(people: Iterable[User]) -> str:
-    """Name the blind auditors who could look up the meta-judge's verdicts; else empty."""
+    """Build a warning about auditors who could look up the meta-judge's verdicts; empty if none."""
     names = list_unblinded_auditors(people)
     if not names:
         return ""

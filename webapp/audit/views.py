@@ -98,7 +98,7 @@ class GateForms:
 
 @require_safe
 def list_audits(request: HttpRequest) -> HttpResponse:
-    """List the batches that the user answers and those they can read."""
+    """List the batches assigned to the user, and the batches that the user can view."""
     person = get_user(request)
     if not (person.has_perm(ANSWER) or person.has_perm(SEE)):
         raise PermissionDenied
@@ -138,7 +138,7 @@ def create_batch(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def _request_batch(request: HttpRequest, experiment: Experiment, form: BatchForm) -> None:
-    """Request the batch of a form, after checks that need no job.
+    """Request the batch described by a form, after checks that need no job.
 
     Raises:
         InputError: the iteration has no finished stage to sample from.
@@ -311,7 +311,7 @@ def show_experiment_audits(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def _render_pending(request: HttpRequest, experiment: Experiment) -> HttpResponse:
-    """Show the batches being sampled, and reload the page when none is left."""
+    """Show the batches being sampled; reload the page when all are done."""
     found = list_pending_batches(experiment)
     context = {"experiment": experiment, "drawings": found, "is_drawing": is_any_pending(found)}
     response = render_page_or_partial(

@@ -41,7 +41,7 @@ class Line:
     """A drawn series. `path` is empty if no two adjacent points are known.
 
     Attributes:
-        targets: points without a visible mark, which still show their value to the pointer.
+        targets: points without a visible mark, which show their value when the pointer is on them.
         intervals: path of the intervals of all points.
     """
 

@@ -25,10 +25,10 @@ class Cell:
     """A cell of a heat map.
 
     Attributes:
-        value: determines the colour; None if it is not known.
-        label: written in the field; a few characters.
-        mark: text that describes why the field is marked; it gets a corner and a border.
-        explanation: text that describes the field; shown next to the number in the table.
+        value: determines the color; None if unknown.
+        label: a few characters, written in the cell.
+        mark: why the cell is marked with a corner and a border; empty if it is not marked.
+        explanation: description of the cell, shown next to the number in the table.
     """
 
     value: float | None
@@ -51,8 +51,8 @@ def build_heat_map(
     """Draw a cell with its number for each (row, column); a missing one stays blank.
 
     Args:
-        scale: the values of the faintest and the strongest colour, by default the smallest and
-            the largest. Where it holds both signs, negative values have a colour of their own
+        scale: the values of the faintest and the strongest color, by default the smallest and
+            the largest. If the scale includes both signs, negative values have a separate color
             and zero is faintest.
 
     Raises:

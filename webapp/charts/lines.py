@@ -97,7 +97,7 @@ def build_line_chart(
     """Plot lines over a numeric axis, such as metrics by iteration or step.
 
     Args:
-        series: of different names.
+        series: series with distinct names.
         within: smallest and largest possible value, such as (0, 1) for shares.
         is_whole: whether the axis covers all of `within`, so that charts can be compared.
         from_zero: start the vertical axis at zero.
@@ -161,7 +161,7 @@ def build_line_chart(
 
 
 def _make_x_scale(xs: Sequence[float], plot: PlotArea) -> Scale:
-    """Make the horizontal axis with as many ticks as have room for their labels."""
+    """Make the horizontal axis with as many ticks as fit with their labels."""
     for about in range(_MOST_STEPS, _FEWEST_STEPS, -1):
         scale = make_snug_scale(xs, about=about)
         widest = max((len(scale.format_tick(tick)) for tick in scale.ticks), default=0)

@@ -89,11 +89,11 @@ class ActivityEntry:
         experiment: link target, if the entry is about an existing experiment.
         iteration: number of the iteration, if the entry is about one.
         status: status of its job; empty if the action was immediate.
-        message: why it was refused.
-        details: more about it, as the page shows it.
-        reason: why the user did it, if a reason is required.
+        message: why the action was refused.
+        details: further details, as displayed on the page.
+        reason: the user's reason, if one is required.
         before, after: the values that the action changed, if they are recorded.
-        source: UI, API, CLI, system, or unknown for what an earlier version recorded.
+        source: UI, API, CLI, system, or unknown for entries of an earlier version.
     """
 
     when: datetime
@@ -141,7 +141,7 @@ def _get_midnight(day: date) -> datetime:
 def _match_visible(person: AnyUser) -> Q:
     """Match rows about experiments that a user can see, and the user's own.
 
-    Security events of others and what auditors answered need a permission.
+    Security events of other users and the answers of auditors require a permission.
     """
     if not isinstance(person, User):
         return Q(pk__in=())

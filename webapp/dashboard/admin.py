@@ -80,7 +80,7 @@ class ExperimentAdmin(ViewOnlyAdmin):
         return super().has_delete_permission(request, obj) and not _is_running(obj)
 
     def delete_model(self, request: HttpRequest, obj: Experiment) -> None:
-        """Request a deletion, which removes the files first and then frees the name."""
+        """Request a deletion, which first removes the files and then makes the name available."""
         if not has_pending(obj, JobKind.DELETE):
             enqueue_job(JobKind.DELETE, by=get_user(request), experiment=obj)
         self.message_user(request, f"The deletion of {obj} was requested.")
@@ -171,7 +171,7 @@ class IterationAdmin(ViewOnlyAdmin):
         self._ask(request, rows, JobKind.CANCEL)
 
     def _ask(self, request: HttpRequest, rows: QuerySet[Iteration], kind: JobKind) -> None:
-        """Request the same job as the button of the page; report rows that do not allow it now."""
+        """Request the same job as the button on the page; report rows that do not allow it now."""
         asked = 0
         for row in rows.select_related("experiment").prefetch_related("experiment__iterations"):
             if can_request(row, kind):

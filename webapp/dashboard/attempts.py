@@ -40,7 +40,7 @@ class FailedAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Attempts at a shard that failed one after the other with the same error.
+    """Consecutive attempts at a shard that failed with the same error.
 
     Attributes:
         what: the stage and the shard.
@@ -113,7 +113,7 @@ def paginate_shards(
     """Load a page of an iteration's shards with their attempts.
 
     Args:
-        stage, status: only these; empty for all.
+        stage, status: filters; empty for all.
     """
     rows = Shard.objects.filter(stage__iteration=iteration).order_by("stage__position", "index")
     if stage:

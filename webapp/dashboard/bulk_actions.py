@@ -35,8 +35,8 @@ class BulkResult:
     """Result of a bulk action.
 
     Attributes:
-        done: names of the experiments.
-        skipped: reasons, each with the name.
+        done: names of the changed experiments.
+        skipped: reasons for the skipped experiments, each with the experiment's name.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""Deletion of an experiment: what it frees, what is lost, and what prevents it."""
+"""Deletion of an experiment: disk space freed, data lost, and obstacles."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class DeletionForm(forms.Form):
         self._name = name
 
     def clean_name(self) -> str:
-        """Refuse any other name."""
+        """Require the exact name of the experiment."""
         given: str = self.cleaned_data["name"]
         if given != self._name:
             raise forms.ValidationError(f"Enter the name exactly: {self._name}")
@@ -39,7 +39,7 @@ class StoredModel:
 
     Attributes:
         size: in bytes; 0 if its weights were deleted.
-        made: whether the iteration that makes it is completed.
+        made: whether the iteration that trains it is completed.
     """
 
     number: int
@@ -70,7 +70,7 @@ class DeletionPlan:
     """A deletion to be confirmed.
 
     Attributes:
-        obstacles: why it cannot be deleted now.
+        obstacles: why the experiment cannot be deleted now.
     """
 
     disk: DiskUse | None
@@ -103,7 +103,7 @@ def read_disk_use(experiment: Experiment) -> DiskUse | None:
 
 
 def plan_deletion(experiment: Experiment) -> DeletionPlan:
-    """Collect what deleting an experiment frees and loses."""
+    """Collect what deleting an experiment frees, and what is lost."""
     completed = experiment.iterations.filter(status=RunStatus.FINISHED).count()
     return DeletionPlan(
         disk=read_disk_use(experiment),

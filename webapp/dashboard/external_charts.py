@@ -1,7 +1,7 @@
 """Charts of external measurements: audits and stored evaluations.
 
-With a ground truth, `curves` draws the metrics based on it; with a real model, these charts
-distinguish a better judge from one that only agrees with itself.
+With a real model, which has no ground truth, these charts distinguish a better judge from one that
+only agrees with itself.
 """
 
 import logging
