@@ -30,7 +30,7 @@ def log_event(
     Args:
         subject: name of the account or object that was exported, published, restored or deleted.
         by: the user who did it, if not the current requester.
-        by_name: name of whoever did it, if it was not an account.
+        by_name: name of what did it, if it was not an account.
     """
     object_type = _get_object_type(action)
     record_activity(

@@ -79,7 +79,7 @@ def record_activity(
         experiment: the experiment that the action is about; decides who sees the row.
         experiment_name: name of an experiment that has no row yet, or no longer has one.
         by: the user who did it, if not the user of the current request.
-        by_name: name of whoever did it, if it was not an account, such as "the gate".
+        by_name: name of what did it, if it was not an account, such as "the gate".
         request: the request, if not the current one.
         source: how the action was requested; by default, the current source.
 

@@ -489,7 +489,7 @@ def _make_chart(
     """Draw an estimate with its interval over a number.
 
     Args:
-        reference: name and value of a reference line.
+        reference: value and name of a reference line.
         is_whole: whether the axis covers all of `within`, so that charts can be compared.
     """
     series = Series(
