@@ -1,8 +1,8 @@
 """Find, check or create the base model (M0) that a recipe names. No other module does this.
 
 `model` names a model of the recipe's task, a folder below the models root, or a model on the Hub.
-If it is not set, the task's default is used. Finding needs no network and writes nothing; checking
-also reports problems of the model; resolving creates or downloads a missing model.
+If it is not set, the task's default is used. Finding a model needs no network and writes nothing;
+checking also reports problems of the model; resolving creates or downloads a missing model.
 """
 
 import os
@@ -32,8 +32,8 @@ def resolve_base_model(
     Raises:
         TaskError: the recipe's task is not installed here.
         ModelFolderError: the model is absent, unsafe, or outside the allowed root.
-        HubError: the model must be fetched, and the Hub does not respond.
-        TrainingError: the task could not make it.
+        HubError: the model must be downloaded, and the Hub does not respond.
+        TrainingError: the task could not create it.
     """
     folder = _select_source(recipe).ensure(roots, say=say)
     return ModelRef.from_folder("M0", folder)
@@ -42,10 +42,10 @@ def resolve_base_model(
 def resolve_reward_model(
     recipe: Recipe, roots: StorageRoots, *, say: Callable[[str], None]
 ) -> ModelRef | None:
-    """Return the reward model of a recipe, fetching it first if necessary; None if it has none.
+    """Return the reward model of a recipe, after a download if necessary; None if it has none.
 
     Raises:
-        ModelFolderError: it is absent, unsafe, outside the allowed root, or no reward model.
+        ModelFolderError: it is missing, unsafe, outside the allowed root, or not a reward model.
         HubError: it must be fetched, and the Hub does not respond.
     """
     if recipe.judge.reward_model is None:
@@ -85,7 +85,7 @@ def explain_absent_reward_model(recipe: Recipe, roots: StorageRoots) -> str | No
         nothing left to check.
 
     Raises:
-        ModelFolderError: it is not local and cannot be fetched, or cannot be used.
+        ModelFolderError: it is not local and cannot be downloaded, or it cannot be used.
     """
     if recipe.judge.reward_model is None:
         return None
@@ -101,12 +101,12 @@ def check_base_model(recipe: Recipe, roots: StorageRoots) -> tuple[Path | None, 
     """Check M0 as far as possible without the network and without writing anything.
 
     Returns:
-        The folder if the model is local; else a message about what can only be checked when the
-        experiment starts.
+        The folder if the model is local; otherwise a message about what can only be checked when
+        the experiment starts.
 
     Raises:
-        InputError: the model is not local and cannot be fetched, or may not be loaded.
-        TrainingError: the task made it before, but it is not usable.
+        InputError: the model is not local and cannot be downloaded, or must not be loaded.
+        TrainingError: the task created it earlier, but it is not usable.
     """
     source = _select_source(recipe)
     folder = source.find(roots.models)
@@ -121,7 +121,7 @@ def find_base_model_folder(recipe: Recipe, models: Path) -> Path | None:
 
     Raises:
         TaskError: the recipe's task is not installed here.
-        ModelFolderError: it may not be loaded.
+        ModelFolderError: the folder must not be loaded.
     """
     try:
         return None if _names_nothing(recipe) else _select_source(recipe).find(models)
@@ -145,7 +145,7 @@ def find_or_fetch_model(name: str, roots: StorageRoots, *, say: Callable[[str], 
     """Find a folder by its path or below the models root, unchecked, or download it from the Hub.
 
     Raises:
-        ModelFolderError: there is none, or what was fetched may not be loaded.
+        ModelFolderError: there is no such model, or the downloaded model must not be loaded.
         HubError: the Hub does not respond.
     """
     for folder in (Path(name), roots.models / name):
@@ -181,7 +181,7 @@ def _names_nothing(recipe: Recipe) -> bool:
 
 
 def _get_task_models(recipe: Recipe) -> BaseModelSource | None:
-    """The task's models if the recipe names one of them."""
+    """Return the task's models if the recipe names one of them."""
     task = find_task(recipe.task)
     models = None if task is None else task.base_model
     return models if models is not None and models.provides(recipe.model) else None

@@ -47,12 +47,12 @@ def check_new_experiment(
 
     Args:
         prompts: texts of the prompt pool.
-        has_own_prompts: whether they are the user's, and not those of the recipe's task.
+        has_own_prompts: whether the prompts are the user's instead of those of the recipe's task.
         engine_here: whether this process will load the model anyway.
 
     Returns:
-        The report; None if only a worker has the libraries for it: it checks before the first
-        iteration generates.
+        The report; None if only a worker has the required libraries. In that case, the worker runs
+        the check before the first iteration generates.
 
     Raises:
         ModelFolderError: one sentence for each problem.
@@ -193,8 +193,8 @@ def build_named_check(
     """Find the model and prompts to check; download the model from the Hub if it is not local.
 
     Args:
-        name: path of a folder, its path below the models root, or a Hub id.
-        prompts: a file; None for those of the recipe's task, if it has one with prompts.
+        name: path of a folder, path of a folder below the models root, or a Hub id.
+        prompts: a file of prompts; None for the prompts of the recipe's task, if any.
         say: receives messages about slow steps and about prompts that were left out.
 
     Raises:

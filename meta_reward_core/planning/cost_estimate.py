@@ -13,7 +13,7 @@ from typing import Literal
 from meta_reward_core.recipes.schema import Recipe
 
 REPLY_SHARE = 0.5
-"""Assumed length of a reply, as a share of its token limit, until one has been measured."""
+"""Assumed length of a reply, as a share of its token limit, until lengths have been measured."""
 
 ASSUMED_TOKENS_PER_SECOND = 1_000.0
 """Rate assumed while nothing has been measured; small models on a CPU reach several thousand."""
@@ -29,12 +29,12 @@ class StagePlan:
     """The expected cost of one stage.
 
     Attributes:
-        calls: completions that the engine will generate; for `train`, optimizer steps.
+        calls: number of completions that the engine will generate; for `train`, of optimizer steps.
         at_most: whether `calls` is an upper bound.
-        tokens: tokens generated, estimated.
-        seconds: estimated; absent if no estimate is possible.
-        bytes: disk usage, estimated.
-        basis: where rate and lengths come from.
+        tokens: estimated number of generated tokens.
+        seconds: estimated duration; None if no estimate is possible.
+        bytes: estimated disk usage.
+        basis: source of the rate and the lengths.
     """
 
     stage: str
@@ -61,8 +61,8 @@ class MeasuredThroughput:
 
     Attributes:
         measured_in: the measured experiment; empty if nothing has been measured.
-        rates: generating stage -> measurements on its shards.
-        seconds_per_row: training time for each row in each epoch.
+        rates: measurements on the shards of each generating stage.
+        seconds_per_row: training time per row and epoch.
     """
 
     measured_in: str = ""
@@ -106,7 +106,7 @@ def plan_iteration(
 
     Args:
         iteration: t, from 1; the schedule decides which stages it has.
-        measured: what earlier shards have shown.
+        measured: measurements on earlier shards.
     """
     speeds = measured or MeasuredThroughput()
     return [

@@ -20,7 +20,7 @@ def load_engine(model: ModelRef, recipe: EngineRecipe) -> Engine:
 
 
 def load_reward_model(model: ModelRef, recipe: EngineRecipe) -> RewardModel:
-    """Load the reward model of an experiment by the engine's settings."""
+    """Load the reward model of an experiment with the engine's settings."""
     from meta_reward_core.engines import reward_model
 
     return reward_model.load_reward_model(
@@ -42,7 +42,7 @@ def make_stage_resources(
     """Provide the engine and scratch folder of this process to the stages of one iteration.
 
     Args:
-        completion_cache: a folder that keeps completions, for experiments that share some.
+        completion_cache: folder that stores completions, for experiments that have some in common.
     """
     scratch = experiment.paths.layout.get_scratch(roots.scratch, number)
     return StageResources(

@@ -1,11 +1,11 @@
 """Load the engine that is named on the command line as actor or judge of an evaluation.
 
     my-model, org/name      a model folder, or a Hugging Face id, as for run_iteration
-    experiment:NAME/M2      the model that iteration 2 of an experiment made
+    experiment:NAME/M2      the model that iteration 2 of an experiment trained
     endpoint:NAME           a server of META_REWARD_ENDPOINTS
     scripted                well-formed but meaningless replies, for testing the pipeline
 
-Completions are stored in a folder (`kept_engine`), so that an interrupted run can resume.
+Completions are stored in a folder (`engines.completion_cache`), so an interrupted run can resume.
 """
 
 import json
@@ -45,16 +45,17 @@ def open_engine(
     """Resolve the name of an engine; no model is loaded yet.
 
     Args:
-        spec: see the module.
+        spec: name of the engine; see the module docstring.
         roots: folders of models and experiments.
         kept: folder for completions.
         name: display name, instead of one derived from `spec`.
         changes: changes of the engine's settings, such as `dtype=bfloat16`.
-        shard_conversations: the most conversations that a stop can lose.
+        shard_conversations: conversations per stored file; an interruption loses at most this
+            number.
         say: receives messages about slow steps.
 
     Raises:
-        InputError: nothing has this name, or a setting is wrong.
+        InputError: no engine has this name, or a setting is wrong.
     """
     if spec == SCRIPTED:
         changes = ("kind=scripted", *changes)
@@ -125,7 +126,7 @@ def require_experiment(name: str, roots: StorageRoots) -> Experiment:
     """Open an experiment.
 
     Raises:
-        InputError: there is none of this name.
+        InputError: no experiment has this name.
     """
     store = ArtifactStore(roots.artifacts)
     found = open_experiment(store, name)

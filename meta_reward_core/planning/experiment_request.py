@@ -28,11 +28,11 @@ class ExperimentRequest:
 
     Attributes:
         recipe: a built-in name, a file's path, or a recipe that has been read already.
-        skip_bad_rows: leave out rows of the prompt file that cannot be used, instead of refusing
-            the file.
-        apply_changes: what happens to results of an existing experiment after a change of values.
-        accept_probe: continue although the judge probe advises against it.
-        uuid: of the experiment if it is created; None for a new one.
+        skip_bad_rows: whether to skip unusable rows of the prompt file instead of refusing the
+            file.
+        apply_changes: treatment of the results of an existing experiment after a change of values.
+        accept_probe: whether to continue despite the findings of the judge probe.
+        uuid: UUID of the experiment if it is created; None to generate one.
         fork_of: name of the experiment that a new one is a fork of.
         fork_at: the iteration and the last stage that the fork keeps, as `ForkPoint` writes it;
             None for the latest.
@@ -67,7 +67,7 @@ def load_requested_recipe(request: ExperimentRequest) -> Recipe:
     """Read the requested recipe, with its changes.
 
     Raises:
-        RecipeError: it is missing or wrong.
+        RecipeError: the recipe is missing or wrong.
     """
     changes = request.list_changes()
     if isinstance(request.recipe, Recipe):

@@ -108,10 +108,11 @@ def open_or_create(
 
     Args:
         say: receives messages about slow steps, left-out prompts, and the effects of a change.
-        engine_here: whether this environment will also run it, and not another machine's.
-        iterations: the last iteration to run, of a new experiment.
-        change: changes the settings of an existing experiment.
-        capacity: the engines that will run a new experiment; its shards are made for them.
+        engine_here: whether this environment will also run the experiment, instead of another
+            machine.
+        iterations: the last iteration to run in a new experiment.
+        change: callback that changes the settings of an existing experiment.
+        capacity: the engines that will run a new experiment, which determine its shard size.
 
     Raises:
         InputError: the request is invalid.
@@ -152,7 +153,7 @@ def check_can_fork(
     """Check that the requested fork can be created.
 
     Returns:
-        The files of its origin, what it keeps of them, and its recipe.
+        The files of the fork's origin, the fork point, and the recipe of the fork.
 
     Raises:
         InputError: the request is invalid.
@@ -295,8 +296,8 @@ def _check_not_misspelt(name: str, store: ArtifactStore) -> None:
 def check_can_resume(request: ExperimentRequest, existing: Experiment) -> SettingsPlan | None:
     """Check that a request matches an existing experiment; omitted values always match.
 
-    Values set one by one are changes. A recipe in the request describes the experiment at its
-    creation: a value equal to the original one keeps its current value.
+    Individually set values are changes. A recipe in the request describes the experiment at its
+    creation: if a value equals the original one, the experiment keeps its current value.
 
     Returns:
         The planned change; None if nothing changes.
@@ -341,7 +342,7 @@ def _sort_differences(
 ) -> tuple[Recipe, Sequence[str]]:
     """Return the recipe with the individually set values, and the other differences.
 
-    A request that leaves the size of shards open keeps the one that was chosen.
+    A request that leaves the shard size open keeps the size that was chosen earlier.
     """
     if request.recipe is None:
         wanted = change_recipe(existing.recipe, parse_changes(request.list_changes()))
@@ -368,7 +369,7 @@ def _keep_shard_size(asked: Recipe, existing: Recipe) -> Recipe:
 
 
 def _normalize(recipe: Recipe) -> Mapping[str, Any]:
-    """Write out every value; two recipes with one canonical form give the same."""
+    """Write out every value; recipes with the same canonical form give the same result."""
     return parse_stored_recipe(canonicalize_recipe(recipe), origin=recipe.name).model_dump(
         mode="json"
     )

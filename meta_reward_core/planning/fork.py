@@ -43,8 +43,9 @@ class ForkPoint:
     """Iteration and stage up to which a fork keeps results.
 
     Attributes:
-        iteration: the first that the fork runs itself; all before are kept whole.
-        keep: name of the last stage of that iteration that is kept; empty for none.
+        iteration: the first iteration that the fork runs itself; all earlier iterations are kept
+            completely.
+        keep: name of the last stage of that iteration that is kept; empty if none is kept.
     """
 
     iteration: int
@@ -113,7 +114,7 @@ def _count_shards(spec: StageSpec, files: ExperimentFiles, number: int) -> int:
 
 
 def list_unchangeable(point: ForkPoint, recipe: Recipe, fields: Iterable[str]) -> set[str]:
-    """Values that a fork cannot change, because what it keeps depends on them."""
+    """List the values that a fork cannot change, because the kept results depend on them."""
     kept = {spec.name for spec in point.list_kept_stages()}
     return {*FIXED_FIELDS} | {
         field
@@ -165,7 +166,7 @@ def find_fork_point(files: ExperimentFiles, text: str | None) -> ForkPoint:
     """Parse a fork point; without a text, find the latest.
 
     Raises:
-        InputError: there is no such experiment, or the text is not a fork point.
+        InputError: the experiment does not exist, or the text is not a fork point.
         ArtifactError: the files cannot be read.
     """
     if not files.exists():
@@ -203,11 +204,11 @@ def fork_experiment(
     *,
     uuid: UUID,
 ) -> None:
-    """Write a fork; its description, which makes it an experiment, comes last.
+    """Write a fork; its description, which makes it an experiment, is written last.
 
     Raises:
         InputError: see `check_fork`; or the name is taken.
-        StorageFullError: there is no room.
+        StorageFullError: the disk or the store is full.
     """
     settings = check_fork(origin, point, recipe)
     with target.lock():

@@ -2,7 +2,7 @@
 
 Nothing is measured here. Device specifications are the manufacturers'. The utilization is an
 assumption, listed below, and can be overridden. docs/planning.md describes the method. Where
-shards of a stage have been measured, `plan.plan_iteration` is more accurate.
+shards of a stage have been measured, `cost_estimate.plan_iteration` is more accurate.
 """
 
 import math
@@ -69,7 +69,7 @@ class ModelSize:
 
     Attributes:
         parameters: number of weights.
-        kv_bytes: bytes of keys and values for one token of a context.
+        kv_bytes: bytes of keys and values for one token of context.
     """
 
     parameters: float
@@ -84,10 +84,11 @@ class StageTime:
     """The estimate for a stage.
 
     Attributes:
-        calls: completions, or optimizer steps.
+        calls: number of completions, or of optimizer steps.
         device_hours: total of all devices.
-        begin_seconds: since the start of the iteration; stages overlap.
-        end_seconds: likewise.
+        begin_seconds: start of the stage, in seconds since the start of the iteration; stages
+            overlap.
+        end_seconds: end of the stage, in seconds since the start of the iteration.
         shards: number of shards.
     """
 
@@ -105,9 +106,9 @@ class IterationTime:
 
     Attributes:
         engines: number of engines that generate at the same time, each on its own shard.
-        idle_share: share of the engines' time before the training without a shard to run.
-        advised_shard_size: prompts per shard that reduce the idle share, if the recipe's leave
-            more than `MAX_IDLE_SHARE`.
+        idle_share: share of the engines' time before training in which they have no shard to run.
+        advised_shard_size: number of prompts per shard that reduces the idle share, if it exceeds
+            `MAX_IDLE_SHARE` with the recipe's number.
     """
 
     stages: tuple[StageTime, ...]
@@ -126,7 +127,7 @@ class TextLengths:
     """Mean lengths of texts in tokens.
 
     Attributes:
-        response, judgment, verdict: None for half of the limit of each.
+        response, judgment, verdict: mean length of each; None for half of its token limit.
     """
 
     instruction: float = 200
@@ -164,7 +165,7 @@ def plan_on_hardware(
         devices: devices per worker. One engine runs on each `engine.tensor_parallel_size` of them,
             or on as many as hold the model.
         workers: machines that run shards; one of them trains.
-        lengths: of prompts and replies.
+        lengths: mean lengths of prompts and replies.
 
     Raises:
         ValueError: the model's weights do not fit on a worker.
@@ -265,10 +266,10 @@ def _estimate_sampling_seconds(
     """Estimate device-seconds of an engine: compute-bound prefill, then decoding.
 
     Args:
-        devices: of the engine, which splits the model over them.
+        devices: number of devices over which the engine splits the model.
 
     A step generates one token for each of b replies. It reads all weights once and each reply's
-    keys and values: the more replies fit in memory, the cheaper a token.
+    keys and values, so a token costs less the more replies fit in memory.
     """
     weights = model.parameters * _BYTES_PER_WEIGHT
     room = devices * device.memory * _MEMORY_UTILIZATION - weights

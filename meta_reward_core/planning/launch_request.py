@@ -36,7 +36,7 @@ from meta_reward_core.storage.artifact_store import encode_canonical_json
 from meta_reward_core.tasks.registry import find_task
 
 PROMPTS: Final = "prompts"
-"""Name of the prompts among the fields of a request's errors."""
+"""Key under which a request's errors list problems of the prompts."""
 
 
 class LaunchError(RecipeValuesError):
@@ -44,7 +44,7 @@ class LaunchError(RecipeValuesError):
 
 
 class PromptsReference(BaseModel):
-    """A file of prompts by its content."""
+    """A reference to a file of prompts, by its content."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,7 +56,7 @@ class PromptsReference(BaseModel):
         """Describe a file.
 
         Raises:
-            PromptFileError: it is missing or of no known format.
+            PromptFileError: the file is missing or has an unknown format.
         """
         data = path.read_bytes()
         return cls(sha256=hashlib.sha256(data).hexdigest(), format=detect_format(data, path.name))
@@ -87,17 +87,17 @@ class LaunchRequest(BaseModel):
     """All settings of a new experiment.
 
     Attributes:
-        experiment: its name.
+        experiment: name of the experiment.
         recipe: name of a shipped recipe; empty if `recipe_values` is the base.
-        recipe_values: all values of a base that is not shipped: a file, a text that was sent, or
-            the recipe of the experiment that is duplicated.
+        recipe_values: all values of a base that is not a shipped recipe: a file, a submitted text,
+            or the recipe of the duplicated experiment.
         values: values that differ from the base's, by key.
         iterations: the last iteration to run, counted from 1.
-        is_private: visible only to its owner and to admins.
+        is_private: whether the experiment is visible only to its owner and to admins.
         origin: name of the duplicated experiment.
-        prompts: None for the prompts of the task, or of the origin.
-        same_prompts: use the origin's prompts.
-        skip_bad_rows: leave out unusable rows of the prompt file.
+        prompts: file of prompts; None for the prompts of the task or of the origin.
+        same_prompts: whether to use the origin's prompts.
+        skip_bad_rows: whether to skip unusable rows of the prompt file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -115,14 +115,14 @@ class LaunchRequest(BaseModel):
     skip_bad_rows: bool = False
 
     def to_json(self) -> bytes:
-        """Write the document; the same request gives the same bytes."""
+        """Encode the request; the same request gives the same bytes."""
         return encode_canonical_json(self.model_dump(mode="json"))
 
     def get_base(self) -> Recipe:
         """The recipe before its changes.
 
         Raises:
-            RecipeError: it is missing or wrong.
+            RecipeError: the recipe is missing or wrong.
         """
         if self.recipe_values is None:
             return load_recipe(self.recipe, warn=ignore_renamed)
@@ -143,8 +143,8 @@ class LaunchBase:
     """The base recipe of a request, before its changes.
 
     Attributes:
-        name: of a shipped recipe; empty for any other.
-        origin: name of the experiment that is duplicated.
+        name: name of a shipped recipe; empty for any other recipe.
+        origin: name of the duplicated experiment.
     """
 
     recipe: Recipe
@@ -191,10 +191,10 @@ def make_launch_request(
     """Convert a command line's request to a launch request for a new experiment.
 
     Args:
-        iterations: the last iteration to run; one if not given.
+        iterations: the last iteration to run; 1 if not given.
 
     Returns:
-        The request without its prompts, whose file has not been read; and its recipe.
+        The request without its prompts, whose file has not been read, and the recipe.
 
     Raises:
         RecipeError: the recipe is missing or wrong, or values cannot be used.
@@ -227,7 +227,7 @@ def check_recipe_values(base: Recipe, values: Mapping[str, Any]) -> Recipe:
     """Apply changed values to a base.
 
     Raises:
-        RecipeValuesError: with everything that is wrong.
+        RecipeValuesError: values are wrong; the error contains all problems.
     """
     recipe = change_recipe(base, values)
     if error := find_task_error(recipe):
@@ -248,7 +248,7 @@ def find_pool_error(recipe: Recipe, *, count: int, iterations: int) -> str:
     """Explain why a pool has too few prompts for a request; empty if it has enough.
 
     Args:
-        count: prompts of the pool.
+        count: number of prompts in the pool.
         iterations: the last iteration to run.
     """
     per_iteration = recipe.sample.prompts

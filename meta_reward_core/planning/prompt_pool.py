@@ -34,14 +34,14 @@ def read_pool(
     """Load the prompts of a new experiment, from a file or from the recipe's task.
 
     Args:
-        items: of evaluation and development; prompts similar to theirs are left out.
-        skip_bad_rows: leave out unusable rows of the file, instead of refusing the file.
+        items: evaluation and development items; prompts similar to their prompts are left out.
+        skip_bad_rows: whether to skip unusable rows of the file instead of refusing the file.
 
     Returns:
         The prompts, and the items with the number of prompts left out for each.
 
     Raises:
-        InputError: there are none, or the file cannot be read as prompts.
+        InputError: there are no prompts, or the file cannot be read as prompts.
     """
     pool = _read_whole_pool(path, recipe, skip_bad_rows=skip_bad_rows, say=say)
     if recipe.sample.held_out is not None:
@@ -87,7 +87,7 @@ def _build_task_pool(recipe: Recipe, texts: Sequence[str]) -> PromptFile:
     """Build a pool from the prompts of a task.
 
     Raises:
-        TaskError: a prompt comes twice, or cannot be stored.
+        TaskError: a prompt occurs twice, or cannot be stored.
     """
     if len(set(texts)) < len(texts):
         raise TaskError(f"the task {recipe.task!r} supplies the same prompt twice: fix the task")

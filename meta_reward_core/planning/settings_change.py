@@ -65,7 +65,7 @@ FIXED_FIELDS: Final[Mapping[str, str]] = {
 """Values that cannot change in an experiment, with the reason or the alternative."""
 
 _STAGES_OF_AN_ITERATION: Final = "train_on"
-"""Decides which stages an iteration has, so a change applies from the first unstarted iteration."""
+"""Value that determines the stages of an iteration; changes apply from the first unstarted one."""
 
 
 class SettingsRequest(BaseModel):
@@ -73,7 +73,8 @@ class SettingsRequest(BaseModel):
 
     Attributes:
         values: new values by key.
-        apply: what happens to results made from the earlier values; None refuses such a change.
+        apply: treatment of results made with the earlier values; None refuses a change that affects
+            such results.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -106,15 +107,16 @@ class SettingsPlan:
     """The effects of a settings change.
 
     Attributes:
-        experiment: its name.
+        experiment: name of the experiment.
         number: number of the change, from 1.
         from_iteration: the first iteration that it applies to.
-        before, after: the values that change, by dotted name in the canonical form.
-        made_again: rerun stages of the iteration in progress, in paper order; empty if none.
+        before, after: old and new value of each changed setting, by dotted name in the canonical
+            form.
+        made_again: stages of the iteration in progress that are rerun, in the order of the paper.
         affected: stages of iteration `from_iteration` that depend on the change.
         recipe: all values after the change.
-        apply: the requested handling of existing results.
-        why_later: why it does not apply to the iteration in progress; "" if it does.
+        apply: the requested treatment of existing results.
+        why_later: why the change does not apply to the iteration in progress; "" if it does.
     """
 
     experiment: str
@@ -188,7 +190,7 @@ def refuse_fixed_fields(name: str, after: Mapping[str, Any]) -> None:
     """Refuse values that cannot change in an experiment.
 
     Raises:
-        InputError: naming each of them, and why.
+        InputError: a value cannot change; the message lists each of them with the reason.
     """
     fixed = {key: why for key, why in FIXED_FIELDS.items() if _is_changed(key, after)}
     if fixed:
@@ -271,11 +273,12 @@ def _find_why_later(
 def apply_settings_change(files: ExperimentFiles, plan: SettingsPlan) -> None:
     """Change an experiment's settings as planned; the caller must hold the experiment's lock.
 
-    Outputs of the shards to rerun are discarded first. If there are fewer shards now, the outputs
-    of the surplus ones must not be read.
+    Outputs of the shards to rerun are discarded first. If the number of shards decreases, the
+    outputs of the surplus shards must not be read.
 
     Raises:
-        InputError: the experiment has progressed since, or its settings were changed meanwhile.
+        InputError: the experiment has progressed, or its settings have changed, since the plan was
+            made.
         StorageFullError: the disk is full.
     """
     if plan_settings_change(files, plan.recipe, apply=plan.apply) != plan:

@@ -1,9 +1,10 @@
 """Which shard comes next on several engines, when shards end, and how long engines are idle.
 
-A free engine takes a shard of the earliest stage that has one whose inputs are finished, so that no
-engine waits. If later stages take longer, that alone leaves their long shards for the end, where
-few engines can take part. So some engines work ahead: they take the latest stage instead. How many
-is found by simulation, and `select_stage` applies it in real runs.
+A free engine takes a shard whose inputs are finished, from the earliest stage that has one, so that
+no engine is idle. If later stages take longer, this rule alone leaves their long shards for the
+end, when few engines have a shard to run. So some engines work ahead: they take shards of the
+latest stage instead. Their number is determined by simulation, and `select_stage` applies it in
+real runs.
 """
 
 import heapq
@@ -25,7 +26,7 @@ VARIATION: Final = 0.1
 """Assumed standard deviation of the logarithm of shard durations."""
 _MAX_SHARDS_PER_ENGINE: Final = 32
 MAX_SHARDS_AHEAD: Final = 512
-"""Shards of a stage above which no engine works ahead: the end is a small part of the whole."""
+"""Number of shards of a stage above which no engine works ahead, because little is gained."""
 _MAX_CHOICES_AHEAD: Final = 8
 _FEW_TIMES: Final = 5
 
@@ -43,8 +44,8 @@ class ShardTimes:
     """A simulated run of the generating stages on a number of engines.
 
     Attributes:
-        seconds: time until the last shard has ended.
-        idle_share: share of the engines' time until then without a shard to run.
+        seconds: time until the last shard ends.
+        idle_share: share of the engines' time until then in which they have no shard to run.
     """
 
     spans: Mapping[str, StageSpan]
@@ -55,12 +56,13 @@ class ShardTimes:
 def select_stage(
     waiting: Sequence[_StageName], running: Sequence[int], *, engines_ahead: int
 ) -> _StageName:
-    """Select the stage of which a free engine takes a shard.
+    """Select the stage from which a free engine takes a shard.
 
     Args:
         waiting: stages with a shard that may start, from the earliest to the latest.
-        running: for each of them, the engines that run a shard of it or of a later stage.
-        engines_ahead: how many engines take the latest stage; the others take the earliest.
+        running: for each of these stages, the number of engines that run a shard of it or of a
+            later stage.
+        engines_ahead: number of engines that take the latest stage; the others take the earliest.
     """
     return waiting[-1] if running[-1] < engines_ahead else waiting[0]
 
@@ -68,10 +70,10 @@ def select_stage(
 def choose_engines_ahead(
     seconds_per_shard: Mapping[str, float], *, shards: int, engines: int
 ) -> int:
-    """Choose how many engines take the latest stage instead of the earliest: the least time wins.
+    """Choose the number of engines that take the latest stage, so that the total time is minimal.
 
     Args:
-        seconds_per_shard: mean by stage, in the order of the paper.
+        seconds_per_shard: mean duration of a shard by stage, in the order of the paper.
         shards: number of shards of each stage.
     """
     if shards > MAX_SHARDS_AHEAD or engines == 1:
@@ -101,13 +103,13 @@ def simulate_shards(
     variation: float = VARIATION,
     seed: int = 0,
 ) -> ShardTimes:
-    """Simulate the shards of stages that read each other part by part.
+    """Simulate the shards of stages that read each other's output shard by shard.
 
     Args:
-        seconds_per_shard: mean by stage, in the order of the paper.
+        seconds_per_shard: mean duration of a shard by stage, in the order of the paper.
         shards: number of shards of each stage.
-        variation: spread of their times.
-        seed: of their times.
+        variation: standard deviation of the logarithm of shard durations.
+        seed: random seed of the durations.
     """
     draw = random.Random(seed)
     seconds = {
@@ -185,8 +187,9 @@ def _count_from(stages: Sequence[str], busy: Mapping[str, int], name: str) -> in
 def compute_least_seconds(seconds: Sequence[float], *, engines: int) -> float:
     """Compute a time that no order of indivisible shards on these engines can beat.
 
-    It is at least their sum divided by the engines. And of the k * engines + 1 longest shards, some
-    engine runs k + 1, which take at least as long as the k + 1 shortest of them.
+    The time is at least the sum of all durations divided by the number of engines. Also, of the k *
+    engines + 1 longest shards, some engine runs at least k + 1, which take at least as long as the
+    k + 1 shortest of them.
     """
     longest = sorted(seconds, reverse=True)
     piled = (
@@ -206,12 +209,13 @@ def choose_shard_size(
 ) -> int:
     """Choose the largest shard size, in prompts, with an idle share of at most `MAX_IDLE_SHARE`.
 
-    Where no size does, such as for fewer prompts than engines, or where shards of this size would
-    take longer because each costs time of its own, it is the one with the least time.
+    If no size satisfies this, such as with fewer prompts than engines, or if shards of this size
+    would take longer because of the overhead of each shard, the size with the least total time is
+    chosen.
 
     Args:
-        seconds_per_shard: of a shard of any size, such as for its files.
-        max_size: largest size to choose.
+        seconds_per_shard: overhead of a shard of any size, such as for its files.
+        max_size: maximum size to choose.
     """
     best, best_seconds = prompts, math.inf
     for size in _iter_sizes(prompts, engines, max_size or prompts):
@@ -225,7 +229,7 @@ def choose_shard_size(
 
 
 def _iter_sizes(prompts: int, engines: int, max_size: int) -> Iterator[int]:
-    """Sizes to try, the largest first, each about a seventh smaller than the one before."""
+    """Yield sizes to try, the largest first, each about a seventh smaller than the previous one."""
     size = min(max_size, math.ceil(prompts / min(prompts, engines)))
     smallest = min(size, math.ceil(prompts / (engines * _MAX_SHARDS_PER_ENGINE)))
     while size >= smallest:

@@ -1,7 +1,7 @@
 """The default number of prompts in a shard, chosen when an experiment is created.
 
-More shards leave engines less idle at the end of the generating stages, and each costs some time of
-its own. The chosen size is part of the recipe from then on, because each shard has its own seed.
+With more shards, engines are less idle at the end of the generating stages, but each shard has some
+overhead. The chosen size is part of the recipe from then on, because each shard has its own seed.
 """
 
 import math
@@ -49,7 +49,7 @@ class EngineCapacity:
 
 
 ONE_ENGINE: Final = EngineCapacity()
-"""An engine of unknown speed."""
+"""One engine of unknown speed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +57,13 @@ class ShardSize:
     """The size of an experiment's shards.
 
     Attributes:
-        prompts: of a shard.
-        shards: number of shards of a stage.
+        prompts: number of prompts per shard.
+        shards: number of shards per stage.
         engines: number of engines.
-        seconds: estimated time before the training on these engines.
-        idle_share: share of the engines' time until then without a shard.
-        chosen: whether the recipe leaves the size open.
-        advised: a size that leaves less time idle, if this one leaves more than `MAX_IDLE_SHARE`.
+        seconds: estimated time before training, with these engines.
+        idle_share: share of the engines' time until then in which they have no shard to run.
+        chosen: whether the size was chosen here, because the recipe leaves it open.
+        advised: a size with a lower idle share, if that of this size exceeds `MAX_IDLE_SHARE`.
     """
 
     prompts: int
@@ -91,7 +91,7 @@ def estimate_shard_size(
     """Choose the size of shards if a recipe leaves it open, and estimate the idle time of engines.
 
     Args:
-        measured: throughput of the model, if any shard has been measured.
+        measured: measured throughput of the model; None if no shard has been measured.
     """
     prompts = recipe.sample.prompts
     seconds, start = _estimate_seconds_per_prompt(recipe, iteration, measured)
@@ -127,9 +127,10 @@ def freeze_shard_size(recipe: Recipe, capacity: EngineCapacity) -> Recipe:
 def choose_engines_ahead_for(
     recipe: Recipe, iteration: int, *, engines: int, measured: MeasuredThroughput
 ) -> int:
-    """Choose how many engines of an iteration take shards of the latest stage.
+    """Choose the number of engines that take shards of the latest stage in an iteration.
 
-    None do until every stage has been measured: a wrong order costs more than it can gain.
+    No engine does until every stage has been measured: a wrong order can cost more than the right
+    one gains.
     """
     seconds, start = _estimate_seconds_per_prompt(recipe, iteration, measured)
     if not measured.rates.keys() >= seconds.keys():
@@ -145,7 +146,7 @@ def choose_engines_ahead_for(
 def _estimate_seconds_per_prompt(
     recipe: Recipe, iteration: int, measured: MeasuredThroughput
 ) -> tuple[Mapping[str, float], float]:
-    """Estimate the seconds of each generating stage for a prompt, and of a shard of any size.
+    """Estimate the seconds per prompt of each generating stage, and the overhead of a shard.
 
     A stage that has not been measured is assumed to be as fast as the others.
     """

@@ -12,7 +12,7 @@ from meta_reward_core.recipes.training_settings import DpoSettings, TrainingSett
 FLOAT32: Final = 4
 BFLOAT16: Final = 2
 NF4: Final = 0.516
-"""Bytes of a 4-bit weight with its scales, quantised twice (QLoRA: 0.5 + 0.127 / 8)."""
+"""Bytes of a 4-bit weight with its double-quantized scales (QLoRA: 0.5 + 0.127 / 8)."""
 ADAM: Final = 8
 ADAM_8BIT: Final = 2
 LOGIT_TILE: Final = 512 * 2**20
@@ -30,7 +30,7 @@ class ModelShape:
         intermediate_size: width of the MLP.
         layers: number of decoder layers.
         vocabulary: number of tokens.
-        kv_bytes: bytes of keys and values in bfloat16, for one token of a context.
+        kv_bytes: bytes of keys and values in bfloat16, for one token of context.
         is_tied: whether input and output embeddings share one weight.
     """
 
@@ -141,7 +141,7 @@ def _suggest_for_rows(settings: TrainingSettings) -> str:
 
 
 def _count_trained(settings: TrainingSettings, shape: ModelShape) -> float:
-    """Number of trained weights. Adapters of all linear layers: r x (inputs + outputs) of each.
+    """Count the trained weights. Adapters of all linear layers: r x (inputs + outputs) per layer.
 
     Query and output projections are square; keys and values are narrower and counted as square.
     """
@@ -153,7 +153,7 @@ def _count_trained(settings: TrainingSettings, shape: ModelShape) -> float:
 
 
 def _get_base_bytes(settings: TrainingSettings) -> float:
-    """Bytes of a frozen weight."""
+    """Return the bytes of a frozen weight."""
     base = "float32" if settings.lora is None else settings.lora.base
     return {"float32": FLOAT32, "bfloat16": BFLOAT16, "nf4": NF4}[base]
 
@@ -171,7 +171,7 @@ def _estimate_activations(
 def _estimate_logits(
     settings: TrainingSettings, shape: ModelShape, tokens: int, computed: int
 ) -> float:
-    """A tile, hidden states with their gradient, and the gradient of a trained head."""
+    """Estimate a tile, hidden states with their gradient, and the gradient of a trained head."""
     tile = LOGIT_TILE if settings.logit_tile is None else settings.logit_tile * 2**20
     hidden = tokens * shape.hidden_size * (computed + FLOAT32)
     head = shape.vocabulary * shape.hidden_size * FLOAT32 if settings.lora is None else 0
@@ -179,7 +179,7 @@ def _estimate_logits(
 
 
 def _estimate_gathered(settings: TrainingSettings, shape: ModelShape, computed: int) -> float:
-    """Temporarily unsharded weights: two layers and both embeddings.
+    """Estimate temporarily unsharded weights: two layers and both embeddings.
 
     Without sharding, autocast keeps a copy of each trained weight in the precision of the
     computation until the backward pass is done.

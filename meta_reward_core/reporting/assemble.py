@@ -26,9 +26,9 @@ def build_report(
     """Build the report of one or several experiments.
 
     Args:
-        arms: what stands side by side; one arm with one run for one experiment.
-        baseline: label of the arm that others are compared with; by default the first.
-        foreword: what stands first, such as how the runs came about.
+        arms: arms to compare side by side; for one experiment, one arm with one run.
+        baseline: label of the arm with which the others are compared; by default the first arm.
+        foreword: text at the beginning of the report, such as how the runs were made.
     """
     several = len(arms) > 1
     parts: list[tuple[str, Sequence[Block]]] = [

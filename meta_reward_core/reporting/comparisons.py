@@ -44,7 +44,7 @@ _PLANTED: Final = (
 )
 _PRIMARY_PREFIX: Final = "primary: "
 _MIN_RUNS: Final = 3
-"""Minimum differences for a claim: two cannot show whether they are approximately normal, as the
+"""Minimum number of differences for a claim: two cannot show approximate normality, which the
 interval assumes.
 """
 

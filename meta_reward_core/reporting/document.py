@@ -36,8 +36,8 @@ class ReportTable:
     """A table; the first cell of each row is its heading.
 
     Attributes:
-        note: what a reader must know to read it.
-        outside: number of the last rows, which are the paper's and not ours.
+        note: explanation that a reader needs to interpret the table.
+        outside: number of rows at the end that contain the paper's values.
     """
 
     title: str
@@ -49,7 +49,7 @@ class ReportTable:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A named line through (x, y); y is None if unknown."""
+    """A named line through points (x, y); y is None if unknown."""
 
     name: str
     points: Sequence[tuple[float, float | None]]
@@ -57,7 +57,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class LinePlot:
-    """Curves over a number."""
+    """Curves over a numeric axis."""
 
     title: str
     curves: Sequence[Curve]
@@ -128,7 +128,7 @@ def split_code_spans(text: str) -> list[TextSpan]:
 
 
 def add_reason_if_empty(grid: ReportTable, *, ours: int, reason: str) -> list[Block]:
-    """Return the table, with the reason if it has no rows from our runs."""
+    """Return the table, followed by the reason if it has no rows from this installation's runs."""
     return [grid] if ours else [grid, Absent(f"{grid.title}, of these models", reason)]
 
 

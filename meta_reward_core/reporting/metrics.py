@@ -22,9 +22,10 @@ class MetricSpec:
     """A metric of M_t.
 
     Attributes:
-        bounds: its lowest and highest possible value; None if unbounded.
-        items: unit of its count, so that items of one prompt count once: `count` unchanged, or
-            the recipe's judged held-out responses. `none`: a single run has no interval.
+        bounds: lowest and highest possible value of the metric; None if unbounded.
+        items: number of independent items behind the metric, so that items of one prompt count
+            once: `count` unchanged, or the recipe's judged held-out responses. `none`: a single run
+            has no interval.
     """
 
     title: str

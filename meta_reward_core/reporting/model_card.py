@@ -36,8 +36,9 @@ class Lineage:
     """Origin of a model.
 
     Attributes:
-        seed_model: what M0 is called: a hub's name, at its commit if it is known, or a folder's.
-        sha256: of every model from M0 on, in order.
+        seed_model: name of M0: its name on the Hub, with the commit if known, or the name of its
+            folder.
+        sha256: SHA-256 of every model from M0 on, in order.
     """
 
     seed_model: str
@@ -56,7 +57,8 @@ def write_model_card(
     """Write the model card of M_number.
 
     Args:
-        summaries: of the iterations 1 to `number`, in order; `meta_reward_core.reporting.summary`.
+        summaries: summaries of the iterations 1 to `number`, in order; see
+            `meta_reward_core.reporting.summary`.
 
     Returns:
         Markdown with the front matter that the Hugging Face hub reads.
@@ -75,10 +77,10 @@ def write_model_card(
 
 
 def get_public_model_name(name: str | None, *, task: str = "the toy task") -> str:
-    """Return a public name for a recipe's model: an id unchanged, the last part of a path.
+    """Return a public name for a recipe's model: an unchanged id, or the last part of a path.
 
     Args:
-        task: title of the recipe's task, whose base model it is if it has no name.
+        task: title of the recipe's task, whose base model is used if the recipe names no model.
     """
     if name is None:
         return f"{task}'s seed model"

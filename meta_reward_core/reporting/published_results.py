@@ -37,7 +37,7 @@ JUDGE_AND_MODEL: Final[tuple[Row, ...]] = (
     ("Meta-Rewarding, iteration 3", "58.63", "61.24", _NONE),
     ("Meta-Rewarding, iteration 4", "57.44", "59.54", _NONE),
 )
-"""Table 3: agreement with GPT-4 in percent, the same without ties; Spearman is not given."""
+"""Table 3: agreement with GPT-4 in percent, with and without ties; Spearman is not reported."""
 
 LENGTH_CONTROL: Final[tuple[Row, ...]] = (
     ("Meta-Rewarding, iteration 4, rho 0", "2,212"),
@@ -62,4 +62,4 @@ JUDGE_AND_HUMANS: Final[tuple[Row, ...]] = (
     ("Self-Rewarding, iteration 2", "64.14", "67.17", "0.347"),
     ("Meta-Rewarding, iteration 2", "66.64", "68.33", "0.382"),
 )
-"""Table 7: agreement with people in percent, the same without ties, Spearman."""
+"""Table 7: agreement with people in percent, with and without ties; Spearman's correlation."""

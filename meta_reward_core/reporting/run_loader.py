@@ -30,11 +30,11 @@ class ExperimentRun:
     Attributes:
         seed_model: any name that distinguishes this M0 from others.
         models: sha256 of M0, M1, ... up to the last completed one.
-        summaries: of the finished iterations, from 1.
+        summaries: summaries of the finished iterations, from 1.
         metrics: results of the evaluations.
         steps: DPO steps of each finished iteration.
         cards: scorecards of each model, by number.
-        packages: versions of what the last iteration ran on.
+        packages: versions of the packages with which the last iteration ran.
         gaming: issues in the answers of each iteration; None if not checked.
     """
 
@@ -68,8 +68,8 @@ class Arm:
     """Runs of one recipe that differ only in their seeds.
 
     Attributes:
-        unfinished: run -> why it is not in the tables.
-        planned: how many runs there should be.
+        unfinished: for each unfinished run, the reason why it is not in the tables.
+        planned: number of planned runs.
     """
 
     label: str
@@ -98,12 +98,12 @@ def read_run(
     """Read an experiment.
 
     Args:
-        summaries: of its iterations, by number, if known with their seconds.
-        seed_model: which M0; by default its hash.
-        look_at_answers: read all answers and look for those that manipulate the judge.
+        summaries: summaries of its iterations by number, with their durations if known.
+        seed_model: a name that distinguishes this M0 from others; by default its hash.
+        look_at_answers: whether to search all responses for attempts to manipulate the judge.
 
     Raises:
-        ArtifactError: its files are gone, or one is damaged.
+        ArtifactError: the experiment's files no longer exist, or one is damaged.
     """
     found = kept.require_description()
     settings = read_settings(kept, found)

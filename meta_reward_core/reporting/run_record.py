@@ -1,8 +1,8 @@
 """A finished run as one small file: everything a report reads, and its fingerprint.
 
-A record outlives the run's own files and machine. It is valid as long as a new run with its name
-would have the same settings, templates, prompts, seed and M0, with the same version of the toy task
-and of the tables; none of these depends on the machine.
+A record can be kept after the run's own files and machine are gone. It is valid as long as a new
+run with its name would have the same settings, templates, prompts, seed and M0, with the same
+version of the toy task and of the tables; none of these depends on the machine.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ class RunFingerprint:
     Attributes:
         recipe: sha256 of the recipe's values as this version reads them.
         templates: sha256 of the prompt templates of judge and meta-judge.
-        prompts: sha256 of the ids of the prompts it samples from, in order.
+        prompts: sha256 of the ids of the prompts in the run's pool, in order.
         seed: random seed.
         seed_model: sha256 of M0; None if unknown.
         world: version of the task; None if the task is not installed here.
@@ -101,7 +101,7 @@ def build_record(store: ArtifactStore, run: ExperimentRun) -> RunRecord:
     """Build the record of a loaded run.
 
     Raises:
-        ArtifactError: the files are gone or damaged.
+        ArtifactError: the files no longer exist or are damaged.
     """
     files = ExperimentFiles(store, run.name)
     words = files.require_description()["templates"]

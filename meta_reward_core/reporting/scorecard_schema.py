@@ -51,10 +51,10 @@ def parse_scorecard(content: bytes | str, *, place: str) -> ScorecardDict:
     """Parse a scorecard from JSON.
 
     Args:
-        place: its location, for messages.
+        place: location of the file, for messages.
 
     Raises:
-        ArtifactError: it is not a scorecard.
+        ArtifactError: the content is not a scorecard.
     """
     try:
         card: ScorecardDict = parse_json(content)

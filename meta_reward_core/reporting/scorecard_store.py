@@ -1,9 +1,10 @@
 """Storage of the scorecards of an experiment's models.
 
-One file for each benchmark of each model (`storage.layout`), in the format of `manage.py evaluate
---output`; a judge's agreement with humans and its agreement with a model have different names.
-A later evaluation of the same model by the same rule replaces the earlier one. Metrics of the tasks
-in `evaluation.tasks` are in the iterations' own tables and are listed with them.
+There is one file for each benchmark of each model (see `storage.layout`), in the format of
+`manage.py evaluate --output`. A judge's agreement with humans and its agreement with a model are
+stored under different names. A later evaluation of the same model by the same rule replaces the
+earlier one. Metrics of the tasks in `evaluation.tasks` are in the iterations' own tables and are
+listed with them.
 """
 
 import re
@@ -59,7 +60,7 @@ def save_scorecard(
 
     Raises:
         InputError: there is no such experiment.
-        ArtifactError: it cannot be written.
+        ArtifactError: the scorecard cannot be written.
     """
     files = ExperimentFiles(store, experiment)
     if not files.exists():
@@ -78,7 +79,7 @@ def parse_model_spec(text: str) -> tuple[str, int]:
     """Parse `EXPERIMENT/M<t>` into the experiment and the number of the model.
 
     Raises:
-        InputError: it is not named so.
+        InputError: the text does not have this form.
     """
     found = _PLACE.fullmatch(text)
     if found is None:
@@ -90,7 +91,7 @@ def list_scorecards(files: ExperimentFiles, number: int) -> list[ScorecardDict]:
     """List all scorecards of M_number by name.
 
     Raises:
-        ArtifactError: one of them is not readable.
+        ArtifactError: a scorecard cannot be read.
     """
     return [made.card for made in _iter_model_scorecards(files, number)]
 
@@ -99,7 +100,7 @@ def iter_scorecard_files(files: ExperimentFiles) -> Iterator[ScorecardFile]:
     """Yield all scorecards of an experiment by model, those of `evaluation.tasks` first.
 
     Raises:
-        ArtifactError: one of them is not readable.
+        ArtifactError: a scorecard cannot be read.
     """
     found = map(parse_model_name, files.store.list_names(files.layout.evaluations))
     numbers = {number for number in found if number is not None}

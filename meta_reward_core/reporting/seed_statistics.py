@@ -4,9 +4,9 @@ A difference is taken within pairs: the same M0 and the same loop seed in both a
 their common variation. There are two separate questions, because loop seeds of one M0 are not new
 evidence about another M0:
 
-- **these seed models**: would other loop seeds from the same M0s give this difference? Student's
+- **these seed models**: would other loop seeds with the same M0s show this difference? Student's
   interval over pairs, each M0 with its own mean (n pairs, k M0s, n - k degrees of freedom).
-- **other seed models**: would other M0s give it? Student's interval over the k means per M0 (k - 1
+- **other seed models**: would other M0s show it? Student's interval over the k means per M0 (k - 1
   degrees of freedom); absent for one M0.
 
 Both assume that the differences are roughly normal, which cannot be verified with few seeds.
@@ -33,11 +33,11 @@ class SeedEstimate:
     """A mean over seeds.
 
     Attributes:
-        mean: each M0 weighs alike; None for no run.
-        runs: how many went in.
-        seed_models: of how many M0s.
-        deviation: standard deviation between loop seeds of one M0, pooled; None where no M0 has
-            two runs.
+        mean: mean in which each M0 has the same weight; None without runs.
+        runs: number of runs.
+        seed_models: number of M0s of these runs.
+        deviation: standard deviation between loop seeds of one M0, pooled over M0s; None if no M0
+            has two runs.
         here: 95% interval for these seed models.
         elsewhere: 95% interval for other seed models.
         absent: why an interval is missing.
@@ -85,7 +85,7 @@ def _compute_mean_interval(means: Sequence[float]) -> Interval | None:
 
 
 def _compute_t_interval(mean: float, error: float, free: int) -> Interval | None:
-    """Compute a t interval; None without variation: zero width would suggest certainty."""
+    """Compute a t interval; None without variation, because zero width would suggest certainty."""
     if error <= _NO_SPREAD:
         return None
     half = compute_t_quantile(free, 0.975) * error
@@ -101,7 +101,7 @@ def _explain_missing_interval(deviation: float | None, *, free: int) -> str:
 def compute_differences(
     arm: Mapping[Key, float], baseline: Mapping[Key, float]
 ) -> dict[Key, float]:
-    """Compute arm minus baseline for the runs that both have."""
+    """Compute the difference, arm minus baseline, for the pairs of runs that both have."""
     return {key: arm[key] - baseline[key] for key in arm if key in baseline}
 
 

@@ -33,10 +33,10 @@ REFUSALS: Final = {
 """Tables of refused prompts, by role."""
 
 NAMED_PROMPTS: Final = 100
-"""Maximum refused prompts per role that a summary lists."""
+"""Maximum number of refused prompts per role that a summary lists."""
 
 NAMED_CHARS: Final = 80
-"""Of each text."""
+"""Maximum characters of each listed text."""
 
 _PAIR_KINDS: Final[tuple[PairKind, ...]] = ("actor", "judge")
 _ACCURACY: Final = "rewards/accuracies"
@@ -80,14 +80,14 @@ def summarize_iteration(
     """Summarize the completed stages of an iteration.
 
     Args:
-        files: of the iteration.
+        files: files of the iteration.
         number: t, from 1.
         stages: names of the stages in the paper's order.
         before: files of the previous iteration, for comparisons.
-        timings: by stage, if known.
+        timings: timings by stage, if known.
 
     Returns:
-        Plain values only; metrics that were not measured are None or absent.
+        A dictionary of plain values; metrics that were not measured are None or absent.
     """
     measured = _measure_metrics(files, number, recipe)
     earlier = _measure_metrics(before, number - 1, recipe) if before is not None else None

@@ -1,4 +1,4 @@
-"""The paper's seven tables, with a run's metrics above the paper's.
+"""The paper's seven tables, with the metrics of runs above those of the paper.
 
 A metric is from a scorecard stored by `manage.py evaluate --experiment`, from an iteration's own
 data, or, in the miniature, from the ground truth. If there is none, the table gives the reason.

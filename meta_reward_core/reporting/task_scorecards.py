@@ -1,7 +1,7 @@
 """Scorecards of `evaluation.tasks` with changes from earlier models, from iterations.
 
-A change is a mean over the same items, each measured on both models: paired, and clustered by
-prompt. If the items of a metric differ between two models, the common ones count.
+A change is a mean over the same items, measured on both models; it is paired, and clustered by
+prompt. If the items of a metric differ between two models, only the common items count.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ _SCALES: Final = {
     _ORDER_AGREEMENT: 1.0,
     "meta_judge.accuracy": 1.0,
 }
-"""Width of the scale of metrics that have one; changes of others are scaled by the largest change.
+"""Width of the scale of metrics that have a scale; other changes are scaled by the largest one.
 """
 
 CHANGE_MARK: Final = "_change_from_M"
@@ -39,7 +39,7 @@ def read_task_scorecards(files: ExperimentFiles, number: int) -> list[ScorecardD
     Tasks that were not evaluated have no metrics, and the reason under `not_evaluated`.
 
     Raises:
-        DamagedArtifactError: a table is not readable.
+        DamagedArtifactError: a table cannot be read.
     """
     rows = _open_iteration(files, number).read("task_scorecards").to_pylist()
     return [_make_card(files, number, row) for row in rows if row["model"] == f"M{number}"]
@@ -55,10 +55,11 @@ def measure_ground_truth_changes(
         (Hoeffding 1948, The Annals of Mathematical Statistics 19).
 
     Returns:
-        By `<subject>.<metric>`; empty for iterations of a version that stored no single items.
+        Changes by `<subject>.<metric>`; empty for iterations of a version that did not store the
+        results of single items.
 
     Raises:
-        DamagedArtifactError: a table is not readable.
+        DamagedArtifactError: a table cannot be read.
     """
     then = _read_results(files, before, task)
     now = _read_results(files, after, task)

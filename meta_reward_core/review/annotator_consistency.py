@@ -32,9 +32,9 @@ class AnnotatorConsistency:
 
     Attributes:
         same: share of items to which the same auditor gave the same answer again.
-        other: share of pairs of auditors of one item who gave it the same answer, as a mean over
-            items, so that an item with many auditors counts once.
-        alpha: Krippendorff's, over items that several auditors answered.
+        other: share of pairs of auditors who gave the same answer to an item, averaged over items
+            so that an item with many auditors counts once.
+        alpha: Krippendorff's alpha over items that several auditors answered.
     """
 
     same: Estimate
@@ -51,9 +51,10 @@ def measure_consistency(
     """Measure the consistency of auditors from repeats.
 
     Args:
-        same: two answers of one auditor to one item, each.
-        answers_by_item: for each item its (auditor, answer), one for each auditor.
-        has_numbers: whether answers are numbers; answers within half a point are then alike.
+        same: pairs of answers by one auditor to the same item.
+        answers_by_item: for each item, one (auditor, answer) for each auditor.
+        has_numbers: whether answers are numbers; numbers that differ by at most half a point then
+            count as equal.
     """
     units = [[answer for _, answer in answers] for answers in answers_by_item if len(answers) > 1]
     alike = _is_close if has_numbers else _is_equal
@@ -91,7 +92,7 @@ def estimate_alpha(
     """Estimate Krippendorff's alpha with a jackknife interval over units, on Fisher's z scale.
 
     Args:
-        units: for each its answers; those with one answer do not count.
+        units: the answers to each unit; units with one answer do not count.
     """
     counts, values = count_answers(units)
     n = len(counts)

@@ -31,13 +31,12 @@ class AuditorAnswer:
     """An answer of an auditor; answers are in the order of submission.
 
     Attributes:
-        value: first, second, tie or neither; for a response the score, 0 to 5.
+        value: `first`, `second`, `tie` or `neither`; for a response, the score from 0 to 5.
         known: correct answer of the item; None if unknown.
         is_calibration: whether its answer was known before the audit.
-        shown_first, longer, higher_score: which judgment was shown first, is longer, has the
-            higher score; None where neither is, or for responses.
-        earlier: the auditor's own earlier answer to the same item; None if there is none.
-        seconds: time taken; 0 if unknown.
+        shown_first, longer, higher_score: which judgment was shown first, is longer, or has the
+        higher score; None if neither does, and for responses. earlier: the auditor's own earlier
+        answer to the same item; None if there is none. seconds: time taken; 0 if unknown.
     """
 
     auditor: str
@@ -76,7 +75,7 @@ class AuditorQuality:
         trend: accuracy over time, in blocks of about equal size; empty if there are too few
             answers for two blocks.
         seconds: median time per answer; None if unknown.
-        is_flagged: whether the accuracy is shown to be below the bound.
+        is_flagged: whether the whole interval of the accuracy is below the bound.
     """
 
     name: str

@@ -44,11 +44,11 @@ class AuditedPair:
     Attributes:
         stratum: the stratum it was sampled from.
         human: the human answer; "neither" (both judgments are bad) counts as a tie.
-        forward, backward: the meta-judge's outcome with `first`, with `second` shown first.
-        higher_score, longer, higher_elo: which judgment has the higher score, more text, the
-            higher rating; None if equal or unknown.
-        shown_left: the judgment that the auditor saw first.
-        groups: from the name of a division to the group that the pair is in.
+        forward, backward: the meta-judge's outcome with `first` and with `second` shown first,
+            respectively.
+        higher_score, longer, higher_elo: which judgment has the higher score, the longer text, or
+        the higher rating; None if equal or unknown. shown_left: the judgment that the auditor saw
+        first. groups: group of the pair, by the name of the division into groups.
     """
 
     stratum: str
@@ -63,7 +63,7 @@ class AuditedPair:
 
     @property
     def outcome(self) -> Outcome:
-        """The answer as a verdict of the meta-judge."""
+        """The human answer as a verdict of the meta-judge."""
         return "tie" if self.human == "neither" else self.human
 
     @property

@@ -19,10 +19,10 @@ class SampleSize:
     """Cost of an interval of one width.
 
     Attributes:
-        half_width: of the interval of a share; a share.
-        items: distinct items that need an answer.
-        answers: with the repeats.
-        minutes: time of all auditors together; None where no answer was timed yet.
+        half_width: half-width of the interval of a share, as a share.
+        items: number of distinct items that need an answer.
+        answers: number of answers, including repeats.
+        minutes: total time of all auditors; None if no answer has been timed yet.
     """
 
     half_width: float
@@ -44,8 +44,8 @@ def compute_sample_size(
     A share of one half is assumed, for which the interval is widest.
 
     Args:
-        half_width: a share, above 0 and below 0.5.
-        population: items that there are; None for a population without an end.
+        half_width: half-width as a share, above 0 and below 0.5.
+        population: number of items in the population; None for an infinite population.
     """
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     # Wilson's half width at one half is z / (2 sqrt(n + z^2)).
@@ -66,7 +66,7 @@ def plan_sample_sizes(
     """Compute the items, answers and minutes for several widths.
 
     Args:
-        repeat_share: share of the items that come again.
+        repeat_share: share of the items that are repeated.
         seconds: median time per answer; None if unknown.
     """
     sizes = []

@@ -25,10 +25,11 @@ class JudgedPair:
     """Two judgments of one response that the meta-judge compared.
 
     Attributes:
-        forward: what won with `first` shown first; None if that order was not fought or not read.
-        backward: what won with `second` shown first.
-        elo_first, elo_second: ratings, where there are any.
-        decided_pair: whether these two became a preference pair.
+        forward: outcome with `first` shown first; None if that battle did not run or has no
+            readable verdict.
+        backward: outcome with `second` shown first; None as for `forward`.
+        elo_first, elo_second: Elo ratings, if any.
+        decided_pair: whether these two judgments became a preference pair.
     """
 
     first: Judgment
@@ -63,8 +64,8 @@ class SamplingUnit:
     """A population item with its data for sampling.
 
     Attributes:
-        strata: by strategy, the stratum that the item falls into.
-        uncertainty: the larger, the less sure the judges were; compared, never added up.
+        strata: stratum of the item, by strategy.
+        uncertainty: sort key; larger values mean that the judges were less certain.
     """
 
     key: str
@@ -81,7 +82,7 @@ def build_judged_pairs(
     """Combine both orders of each pair, ordered by key.
 
     Args:
-        judgments: by id, those that battled.
+        judgments: the judgments that battled, by id.
         decided: judgment ids of each preference pair.
     """
     elo = {rating.judgment_id: rating.elo for rating in ratings}

@@ -43,9 +43,10 @@ class Estimate:
     """Estimate of a population statistic from the answers.
 
     Attributes:
-        value: absent if nothing was counted.
-        low, high: its interval; absent if there are too few answers to estimate their variance.
-        count: items it is based on.
+        value: the estimate; None if nothing was counted.
+        low, high: ends of its interval; None if there are too few answers to estimate their
+            variance.
+        count: number of items on which it is based.
     """
 
     value: float | None
@@ -63,8 +64,8 @@ class SurveyDesign:
 
     Attributes:
         strata: name of the stratum of each answered item, shape [n].
-        sizes: items of each stratum in the population, answered or not.
-        factors: of samples that are pooled, how much each of their strata counts; else 1.
+        sizes: number of items of each stratum in the population, answered or not.
+        factors: weights of the strata of pooled samples; otherwise 1.
     """
 
     strata: tuple[str, ...]
@@ -115,7 +116,7 @@ def estimate_share(
     Args:
         part: shape [n], 0 <= part <= whole.
         whole: shape [n].
-        confidence: of the interval, in (0, 1).
+        confidence: confidence level of the interval, in (0, 1).
     """
     y, x = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
     count = int(np.count_nonzero(x))
@@ -205,7 +206,7 @@ def estimate_mean(
     """Estimate the population mean over items that have a value.
 
     Args:
-        values: shape [n]; None if an item is outside the subpopulation.
+        values: values of shape [n]; None for an item outside the subpopulation.
     """
     x = np.array([value is not None for value in values], dtype=np.float64)
     y = np.array([value or 0.0 for value in values], dtype=np.float64)
@@ -255,8 +256,8 @@ def estimate_statistic(
     scale the variance hardly depends on the value, and intervals stay within [-1, 1].
 
     Args:
-        statistic: from weights of shape [m, n] to m statistics, NaN if undefined.
-        count: items behind it.
+        statistic: computes m statistics from weights of shape [m, n]; NaN if undefined.
+        count: number of items behind the statistic.
     """
     value, reach = _compute_value_and_margin(design, statistic, confidence)
     return _make_fisher_estimate(value, reach, count)
@@ -277,7 +278,7 @@ def estimate_statistic_from_share(
     nearly always agrees, a symmetric interval misses too often.
 
     Args:
-        share: with its interval, of the same items and confidence.
+        share: estimate of the share with its interval, for the same items and confidence level.
         share_statistic: the same share as a statistic of weights.
     """
     value, reach = _compute_value_and_margin(design, statistic, confidence)

@@ -101,8 +101,8 @@ class BatchSlot:
     """A position in a batch: an item or a repeat of it.
 
     Attributes:
-        index: of the item in the sample.
-        again: who gets a repeat: the auditor who answered it, or another one.
+        index: index of the item in the sample.
+        again: recipient of a repeat: the auditor who answered the item, or another auditor.
     """
 
     index: int
@@ -112,7 +112,7 @@ class BatchSlot:
 def sample_items(
     units: Sequence[SamplingUnit], *, strategy: str, size: int, rng: random.Random
 ) -> BatchSample:
-    """Sample at most `size` items; a smaller population is used whole.
+    """Sample at most `size` items; a smaller population is used completely.
 
     Raises:
         InputError: the population is empty, the size is below 2, or the strategy is unknown.
@@ -186,8 +186,8 @@ def arrange_batch(count: int, *, same: float, other: float, rng: random.Random) 
 
     Args:
         count: number of sampled items.
-        same: share of them repeated to the same auditor.
-        other: share of them repeated to another auditor.
+        same: share of the items that are repeated to the same auditor.
+        other: share of the items that are repeated to another auditor.
     """
     indexes = range(count)
     repeats = [(index, "same") for index in rng.sample(indexes, round(same * count))]
@@ -208,8 +208,8 @@ class SamplingFrame:
     """The population of the answered items.
 
     Attributes:
-        sizes: items of each stratum in the population.
-        factors: where several samples are pooled, how much each stratum counts; else empty.
+        sizes: number of items of each stratum in the population.
+        factors: weight of each stratum if several samples are pooled; otherwise empty.
     """
 
     sizes: Mapping[str, int]
@@ -224,8 +224,9 @@ def pool_frames(frames: Mapping[str, SamplingFrame], answers: Mapping[str, int])
     """Pool samples of one population; each counts by its share of the answers.
 
     Args:
-        frames: by name; `name_sample_stratum` gives the pooled names of their strata.
-        answers: how many items of each sample are answered.
+        frames: sampling frames by name; `name_sample_stratum` returns the pooled names of their
+            strata.
+        answers: number of answered items of each sample.
     """
     total = sum(answers.values())
     sizes = {

@@ -13,7 +13,7 @@ _TOKEN_ENGINES: Final = frozenset({"transformers", "vllm"})
 
 
 def derive_needs(recipe: Recipe) -> ModelNeeds:
-    """What a recipe needs of its model."""
+    """Derive a recipe's requirements for its model."""
     roles = [recipe.actor.max_new_tokens]
     if recipe.outside_judge is None:
         roles.append(recipe.judge.max_new_tokens)

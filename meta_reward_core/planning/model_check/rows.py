@@ -1,6 +1,7 @@
 """Check a recipe's token limits against the prompts of each role and the training rows.
 
-Nothing is generated yet, so a completion counts with its minimum and its maximum length.
+Nothing has been generated yet, so both the minimum and the maximum length of a completion are
+considered.
 """
 
 from collections.abc import Sequence
@@ -29,10 +30,10 @@ class RoleLengths:
     """Lengths in one role, in tokens.
 
     Attributes:
-        prompts: of each prompt, with nothing generated in it.
-        most_inserted: generated text that a prompt shows at most: responses and judgments.
-        most_new: of a completion, at most.
-        is_local: whether the experiment's own model completes it.
+        prompts: length of each prompt, without generated text.
+        most_inserted: maximum length of generated text in a prompt: responses and judgments.
+        most_new: maximum length of a completion.
+        is_local: whether the experiment's own model generates the completions.
         trains: whether pairs of this role are trained on.
     """
 
@@ -45,7 +46,7 @@ class RoleLengths:
 
 
 def select_prompts(prompts: Sequence[str], *, count: int = MAX_PROMPTS) -> Sequence[str]:
-    """At most `count` prompts, evenly spaced."""
+    """Select at most `count` prompts, evenly spaced."""
     if len(prompts) <= count:
         return prompts
     return [prompts[index * len(prompts) // count] for index in range(count)]
@@ -62,8 +63,8 @@ def check_rows(
     """Compare the prompts of each role, and the rows of training, with their limits.
 
     Args:
-        prompts: texts of the pool; with none, an empty prompt stands for them.
-        limit: the longest prompt and completion together that an engine takes, in tokens.
+        prompts: texts of the pool; if there are none, an empty prompt is used instead.
+        limit: maximum length of prompt and completion together that an engine accepts, in tokens.
     """
     training = recipe.training
     return [
@@ -152,7 +153,7 @@ def check_prompts(role: RoleLengths, limit: int | None) -> list[Check]:
     """Count the prompts of a role that leave no room for a completion, so that engines refuse them.
 
     Args:
-        limit: the longest prompt and completion together that an engine takes, in tokens.
+        limit: maximum length of prompt and completion together that an engine accepts, in tokens.
     """
     name, title = f"prompts.{role.role}", f"{_TITLES[role.role]} prompts"
     longest = max(role.prompts)
@@ -186,9 +187,9 @@ def check_training_rows(
     """Compute the share of a role's rows that training would refuse as longer than `max_length`.
 
     Args:
-        max_length: the longest row in tokens, prompt and completion.
-        max_refused_share: the share of refused rows above which training stops.
-        limit: the longest prompt and completion together that an engine takes, in tokens.
+        max_length: maximum length of a row, prompt and completion together, in tokens.
+        max_refused_share: share of refused rows above which training stops.
+        limit: maximum length of prompt and completion together that an engine accepts, in tokens.
     """
     if not role.trains:
         return []
@@ -228,7 +229,7 @@ def _clip(length: int, limit: int | None) -> int:
 
 
 def _count_share(some: int, total: int) -> str:
-    """`3 of 8 (38%) prompts`, `all 8 prompts`, or `the only prompt`."""
+    """Format a share: `3 of 8 (38%) prompts`, `all 8 prompts`, or `the only prompt`."""
     if total == 1:
         return "the only prompt"
     share = f"all {total:,}" if some == total else f"{some:,} of {total:,} ({some / total:.0%})"

@@ -1,9 +1,9 @@
 """Run the model check, in this process or in a separate one.
 
-`models.check.files` checks what needs only the files; the rest loads transformers, so it runs in a
-separate process wherever the caller must not load it:
-`python -m meta_reward_core.planning.model_check` reads a request as JSON from its standard input
-and writes the report to its standard output.
+`models.check.files` runs the checks that need only the files. All other checks load transformers,
+so they run in a separate process if the caller must not load it: `python -m
+meta_reward_core.planning.model_check` reads a request as JSON from its standard input and writes
+the report to its standard output.
 """
 
 import contextlib
@@ -37,10 +37,10 @@ from meta_reward_core.system.untrusted_input import parse_json
 _CHECKS_OF_UNUSED_LIBRARIES: Final = ("is_scipy_available", "is_sklearn_available")
 _TIMEOUT_SECONDS: Final = 600.0
 CPU_SECONDS: Final = 300
-"""Of a check in a process of its own; the largest models take 10 seconds."""
+"""CPU time limit of a check in a separate process; the largest models take 10 seconds."""
 _ERROR_CHARS: Final = 2000
 _CHECKS_OF_END_TOKENS: Final = frozenset({"generation_config", "config.tokens"})
-"""A chat template cannot be checked without the ids that stop generation."""
+"""Checks whose failure prevents the check of the chat template, which needs the end tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class ModelCheckRequest:
         allowed_roots: folders that must contain the model and all targets of its links.
         recipe: the experiment's recipe.
         templates: the texts of judge and meta-judge prompts.
-        prompts: texts of the pool; with none, an empty prompt stands for them.
+        prompts: texts of the pool; if there are none, an empty prompt is used instead.
     """
 
     name: str
@@ -78,7 +78,7 @@ class ModelCheckRequest:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Inverse of `to_json`, with only the prompts that are tokenised."""
+        """Inverse of `to_json`, but only with the prompts that will be tokenized."""
         return cls(
             name=values["name"],
             folder=Path(values["folder"]),
@@ -107,11 +107,12 @@ def run_check(
     """Check a model.
 
     Args:
-        in_process: whether this process may load torch and transformers; otherwise another does.
-        timeout: of the other process, in seconds.
+        in_process: whether this process may load torch and transformers; otherwise a separate
+            process runs the check.
+        timeout: time limit of the separate process, in seconds.
 
     Raises:
-        EngineError: the other process ended without a report.
+        EngineError: the separate process ended without a report.
     """
     if in_process or "transformers" in sys.modules:
         return check_model(request)
@@ -236,8 +237,8 @@ def _check_with_libraries(
 def _skip_unused_libraries() -> Iterator[None]:
     """Context in which transformers is imported without SciPy, scikit-learn and their dependencies.
 
-    It only uses them for object detection and assisted generation, and they take a quarter of its
-    import time.
+    transformers uses them only for object detection and assisted generation, and they account for a
+    quarter of its import time.
     """
     from transformers import utils
 
@@ -263,7 +264,7 @@ def write_report(store: ArtifactStore, layout: ExperimentLayout, report: CheckRe
 
 
 def read_report(store: ArtifactStore, layout: ExperimentLayout) -> CheckReport | None:
-    """Read the report that an experiment started with; None if there is none."""
+    """Read the report of the model check at an experiment's creation; None if there is none."""
     data = store.read_if_exists(layout.model_check)
     return None if data is None else CheckReport.from_json(parse_json(data))
 
@@ -274,7 +275,7 @@ def write_changed_report(
     """Store the report of a check under changed settings.
 
     Args:
-        key: hash of the settings, as `hash_checked_settings` gives it.
+        key: hash of the settings, as `hash_checked_settings` returns it.
     """
     store.put_if_absent(layout.get_model_recheck(key), encode_canonical_json(report.to_json()))
 
