@@ -33,9 +33,9 @@ class ModelRef:
     """A model, its location, and the hash of its contents.
 
     Attributes:
-        sha256: hash of all its files when the experiment was created with it or trained it.
+        sha256: hash of all its files when the experiment was created from it, or trained it.
         base: the model that the adapter in `folder` belongs to, if an adapter was kept.
-        files: current hashes of its files; None if all of them count and none differs from
+        files: current hashes of its files; None if every file matters and the current hash is
             `sha256`.
     """
 
@@ -83,7 +83,7 @@ class PromptTemplates:
         return hash_json([self.judge.text, self.meta_judge.text, self.rubric])
 
     def hash_texts(self) -> dict[str, str]:
-        """Hash of each text, by the value of a recipe that names it."""
+        """Hash of each text, by the recipe key that names the template."""
         return {
             "judge.template": hash_json(self.judge.text),
             "judge.rubric": hash_json(self.rubric),
@@ -107,12 +107,13 @@ class IterationContext:
     Attributes:
         number: t, from 1.
         recipe: the values that apply to this iteration.
-        recipe_sha256: their hash; for the experiment's original values, the hash it stored.
+        recipe_sha256: hash of these values; for the original values, the hash stored in the
+            experiment.
         model: M_{t-1}: actor, judge, meta-judge, starting point and reference.
-        pool: the experiment's prompts, as files of the pseudo-iteration 0.
+        pool: files of the experiment's prompt pool, which is the pseudo-iteration 0.
         earlier: the files of earlier iterations, in order.
         chat_date: the current date for chat templates; see `Experiment`.
-        reward_model: scores responses in place of the judge; None if the judge does.
+        reward_model: reward model that scores responses in place of the judge, or None.
     """
 
     number: int
@@ -168,8 +169,8 @@ class IterationContext:
     def can_have_earlier_keys(self, spec: StageSpec) -> bool:
         """Return whether a stage's shards from an earlier version are still valid.
 
-        Their keys were made from the whole recipe at the experiment's creation, and from all files
-        of the model.
+        Keys of such shards were computed from the whole recipe at the experiment's creation, and
+        from all files of the model.
         """
         known = self._has_earlier_keys.get(spec.name)
         if known is None:
@@ -183,7 +184,7 @@ class IterationContext:
 
     @cached_property
     def _selected(self) -> dict[str, dict[str, Any]]:
-        """Cached, because a stage may have tens of thousands of shards."""
+        """Select values, cached because a stage may have tens of thousands of shards."""
         return {}
 
     @cached_property
@@ -227,9 +228,9 @@ class StageResources:
 
     Args:
         load_engine: loads an engine for a model.
-        load_reward_model: loads a reward model; None where none is needed.
+        load_reward_model: loads a reward model; None if none is needed.
         scratch: a private folder; the trainer keeps its own state there while it runs.
-        progress: called with (done, tokens) while an engine generates.
+        progress: called with (completions done, tokens generated) while an engine generates.
         on_log: called with each row of the training log.
     """
 
@@ -251,7 +252,7 @@ class StageResources:
         self._scorer: tuple[tuple[str, EngineRecipe], RewardModel] | None = None
 
     def get_engine(self, model: ModelRef, recipe: EngineRecipe) -> Engine:
-        """Return the engine of a model, loading it only if something else was loaded."""
+        """Return the engine of a model, loading it unless it is already loaded."""
         wanted = model.sha256, recipe
         if self._loaded is not None and self._loaded[0] == wanted:
             return self._loaded[1]
@@ -271,7 +272,7 @@ class StageResources:
         return load_endpoint_engine(recipe.judge.endpoint, None)
 
     def get_reward_model(self, model: ModelRef, recipe: EngineRecipe) -> RewardModel:
-        """Return a loaded reward model; it has the device to itself, as an engine does."""
+        """Return a loaded reward model; like an engine, it is the only model on the device."""
         wanted = model.sha256, recipe
         if self._scorer is not None and self._scorer[0] == wanted:
             return self._scorer[1]

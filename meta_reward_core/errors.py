@@ -17,11 +17,11 @@ MetaRewardError
 ├── ArtifactError         files of an experiment
 │   ├── StorageFullError    not enough disk space for a write
 │   ├── StorageUnreachableError  a remote store does not respond
-│   └── DamagedArtifactError  bytes differ from their hash in the manifest
-├── AuditWaitsError       an iteration may not train before it has passed an audit
+│   └── DamagedArtifactError  a file does not match its hash in the manifest
+├── AuditWaitsError       an iteration may not train before an audit of it has passed
 ├── NeedsAttentionError   a judge probe or a circuit breaker stopped an iteration
 ├── ExperimentBusyError   another process works on the same experiment
-└── NoPairsError          an iteration ended without one preference pair
+└── NoPairsError          an iteration ended without a preference pair
 
 There is also one warning, `DeprecatedNameWarning`.
 """
@@ -54,7 +54,7 @@ class InputError(MetaRewardError):
 class MalformedInputError(InputError, ValueError):
     """External bytes are not valid text, JSON or YAML, or exceed a limit (`untrusted_input`).
 
-    The message is a predicate: the caller that reads the bytes prepends what they are.
+    The message is a predicate; the caller that reads the bytes prepends the subject.
     """
 
 
@@ -67,7 +67,7 @@ class RecipeError(InputError):
 
 
 class PromptFileError(InputError):
-    """A file of prompts is missing, unreadable or holds no prompt."""
+    """A file of prompts is missing, unreadable or contains no prompt."""
 
 
 class EvaluationFileError(InputError):
@@ -75,7 +75,7 @@ class EvaluationFileError(InputError):
 
 
 class ModelFolderError(InputError):
-    """A model folder is absent, incomplete, unsafe or outside the allowed root.
+    """A model folder is missing, incomplete, unsafe or outside the allowed root.
 
     Attributes:
         file: path of the faulty file; empty if unknown.
@@ -104,11 +104,11 @@ class TaskError(InputError):
 
 
 class TemplateError(InputError):
-    """A prompt template misses a placeholder or names an unknown one."""
+    """A prompt template lacks a required placeholder or contains an unknown one."""
 
 
 class HubError(MetaRewardError):
-    """The Hub did not respond, refused a model, or sent a damaged one."""
+    """The Hub did not respond, refused a request, or sent a damaged model."""
 
     retryable = True
 
@@ -142,7 +142,7 @@ class StorageUnreachableError(ArtifactError):
 
 
 class DamagedArtifactError(ArtifactError):
-    """The bytes of a file differ from their hash in the manifest."""
+    """A file does not match its hash in the manifest."""
 
     retryable = True
 
@@ -177,7 +177,7 @@ class NeedsAttentionError(MetaRewardError):
 
 
 class NoPairsError(MetaRewardError):
-    """An iteration ended without one preference pair: there is nothing to train on.
+    """An iteration ended without a preference pair: there is nothing to train on.
 
     This is a finding about the data, not a fault, and has its own exit code.
     """

@@ -42,7 +42,8 @@ def load_templates(recipe: Recipe, of_task: Mapping[str, str] | None = None) -> 
     """Read the prompt templates that a recipe names.
 
     Args:
-        of_task: templates of the recipe's task, name -> text; they come before files.
+        of_task: texts of the templates of the recipe's task, by name; they take precedence over
+            files.
 
     Raises:
         TemplateError: a file is missing, or lacks a required placeholder.
@@ -84,15 +85,16 @@ class Experiment:
 
     Attributes:
         uuid: unique id; unlike the name, it is never reused after a deletion.
-        recipe: the values after all changes, for future iterations.
+        recipe: the recipe after all changes, for future iterations.
         recipe_sha256: hash of the recipe stored at creation. It never changes, even if `recipe`
             now has values that did not exist then.
         settings: the values that apply to each iteration.
-        seed_model: M0; its hash is that of the folder at creation.
+        seed_model: M0, with the hash of its folder at creation.
         seed_folder: path of M0 on the machine that created the experiment.
-        chat_date: the current date for chat templates in every prompt, YYYY-MM-DD; None if the
-            template of M0 reads no date, and in experiments created before it was recorded.
-        reward_model: scores responses in place of the judge; None if the judge does.
+        chat_date: the date that chat templates use as the current date, YYYY-MM-DD; None if the
+            template of M0 does not read the date, and in experiments created before it was
+            recorded.
+        reward_model: reward model that scores responses in place of the judge, or None.
     """
 
     name: str
@@ -109,7 +111,7 @@ class Experiment:
     reward_model: ModelRef | None = None
 
     def get_files(self, number: int) -> IterationFiles:
-        """Open the files of an iteration; number 0 holds the prompt pool."""
+        """Open the files of an iteration; number 0 contains the prompt pool."""
         return self.paths.get_iteration(number)
 
     @property
@@ -163,14 +165,14 @@ class Experiment:
         )
 
     def count_finished_iterations(self) -> int:
-        """Count the finished iterations from the first one up to the first gap."""
+        """Count the finished iterations before the first unfinished one."""
         return self.paths.count_finished_iterations()
 
     def lock(self) -> AbstractContextManager[None]:
         """Lock the experiment; the lock is released when its process dies, or soon after.
 
         Raises:
-            ExperimentBusyError: another process holds it.
+            ExperimentBusyError: another process holds the lock.
         """
         return self.paths.lock()
 
@@ -191,14 +193,14 @@ def create_experiment(
     """Write a new experiment: first its prompts, last its description.
 
     Args:
-        documents: further files that never change, by path below the experiment's folder.
-        templates: None for those of the package and files that the recipe names.
-        uuid: one that no other experiment has; None for a new one.
-        reward_model: of `judge.reward_model`; None if the recipe names none.
+        documents: additional files that never change, by path below the experiment's folder.
+        templates: prompt templates; None for the templates that the recipe names.
+        uuid: UUID that no other experiment has; None to generate one.
+        reward_model: the reward model in `judge.reward_model`; None if the recipe has none.
 
     Raises:
         InputError: an experiment of this name exists.
-        StorageFullError: there is no room.
+        StorageFullError: the disk or the store is full.
     """
     if templates is None:
         templates = load_templates(recipe)
@@ -282,7 +284,7 @@ def _describe_reward_model(model: ModelRef | None) -> Description:
 
 
 def _describe_model_files(files: ModelFiles | None) -> Description:
-    """Record hashes that later show which files of M0 changed and if generation reads them."""
+    """Record hashes that later show which files of M0 changed and whether generation reads them."""
     return {} if files is None else {"drawing_sha256": files.drawing, "files": dict(files.hashes)}
 
 
@@ -369,7 +371,7 @@ def parse_templates(words: Mapping[str, str]) -> PromptTemplates:
     """Parse the templates stored in an experiment.
 
     Raises:
-        TemplateError: they cannot be used.
+        TemplateError: a template cannot be used.
     """
     return PromptTemplates(
         judge=PromptTemplate("judge", words["judge"]),
@@ -383,11 +385,11 @@ def _open_model(
 ) -> ModelRef:
     """Find M0 or the reward model, and check that it is the same as at the experiment's creation.
 
-    Unused files may differ. The generation config may differ too, as long as the same ids end a
-    reply: completions stay valid, and later training uses the current files.
+    Unused files may differ. The generation config may also differ, as long as the same ids end a
+    reply: completions remain valid, and later training uses the current files.
 
     Raises:
-        ArtifactError: it is missing, or has changed in a file that completions depend on.
+        ArtifactError: the model is missing, or a file on which completions depend has changed.
     """
     sha256: str = known["sha256"]
     if not files.store.is_local:  # its hash is checked when it is copied from the store
@@ -429,8 +431,8 @@ def check_same_beginning(
 
     Args:
         differences: recipe values that differ, each with its name and both values.
-        seed: None if not given.
-        prompts: None if not given.
+        seed: the requested seed; None if not given.
+        prompts: the requested prompts; None if not given.
 
     Raises:
         InputError: the request differs; the message lists each difference.

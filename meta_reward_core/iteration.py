@@ -35,7 +35,7 @@ class Stage(StageSpec):
     """One step of the paper, split into shards; `StageSpec` defines its inputs and outputs.
 
     Attributes:
-        run: makes the tables of one shard.
+        run: computes the tables of one shard.
         hash_earlier: hashes the stage's inputs from other iterations; returns None if it has none.
     """
 
@@ -83,7 +83,7 @@ class Stage(StageSpec):
         return any(manifest.key == key for key in self._iter_keys(context, manifest.shard))
 
     def _iter_keys(self, context: IterationContext, shard: int) -> Iterator[str]:
-        """Yield all equivalent keys, starting with that of the current version."""
+        """Yield all equivalent keys, starting with the key of the current version."""
         yield self.compute_key(context, shard)
         for model in context.list_earlier_model_hashes(self):
             yield self._compute_key(context, shard, model)
@@ -121,12 +121,12 @@ class Stage(StageSpec):
         return manifest is not None and self.can_accept(context, manifest)
 
     def _is_made_by_now(self, context: IterationContext, shard: int) -> bool:
-        """Return `_is_made` from the store, whatever was known of the shard."""
+        """Return `_is_made`, read from the store regardless of cached manifests."""
         manifest = context.files.read_new_manifest(self.name, shard)
         return manifest is not None and self.can_accept(context, manifest)
 
     def require_healthy(self, context: IterationContext) -> None:
-        """Keep shards from starting after a finished one has shown a fault.
+        """Prevent shards from starting after a finished shard has shown a fault.
 
         Raises:
             NeedsAttentionError: a shard shows a fault that no user has accepted.

@@ -1,6 +1,6 @@
 """Drive the declared stages of one iteration: choose the next shard and run it on one engine.
 
-Shard k of a stage that reads its input part by part may run once shard k of that input is
+In a stage that reads its input shard by shard, shard k may run once shard k of the input is
 finished, so several engines never wait for the last shard of a stage. A single engine runs one
 stage after the other.
 """
@@ -77,7 +77,7 @@ def run_iteration(
     Raises:
         InputError: the recipe requires an audit, but `before_training` is not given.
         NeedsAttentionError: the judge probe or a finished shard shows a fault.
-        NoPairsError: the iteration gave no preference pair.
+        NoPairsError: the iteration has no preference pair.
         MetaRewardError: a shard failed.
     """
     schedule = ShardSchedule(context, callback, before_training=before_training)
@@ -93,7 +93,7 @@ class _OpenStage:
     """Shards of a stage that has started.
 
     Attributes:
-        waiting: shards that are not running, ascending.
+        waiting: shards that have not started, in ascending order.
         unfinished: waiting and running shards.
     """
 
@@ -106,9 +106,9 @@ class ShardSchedule:
 
     Args:
         before_training: called once all pairs exist; it may write an audit's results
-            (`training.dataset.write_audit`), and prevents the training by raising.
-        engines_ahead: how many of several engines take shards of the latest stage, instead of the
-            earliest (`shard_schedule.choose_engines_ahead`).
+            (`training.dataset.write_audit`), and prevents the training if it raises.
+        engines_ahead: if there are several engines, the number of engines that take shards of the
+            latest stage instead of the earliest (`shard_schedule.choose_engines_ahead`).
 
     Raises:
         InputError: the recipe requires an audit, but `before_training` is not given.
@@ -136,9 +136,10 @@ class ShardSchedule:
         self._done: set[str] = set()
 
     def take_next(self) -> tuple[Stage, int] | None:
-        """Take a shard whose inputs are finished, of the earliest stage that has one.
+        """Take a shard whose inputs are finished, from the earliest stage that has one.
 
-        Some engines of several take one of the latest stage; see `shard_schedule.select_stage`.
+        With several engines, some take a shard of the latest stage; see
+        `shard_schedule.select_stage`.
 
         Returns:
             None if the remaining shards wait for running ones, or none remain.
@@ -178,7 +179,7 @@ class ShardSchedule:
         """Record that a shard is finished.
 
         Raises:
-            NeedsAttentionError: it shows a fault.
+            NeedsAttentionError: the shard shows a fault.
         """
         stage.require_healthy(self._context)
         self._open[stage.name].unfinished.remove(shard)

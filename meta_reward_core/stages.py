@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 def run_sample(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
-    """Sample prompts and split them into the parts that later stages process."""
+    """Sample prompts and split them into the partitions that later stages process."""
     pool = context.pool.read("prompts")
     used = {
         prompt_id
@@ -89,7 +89,7 @@ def hash_earlier_judgments(context: IterationContext) -> str | None:
 
 
 def run_generate(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:
-    """Let the actor respond to one part of the prompts, once the judge probe has passed."""
+    """Let the actor respond to one partition of the prompts, once the judge probe has passed."""
     require_judge_probed(context, resources)
     actor = context.recipe.actor
     responses, refused, counts = generate_responses(
@@ -114,7 +114,7 @@ def _build_refusals(
 
 
 def run_judge(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:
-    """Let the judge, or the reward model, score one part of the responses."""
+    """Let the judge, or the reward model, score one partition of the responses."""
     require_judge_probed(context, resources)
     recipe, policy = context.recipe.judge, context.recipe.actor.reasoning
     sampled = context.files.read_records(Response, shard)
@@ -169,7 +169,7 @@ def _score(
 
 
 def run_pair_actor(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
-    """Pair the best with the worst response to every prompt."""
+    """Pair the best response with the worst response to every prompt."""
     recipe = context.recipe.pairing
     pairs: list[dict[str, object]] = []
     dropped: list[Dropped] = []
@@ -194,7 +194,7 @@ def run_pair_actor(context: IterationContext, shard: int, resources: StageResour
 
 
 def run_meta_judge(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:
-    """Let the meta-judge compare the judgments of one part."""
+    """Let the meta-judge compare the judgments of one partition."""
     require_judge_probed(context, resources)
     recipe = context.recipe.meta_judge
     planned = plan_battles(
@@ -221,7 +221,7 @@ def run_meta_judge(context: IterationContext, shard: int, resources: StageResour
 
 
 def run_pair_judge(context: IterationContext, shard: int, resources: StageResources) -> StageOutput:  # noqa: ARG001
-    """Rate the judgments and pair the best with the worst one for every prompt."""
+    """Rate the judgments, and pair the best judgment with the worst one for every prompt."""
     recipe = context.recipe.meta_judge
     weights = _compute_position_weights(context.files)
     pairs: list[dict[str, object]] = []
@@ -289,10 +289,11 @@ def run_train(
     An audit can withhold a kind of pairs, or add human pairs (`training.dataset`).
 
     Args:
-        make_scorer: makes the function that selects the checkpoint if the recipe asks for that.
+        make_scorer: creates the function that scores checkpoint candidates, if the recipe selects
+            the checkpoint by tasks.
 
     Raises:
-        NoPairsError: no pair of any scheduled kind survived.
+        NoPairsError: no pair of any scheduled kind is left.
     """
     rows = load_training_rows(context)
     if not rows:

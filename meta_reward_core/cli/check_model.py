@@ -56,7 +56,7 @@ def check_named_model(
     """Check the model in the parsed options and the recipe's reward model; print each result.
 
     Args:
-        write: receives the report as plain values, before a model is refused.
+        write: called with the report as plain values, before an unusable model is refused.
 
     Raises:
         ModelFolderError: the model cannot be used.
@@ -83,7 +83,7 @@ def check_named_model(
 
 
 def print_report(console: Console, report: CheckReport, *, recipe_name: str) -> None:
-    """Print a line per result, and the conclusion."""
+    """Print one line per result, and the conclusion."""
     console.print(f"[bold]{escape(report.model)}[/bold] for recipe {escape(recipe_name)}")
     for check in report.checks:
         style = _STYLES[check.level]

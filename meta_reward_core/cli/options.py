@@ -1,4 +1,4 @@
-"""Options of a run and output of a plan, for both command lines."""
+"""Options of a run, and the output of a plan, for both command lines."""
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
@@ -144,9 +144,9 @@ def show_plan(
     Performs the same checks as the run, except for those that need the network or training.
 
     Args:
-        target_iteration: the last iteration to run; None for one more.
-        engine_here: whether this environment would also run it, and not the workers'.
-        capacity: the engines that would run it, and what was measured on finished shards of this
+        target_iteration: the last iteration to run; None to run one more iteration.
+        engine_here: whether this environment would also run the plan, instead of the workers.
+        capacity: the engines that would run the plan, and measurements on finished shards of this
             experiment or a similar one.
 
     Raises:

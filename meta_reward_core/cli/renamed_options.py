@@ -10,7 +10,7 @@ from meta_reward_core.recipes.renamed_keys import describe_renamed
 
 
 class ArgumentContainer(Protocol):
-    """A parser, or a group of one."""
+    """A parser, or an argument group of a parser."""
 
     def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
         """Declare an argument."""
@@ -51,7 +51,7 @@ def add_old_option(where: ArgumentContainer, old: str, target: argparse.Action) 
 
     Args:
         where: the parser, or the group that `target` belongs to.
-        old: such as `--out`.
+        old: the old name, such as `--out`.
     """
     where.add_argument(
         old,

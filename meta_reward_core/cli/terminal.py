@@ -29,7 +29,7 @@ PLAIN_SECONDS: Final = 10.0
 """Minimum interval between progress lines of a running stage without a terminal, in seconds."""
 
 NAMED_ON_TERMINAL: Final = 10
-"""Maximum number of refused prompts listed per role; a table contains all of them."""
+"""Maximum number of refused prompts listed per role; a table of the iteration contains all."""
 
 _TRAINING_ROWS: Final = {
     "loss": "loss",
@@ -79,7 +79,7 @@ class _ShownStage:
     """A running stage.
 
     Attributes:
-        engines: how many of its shards ran at the same time, at most.
+        engines: maximum number of its shards that ran at the same time.
     """
 
     stage: Stage
@@ -99,8 +99,8 @@ class ConsoleCallback:
     Each running stage has its own progress bar.
 
     Attributes:
-        timings: of what ran in this process, by stage: the seconds of its shards together.
-        shards_run: how many shards were not there before.
+        timings: total duration of the shards that ran in this process, by stage.
+        shards_run: number of shards that ran in this process.
     """
 
     def __init__(self, console: Console, context: IterationContext) -> None:

@@ -46,7 +46,7 @@ def resolve_reward_model(
 
     Raises:
         ModelFolderError: it is missing, unsafe, outside the allowed root, or not a reward model.
-        HubError: it must be fetched, and the Hub does not respond.
+        HubError: the model must be downloaded, and the Hub does not respond.
     """
     if recipe.judge.reward_model is None:
         return None
@@ -62,7 +62,7 @@ def check_recipe_reward_model(
 
     Raises:
         ModelFolderError: it is absent.
-        HubError: it must be fetched, and the Hub does not respond.
+        HubError: the model must be downloaded, and the Hub does not respond.
     """
     name = recipe.judge.reward_model
     if name is None:

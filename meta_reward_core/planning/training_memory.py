@@ -161,7 +161,7 @@ def _get_base_bytes(settings: TrainingSettings) -> float:
 def _estimate_activations(
     settings: TrainingSettings, shape: ModelShape, tokens: int, computed: int
 ) -> float:
-    """One hidden state per layer, and all of one layer (without checkpoints, of all layers)."""
+    """Estimate a hidden state per layer and all of one layer (without checkpointing, of all)."""
     inner = 10 * shape.hidden_size + 3 * shape.intermediate_size
     if not settings.gradient_checkpointing:
         return float(tokens * shape.layers * inner * computed)

@@ -7,7 +7,7 @@ key is renamed or a later version adds keys. The canonical form therefore has
   `renamed_descriptions` map the current ones to them);
 - every key of `FROZEN_KEYS`, with any value;
 - keys that were added later (not in `FROZEN_KEYS`) only if they differ from the default. So the
-default of an added key can never change and must mean the behaviour before the key existed.
+default of an added key can never change and must select the behavior before the key existed.
 `experiment.json`, the database and run records use this form; users see the current names.
 """
 
@@ -51,7 +51,7 @@ _FROZEN: Final[Mapping[str, str]] = {
 FROZEN_KEYS: Final = frozenset(
     f"{section}{name}" for section, names in _FROZEN.items() for name in names.split()
 )
-"""Never add to these, nor remove from them: each experiment's hashes depend on it."""
+"""The frozen keys. Never add or remove a key: the hashes of every experiment depend on them."""
 
 _FROZEN_NAMES: Final = {new: old for old, new in RENAMED_KEYS.items()}
 _FROZEN_TASKS: Final = {new: old for old, new in RENAMED_TASKS.items()}
@@ -60,7 +60,7 @@ _CURRENT_DESCRIPTIONS: Final = dict(RENAMED_DESCRIPTIONS)
 
 _SHARD_SIZE_KEY: Final = "shard_prompts"
 OPEN_SHARD_SIZE: Final = 64
-"""Prompts per shard of a recipe that leaves the number open: the largest that is chosen for it."""
+"""Prompts per shard in a recipe that leaves the number open; also the maximum number chosen."""
 
 
 def get_frozen_key(key: str) -> str:
@@ -84,7 +84,7 @@ def canonicalize_section(section: BaseModel, prefix: str, *, is_complete: bool =
 
     Args:
         prefix: its position in a recipe, such as `engine.`; empty for the recipe itself.
-        is_complete: write keys that were added later, too, where they are at their default.
+        is_complete: whether to include keys that were added later even if they have their default.
     """
     values = section.model_dump(mode="json")
     found: Values = {}
@@ -137,6 +137,6 @@ def hash_recipe_values(values: Mapping[str, Any]) -> str:
     """Hash the canonical values of a recipe, in hexadecimal.
 
     An experiment hashes its stored values, which may lack keys that were frozen later, so that an
-    upgrade does not invalidate its work.
+    upgrade does not invalidate its results.
     """
     return hash_compact_json(values)

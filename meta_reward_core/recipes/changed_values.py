@@ -46,8 +46,8 @@ class RecipeValuesError(RecipeError):
     """Values of a recipe that cannot be used, all at once.
 
     Attributes:
-        errors: by field: a key of the recipe, or a field of a request.
-        problems: what is wrong with no single field.
+        errors: errors by field, which is a key of the recipe or a field of a request.
+        problems: problems that do not belong to a single field.
     """
 
     def __init__(self, errors: Mapping[str, str], problems: Sequence[str] = ()) -> None:
@@ -63,11 +63,11 @@ class CheckedRecipe:
     """A base recipe with changed values.
 
     Attributes:
-        recipe: None if something is wrong.
-        errors: by key.
-        problems: what is wrong with no single value.
-        values: values that differ from the base's, by key, in the order of the recipe; empty if
-            something is wrong.
+        recipe: the recipe; None if a value is wrong.
+        errors: errors by key.
+        problems: problems that do not belong to a single value.
+        values: values that differ from the base's, by key, in recipe order; empty if a value is
+            wrong.
     """
 
     recipe: Recipe | None
@@ -82,8 +82,9 @@ def parse_changes(
     """Read `key=value` changes of the command line; values are YAML, the last of a key counts.
 
     Args:
-        base: nested values that are changed, where they decide what a deprecated key means.
-        warn: told about each deprecated key.
+        base: nested values of the recipe to change; the meaning of some deprecated keys depends on
+            them.
+        warn: called for each deprecated key.
 
     Raises:
         RecipeError: a change is malformed.
@@ -154,7 +155,7 @@ def check_changes(base: Recipe, values: Mapping[str, Any]) -> CheckedRecipe:
     """Apply changed values to a base recipe and collect all errors.
 
     Args:
-        values: by today's keys; sections such as `actor` may be given whole.
+        values: changed values by current key; a section such as `actor` may be given as a whole.
     """
     errors: dict[str, str] = {}
     nested = copy.deepcopy(base.model_dump(mode="json"))
@@ -182,10 +183,10 @@ def change_recipe(base: Recipe, values: Mapping[str, Any]) -> Recipe:
     """Apply changed values to a recipe.
 
     Args:
-        values: by today's keys.
+        values: changed values by current key.
 
     Raises:
-        RecipeValuesError: with everything that is wrong.
+        RecipeValuesError: a value is wrong; the error contains all problems.
     """
     checked = check_changes(base, values)
     if checked.recipe is None:
@@ -204,7 +205,7 @@ def _is_not_finite(value: Any) -> bool:
 
 
 def _drop_negative_zero(value: Any) -> Any:
-    """Copy a value with 0.0 for -0.0: equal numbers, but different documents and hashes."""
+    """Copy a value with 0.0 instead of -0.0: the numbers are equal, but would differ in hashes."""
     if isinstance(value, list | tuple):
         return [_drop_negative_zero(part) for part in value]
     if isinstance(value, Mapping):
@@ -235,7 +236,7 @@ def explain_errors(
     """Convert pydantic errors to one sentence per key, and those without a key.
 
     Args:
-        given: values by key; an unknown one is reported under its own name.
+        given: values by key; an unknown key is reported under its own name.
     """
     errors: dict[str, str] = {}
     problems: list[str] = []

@@ -12,9 +12,9 @@ A stage stays finished as long as its inputs are unchanged. So it declares, as n
 - how it uses the model: to sample from it, to train it, or not at all.
 
 A value that no stage declares does not affect results; `NOT_IN_RESULTS` gives the reason. A new
-recipe value belongs in one of the two; a section (`"actor"`) covers all its values, also new ones.
-When in doubt, declare: an extra value causes an unnecessary recomputation, a missing one keeps a
-result that no longer matches the recipe.
+recipe value belongs in one of the two; a section (`"actor"`) covers all its values, including new
+ones. When in doubt, declare it: an extra value causes an unnecessary recomputation, while a missing
+value keeps a result that no longer matches the recipe.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -46,10 +46,10 @@ class Need:
     """A recipe value or section that a stage's output depends on.
 
     Attributes:
-        field: dotted name.
-        when: whether it matters, by the rest of the recipe.
-        is_borrowed: whether it is a whole section of other stages. A value that is added to such a
-            section has to be declared by one of those, too.
+        field: dotted name of the value or section.
+        when: condition on the rest of the recipe under which it affects the output.
+        is_borrowed: whether it is a whole section that belongs to other stages. A value that is
+            added to such a section must also be declared by one of these stages.
     """
 
     field: str
@@ -57,7 +57,7 @@ class Need:
     is_borrowed: bool = False
 
     def covers(self, field: str) -> bool:
-        """Whether a value is this one or part of this section."""
+        """Whether a value is this value or part of this section."""
         return field == self.field or field.startswith(f"{self.field}.")
 
 
@@ -72,15 +72,17 @@ class StageSpec:
     """Static description of one stage.
 
     Attributes:
-        reads: tables of this iteration that the step reads.
-        writes: tables that it makes, and `CHECKPOINT` if it makes a model.
-        by_shard: shard k reads only part k of its tables; otherwise one shard reads all.
+        reads: tables of this iteration that the stage reads.
+        writes: tables that it writes, and `CHECKPOINT` if it creates a model.
+        by_shard: whether shard k reads only partition k of its tables; otherwise one shard reads
+            all.
         resource: what a shard needs: nothing, a model that generates, or a training.
-        needs: values of the recipe that its bytes depend on.
-        model: how it uses M_{t-1}.
-        model_when: whether it does, by the recipe.
-        pair_kind: it is part of iterations that train on this kind of pairs; None: of all.
-        earlier_reads: tables that it read before keys by need, where these were others.
+        needs: recipe values on which its output depends.
+        model: how it uses M_{t-1}; None if it does not.
+        model_when: condition on the recipe under which it uses the model.
+        pair_kind: kind of pairs; only iterations that train on this kind have the stage. None: all
+            iterations have it.
+        earlier_reads: tables that it read before keys covered only needed inputs, if they differ.
     """
 
     name: str
@@ -119,7 +121,8 @@ class StageSpec:
     def list_outputs(self, shard: int) -> list[str]:
         """List all files of a shard except its manifest, relative to the iteration's folder.
 
-        These are parts of tables; for a stage with a single shard, a whole table or checkpoint.
+        These are partitions of tables; for a stage with a single shard, a whole table or
+        checkpoint.
         """
         return [self._get_output(name, shard) for name in self.writes]
 
@@ -410,9 +413,9 @@ def select_needed_values(
     """Select the recipe values that a stage depends on, by canonical name.
 
     Args:
-        values: the recipe's canonical values by dotted name, as `flatten_values` gives them: so a
-            key of a shard does not change where a key of a recipe gets another name, or is added.
-        texts: hashes of what the values that name a file or a template stand for.
+        values: the recipe's canonical values by dotted name, as `flatten_values` returns them, so
+            that a shard's key does not change if a key of the recipe is renamed or added.
+        texts: content hashes for the values that name a file or a template.
     """
     chosen = {
         field: value
@@ -440,9 +443,9 @@ def list_affected_stages(fields: Iterable[str], recipe: Recipe, number: int) -> 
     """List the stages that depend on one of these values, and the stages that read their outputs.
 
     Args:
-        fields: dotted names, of today or of the canonical form.
-        recipe: after the change; what depends on a value only before the change is asked for by a
-            second call.
+        fields: dotted names, either current or in the canonical form.
+        recipe: the recipe after the change. For stages that depend on a value only before the
+            change, call the function again with the recipe before the change.
     """
     changed = tuple(map(get_current_key, fields))
     affected: list[StageSpec] = []

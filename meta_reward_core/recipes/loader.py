@@ -26,7 +26,7 @@ from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.system.untrusted_input import parse_yaml
 
 TEMPLATE_KEYS: Final = ("judge.template", "judge.rubric", "meta_judge.template")
-"""Values that name a template of the package, or a file."""
+"""Keys whose values name a template of the package, or a file."""
 _MAX_PROBLEMS: Final = 20
 
 
@@ -43,11 +43,11 @@ def load_recipe(
 
     Args:
         name_or_path: a name from `list_shipped_recipes`, or the path of a YAML file.
-        changes: such as `actor.samples=5`; values are YAML.
-        warn: told about each deprecated key.
+        changes: changes such as `actor.samples=5`; values are YAML.
+        warn: called for each deprecated key.
 
     Raises:
-        RecipeError: the recipe is missing, malformed, extends itself, or a value is impossible.
+        RecipeError: the recipe is missing or malformed, extends itself, or has an impossible value.
     """
     values = _read_extended(name_or_path, chain=(), warn=warn)
     for key, value in parse_changes(changes, base=values, warn=warn).items():
@@ -59,10 +59,10 @@ def read_recipe_text(text: str, *, warn: Warn = warn_renamed) -> Recipe:
     """Parse a recipe sent by a user: it can extend a shipped recipe, but no local file.
 
     Args:
-        warn: told about each deprecated key.
+        warn: called for each deprecated key.
 
     Raises:
-        RecipeError: malformed, of another machine's files, or a value is impossible.
+        RecipeError: the text is malformed, refers to local files, or has an impossible value.
     """
     values = _read_untrusted(text)
     parent = values.pop("extends", None)
@@ -90,7 +90,7 @@ def parse_stored_recipe(values: Mapping[str, Any], *, origin: str) -> Recipe:
     """Parse a stored recipe of an experiment or a record; see `canonical`.
 
     Raises:
-        RecipeError: with one line per wrong value.
+        RecipeError: a value is wrong; the message has one line per wrong value.
     """
     return parse_recipe(restore_names(values), origin=origin)
 
@@ -110,7 +110,7 @@ def parse_recipe(values: Values, *, origin: str) -> Recipe:
     """Validate plain values under the current keys as a recipe.
 
     Raises:
-        RecipeError: with one line per wrong value.
+        RecipeError: a value is wrong; the message has one line per wrong value.
     """
     try:
         return Recipe.model_validate(values)

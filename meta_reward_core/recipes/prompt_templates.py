@@ -1,7 +1,7 @@
 """Prompt templates: text files with named placeholders, filled in a single pass.
 
-Independent of the meaning of the texts. A value is never interpreted: a response that contains
-`{instruction}`, `%s`, `$x` or template code of any kind is inserted unchanged.
+This module does not depend on the meaning of the texts. A value is never interpreted: a response
+that contains `{instruction}`, `%s`, `$x` or template code of any kind is inserted unchanged.
 """
 
 import hashlib
@@ -28,12 +28,12 @@ class PromptTemplate:
     """A prompt with placeholders to fill.
 
     Attributes:
-        name: the file it came from, for messages.
+        name: the file from which it was read, for messages.
         text: the prompt, without the metadata lines.
         metadata: the header lines (`#: source: ...`), without their mark.
         placeholders: the names that occur in the text.
         allowed: the names that may occur.
-        sha256: of the text, in hexadecimal; what a manifest records.
+        sha256: SHA-256 of the text in hexadecimal, as recorded in manifests.
     """
 
     name: str
@@ -47,7 +47,7 @@ class PromptTemplate:
         """Find the placeholders.
 
         Raises:
-            TemplateError: the text is empty or has a place that is not allowed.
+            TemplateError: the text is empty or has a placeholder that is not allowed.
         """
         object.__setattr__(
             self, "placeholders", _check_placeholders(self.name, self.text, self.allowed)
@@ -58,7 +58,7 @@ class PromptTemplate:
         """Insert each value verbatim into its placeholders; others are ignored.
 
         Raises:
-            TemplateError: a place got no value.
+            TemplateError: a placeholder has no value.
         """
         missing = sorted(self.placeholders - values.keys())
         if missing:
@@ -77,18 +77,19 @@ def load_template(
 ) -> PromptTemplate:
     """Load a template from the package (`judge`) or from a text file (`./my_judge.txt`).
 
-    A string without a folder and without a suffix names a template of the package, or of `more`.
+    A string without a folder and without a suffix is the name of a template of the package or in
+    `more`.
 
     Args:
         name_or_path: a name in `meta_reward_core/recipes/prompts`, or the path of a UTF-8 text
         file.
         required: placeholders that must occur.
-        allowed: placeholders that may.
-        more: texts of further templates that can be named, such as those of a task.
+        allowed: placeholders that may occur.
+        more: additional templates by name, such as those of a task.
 
     Raises:
         TemplateError: the file cannot be read, is empty, has an unknown placeholder or lacks a
-            required one; the message names the file, the placeholder and what to do.
+            required one; the message gives the file, the placeholder and the remedy.
     """
     source, content = _read_template(name_or_path, more or {})
     metadata, text = _split_header(content)

@@ -33,7 +33,7 @@ RENAMED_KEYS: Final[Mapping[str, str]] = {
     "audit.answers": "audit.min_answers",
     "audit.otherwise": "audit.on_failure",
 }
-"""Old key: new key, both with their section. A key stays in its section."""
+"""New key by old key, both with their section. A renamed key stays in its section."""
 
 OLD_TASK_KEY: Final = "world"
 OLD_GROUND_TRUTH_KEY: Final = "evaluation.oracle"
@@ -46,7 +46,7 @@ _GROUND_TRUTH_KEY: Final = "evaluation.ground_truth"
 REMOVED_KEYS: Final[Mapping[str, str]] = dict.fromkeys(
     ("judge.early_stop_z", "judge.hopeless_at"), "all judgments are sampled (docs/fewer_calls.md)"
 )
-"""Keys without effect, and what happens instead. Stored recipes of experiments keep them."""
+"""Keys that no longer have an effect, and what happens instead. Stored recipes keep them."""
 
 
 def warn_renamed(message: str) -> None:
@@ -55,7 +55,7 @@ def warn_renamed(message: str) -> None:
 
 
 def ignore_renamed(message: str) -> None:
-    """Do not warn: stored values were already warned about when they were written."""
+    """Do not warn: users were already warned when these values were stored."""
 
 
 def describe_renamed(old: str, new: str) -> str:
@@ -72,9 +72,9 @@ def translate_renamed_keys(values: Values, *, base: Values, warn: Warn) -> Value
     """Rename the values of one recipe file, or of one change, to the current keys.
 
     Args:
-        values: nested; not changed.
-        base: what they are laid over, with today's keys.
-        warn: told about each old key once.
+        values: nested values, which are not modified.
+        base: nested values that they override, with current keys.
+        warn: called once for each old key.
 
     Raises:
         RecipeError: an old key and its new name are both given.
@@ -93,8 +93,8 @@ def drop_removed_keys(values: Values, *, warn: Warn) -> Values:
     """Remove values that no longer have an effect.
 
     Args:
-        values: nested; not changed.
-        warn: told about each value that is left out.
+        values: nested values, which are not modified.
+        warn: called for each value that is removed.
     """
     found = copy.deepcopy(values)
     for key, instead in REMOVED_KEYS.items():

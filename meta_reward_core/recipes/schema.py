@@ -1,7 +1,7 @@
 """The schema of a recipe: every value of the method with its unit, bounds and source.
 
-A recipe is validated once, when it is loaded. Below `iteration`, functions receive the values they
-need. This module reads no files; `meta_reward_core.recipes` does.
+A recipe is validated once, when it is loaded. Modules below `iteration` receive only the values
+that they need. This module reads no files; `meta_reward_core.recipes` does.
 """
 
 from typing import Annotated, Any, Literal, Self, TypeVar, overload
@@ -632,7 +632,7 @@ class Recipe(Section):
     def _check_readouts(self) -> None:
         """Refuse a forced readout of an external judge; every engine of the model can begin lines.
 
-        A server that cannot is refused when it is asked for the first time.
+        A server without support for forced lines is refused at its first request.
         """
         if self.judge.score_readout != "free" and self.judge.endpoint is not None:
             raise ValueError(
@@ -651,7 +651,7 @@ class Recipe(Section):
 
     @property
     def outside_judge(self) -> str | None:
-        """Name of what scores responses in place of the model; None if the model does."""
+        """Name of the judge that scores responses in place of the model; None if the model does."""
         return self.judge.endpoint or self.judge.reward_model
 
     @property

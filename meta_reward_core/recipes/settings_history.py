@@ -1,10 +1,10 @@
 """The settings of an experiment over time, and the iteration from which each change applies.
 
-The description stores the initial settings of the experiment. Each later change is a file of its
-own, `settings/00001.json`, written once and never modified: the old and new values, and the first
-iteration to which they apply. An iteration's settings are the initial ones with every change that
-applies to it, in order; so a change that applies from iteration 3 does not affect iteration 2, even
-if a later change does.
+The description stores the initial settings of the experiment. Each later change is a separate file,
+such as `settings/00001.json`, which is written once and never modified. It contains the old and new
+values, and the first iteration to which the change applies. An iteration's settings are the initial
+ones with every change that applies to it, in order; so a change that applies from iteration 3 does
+not affect iteration 2, even if a later change does.
 """
 
 import copy
@@ -34,8 +34,9 @@ class SettingsChange:
 
     Attributes:
         number: counted from 1.
-        from_iteration: the first iteration that it holds for.
-        before, after: the values that differ, by dotted name in the canonical form.
+        from_iteration: the first iteration to which it applies.
+        before, after: old and new value of each changed setting, by dotted name in the canonical
+            form.
     """
 
     number: int
@@ -75,9 +76,9 @@ class SettingsHistory:
     """The settings of an experiment over its iterations.
 
     Attributes:
-        origin: where they are stored, for messages.
-        began: canonical values of the recipe, as stored when the experiment was created.
-        changes: since then, in order.
+        origin: location of the stored settings, for messages.
+        began: canonical values of the recipe, as stored at the experiment's creation.
+        changes: changes since then, in order.
     """
 
     origin: str
@@ -113,10 +114,11 @@ def read_settings(files: ExperimentFiles, description: Mapping[str, Any]) -> Set
     """Read the settings of an experiment.
 
     Args:
-        description: of the experiment, as `ExperimentFiles.read_description` gives it.
+        description: description of the experiment, as `ExperimentFiles.read_description` returns
+            it.
 
     Raises:
-        ArtifactError: a change of them cannot be read, or one is missing.
+        ArtifactError: a settings change cannot be read, or is missing.
     """
     numbers = list_settings_changes(files)
     if numbers != list(range(1, len(numbers) + 1)):
@@ -142,7 +144,7 @@ def write_settings_change(files: ExperimentFiles, change: SettingsChange) -> Non
 
     Raises:
         InputError: the settings were changed by another user in the meantime.
-        StorageFullError: there is no room.
+        StorageFullError: the disk or the store is full.
     """
     if not files.store.put_if_absent(
         files.layout.get_settings_change(change.number), change.to_json()
@@ -156,8 +158,8 @@ def write_settings_change(files: ExperimentFiles, change: SettingsChange) -> Non
 def compare_recipes(old: Recipe, new: Recipe) -> tuple[Values, Values]:
     """Return the values that differ between two recipes, by dotted name in the canonical form.
 
-    Values that equal the default of a later version are written out, so that a change back to a
-    default is recorded, too.
+    Values that equal the default of a later version are included, so that a change back to a
+    default is recorded too.
     """
     return find_differences(
         canonicalize_recipe(old, is_complete=True), canonicalize_recipe(new, is_complete=True)

@@ -22,7 +22,7 @@ def make_missing_experiment_error(name: str, *, root: str | None = None) -> Inpu
     """Build the error for an experiment that does not exist.
 
     Args:
-        root: where its files were looked for; None where its rows were.
+        root: folder that was searched for its files; None if the database was searched.
     """
     place = "" if root is None else f" under {root}"
     return InputError(

@@ -194,7 +194,7 @@ def _declare(
 
     Args:
         default: a value, or a function that computes it (from the values before it).
-        shown: the default as the reference says it.
+        shown: the default as shown in the reference.
     """
     given = {"default_factory": default} if callable(default) else {"default": default}
     return Field(
@@ -531,12 +531,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 is in the environment already
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 files have names here
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read secrets from their files first, then the environment."""
+        """Read secrets from their files first, then from the environment."""
         return _SecretFiles(settings_cls), env_settings
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
-    """Secrets from the files that NAME_FILE variables name."""
+    """Reads secrets from the files in NAME_FILE variables."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
         """Read one secret; None without such a variable."""
@@ -567,7 +567,8 @@ def read_settings() -> Settings:
     """Read and validate all settings; `.env` in the current folder supplies missing ones.
 
     Raises:
-        SettingsError: with a line for each wrong value; values of secrets are not in it.
+        SettingsError: a value is wrong; the message has a line for each wrong value, and never
+            contains secrets.
     """
     _load_env_file()
     try:
@@ -589,7 +590,7 @@ def check_settings() -> None:
 
 
 def read_variable(name: str) -> str | None:
-    """Read a variable of a library, or one that a setting names."""
+    """Read a variable of a library, or a variable to which a setting refers."""
     return os.environ.get(name)
 
 
@@ -622,7 +623,7 @@ def build_environment_without_secrets(*, trains: bool = False) -> dict[str, str]
     Secrets are empty instead of absent, so that the child does not read them from `.env`.
 
     Args:
-        trains: the child trains, so it gets the keys of the trackers that it reports to.
+        trains: whether the child trains, and therefore needs the keys of the trackers in use.
     """
     secrets = [get_variable_name(one) for one in Settings.model_fields.values() if is_secret(one)]
     names = [*secrets, *(f"{name}_FILE" for name in secrets), *(() if trains else TRACKER_SECRETS)]
@@ -630,7 +631,7 @@ def build_environment_without_secrets(*, trains: bool = False) -> dict[str, str]
 
 
 def list_unknown_variables() -> list[str]:
-    """List unknown variables with our prefix, each in a sentence with the most similar name."""
+    """List unknown variables with this project's prefix, each with the most similar known name."""
     known = set(iter_known_names())
     unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
     return [f"{name} is not a setting and is ignored{_suggest(name, known)}" for name in unknown]
@@ -642,7 +643,7 @@ def _suggest(name: str, known: Iterable[str]) -> str:
 
 
 def iter_known_names() -> Iterator[str]:
-    """List all variables: our own, those of secret files, and those of the files in `docker/`."""
+    """List all variables: those of this project, of secret files, and of the files in `docker/`."""
     for field in Settings.model_fields.values():
         yield get_variable_name(field)
         if is_secret(field):
@@ -707,7 +708,7 @@ def _load_env_file() -> None:
     """Put the variables of `.env` into the environment, also for libraries and child processes.
 
     Raises:
-        SettingsError: it cannot be read, or users other than its owner may change it.
+        SettingsError: the file cannot be read, or users other than its owner can change it.
     """
     path = Path(ENV_FILE)
     try:

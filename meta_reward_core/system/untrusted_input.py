@@ -48,9 +48,9 @@ class InputLimits:
     """Limits of one untrusted value.
 
     Attributes:
-        max_chars: characters of the whole text.
-        max_depth: lists and objects inside one another.
-        max_nodes: texts, numbers, lists and objects together.
+        max_chars: maximum number of characters of the whole text.
+        max_depth: maximum depth of nested lists and objects.
+        max_nodes: maximum total number of texts, numbers, lists and objects.
     """
 
     max_chars: int
@@ -72,7 +72,7 @@ def decode_text(data: bytes) -> str:
     """Decode bytes as UTF-8 and drop a byte order mark.
 
     Raises:
-        MalformedInputError: they are not UTF-8, or hold NUL.
+        MalformedInputError: the bytes are not UTF-8, or contain NUL.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -86,7 +86,7 @@ def check_text(text: str) -> None:
     """Refuse text that a database or a file cannot store.
 
     Raises:
-        MalformedInputError: it holds NUL or half of a surrogate pair.
+        MalformedInputError: the text contains NUL or half of a surrogate pair.
     """
     if _NUL in text:
         raise MalformedInputError("contains the character NUL")
@@ -99,11 +99,11 @@ def check_text(text: str) -> None:
 def check_value(value: Any, limits: InputLimits) -> None:
     """Refuse a parsed value that exceeds a limit, or that JSON cannot represent.
 
-    A part that occurs in several places counts in each of them, so that a value that contains
-    itself, or repeats itself by aliases, is refused as well.
+    An object that occurs in several places counts at each of them, so a value that contains itself,
+    or grows by repeated aliases, is refused as well.
 
     Raises:
-        MalformedInputError: it does.
+        MalformedInputError: the value exceeds a limit, or JSON cannot represent it.
     """
     waiting: list[Iterator[Any]] = [iter((value,))]
     count = 0
@@ -134,14 +134,15 @@ def parse_json(
 
     Args:
         content: the whole text, or its bytes in UTF-8.
-        limits: how much it may hold.
-        nan_is_null: read NaN, as pandas writes what is missing, as null instead of refusing it.
-        unique_keys: refuse an object with the same key twice.
-        leave_scalars: let texts and numbers of every kind through, for a schema that checks each
-            of them and can say which one is wrong; long integers become floats.
+        limits: limits for the value.
+        nan_is_null: whether to read NaN, which pandas writes for missing values, as null instead of
+            refusing it.
+        unique_keys: whether to refuse an object that has the same key twice.
+        leave_scalars: whether to accept all texts and numbers, for a schema that checks each of
+            them and can report which one is wrong; long integers become floats.
 
     Raises:
-        MalformedInputError: it is not JSON, or breaks a limit.
+        MalformedInputError: the content is not JSON, or exceeds a limit.
     """
     text = decode_text(content) if isinstance(content, bytes) else content
     if not isinstance(content, bytes):
@@ -172,11 +173,12 @@ def parse_yaml(
 
     Args:
         content: the whole text, or its bytes in UTF-8.
-        limits: how much it may hold.
-        allow_aliases: whether `*name` may stand for a value; what it stands for counts each time.
+        limits: limits for the value.
+        allow_aliases: whether aliases such as `*name` are allowed; the value counts at each alias.
 
     Raises:
-        MalformedInputError: it is not YAML, has a key twice, uses tags, or breaks a limit.
+        MalformedInputError: the content is not YAML, has a key twice, uses tags, or exceeds a
+            limit.
     """
     text = decode_text(content) if isinstance(content, bytes) else content
     check_text(text)

@@ -9,7 +9,7 @@ from meta_reward_core.planning.model_check.run import CPU_SECONDS, ModelCheckReq
 from meta_reward_core.system.signals import set_parent_death_signal
 
 _MEMORY_BYTES: Final = 8 * 2**30
-"""A check builds no weights; a hostile chat template can build texts of any length."""
+"""Memory limit: a check loads no weights, but a hostile chat template can build long texts."""
 
 
 def main() -> None:
