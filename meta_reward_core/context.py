@@ -93,7 +93,7 @@ class PromptTemplates:
 
 @dataclass(frozen=True, slots=True)
 class BeganWith:
-    """Settings at an experiment's creation, from which keys of earlier versions are computed."""
+    """Settings at an experiment's creation, needed for the shard keys of earlier versions."""
 
     recipe: Recipe
     recipe_sha256: str
@@ -184,7 +184,7 @@ class IterationContext:
 
     @cached_property
     def _selected(self) -> dict[str, dict[str, Any]]:
-        """Select values, cached because a stage may have tens of thousands of shards."""
+        """Cache of selected values, because a stage may have tens of thousands of shards."""
         return {}
 
     @cached_property

@@ -79,12 +79,12 @@ def load_endpoint_engine(
     """Create the engine of a named endpoint, without any request.
 
     Args:
-        model_folder: the weights that must answer, or None for an external judge.
+        model_folder: folder of the weights that the server must use; None for an external judge.
         load_tokenizer: returns the tokenizer of these weights, for forced lines.
 
     Raises:
-        EndpointError: there is no such endpoint, its key is missing, or it cannot tell weights
-            apart although it has to.
+        EndpointError: there is no such endpoint, its key is missing, or its model name does not
+            identify the weights although this is required.
     """
     endpoint = find_endpoint(name)
     if model_folder is None:
@@ -123,11 +123,11 @@ class OpenAiEngine:
         """Read the endpoint's key, without any request.
 
         Args:
-            name: what messages call the endpoint.
-            model: its model, by the name that the server knows.
+            name: name of the endpoint in messages.
+            model: name of the model on the server.
             load_tokenizer: returns the tokenizer of its weights, for forced lines; None for an
                 external judge.
-            first_wait_seconds: before the second attempt; doubled for each further one.
+            first_wait_seconds: delay before the second attempt; doubled for each further attempt.
         """
         self._name = name
         self._endpoint = endpoint
@@ -153,7 +153,7 @@ class OpenAiEngine:
         sent one after another, so that a server with a prefix cache can use it.
 
         Raises:
-            EndpointError: the endpoint, or a setting of it, is wrong.
+            EndpointError: the endpoint, or one of its settings, is wrong.
             EngineError: a request failed in every attempt.
         """
         if self._closed:
@@ -170,9 +170,9 @@ class OpenAiEngine:
         The first call tests whether the server supports it.
 
         Raises:
-            EndpointError: it cannot, or the endpoint is wrong.
-            EngineError: it is an external judge, a value is a prefix of another, or the server
-                failed.
+            EndpointError: the server does not support it, or the endpoint is wrong.
+            EngineError: the engine is an external judge, a value is a prefix of another, or the
+                server failed.
         """
         if self._closed:
             raise EngineError("This engine is closed: make a new one.")
@@ -223,7 +223,7 @@ class OpenAiEngine:
         """Test whether the server can continue a turn and constrain it.
 
         Raises:
-            EndpointError: it does not.
+            EndpointError: the server does not support this.
         """
         try:
             answers = [

@@ -79,7 +79,7 @@ class CheckedRecipe:
 def parse_changes(
     changes: Sequence[str], *, base: Mapping[str, Any] | None = None, warn: Warn = warn_renamed
 ) -> dict[str, Any]:
-    """Read `key=value` changes of the command line; values are YAML, the last of a key counts.
+    """Read `key=value` changes with YAML values; the last value of a key counts.
 
     Args:
         base: nested values of the recipe to change; the meaning of some deprecated keys depends on

@@ -630,7 +630,7 @@ class Recipe(Section):
             )
 
     def _check_readouts(self) -> None:
-        """Refuse a forced readout of an external judge; every engine of the model can begin lines.
+        """Refuse a forced readout for an external judge; engines of the model itself support it.
 
         A server without support for forced lines is refused at its first request.
         """

@@ -31,7 +31,7 @@ def make_missing_experiment_error(name: str, *, root: str | None = None) -> Inpu
 
 
 def _get_interpreter() -> str:
-    """Return `python` if that runs this process, else its path, relative if it is below here."""
+    """Return `python` if it runs this process, else the path of the interpreter."""
     running, here = Path(sys.executable), Path.cwd()
     if shutil.which("python") == str(running):
         return "python"

@@ -88,7 +88,7 @@ def find_alarm(
     Args:
         row: the newest metrics.
         history: all rows so far, as the trainer keeps and restores them.
-        loss_growth: maximum ratio of the mean of the latest losses to the first one.
+        loss_growth: maximum ratio of the mean of the latest losses to the first loss.
         grad_norm: maximum gradient norm before clipping.
     """
     broken = [key for key, value in row.items() if not math.isfinite(value)]

@@ -1,8 +1,8 @@
 """Keep the weights of every saved epoch, and publish the one that a development set prefers.
 
-A candidate is written in the form of a checkpoint while the training runs, before its state is
-sealed, so that a resumed training has the candidates of all its epochs. They are scored after the
-training has ended, when its devices are free for an engine.
+A candidate is written in the form of a checkpoint while the training runs, before the training
+state is marked as complete, so that a resumed training has the candidates of all its epochs. The
+candidates are scored after the training has ended, when its devices are free for an engine.
 """
 
 import gc
@@ -28,7 +28,7 @@ CANDIDATES_FOLDER: Final = "candidates"
 SCORE_METRIC: Final = "development_score"
 
 CheckpointScorer = Callable[[Path, int], Mapping[str, float]]
-"""Measures the model in a folder after a number of steps; returns a score by task."""
+"""Measures the model in a folder, given its number of steps; returns a score by task."""
 
 
 class CandidateExport(TrainerCallback):
@@ -58,7 +58,7 @@ class CandidateExport(TrainerCallback):
 
 
 def remove_later_candidates(scratch: Path, *, step: int) -> None:
-    """Remove the candidates after a step: the training repeats what follows its last state."""
+    """Remove the candidates after a step, because a resumed training repeats the later steps."""
     for number, folder in _iter_candidates(scratch):
         if number > step:
             shutil.rmtree(folder)
@@ -76,11 +76,11 @@ def publish_best_candidate(
 ) -> TrainingOutcome:
     """Score all candidates, publish the one with the highest mean, and delete the scratch folder.
 
-    Scores are kept in the scratch folder, so that an interrupted selection measures none twice. Of
-    candidates with the same score the earliest is kept.
+    Scores are stored in the scratch folder, so that a resumed selection measures no candidate
+    twice. Of candidates with the same score, the earliest is published.
 
     Returns:
-        The outcome with the kept step, and with the scores of all candidates in its log.
+        The outcome, with the published step, and with the scores of all candidates in its log.
 
     Raises:
         TrainingError: there is no candidate.
@@ -117,7 +117,7 @@ def publish_best_candidate(
 
 
 def _free_memory() -> None:
-    """Give the memory of a training in this process back, before an engine is loaded."""
+    """Free the memory of a training in this process before an engine is loaded."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -35,7 +35,7 @@ AUDIT_TABLES: Final = ("withheld", "human_pairs")
 PAIR_KINDS: Final[tuple[PairKind, ...]] = ("actor", "judge")
 PAIR_SIDES: Final = ("chosen", "rejected")
 ID_COLUMNS: Final = {"responses": "response_id", "judgments": "judgment_id"}
-"""Tables of completions whose token ids are stored, and the column that names each."""
+"""Tables of completions with stored token ids, and the id column of each table."""
 
 _AUDIT: Final = "audit"
 _BATCH_ROWS: Final = 256
@@ -47,7 +47,7 @@ CompletionKey = tuple[int, str, str]
 
 @dataclass(frozen=True, slots=True)
 class StoredTokens:
-    """The tokens of a stored completion, packed, with its text; see `DrawnTokens`."""
+    """The tokens of a stored completion, packed, with its text; see `SampledTokens`."""
 
     text: str
     token_ids: "array[int]"
@@ -87,7 +87,7 @@ class TrainingRows:
         pairs: names of the tables of pairs.
         human: the human pairs that were selected.
         counts: numbers of human pairs and of withheld pairs; empty without an audit.
-        sampled: stored tokens of the completions of these rows, by completion.
+        sampled: stored tokens of the completions of these rows, by completion key.
         reasoning: reasoning policies by kind of row.
     """
 
@@ -108,7 +108,7 @@ class TrainingRows:
         yield from (self._complete(row) for row in self.human)
 
     def _complete(self, row: Row) -> Row:
-        """The row with its policy, and with the tokens of its completions as far as known."""
+        """Return the row with its policy and, as far as known, the tokens of its completions."""
         policy = self.reasoning.get(row["kind"], "keep")
         completed = row if policy == "keep" else row | {"reasoning": policy}
         for side in PAIR_SIDES:
@@ -125,7 +125,7 @@ def write_audit(
 
     Args:
         human_pairs: rows of the table `human_pairs`; None if none are requested. An empty table is
-            written too, so that a pair that arrives later does not change the training.
+            written too, so that a pair that is added later does not change the training.
     """
     reasons = [asdict(one) for one in withheld]
     rows = list(human_pairs or ())
@@ -191,7 +191,7 @@ def get_completion_key(row: Row, side: str) -> CompletionKey:
 
 
 def _with_sampled_tokens(rows: TrainingRows, context: IterationContext) -> TrainingRows:
-    """Add the stored tokens of the rows' completions; only those are kept in memory."""
+    """Add the stored tokens of the rows' completions; no other tokens are kept in memory."""
     wanted = {get_completion_key(row, side) for row in rows for side in PAIR_SIDES}
     sampled: dict[CompletionKey, StoredTokens] = {}
     for number, table in sorted({(number, table) for number, table, _ in wanted}):

@@ -23,7 +23,7 @@ def train_dpo(
     are computed from its weights before the first step.
 
     Args:
-        rows: pairs in TRL's conversational form.
+        rows: pairs in TRL's conversational format.
         start: a folder that `check_model_folder` has passed.
         settings: see `DpoSettings`.
         place: see `TrainingRunOptions`.

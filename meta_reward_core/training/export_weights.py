@@ -34,12 +34,12 @@ def publish_weights(
     All processes participate, because each may hold a part of every weight.
 
     Args:
-        keep_adapter: the adapter is published too, in a folder of its own inside.
-        is_last: the training has ended: the process group ends before the main process writes, so
-            that none waits for it.
+        keep_adapter: whether to publish the adapter too, in a subfolder.
+        is_last: whether the training has ended. If so, the process group ends before the main
+            process writes, so that no other process waits for it.
 
     Returns:
-        Whether this call published; False when another writer was first.
+        Whether this call published the weights; False if another writer was first.
     """
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if is_last:
@@ -77,7 +77,7 @@ def publish_weights(
 
 
 def end_process_group() -> None:
-    """End the group of this training's processes, if there are several: none waits any more."""
+    """End the process group of this training, if there are several processes."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

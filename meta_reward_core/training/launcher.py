@@ -52,7 +52,8 @@ class TrainingRunOptions(TypedDict):
         checkpoint: the folder to publish; the first writer wins.
         scratch: a private folder of this job; deleted when the training succeeds.
         seed: random seed of the row order and of dropout in adapters.
-        threads: CPU threads of torch; sums, and so the weights' last bits, depend on them.
+        threads: number of CPU threads of torch; sums, and therefore the last bits of the weights,
+            depend on it.
         on_log: called with each new row of the log.
         chat_date: the current date for the chat template, YYYY-MM-DD; None for the day of the
             training.
@@ -82,8 +83,8 @@ def train(
     """Train the model in `start` and publish it, on the configured number of processes.
 
     Raises:
-        TrainingError: see `run_training`; or fewer devices than processes, or a process died; or
-            tasks select the checkpoint, and nothing scores it.
+        TrainingError: see `run_training`; or there are fewer devices than processes, a process
+            died, or tasks select the checkpoint but `score_checkpoint` is missing.
     """
     score = place.get("score_checkpoint")
     if settings.selects_by_tasks and score is None:
@@ -207,9 +208,10 @@ def build_launch_command(
     """Return the command that starts the processes.
 
     Args:
-        job: the folder of exchanged files.
+        job: folder for the exchanged files.
         shipped: the folder of accelerate's configuration files.
-        on_gpus: otherwise on a CPU, where DeepSpeed does not run.
+        on_gpus: whether the processes run on GPUs; otherwise on a CPU, which DeepSpeed does not
+            support.
     """
     count = str(settings.processes)
     if on_gpus:
@@ -238,7 +240,7 @@ def _check_devices(settings: TrainingSettings) -> None:
 def _build_environment(
     settings: TrainingSettings, threads: int | None, *, shipped: Path
 ) -> dict[str, str]:
-    """Build the processes' environment: CPU mode without a GPU, and each one's share of cores."""
+    """Build the processes' environment: CPU mode without a GPU, and the cores of each process."""
     told = {"OMP_NUM_THREADS": str(threads or 1)}
     if not torch.cuda.is_available():
         told |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}

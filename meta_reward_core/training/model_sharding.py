@@ -62,7 +62,8 @@ def enable_fsdp_on_cpu() -> None:
 class ShardingCheck(TrainerCallback):
     """Refuses to train if a process holds more of the model than its share.
 
-    It needs the trainer itself: the other arguments of a callback lack the wrapped model.
+    It needs the trainer itself, because the arguments of a callback do not contain the wrapped
+    model.
     """
 
     def __init__(self, trainer: Trainer, sharding: Sharding) -> None:
@@ -89,7 +90,8 @@ def check_sharding(model: Any, optimizer: Any, *, sharding: Sharding, processes:
     """Check that this process holds no more of a prepared model than its share.
 
     Raises:
-        TrainingError: it holds more, and would need the memory of a training without sharding.
+        TrainingError: the process holds more, and would need the memory of training without
+            sharding.
     """
     if sharding == "none":
         return

@@ -1,4 +1,4 @@
-"""Measure training rows before TRL sees them, so that none is silently truncated or dropped."""
+"""Measure training rows before TRL reads them, so that none is silently truncated or dropped."""
 
 import hashlib
 import json
@@ -68,7 +68,7 @@ def split_rows(
         folder: a folder of this job only; another job's files were removed from it.
 
     Raises:
-        TrainingError: more than `max_refused_share` of the rows are refused, or none is left.
+        TrainingError: more than `max_refused_share` of the rows are refused, or no row is left.
     """
     before = _read_existing_split(folder)
     if before is not None:
@@ -106,7 +106,7 @@ def load_split(folder: Path) -> RowSplit:
     """Load what `split_rows` wrote into a folder.
 
     Raises:
-        TrainingError: it is not there, or damaged.
+        TrainingError: a file is missing or damaged.
     """
     found = _read_existing_split(folder)
     if found is None:
@@ -159,7 +159,7 @@ class _RowWriter:
 
 
 def _list_sources(encoded: EncodedRow) -> list[str]:
-    """Return the fields of `TokenSources` that count a row."""
+    """Return the fields of `TokenSources` in which a row is counted."""
     facts = {
         "sampled": encoded.is_sampled,
         "not_canonical": not encoded.is_canonical,
@@ -193,7 +193,7 @@ def _check_enough(
     """Stop before a model is loaded if too few rows remain, with advice.
 
     Args:
-        longest: tokens of the longest row that `max_length` does not hold; 0 if there is none.
+        longest: number of tokens of the longest row that exceeds `max_length`; 0 if there is none.
     """
     remedy = (
         f" Set training.max_length to {longest:,} to train on all of them; generated tables are "

@@ -19,9 +19,10 @@ class TrainingOutcome:
     Attributes:
         log: TRL's metrics by step, without clock or memory: equal runs have equal logs.
         kept_step: the optimizer step whose weights were published; kept_epoch likewise.
-        rule: the rule that chose it.
-        published: False when another writer had published the same checkpoint before.
-        tokens: where the token ids of the rows come from that were not refused.
+        rule: the rule by which this step was chosen.
+        published: whether this training published the checkpoint; False if another writer was
+            first.
+        tokens: sources of the token ids of the rows that were not refused.
     """
 
     rows_trained: int

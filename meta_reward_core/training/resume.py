@@ -76,10 +76,10 @@ def publish_model(
         checkpoint: the folder to publish.
         job_name: unique per job, so that only the same job clears its interrupted publication.
         write_more: writes files other than the model to the folder; all of them are published.
-        verify: checks the whole folder and raises if it may not be published.
+        verify: checks the whole folder and raises an error if it must not be published.
 
     Returns:
-        Whether this call published; False when another writer was first.
+        Whether this call published the folder; False if another writer was first.
     """
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     partial = checkpoint.parent / f".{checkpoint.name}.{job_name}.partial"
@@ -135,7 +135,7 @@ def _copy_inherited_files(start: Path, folder: Path) -> None:
 
 
 def _remove_paths(content: bytes) -> bytes:
-    """Return the JSON without local paths, byte for byte the same if it has none."""
+    """Return the JSON without local paths; without such paths, it is returned byte for byte."""
     config = parse_json(content, leave_scalars=True)
     if not any(key in config for key in PATH_KEYS):
         return content

@@ -2,8 +2,8 @@
 
 Tokenizing a sampled text may give other tokens than the sampled ones, and a chat template may
 rewrite an assistant's turn. So a row whose completions have stored token ids trains on the
-engine's prompt and on those ids: with the end token if one was sampled, without one if the token
-limit cut the completion off. Other rows are rendered by the chat template.
+engine's prompt and on these ids. They include the end token if one was sampled, but not if the
+token limit cut off the completion. Other rows are rendered by the chat template.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,8 +43,8 @@ class EncodedRow:
     """A row and its token ids.
 
     Attributes:
-        prompt_ids: what carries no loss.
-        reply_ids: what follows it, for each completion of the row.
+        prompt_ids: ids of the prompt, which are excluded from the loss.
+        reply_ids: ids that follow the prompt, for each completion of the row.
         problem: why the row cannot be trained on, if its ids show a problem.
         is_sampled: whether the completions are the tokens sampled by an engine.
         is_canonical: for sampled rows, whether tokenizing the texts gives the same tokens.
@@ -94,8 +94,8 @@ class _Planned:
     Attributes:
         texts: the texts to tokenize. If the row has sampled tokens, its completions after the
             prompt; otherwise the prompt and the complete dialogues.
-        prompt_ids: of a row with sampled tokens.
-        reply_ids: of a row with sampled tokens.
+        prompt_ids: ids of the prompt, for a row with sampled tokens.
+        reply_ids: ids of the completions, for a row with sampled tokens.
         stands_alone: for a row with sampled tokens, whether `texts` omit the prompt because it
             contains the text of a control token.
     """
@@ -122,7 +122,7 @@ class RowEncoder:
 
         Args:
             end_ids: tokens that end a completion.
-            chat_date: the day that the chat template reads as today; see `ChatOptions`.
+            chat_date: the current date for the chat template; see `ChatOptions`.
         """
         self._tokenizer = tokenizer
         self._encoder = PromptEncoder(tokenizer)
@@ -225,7 +225,7 @@ class RowEncoder:
     def _select_ids(
         self, sampled: SampledTokens, text: str, policy: ReasoningPolicy
     ) -> list[int] | None:
-        """Return the sampled ids, or under a policy those of the answer; None if they are unusable.
+        """Return the sampled ids, or those of the answer if a policy requires it; None if unusable.
 
         If a server omits the end token from its list, the model would not learn to stop.
         """

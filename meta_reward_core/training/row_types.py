@@ -29,11 +29,11 @@ class PreferenceRow(TypedDict):
     """A pair in TRL's conversational format with `kind` and `prompt_id`, plus further columns.
 
     Attributes:
-        chosen_drawn: tokens of the chosen completion; without both, the rendered texts are
-            trained on.
-        rejected_drawn: likewise of the rejected one.
-        reasoning: the policy under which the texts are what counts of the drawn completions;
-            absent: `keep`.
+        chosen_drawn: sampled tokens of the chosen completion. If they are missing for either
+            completion, the rendered texts are used for training.
+        rejected_drawn: sampled tokens of the rejected completion.
+        reasoning: the reasoning policy that determines which part of the sampled completions the
+            texts contain; absent: `keep`.
     """
 
     prompt: list[Message]
@@ -53,7 +53,7 @@ class SftRow(TypedDict):
     """A prompt and the completion to learn, in TRL's conversational format.
 
     Attributes:
-        completion_drawn: tokens of the completion, where an engine drew it.
+        completion_drawn: tokens of the completion, if an engine sampled it.
         reasoning: as in `PreferenceRow`.
     """
 
@@ -70,10 +70,10 @@ class TokenSources:
     """Sources of the token ids of accepted rows.
 
     Attributes:
-        sampled: rows that train on the tokens that an engine drew; the others are rendered.
-        not_canonical: of these, rows whose tokens are others than the tokenizer makes of the
-            same text.
-        rewritten: of these, rows of which the chat template renders a text otherwise.
+        sampled: number of rows that train on tokens sampled by an engine; other rows are rendered.
+        not_canonical: number of these rows whose tokens differ from the tokenization of the same
+            text.
+        rewritten: number of these rows whose text the chat template renders differently.
     """
 
     sampled: int = 0

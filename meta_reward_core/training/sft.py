@@ -26,7 +26,7 @@ class InitialModel:
     """A model that does not exist yet; the training's seed initializes its weights.
 
     Attributes:
-        config: the architecture; its vocabulary size is the tokenizer's.
+        config: the architecture, with the vocabulary size of the tokenizer.
         tokenizer: a tokenizer with a chat template, an end token and a padding token.
     """
 
@@ -41,7 +41,7 @@ def train_sft(
     settings: SftSettings,
     **place: Unpack[TrainingRunOptions],
 ) -> TrainingOutcome:
-    """Train on completions and publish the result as a checkpoint; prompts carry no loss.
+    """Train on completions and publish the result as a checkpoint; the loss excludes prompts.
 
     See `train_dpo` for the arguments; `start` may also describe a new model.
 

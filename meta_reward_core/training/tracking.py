@@ -21,7 +21,7 @@ def use_trackers(run_name: str) -> Iterator[list[str]]:
     """Context in which the selected trackers write below one folder by default.
 
     Raises:
-        TrainingError: one is not installed.
+        TrainingError: a selected tracker is not installed.
     """
     settings = read_settings()
     for name in settings.trackers:

@@ -94,8 +94,8 @@ def run_training(
     See `launcher.train` for the arguments.
 
     Raises:
-        TrainingError: too many rows refused, a row lost, a training that diverges, or another
-            number of processes than the settings ask for.
+        TrainingError: too many rows are refused, a row is lost, the training diverges, or the
+            number of processes differs from the settings.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -269,7 +269,7 @@ def _describe_job(
     settings: TrainingSettings,
     seed: int,
 ) -> dict[str, object]:
-    """List everything that the weights depend on; saved states with other values are not used."""
+    """List everything on which the weights depend; saved states with other values are not used."""
     return {
         "objective": objective.name,
         "weighing": WEIGHING,

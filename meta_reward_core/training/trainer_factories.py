@@ -1,4 +1,4 @@
-"""TRL trainers for the two losses, DPO and SFT. Independent of processes."""
+"""TRL trainers for the two losses, DPO and SFT. This module does not depend on processes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,9 +59,9 @@ class Objective:
     """The loss to minimise.
 
     Attributes:
-        settings: the class that its settings have.
-        form: what TRL's trainer reads of a row.
-        make_trainer: the trainer, not yet started.
+        settings: class of its settings.
+        form: the columns of a row that TRL's trainer reads.
+        make_trainer: creates the trainer, without starting it.
     """
 
     name: str

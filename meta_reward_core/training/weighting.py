@@ -1,10 +1,10 @@
 """TRL's trainers with equal weights for all rows and tokens of an optimizer step.
 
 TRL averages a preference loss over the rows or tokens of a micro batch, and transformers averages
-micro batches and processes. Rows of a small micro batch, and tokens of one with short texts, then
-weigh more than others, so that a step depends on `device_batch_size`. The trainers here give each
-micro batch the weight that makes the loss a mean over the whole step. A step of a single micro
-batch has weights of exactly 1 and computes what TRL computes.
+micro batches and processes. Rows of a small micro batch, and tokens of a micro batch with short
+texts, then have a larger weight than others, so that a step depends on `device_batch_size`. The
+trainers here give each micro batch the weight that makes the loss a mean over the whole step. A
+step of a single micro batch has weights of exactly 1 and computes what TRL computes.
 """
 
 from collections import defaultdict
@@ -31,10 +31,10 @@ _MORE_COLUMNS: Final = ("chosen_injected", "rejected_injected", "length")
 
 _ROWS, _TARGETS, _TOKENS = range(3)
 _WEIGHED_BY: Final = {"mean_token_accuracy": _TARGETS, "entropy": _TOKENS}
-"""Unit over which TRL averages each metric of a micro batch; metrics not listed are over rows."""
+"""Unit over which TRL averages each metric of a micro batch; the default is rows."""
 
 Counts = tuple[int, int, int]
-"""Counts: rows, tokens with a likelihood, tokens of all completions."""
+"""Counts of rows, of tokens with a likelihood, and of tokens of all completions."""
 
 
 class _WeighedMetrics:

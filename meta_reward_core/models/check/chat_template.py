@@ -110,9 +110,9 @@ class _Chat:
         """Render a conversation.
 
         Args:
-            turns: of the conversation.
-            prompts: whether the assistant is to speak next.
-            options: of the template.
+            turns: the turns of the conversation.
+            prompts: whether to append the generation prompt for the assistant.
+            options: variables of the template.
         """
         return render_chat(self.tokenizer, turns, add_generation_prompt=prompts, options=options)
 
@@ -333,7 +333,7 @@ def _is_kept_beside_system(chat: _Chat, words: Sequence[str]) -> bool:
 
 
 def _check_end_token(chat: _Chat) -> Check:
-    """Check that the token after a completion is one that stops generation."""
+    """Check that the token after a completion stops generation."""
     title, ends = "End token", chat.end_ids
     known = ", ".join(map(chat.name, ends)) or "none"
     if not ends:
@@ -420,7 +420,7 @@ def _find_end_after_reply(chat: _Chat) -> int | None:
 
 
 def _find_unknown_marker(chat: _Chat) -> str | None:
-    """Find text after a completion that is written like a control token and is none."""
+    """Find text after a completion that looks like a control token but is not one."""
     tail = chat.render(_make_user_message(), _make_reply()).partition(_REPLY)[2]
     found = _MARKER.match(tail.lstrip())
     if found is None or found[0] in {token.content for token in chat.markers.values()}:

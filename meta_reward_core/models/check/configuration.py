@@ -78,7 +78,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_repeated_keys(folder: Path) -> list[Check]:
-    """Check for duplicate keys in config.json: readers differ in which one they use."""
+    """Check for duplicate keys in config.json, because libraries differ in which value they use."""
     try:
         parse_json(
             (folder / _CONFIG_FILE).read_bytes(),
@@ -107,7 +107,7 @@ def find_quantisation(
     """Find any sign of quantized weights.
 
     Returns:
-        The format's name and the file that shows it; None for plain weights.
+        The name of the format and the file in which it was found; None for plain weights.
     """
     declared = _find_declared_format(config)
     if declared is not None:
@@ -253,12 +253,12 @@ def check_positions(limit: int | None, needs: ModelNeeds, *, is_learned: bool) -
     """Compare the model's maximum sequence length with the recipe's limits.
 
     Engines refuse a prompt that leaves no room for a completion, so rows do not grow much beyond
-    the limit: a few tokens that the chat template writes after a completion. Rotary positions
-    support these, a table of learned positions does not.
+    the limit: only by a few tokens that the chat template writes after a completion. Rotary
+    positions support these tokens, but a table of learned positions does not.
 
     Args:
-        limit: of the model in tokens; None if it has none.
-        is_learned: whether the model has a table of positions.
+        limit: maximum sequence length of the model in tokens; None if it has none.
+        is_learned: whether the model has a learned table of positions.
     """
     title = "Positions"
     if limit is None:

@@ -27,9 +27,9 @@ class FolderFiles:
     """Contents read from the files of a model folder.
 
     Attributes:
-        folder: with links resolved; None if it may not be read.
-        config: of config.json.
-        tensors: by name, from the headers.
+        folder: path of the folder with links resolved; None if the folder may not be read.
+        config: contents of config.json.
+        tensors: tensors by name, from the headers.
         checks: the results so far; nothing more can be checked if one of them is red.
     """
 
@@ -48,7 +48,7 @@ def check_files(path: Path, needs: ModelNeeds, *, allowed_roots: Sequence[Path])
     """Check a model folder as far as possible without a model library.
 
     Args:
-        allowed_roots: folders in which a model and all that it links to must lie.
+        allowed_roots: folders that must contain the model and all targets of its links.
     """
     try:
         folder = check_model_folder(path, allowed_roots=allowed_roots)
@@ -73,7 +73,7 @@ def check_files(path: Path, needs: ModelNeeds, *, allowed_roots: Sequence[Path])
 
 
 def explain_folder_error(error: ModelFolderError, folder: Path) -> Check:
-    """Return a folder that may not be loaded as a result of the check."""
+    """Convert the error for a folder that must not be loaded to a result of the check."""
 
     def shorten(text: str) -> str:
         return text.replace(f"{folder.resolve()}/", "").replace(f"{folder}/", "")

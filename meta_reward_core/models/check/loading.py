@@ -99,7 +99,7 @@ def check_special_ids(config: PretrainedConfig, folder: Path, *, vocabulary: int
     """Check that the special tokens of config.json are in the vocabulary.
 
     Args:
-        vocabulary: rows of the input embedding.
+        vocabulary: number of rows of the input embedding.
     """
     text_config = config.get_text_config(decoder=True)
     outside = _list_outside(text_config, vocabulary)
@@ -126,7 +126,7 @@ def _check_architectures(config: PretrainedConfig) -> None:
     """Check that the folder contains a language model, not a model with another head.
 
     Raises:
-        UnusableConfigError: it has another head.
+        UnusableConfigError: the model has another head.
     """
     known = set()
     for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
@@ -200,7 +200,7 @@ def check_generation_config(folder: Path, *, vocabulary: int | None) -> list[Che
     """Load the generation config and save it again, as training does.
 
     Args:
-        vocabulary: rows of the input embedding; ids of special tokens must be smaller.
+        vocabulary: number of rows of the input embedding; ids of special tokens must be smaller.
     """
     if not (folder / GENERATION_CONFIG_NAME).is_file():
         message = "none; end tokens are taken from config.json and the tokenizer"

@@ -13,12 +13,12 @@ class ModelNeeds:
     """Requirements of one experiment.
 
     Attributes:
-        trains: weights are trained, so that formats that can only be read are refused.
+        trains: whether weights are trained, so that read-only formats are refused.
         system_prompt: the system message before each prompt, or None.
-        multi_turn: conversations of more than one user turn occur.
-        max_new_tokens: the largest number of tokens of one completion in any role.
-        max_length: the longest row of training in tokens, or None if nothing is trained.
-        max_model_len: the recipe's own limit on prompt and completion together, or None.
+        multi_turn: whether there are conversations with more than one user turn.
+        max_new_tokens: maximum number of tokens of one completion in any role.
+        max_length: maximum length of a training row in tokens; None if nothing is trained.
+        max_model_len: the recipe's own limit on prompt and completion together, in tokens, or None.
         actor_reasoning: the policy on reasoning blocks in responses.
         judge_reasoning: the policy on reasoning blocks in judgments.
         judges: whether the model itself is the judge.

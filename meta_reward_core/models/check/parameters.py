@@ -46,7 +46,7 @@ _FLOAT_BITS: Final[Mapping[str, tuple[np.dtype[Any], int]]] = {
     "F16": (np.dtype("<u2"), 0x7C00),
     "BF16": (np.dtype("<u2"), 0x7F80),
 }
-"""How values are stored, and the exponent of those that are not finite; NumPy has no bfloat16."""
+"""Storage type and exponent mask of non-finite values, by dtype; NumPy has no bfloat16."""
 
 _TORCH_DTYPES: Final = {
     "F64": torch.float64,
@@ -62,7 +62,8 @@ def check_parameters(
     """Compare the parameters of the model that a configuration describes with stored tensors.
 
     Args:
-        folder: where the tensors lie; a few rows are read where tied weights are stored twice.
+        folder: folder of the tensors; if tied weights are stored twice, a few of their rows are
+            read.
     """
     wrapped = _find_wrapper(tensors)
     if wrapped is not None:
@@ -99,7 +100,7 @@ def check_parameters(
 def _find_layers_without_tensors(
     config: PretrainedConfig, tensors: Mapping[str, TensorInfo]
 ) -> Check | None:
-    """Find more layers than tensors, before a model of that many layers is built."""
+    """Find a configuration with more layers than tensors, before such a model is built."""
     layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
     if not isinstance(layers, int) or layers <= len(tensors):
         return None
@@ -119,7 +120,7 @@ def load_shapes(
     """Load tensors without values into a model on the meta device.
 
     Returns:
-        The model, and what transformers says about keys: `missing_keys`, `unexpected_keys` and
+        The model, and the keys that transformers reports: `missing_keys`, `unexpected_keys` and
         `mismatched_keys` (name, stored shape, expected shape).
     """
     return _load_into(_build_shell(config), tensors)
@@ -189,10 +190,10 @@ def compare_checkpoint(
     missing.
 
     Args:
-        config: of both.
+        config: configuration of both models.
         base: tensors of the model that training started from.
         made: tensors of the checkpoint.
-        folder: of the checkpoint.
+        folder: folder of the checkpoint.
     """
     problems = [
         check for check in check_parameters(config, made, folder) if check.level is Level.RED

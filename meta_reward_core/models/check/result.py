@@ -34,7 +34,7 @@ class Check:
 
     Attributes:
         name: a stable identifier of what is checked, such as `weights.keys`.
-        title: a short noun phrase for people.
+        title: display name, a short noun phrase.
         message: what was found, as a clause without a final period.
         remedy: what to do, as an imperative clause without a final period; empty if nothing.
         file: the file or recipe key at fault, as the user knows it; empty if none.

@@ -28,7 +28,7 @@ def check_reward_model(path: Path, *, allowed_roots: Sequence[Path]) -> CheckRep
     """Check that a folder is a reward model that can be loaded.
 
     Args:
-        allowed_roots: folders in which it and all that it links to must lie.
+        allowed_roots: folders that must contain the model and all targets of its links.
     """
     try:
         folder = check_model_folder(path, allowed_roots=allowed_roots)
@@ -42,7 +42,7 @@ def check_reward_model(path: Path, *, allowed_roots: Sequence[Path]) -> CheckRep
 
 
 def _check_class(config: Mapping[str, Any]) -> list[Check]:
-    """A classifier without a named class is loaded by its model type, with a random head."""
+    """Check the class in the configuration; without one, transformers uses a random head."""
     names = config.get("architectures") or []
     if any(isinstance(name, str) and name.endswith(CLASSIFIER_SUFFIX) for name in names):
         return [Check("reward_model.class", _TITLE, Level.GREEN, f"{', '.join(names)}")]

@@ -54,7 +54,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _find_faulty_file(folder: Path) -> str:
-    """Return the settings of the tokenizer if its own file is sound, otherwise that file."""
+    """Return the file at fault: the tokenizer's settings if the tokenizer file is sound."""
     file = _find_tokenizer_file(folder)
     if file != "tokenizer.json" or not (folder / _TOKENIZER_FILE).is_file():
         return file
@@ -215,7 +215,7 @@ def _check_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[Check]:
 
 
 def _find_tokenizer_file(folder: Path) -> str:
-    """Return the file to blame: the tokenizer, its settings, or a missing file."""
+    """Return the file at fault: the tokenizer, its settings, or a missing file."""
     return _find_first_existing(folder, ("tokenizer.json", "tokenizer.model", "vocab.json"))
 
 

@@ -47,10 +47,10 @@ class TensorInfo:
     """A tensor according to its header.
 
     Attributes:
-        dtype: as the format names it, such as `BF16`.
-        shape: of the tensor.
-        file: name of the file that holds it.
-        start: where its values begin in that file, in bytes.
+        dtype: name of the dtype in the format, such as `BF16`.
+        shape: shape of the tensor.
+        file: name of the file that contains the tensor.
+        start: offset of its values in that file, in bytes.
     """
 
     dtype: str
@@ -71,7 +71,7 @@ def read_weights(folder: Path) -> tuple[dict[str, TensorInfo], list[Check]]:
     """Read the headers of a model's weights, and compare them with the index if there is one.
 
     Returns:
-        The tensors by name, as far as they could be read, and what was found.
+        The tensors by name, as far as they could be read, and the results of the checks.
     """
     try:
         names, weight_map = _list_weights_files(folder)
@@ -166,7 +166,7 @@ def _check_layout(name: str, header: Mapping[str, Any]) -> int:
     """Check that the tensors are contiguous and have the sizes of their shapes.
 
     Returns:
-        Bytes of all tensors.
+        Total size of all tensors, in bytes.
     """
     spans = []
     for key, entry in header.items():
