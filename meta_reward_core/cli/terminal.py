@@ -354,7 +354,7 @@ def print_summary(console: Console, summary: Summary) -> None:
 
 
 def print_outside_judge(console: Console, name: str | None) -> None:
-    """Print a note if an endpoint or a reward model gives the scores."""
+    """Print a note if an endpoint or a reward model scores the responses."""
     if name is not None:
         console.print(f"[bold]external judge[/bold]: scores are from {escape(name)}")
 

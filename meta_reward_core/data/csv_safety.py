@@ -39,7 +39,7 @@ _SIGNS: Final = (
     "@\ufe6b\uff20"
     "|\uff5c"
 )
-"""Formula signs, and the characters that Unicode normalises to them (NFKC)."""
+"""Formula signs, and the characters that Unicode normalizes to them (NFKC)."""
 
 _UNSEEN: Final = (
     '"\x00-\x08\x0e-\x1b\x1f\x20\x7f-\x84\x86-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5'

@@ -1,7 +1,7 @@
 """Evaluation fine-tuning (EFT) data from human-ranked answers: judgments that agree with the ranks.
 
 A judge scores all answers to a prompt, several times. The judgments of one round are kept together
-if they order the answers as the humans do; a single judgment gives no order.
+if they order the answers as the humans do; a single judgment does not define an order.
 
 Source: arXiv 2401.10020, section 3.1 (judgments are accepted if the ranking of their scores agrees
 with the human rankings). Our additions: answers with equal human ranks may have any scores; and the
@@ -160,7 +160,7 @@ def build_eft(
             is in judgments that agree with the human ranks.
         held_out: prompts that must not be trained on.
         max_share: maximum share of rows with the same score; 1 keeps all.
-        tell: takes the total number of judgments and returns a progress callback.
+        tell: called with the total number of judgments; returns a progress callback.
 
     Raises:
         EngineError: the engine failed as a whole.

@@ -124,7 +124,7 @@ def read_prompts(
 ) -> PromptFile:
     """Read all prompts of a file. The format is detected from the content, then from the suffix.
 
-    Texts are kept exactly as written, without normalisation, except that blank lines of a text file
+    Texts are kept exactly as written, without normalization, except that blank lines of a text file
     are ignored. In a conversation (a list of messages, an OpenAssistant tree or message row), the
     first user turn is the prompt, never an assistant's turn; its content may be a list of text
     parts. In rows with `instruction` and a non-empty `input` (Alpaca), the prompt consists of both.

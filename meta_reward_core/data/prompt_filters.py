@@ -1,13 +1,13 @@
 """Filters of a prompt pool: near duplicates, other languages, evaluation prompts.
 
 Near duplicates are found by ROUGE-L over words. Its F1 of two texts is 2 LCS / (m + n), with LCS
-the longest common subsequence of their m and n words, which rapidfuzz calls the normalised Indel
+the longest common subsequence of their m and n words, which rapidfuzz calls the normalized Indel
 similarity of the two sequences.
 Source: arXiv 2212.10560, section 2.2 (a new instruction is kept below 0.7 to every other).
 
 Languages are identified by a small model that its package contains.
 
-Held-out prompts are for evaluation and never trained on. They are recognised by a hash of their
+Held-out prompts are for evaluation and never trained on. They are recognized by a hash of their
 words, which ignores case, spacing and the Unicode form.
 """
 
@@ -89,7 +89,7 @@ def _load_identifier() -> Any:
 
 
 def check_languages(codes: Sequence[str]) -> None:
-    """Refuse language codes that the identifier does not know.
+    """Refuse language codes that the language identifier does not support.
 
     Raises:
         InputError: a code is unknown; the message lists the unknown codes.

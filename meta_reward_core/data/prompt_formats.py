@@ -157,7 +157,7 @@ def _iter_sample_records(text: str, delimiter: str) -> Iterator[list[str]]:
 
 
 def find_delimiter(text: str) -> str:
-    """Find the delimiter of a table: the one that gives a header with a known column.
+    """Find the delimiter of a table: the one that produces a header with a known column.
 
     If none or several separators fit, Python's own detection decides from the first lines; for a
     table with one column, a comma is assumed.

@@ -155,7 +155,7 @@ class ForcedLineReading:
     Attributes:
         text: the kept part of the completion, and the beginning of the line.
         log_probabilities: natural logarithms of the probability of each value as a whole text, in
-            the order of the values; not renormalised.
+            the order of the values; not renormalized.
         token_ids: ids of the kept text and the beginning of the line, without an end token.
         injected: number of the last ids that belong to the line.
         value_ids: token ids of each value.

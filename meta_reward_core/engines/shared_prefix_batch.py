@@ -1,8 +1,8 @@
 """Batches that store and read common prefixes once per token for all rows.
 
 Prompts are read level by level, each segment after those that precede it. Each row reads the last
-token of its prompt itself, which gives the logits of its first token; so the tokens of a row have
-no padding.
+token of its prompt itself, which produces the logits of its first generated token; so the tokens of
+a row have no padding.
 """
 
 import contextlib

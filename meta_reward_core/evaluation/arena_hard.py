@@ -392,7 +392,7 @@ def compute_style_features(
     """Compute normalized style differences of model and baseline for each game [n, 4].
 
     Length: (t - t0) / (t + t0) of the tokens. Headers, lists, bold: with densities
-    d = count / (t + 1), (d - d0) / (d + d0 + 1). Each is then centred and divided by its standard
+    d = count / (t + 1), (d - d0) / (d + d0 + 1). Each is then centered and divided by its standard
     deviation (ddof 1) over games, copies counted.
 
     Departs from the tool, which fails in both cases: for two empty answers, and for a constant

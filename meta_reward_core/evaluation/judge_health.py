@@ -434,7 +434,7 @@ def _describe_constant(tally: ReplyTally) -> Finding:
 
 
 def diagnose_pairs(share: Share, *, kind: str, limits: HealthLimits) -> list[Finding]:
-    """Check whether too few prompts give a pair of a kind."""
+    """Check whether too few prompts have a pair of a kind."""
     if share.high >= limits.min_pair_share:
         return []
     return [

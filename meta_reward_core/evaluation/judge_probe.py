@@ -278,7 +278,7 @@ class _Probe:
         return judged.select_comparison_set(prompt, seed=self.seed, max_judgments=limit)
 
     def count_actor_pairs(self) -> Share:
-        """Return the prompts whose scores would give a pair."""
+        """Count the prompts whose scores would produce a pair."""
         judged, pairing = self.group(), self.recipe.pairing
         chosen = [
             select_actor_pair(
@@ -292,7 +292,7 @@ class _Probe:
         return Share(sum(isinstance(one, ActorPair) for one in chosen), len(chosen))
 
     def count_judge_pairs(self) -> Share:
-        """Return the compared prompts with a readable winner; only they can give a judge pair."""
+        """Count the compared prompts with a readable winner; only they can have a judge pair."""
         decided = {battle.prompt_id for battle in self.battles if battle.verdict in ("A", "B")}
         return Share(
             sum(prompt.prompt_id in decided for prompt in self.compared), len(self.compared)
@@ -500,7 +500,7 @@ def _plan_replies(recipe: Recipe, iteration: int) -> dict[str, int]:
 
 
 def _take_pairs(judgments: Sequence[Judgment]) -> list[tuple[Judgment, Judgment]]:
-    """Pair neighbours in sample order, so that every judgment is in at most two pairs."""
+    """Pair neighbors in sample order, so that every judgment is in at most two pairs."""
     pairs = list(itertools.pairwise(judgments))
     return pairs[:BATTLE_PAIRS]
 

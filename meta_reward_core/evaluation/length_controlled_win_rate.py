@@ -6,7 +6,7 @@ Source: Dubois et al. 2024, "Length-Controlled AlpacaEval", arXiv 2404.04475, se
 public tool `alpaca_eval` 0.6.6 (`metrics/glm_winrate.py`) for what the paper leaves open (lasso, no
 intercept besides the constant, 5 folds, standard deviation with ddof 1 over rated and unrated rows)
 and scikit-learn's `LogisticRegressionCV`, which it calls, for the 10 strengths.
-Departs from both: no regularisation towards annotations of two gamed baselines, because they are
+Departs from both: no regularization towards annotations of two gamed baselines, because they are
 not given; a standard error and an interval by bootstrap (the tool's `lc_standard_error` is the
 spread of the predictions over prompts, which is 0 without instruction difficulty); and no rate
 if the penalty or collinear columns determine it, where the tool prints 50 or the plain rate.
@@ -120,7 +120,7 @@ def compute_length_controlled_rate(
 ) -> LengthControlledRate:
     """Fit preference ~ tanh(d / std(d)) + 1 (+ difficulty) and evaluate it at d = 0.
 
-    d = baseline_chars - model_chars, not centred; std with ddof 1, over all rows. Rows without a
+    d = baseline_chars - model_chars, not centered; std with ddof 1, over all rows. Rows without a
     preference are predicted, but not fitted: the rate is the mean of the predictions over all
     prompts, in percent, as in the public tool. Rows without a preference widen the interval.
 

@@ -35,7 +35,7 @@ def fit_logistic(
 ) -> Array:
     """Fit the coefficients b [k] of every problem.
 
-    Minimises sum_i w_i (log(1 + exp(z_i)) - y_i z_i) + lasso |b|_1 + ridge/2 |b|_2^2 with
+    Minimizes sum_i w_i (log(1 + exp(z_i)) - y_i z_i) + lasso |b|_1 + ridge/2 |b|_2^2 with
     z_i = x_i . b, without an intercept (pass a column of ones).
 
     Args:

@@ -38,7 +38,7 @@ _MAX_GROUP_SIZE = 1024  # number of problems whose arrays fit into a processor's
 def fit_elo(matrices: Sequence[Array], *, prior: float = 1e-4) -> list[Array]:
     """Fit the ratings of every battle matrix.
 
-    Each problem maximises sum_{m,n} B[m,n] log sigmoid(e_m - e_n) - prior * sum_m e_m^2, which is
+    Each problem maximizes sum_{m,n} B[m,n] log sigmoid(e_m - e_n) - prior * sum_m e_m^2, which is
     strictly concave, by damped Newton steps, the first ones in float32. Problems
     of one size are solved together; the result of a problem does not depend on the others.
 
@@ -48,7 +48,7 @@ def fit_elo(matrices: Sequence[Array], *, prior: float = 1e-4) -> list[Array]:
 
     Returns:
         One float64 array of shape [n_i] per matrix, in order: ratings in nats (a difference d
-        means a win with probability sigmoid(d)), centred on zero.
+        means a win with probability sigmoid(d)), centered on zero.
 
     Raises:
         ValueError: a matrix is not square, has a negative or non-finite entry, or prior <= 0.

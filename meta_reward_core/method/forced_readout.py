@@ -3,7 +3,7 @@
 The justification is sampled freely, up to its limit. A closing line that already states a value is
 cut off; then the start of the line is given to the model, and the engine returns the probability of
 each allowed value as a whole text. The role's temperature is applied to the probabilities, they are
-renormalised over the allowed values, and one value is sampled.
+renormalized over the allowed values, and one value is sampled.
 
 Tokens that were given to the model are marked and excluded from every loss. An option, off by
 default: the paper samples scores and verdicts freely.

@@ -258,7 +258,7 @@ class _DownloadProgress:
         say(f"fetching {name}, {total / 1e6:,.0f} MB")
 
     def tell(self, arrived: int) -> None:
-        """Report if another tenth has arrived."""
+        """Report the progress if another tenth of the bytes has been received."""
         parts = _PROGRESS_STEPS * arrived // self._total if self._total else 0
         if self._parts < parts < _PROGRESS_STEPS:
             self._parts = parts

@@ -1,7 +1,7 @@
 """Explain exceptions of model libraries in one sentence, with the file at fault and the remedy.
 
 Only this module converts exceptions of torch, transformers, tokenizers, safetensors and jinja2 to
-messages for users. Classes are recognised by name, so this module imports none of these libraries.
+messages for users. Classes are recognized by name, so this module imports none of these libraries.
 """
 
 import contextlib

@@ -118,7 +118,7 @@ def plan_iteration(
 
 
 def _plan_training(steps: int, seconds_per_row: float | None, *, recipe: Recipe) -> StagePlan:
-    """Estimate training from its steps, assuming that every prompt gives a pair."""
+    """Estimate training from its steps, assuming that every prompt has a pair."""
     rows = steps * recipe.training.batch_size
     return StagePlan(
         stage="train",

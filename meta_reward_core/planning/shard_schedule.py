@@ -1,4 +1,4 @@
-"""Which shard comes next on several engines, when shards end, and how long engines are idle.
+"""Choose the next shard for several engines; simulate when shards end and engines are idle.
 
 A free engine takes a shard whose inputs are finished, from the earliest stage that has one, so that
 no engine is idle. If later stages take longer, this rule alone leaves their long shards for the

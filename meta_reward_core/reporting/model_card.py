@@ -80,7 +80,7 @@ def get_public_model_name(name: str | None, *, task: str = "the toy task") -> st
     """Return a public name for a recipe's model: an unchanged id, or the last part of a path.
 
     Args:
-        task: title of the recipe's task, whose base model is used if the recipe names no model.
+        task: title of the recipe's task, whose base model is used if the recipe has no model.
     """
     if name is None:
         return f"{task}'s seed model"

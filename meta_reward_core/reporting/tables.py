@@ -1,7 +1,8 @@
 """The paper's seven tables, with the metrics of runs above those of the paper.
 
 A metric is from a scorecard stored by `manage.py evaluate --experiment`, from an iteration's own
-data, or, in the miniature, from the ground truth. If there is none, the table gives the reason.
+data, or, in the miniature, from the ground truth. If a metric is missing, the table contains the
+reason.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -253,7 +253,7 @@ def _count_left_wins(pair: AuditedPair) -> tuple[float, float]:
 
 
 def _count_verdicts_for(pair: AuditedPair, what: Winner | None) -> tuple[float, float]:
-    """Count the decided orders that `what` won, and all decided orders; none if both are equal."""
+    """Count the decided orders won by `what`, and all decided orders; none if both are equal."""
     decided = [won for won, _ in pair.orders if won != "tie"] if what else []
     return float(decided.count(what or "first")), float(len(decided))
 

@@ -10,7 +10,7 @@ Several samples of one population are pooled as frames that each cover all of it
 separate estimate, weighted by its share of the answers (`SurveyDesign.factors`).
 
 Source: Särndal, Swensson, Wretman 1992, chapters 3 and 5 (Hajek's ratio estimator and its
-linearisation); Zou and Donner 2008 (MOVER); Rust 1985 (stratified jackknife); Hartley 1962
+linearization); Zou and Donner 2008 (MOVER); Rust 1985 (stratified jackknife); Hartley 1962
 (several frames).
 """
 

@@ -161,7 +161,7 @@ class RefusedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """The Elo rating of one judgment among those of the same response (centred, in nats)."""
+    """The Elo rating of one judgment among those of the same response (centered, in nats)."""
 
     prompt_id: str
     response_id: str

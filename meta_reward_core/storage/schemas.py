@@ -344,5 +344,5 @@ def _list_known_schemas(name: str) -> list[pa.Schema]:
 def concatenate_tables(
     name: str, tables: Sequence[pa.Table], columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """Concatenate partitions of a table; no partition gives an empty table."""
+    """Concatenate partitions of a table; without partitions, the table is empty."""
     return pa.concat_tables(tables) if tables else get_schema(name, columns).empty_table()

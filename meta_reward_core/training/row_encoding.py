@@ -1,8 +1,8 @@
 """Encode rows as token ids: exactly the sampled tokens, if they are known.
 
-Tokenizing a sampled text may give other tokens than the sampled ones, and a chat template may
-rewrite an assistant's turn. So a row whose completions have stored token ids trains on the
-engine's prompt and on these ids. They include the end token if one was sampled, but not if the
+Tokenizing a sampled text may produce tokens that differ from the sampled tokens, and a chat
+template may rewrite an assistant's turn. So a row whose completions have stored token ids trains on
+the engine's prompt and on these ids. They include the end token if one was sampled, but not if the
 token limit cut off the completion. Other rows are rendered by the chat template.
 """
 
@@ -89,7 +89,7 @@ class EncodedRow:
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """A row before its texts are tokenised.
+    """A row before its texts are tokenized.
 
     Attributes:
         texts: the texts to tokenize. If the row has sampled tokens, its completions after the
@@ -140,7 +140,7 @@ class RowEncoder:
         return cls(tokenizer, end_ids=end_ids, chat_date=chat_date)
 
     def encode(self, rows: RowIterable[TrainingRow]) -> Iterator[EncodedRow]:
-        """Yield each row with its token ids; several rows are tokenised per call."""
+        """Yield each row with its token ids; several rows are tokenized per call."""
         source = iter(rows)
         while some := list(islice(source, BATCH_ROWS)):
             planned = [self._plan(row) for row in some]

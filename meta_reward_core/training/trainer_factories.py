@@ -56,7 +56,7 @@ class TrainerInputs:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The loss to minimise.
+    """The loss to minimize.
 
     Attributes:
         settings: class of its settings.

@@ -129,7 +129,7 @@ class WeighedDpoTrainer(_WeighedMetrics, DPOTrainer):
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         """Return rows as token ids, which TRL's collator reads.
 
-        TRL renders and tokenises the texts of a row here. Our rows are already encoded and measured
+        TRL renders and tokenizes the texts of a row here. Our rows are already encoded and measured
         (`row_encoding`), for which TRL has no setting in DPO.
         """
         return dataset
@@ -248,7 +248,7 @@ def _count_pairs(batch: dict[str, Any]) -> Counts:
 
 
 def _count_labels(batch: dict[str, Any]) -> Counts:
-    """Count a batch of TRL's language-modelling collator; the first token is never a target."""
+    """Count a batch of TRL's language-modeling collator; the first token is never a target."""
     targets = int((batch["labels"][:, 1:] != IGNORED).sum())
     return len(batch["labels"]), targets, targets
 

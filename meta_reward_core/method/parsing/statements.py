@@ -1,9 +1,9 @@
 """Find where a line states a score or verdict, and whether later words retract it.
 
-A statement is a label ("Final score"), a separator (":") and a value. This module knows labels,
+A statement is a label ("Final score"), a separator (":") and a value. This module handles labels,
 separators, what may precede a label, and what may follow a value; `scores` and `verdicts` define
-what a value is. Every rule is a list of allowed or rejected words. A line that fits no rule is not
-a statement, or an unreadable one: values are never guessed.
+the values. Every rule is a list of allowed or rejected words. A line that fits no rule is not a
+statement, or an unreadable one: values are never guessed.
 """
 
 from collections.abc import Callable

@@ -37,7 +37,7 @@ class Check:
         title: display name, a short noun phrase.
         message: what was found, as a clause without a final period.
         remedy: what to do, as an imperative clause without a final period; empty if nothing.
-        file: the file or recipe key at fault, as the user knows it; empty if none.
+        file: the file or recipe key at fault, under the user's name for it; empty if none.
     """
 
     name: str

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MAX_PROMPTS: Final = 2000
-"""Maximum number of tokenised prompts for the actor, evenly spaced over the pool."""
+"""Maximum number of tokenized prompts for the actor, evenly spaced over the pool."""
 _MAX_JUDGED_PROMPTS: Final = 200
 _TITLES: Final = {"actor": "Actor", "judge": "Judge", "meta_judge": "Meta-judge"}
 
@@ -88,7 +88,7 @@ def measure_roles(
     tokenizer: "PreTrainedTokenizerBase",
     prompts: Sequence[str],
 ) -> list[RoleLengths]:
-    """Tokenise the prompts of each role that a recipe has, without generated text."""
+    """Tokenize the prompts of each role that a recipe has, without generated text."""
     from meta_reward_core.engines.prompt_encoder import PromptEncoder
 
     encoder = PromptEncoder(tokenizer)
