@@ -52,7 +52,7 @@ def build_iteration_charts(iteration: Iteration) -> IterationCharts:
 
 
 def _has_reward_model(iteration: Iteration) -> bool:
-    """Whether scores have no scale, so that the bins of the judge's scores do not fit."""
+    """Whether a reward model gives the scores, which do not fit the bins of the judge's scale."""
     judge = iteration.experiment.recipe.get("judge", {})
     return judge.get("reward_model") is not None
 
@@ -92,7 +92,7 @@ def _iter_table_charts(tables: TableReader, *, running: Sequence[LogRow]) -> Ite
 
 
 def _chart_scores(scores: ScoreCounts) -> Chart:
-    """Draw one bar per score if all are whole numbers, else one per bin."""
+    """Draw one bar per score if all scores are integers, else one bar per bin."""
     named = [
         (f"{start:g}", count) for start, count in zip(HISTOGRAM_BINS, scores.bins, strict=True)
     ]

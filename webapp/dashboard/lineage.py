@@ -26,7 +26,7 @@ class PairCounts:
     """Pairs of one kind; both values are None until the stage is finished.
 
     Attributes:
-        is_withheld: whether an audit kept them from the training.
+        is_withheld: whether an audit excluded them from the training.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class Generation:
     """A model and the iteration that trains it.
 
     Attributes:
-        before: number of the model that it starts from, which is also the DPO reference model.
+        before: number of the initial model, which is also the DPO reference model.
         prompts: number of sampled prompts; None until they are sampled.
         human_pairs: training pairs that come from human preferences in audits.
         kept_step, kept_epoch: step and epoch of the kept weights.
@@ -64,8 +64,8 @@ class PromptSet:
     """The prompt pool of an experiment.
 
     Attributes:
-        called: the user's name for the file; empty if unknown.
-        held_out: reserved for evaluation and never sampled.
+        called: name that the user gave the file; empty if unknown.
+        held_out: number of prompts reserved for evaluation and never sampled.
         hash: hash of the table of all prompts.
     """
 
@@ -86,7 +86,7 @@ class SettingsStep:
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """M0 and its successors; the prompts are None if their file is missing.
+    """M0 and its successors. The prompt set is None if its file is missing.
 
     Attributes:
         seed_name: the folder's name, or the repository of a model from the Hugging Face Hub.

@@ -65,7 +65,7 @@ def build_charts_of_run(experiment: Experiment) -> MachineCharts:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """The horizontal axis: its label, the seconds of its unit, and where its zero is."""
+    """The horizontal axis: its label, its unit in seconds, and the position of its zero."""
 
     label: str
     unit_seconds: float
@@ -83,7 +83,7 @@ def _choose_axis(period: timedelta) -> _Axis:
 def _build_charts(
     rows: QuerySet[MachineLoad], begin: datetime, end: datetime, axis: _Axis
 ) -> MachineCharts:
-    """Draw CPU, memory and GPU load, each point the mean over a share of the period."""
+    """Draw CPU, memory and GPU load; each point is the mean over one interval of the period."""
     rows = rows.filter(measured__gt=begin, measured__lte=end).order_by("measured")
     is_long = end - begin > _FINE
     if is_long:
@@ -117,7 +117,7 @@ _CHARTS: Final = (
 
 
 def _collect(rows: Iterable[MachineLoad], begin: datetime, width: float) -> Mapping[str, Values]:
-    """Collect values by chart, line, and share of the period."""
+    """Collect values by chart, line, and interval of the period."""
     found: dict[str, Values] = {}
 
     def add(title: str, line: str, at: int, value: float | None) -> None:
@@ -140,7 +140,7 @@ def _collect(rows: Iterable[MachineLoad], begin: datetime, width: float) -> Mapp
 def _make_points(
     values: Mapping[int, Sequence[float]], width: float, axis: _Axis
 ) -> list[tuple[float, float | None]]:
-    """Make the points of a line; a share of the period without a row is a gap."""
+    """Make the points of a line; an interval of the period without a row is a gap."""
     points: list[tuple[float, float | None]] = []
     for at in range(min(values), max(values) + 1):
         known = values.get(at)

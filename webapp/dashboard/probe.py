@@ -36,9 +36,9 @@ class ProbeView:
 
     Attributes:
         tried: number of prompts and duration.
-        projected: time to generate and judge in a whole iteration at this rate.
-        unfinished: number of judgments and verdicts that the probe's time cut off.
-        findings: why the run should not continue: a sentence and a remedy for each reason.
+        projected: estimated time to generate and judge a whole iteration at this rate.
+        unfinished: number of judgments and verdicts that did not finish within the time limit.
+        findings: reasons why the run should not continue, each with a remedy.
         accepted_by: the user who continued despite the findings.
     """
 

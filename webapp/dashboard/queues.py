@@ -1,4 +1,4 @@
-"""Waiting work: messages at the broker, shards, and jobs."""
+"""Pending work: messages at the broker, shards, and jobs."""
 
 import time
 from collections import Counter
@@ -21,10 +21,10 @@ _CACHE_SECONDS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class WaitingWork:
-    """Waiting work of one experiment.
+    """Pending work of one experiment.
 
     Attributes:
-        name: name of the experiment, which does not exist before its launch.
+        name: name of the experiment, which may not have been created yet.
         is_there: whether the experiment exists.
         shards: pending shards of iterations that the workers run.
         running: running shards.
@@ -51,7 +51,7 @@ def _count_messages_at(moment: int) -> dict[str, int] | None:  # noqa: ARG001 pa
 
 
 def list_waiting_work(person: AnyUser) -> list[WaitingWork]:
-    """List the waiting work of the visible experiments, by name."""
+    """List the pending work of the visible experiments, by name."""
     shards = _count_shards(person)
     jobs = _count_jobs(person)
     names = sorted(shards.keys() | {name for name, _ in jobs})

@@ -22,7 +22,7 @@ class RecipeValue:
     """A recipe value.
 
     Attributes:
-        shipped: value of the built-in recipe, if it differs.
+        shipped: value in the built-in recipe, if it differs.
     """
 
     key: str
@@ -34,7 +34,7 @@ class RecipeValue:
 
 @dataclass(frozen=True, slots=True)
 class RecipeView:
-    """Recipe values; `shipped` names the recipe they are compared with, if any."""
+    """Recipe values; `shipped` is the name of the built-in recipe for comparison, if any."""
 
     name: str
     shipped: str

@@ -19,9 +19,9 @@ class RefusalView:
     """Refused prompts of one role.
 
     Attributes:
-        csv: path of all of them, below the experiment's files.
-        named: id, text and reason of the first of them.
-        unnamed: number of the remaining ones.
+        csv: path of the complete list, relative to the experiment's folder.
+        named: id, text and reason of the first refused prompts.
+        unnamed: number of the remaining refused prompts.
     """
 
     role: str
@@ -32,7 +32,7 @@ class RefusalView:
 
 
 def list_refusals(iteration: Iteration) -> list[RefusalView]:
-    """List the refused prompts of an iteration, also while it runs."""
+    """List the refused prompts of an iteration, which may still be running."""
     found = iteration.metrics.get("refused")
     if found is None:
         try:

@@ -1,7 +1,7 @@
 """Columns of the run table: displayed values and sort keys.
 
-A column reads the values of any number of experiments in one or two queries, whether these are the
-rows of a page, of a whole export, or all rows to sort by.
+A column reads the values of any number of experiments in one or two queries, whether for a page, an
+export, or sorting.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,12 +54,12 @@ class Column:
     """A column of the run table.
 
     Attributes:
-        key: its name in URLs.
-        read: values by the experiment's key; an experiment without a value may be absent.
-        get: the value from a row loaded with its owner and tags, if that is enough.
+        key: name of the column in URLs.
+        read: reads values by experiment key; experiments without a value may be absent.
+        get: gets the value from a row loaded with its owner and tags, if that is sufficient.
         write: formats a value for the table.
-        is_number: whether it is aligned right.
-        explanation: shown with the heading.
+        is_number: whether values are right-aligned.
+        explanation: text shown with the heading.
     """
 
     key: str
@@ -135,7 +135,7 @@ def _sum_by_experiment(
     """Sum values of iterations; those of a completed one are read once per process.
 
     Args:
-        name: of the value.
+        name: name of the value.
         read: reads the values of iterations by their keys.
     """
     found = list(_of(rows).values_list("pk", "experiment", "status", "finished"))
@@ -155,7 +155,7 @@ def _sum_by_experiment(
 
 
 def _select_iterations(keys: Sequence[int], rows: Rows) -> QuerySet[Iteration]:
-    """Select iterations by their keys, or all of the rows where the keys are too many."""
+    """Select iterations by their keys, or all rows if there are too many keys."""
     return Iteration.objects.filter(pk__in=keys) if len(keys) <= _MAX_KEYS else _of(rows)
 
 
@@ -330,7 +330,7 @@ def _read_recipes(latest: Mapping[str, int]) -> Mapping[str, Mapping[str, Any]]:
     """Return flat recipes by hash, each read once per process.
 
     Args:
-        latest: an experiment's key by the hash of its recipe.
+        latest: for each recipe hash, the key of an experiment with that recipe.
     """
     missing = {pk: sha256 for sha256, pk in latest.items() if sha256 not in _known_recipes}
     if len(_known_recipes) > _MAX_KNOWN:
@@ -344,7 +344,7 @@ def _read_recipes(latest: Mapping[str, int]) -> Mapping[str, Mapping[str, Any]]:
 def sort_keys(column: Column, rows: Rows, *, descending: bool) -> list[int]:
     """Sort experiment keys by a column; those without a value are last.
 
-    Equal values stay in the order of the rows, which is newest first.
+    Experiments with equal values keep the order of the rows, newest first.
     """
     keys = list(rows.values_list("pk", flat=True))
     values = column.read(rows)

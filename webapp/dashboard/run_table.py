@@ -125,7 +125,7 @@ class RunTable:
     """The table for a URL.
 
     Attributes:
-        rows: all experiments of the table; `page` is a part of them.
+        rows: all experiments of the table; `page` contains one page of them.
     """
 
     rows: QuerySet[Experiment]
@@ -160,7 +160,7 @@ def list_owners(visible: QuerySet[Experiment]) -> list[str]:
 
 
 def list_tags(visible: QuerySet[Experiment]) -> list[str]:
-    """Tags in use."""
+    """List the tags in use."""
     tags = ExperimentTag.objects.filter(experiment__in=visible.order_by().values("pk"))
     return list(tags.order_by("name").values_list("name", flat=True).distinct())
 
@@ -239,7 +239,7 @@ def _filter(visible: QuerySet[Experiment], form: FilterForm) -> QuerySet[Experim
 
 
 def list_columns(query: QueryDict) -> list[Column]:
-    """List the known columns in the URL."""
+    """List the columns in the URL that exist."""
     keys = dict.fromkeys(query.getlist("col")[:_MAX_COLUMNS]) or dict.fromkeys(DEFAULT)
     found = [find_column(key) for key in keys]
     return [column for column in found if column is not None] or [COLUMNS["status"]]
@@ -261,7 +261,7 @@ def _order(rows: QuerySet[Experiment], sort: str) -> list[int] | QuerySet[Any, A
 
 
 def _load_rows(keys: Sequence[int]) -> list[Experiment]:
-    """Load rows with everything that a line shows, in the order of their keys."""
+    """Load rows with everything that a line shows, in the order of the given keys."""
     rows = Experiment.objects.filter(pk__in=keys).select_related("owner")
     found = {row.pk: row for row in rows.prefetch_related(*_RELATED)}
     return [found[key] for key in keys if key in found]

@@ -106,7 +106,7 @@ _MACHINES_REGION: Final = "machine-load"
 @require_safe
 @require_view_or_audit
 def list_experiments(request: HttpRequest) -> HttpResponseBase:
-    """Show the run table in the order of the address; `format=csv`: a file."""
+    """Show the run table as specified by the URL; with `format=csv` as a file."""
     if request.GET.get("format") == "csv":
         log_event(Action.EXPORTED, "run table")
         return StreamingHttpResponse(
@@ -190,7 +190,7 @@ def change_archive(request: HttpRequest, name: str) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @require_run
 def delete_experiment(request: HttpRequest, name: str) -> HttpResponse:
-    """Show what deleting an experiment frees and loses; delete it once its name is typed."""
+    """Show the effects of deleting an experiment; delete it once its name is typed."""
     row = get_transferable_experiment(request.user, name)
     form = DeletionForm(request.POST if request.method == "POST" else None, name=row.name)
     plan = plan_deletion(row)
@@ -267,7 +267,7 @@ def _build_details(request: HttpRequest, row: Experiment) -> dict[str, Any]:
 
 
 def _build_controls(request: HttpRequest, row: Experiment) -> dict[str, Any]:
-    """Build the context of actions; the page stays live while a job is pending."""
+    """Build the context of actions; the page keeps updating while a job is pending."""
     jobs = actions.list_jobs(row)
     may = can_control(request.user, row)
     return {
@@ -343,7 +343,7 @@ def show_iteration(request: HttpRequest, name: str, number: int) -> HttpResponse
 @require_safe
 @require_view
 def show_attempt_output(request: HttpRequest, name: str, number: int, pk: int) -> HttpResponseBase:
-    """Show the end of an attempt's console output, live while it runs; `format=text`: all of it."""
+    """Show the end of an attempt's console output, live; with `format=text`, send all of it."""
     experiment = get_viewable_experiment(request.user, name)
     attempt = get_object_or_404(select_attempts(experiment, number), pk=pk)
     path = get_log_path(attempt)
@@ -438,7 +438,7 @@ def _read_stages(row: Iteration) -> tuple[list[StageProgress], str]:
 
 
 def _explain_stop(row: Iteration, failures: Sequence[Failure]) -> ErrorText | None:
-    """Explain why an iteration stopped, unless its last failure does."""
+    """Explain why an iteration stopped, unless its last failure already explains it."""
     error = split_error(row.message)
     if not row.message or (failures and failures[0].error.cause == error.cause):
         return None
@@ -499,7 +499,7 @@ def show_activity_log(request: HttpRequest) -> HttpResponseBase:
 @require_safe
 @require_view
 def show_workers(request: HttpRequest) -> HttpResponse:
-    """Show the workers, their current tasks, the waiting work, and the load of the machines."""
+    """Show the workers, their current tasks, the pending work, and the load of the machines."""
     if is_partial_request(request) and request.headers.get("HX-Target") == _MACHINES_REGION:
         return render_cached_partial(
             request, "dashboard/_machine_load.html", lambda: {"machines": build_recent_charts()}

@@ -46,9 +46,9 @@ class SettingsPreview:
     """Preview of a change.
 
     Attributes:
-        plan: of the change now; None where nothing differs or the change is refused.
-        later: of the change from the next iteration on, where the change now makes something
-            again.
+        plan: plan for applying the change now; None if nothing differs or the change is refused.
+        later: plan for applying the change from the next iteration on, if applying it now would
+            rerun something.
         problem: why the change is refused.
     """
 
@@ -63,10 +63,10 @@ class SettingsFormState:
 
     Attributes:
         sections: fields with their current content; empty if the files cannot be read.
-        problems: what is wrong with the values.
+        problems: errors of the values.
         values: changed values, by key.
         differences: the changes, as shown to users.
-        preview: what the change does.
+        preview: effects of the change.
     """
 
     sections: Sequence[SectionView] = ()

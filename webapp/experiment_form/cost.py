@@ -53,10 +53,11 @@ class CostEstimate:
 
     Attributes:
         time: generation time.
-        total_time: generation and training; without training that has not been measured.
-        shards: their size, and how long engines are idle because of it.
-        training: maximum training time; empty until such a training has been measured.
-        basis: text about the source of rates and lengths.
+        total_time: time of generation and training; training is excluded if it has not been
+            measured.
+        shards: text about the shard size, and how long engines are idle because of it.
+        training: maximum training time; empty if no comparable training has been measured.
+        basis: text about the source of the assumed rates and lengths.
         disk_bytes: None while the size of the model is unknown.
         free_bytes: None if the files are not stored on this machine.
         is_too_large: whether the disk is clearly too small.
@@ -117,7 +118,7 @@ def get_free_bytes() -> int | None:
 
 
 def humanize_duration(seconds: float) -> str:
-    """Format a duration that a line does not break: 40 s, 12 min, 3 h 20 min, 5 days."""
+    """Format a duration without line breaks: 40 s, 12 min, 3 h 20 min, 5 days."""
     return _write_duration(seconds).replace(" ", NO_BREAK)
 
 

@@ -1,4 +1,4 @@
-"""Engines of the running workers, so that a form offers only these."""
+"""Engines of the running workers; a form offers only these."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class EngineOffer:
     """Engines of the running workers.
 
     Attributes:
-        kinds: None while no running GPU worker reports them.
+        kinds: kinds of engines; None while no running GPU worker reports them.
         has_workers: whether any worker runs.
     """
 
@@ -37,7 +37,7 @@ class EngineOffer:
         )
 
     def describe_wait(self, kind: str) -> str:
-        """Return what an experiment with an engine waits for; empty if a worker can start it."""
+        """Explain what an experiment with this engine waits for; empty if a worker can start it."""
         if self.kinds is None and kind == _OPTIONAL:
             return (
                 f"No running worker is known to have the engine {kind}. "

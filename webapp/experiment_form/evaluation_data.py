@@ -1,4 +1,4 @@
-"""Evaluation data that can be named remotely: files in one folder of the installation."""
+"""Evaluation data that remote users can select: files in one folder of the installation."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

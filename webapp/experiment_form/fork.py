@@ -42,9 +42,9 @@ class ForkRequest(BaseModel):
     Attributes:
         experiment: name of the fork.
         origin, origin_uuid: the experiment that is forked.
-        point: the iteration and the last stage that is kept, as `ForkPoint` writes it.
+        point: iteration and last stage that is kept, in the format of `ForkPoint`.
         values: values that differ from the origin's, by key.
-        iterations: the last iteration to run.
+        iterations: number of the last iteration to run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,7 +85,7 @@ class ForkFormState:
     """The form of a fork.
 
     Attributes:
-        choices: where the experiment can be forked.
+        choices: points at which the experiment can be forked.
         chosen: None while nothing is chosen.
         values: values that differ from the origin's, by key; `differences` shows them to users.
         problems: problems other than the errors of `form`.
@@ -106,10 +106,10 @@ class ForkFormState:
 
 
 def read_fork_form(row: Experiment, given: Mapping[str, str], *, is_sent: bool) -> ForkFormState:
-    """Read the form of a fork; without a fork point, only the choice of one.
+    """Read the form of a fork; without a fork point, only the choices of fork points.
 
     Args:
-        is_sent: whether it was submitted, not only opened.
+        is_sent: whether the form was submitted, not only opened.
     """
     files = open_experiment_files(row)
     try:

@@ -87,7 +87,7 @@ class FormBase:
     """The initial content of a form.
 
     Attributes:
-        name: of a built-in recipe; empty for a text or an experiment.
+        name: name of a built-in recipe; empty for a text or an experiment.
         text: YAML that the user sent.
         origin: the experiment that is duplicated.
         warnings: deprecated keys of the text, and what to use instead.
@@ -105,10 +105,10 @@ class PromptsState:
     """The prompts that would be used.
 
     Attributes:
-        found: the content of the file or text; None if nothing was sent.
+        found: content of the file or text; None if nothing was sent.
         count: size of the pool; None while it is unknown.
-        error: why it cannot be used.
-        called: the user's name for the file.
+        error: why the prompts cannot be used.
+        called: name that the user gave the file.
     """
 
     found: StoredPrompts | None = None
@@ -134,7 +134,7 @@ class LaunchFormState:
     """A form of a launch.
 
     Attributes:
-        errors: by name of a form field, or `recipe.` and the key of a recipe field.
+        errors: errors by name of a form field, or by `recipe.` and the key of a recipe field.
         problems: errors that do not belong to a single field.
         missing: labels of required fields that are empty.
         estimate: None while the recipe has errors.
@@ -174,7 +174,7 @@ def find_base(
 
     Args:
         origin: name of the experiment that is duplicated; empty for none.
-        origin_uuid: which one of that name was shown; empty for the one that has it now.
+        origin_uuid: UUID of the experiment that was shown; empty for the current one of this name.
 
     Raises:
         RecipeError: the recipe is wrong.
@@ -207,7 +207,7 @@ def make_initial_state(
 
 
 def read_kept_fields(sent: QueryDict) -> dict[str, Any]:
-    """Read the fields to keep when another recipe is chosen: those independent of it."""
+    """Read the fields to keep when another recipe is chosen: those that do not depend on it."""
     kept = {name: sent[name] for name in _KEPT if sent.get(name)}
     for name, own in (("model_from", _OWN_MODELS), ("prompts_from", _OWN_PROMPTS)):
         if sent.get(name) in own:
@@ -237,7 +237,7 @@ def make_refilled_state(
 def make_submitted_state(
     request: HttpRequest, base: FormBase, *, is_final: bool
 ) -> LaunchFormState:
-    """Build the form from what was sent.
+    """Build the form from submitted values.
 
     Args:
         is_final: whether the form was submitted. While it is being filled in, empty fields are not
@@ -255,8 +255,8 @@ def make_requested_state(
     """Build the state of a request with typed values, checked like a submitted form.
 
     Args:
-        fields: of `LaunchForm`; they override the base.
-        values: of the recipe, by current keys.
+        fields: fields of `LaunchForm`; they override the base.
+        values: recipe values by current keys.
     """
     first = make_initial_state(user, base).form.data
     form = _make_form(base, list_models(), data={**first, **fields})
@@ -465,7 +465,7 @@ def _read_sent_prompts(sent: SentFile, form: LaunchForm) -> PromptsState:
     """Read the prompts of the file sent with this request, or of one sent earlier.
 
     Raises:
-        PromptFileError: it cannot be used.
+        PromptFileError: the prompts cannot be used.
     """
     if sent.is_too_large:
         raise PromptFileError(f"The file is larger than {format_upload_limit()}.")
@@ -518,7 +518,7 @@ def _estimate_cost(user: AnyUser, form: LaunchForm, draft: RecipeDraft) -> CostE
 
 
 def write_launch_payload(state: LaunchFormState) -> dict[str, Any]:
-    """Write the request of a state that is ready as the payload of a job."""
+    """Convert a state that is ready to the payload of a job."""
     given, base = state.form.cleaned_data, state.base
     recipe = state.draft.recipe
     if recipe is None:

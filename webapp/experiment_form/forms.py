@@ -112,7 +112,7 @@ class LaunchForm(forms.Form):
             field.initial = choices[0][0]
 
     def clean_name(self) -> str:
-        """Refuse a name that an experiment or an address of the site has, or is about to have."""
+        """Refuse a name that is used by, or reserved for, an experiment or a page."""
         return check_new_name(self.cleaned_data["name"])
 
     def clean(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class ForkForm(forms.Form):
     )
 
     def clean_name(self) -> str:
-        """Refuse a name that an experiment or an address of the site has, or is about to have."""
+        """Refuse a name that is used by, or reserved for, an experiment or a page."""
         return check_new_name(self.cleaned_data["name"])
 
 
@@ -152,7 +152,7 @@ def check_new_name(name: str) -> str:
     """Return the name of a new experiment if it is free.
 
     Raises:
-        ValidationError: it is not.
+        ValidationError: the name is taken or reserved.
     """
     if name in list_reserved_names():
         raise forms.ValidationError(

@@ -41,8 +41,8 @@ def write_payload(
     """Convert a request to the payload of a job.
 
     Args:
-        prompts_called: what the user calls the file of prompts; not part of the request.
-        origin_uuid: which experiment is duplicated; its name may be used again until the job runs.
+        prompts_called: name that the user gave the prompt file; not part of the request.
+        origin_uuid: UUID of the duplicated experiment; its name may be reused before the job runs.
     """
     found = {**request.model_dump(mode="json"), _CALLED: prompts_called}
     return {**found, _ORIGIN_UUID: origin_uuid} if origin_uuid else found
@@ -86,7 +86,7 @@ def get_origin_uuid(payload: Mapping[str, Any]) -> str:
 
 
 def get_prompts_name(payload: Mapping[str, Any]) -> str:
-    """Return the user's name for the prompt file."""
+    """Return the name that the user gave the prompt file."""
     return str(payload.get(_CALLED, ""))
 
 
@@ -94,7 +94,7 @@ def build_requested_recipe(request: LaunchRequest) -> Recipe:
     """Build the recipe of a remote request.
 
     Raises:
-        InputError: a value cannot be used, or names a file of this machine.
+        InputError: a value cannot be used, or refers to a file on this machine.
     """
     recipe = request.build_recipe()
     require_launchable(recipe)

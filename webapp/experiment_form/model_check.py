@@ -31,10 +31,10 @@ class CheckRequest:
     """What a job checks, as plain values.
 
     Attributes:
-        model: a folder below the models' root, or an id of the Hugging Face Hub.
-        recipe: every value of the recipe whose limits apply.
-        prompts: name of a stored file of prompts; empty for the recipe's own, or none.
-        fingerprint: of the folder's files, so that a changed folder is checked again.
+        model: a folder below the model root, or an id on the Hugging Face Hub.
+        recipe: all values of the recipe whose limits apply.
+        prompts: name of a stored prompt file; empty to use the recipe's prompts, if any.
+        fingerprint: fingerprint of the folder's files, so that a changed folder is checked again.
     """
 
     model: str
@@ -71,7 +71,7 @@ class CheckRequest:
         """Build the recipe whose limits apply.
 
         Raises:
-            RecipeError: this version cannot read it, or it names a file of this machine.
+            RecipeError: this version cannot read it, or it refers to a file on this machine.
         """
         recipe = parse_recipe(self.recipe, origin="the recipe")
         require_launchable(recipe)
@@ -83,8 +83,8 @@ class ModelCheckState:
     """Results for a form.
 
     Attributes:
-        checks: from the whole check if it is done, else from the files alone.
-        job: the job of the whole check, if it was requested for these very values.
+        checks: results of the whole check if it is done, else of the file checks.
+        job: the job of the whole check, if it was requested for exactly these values.
     """
 
     checks: tuple[Check, ...] = ()
@@ -126,7 +126,7 @@ class ModelCheckState:
 
 
 def check_model_files(recipe: Recipe) -> tuple[Check, ...]:
-    """Check the files of the recipe's model folder; empty if it names none."""
+    """Check the files of the recipe's model folder; empty if the recipe has no model folder."""
     folder = None if recipe.model is None else _find_folder(recipe.model)
     if folder is None or recipe.engine.kind == "scripted":
         return ()
@@ -169,7 +169,7 @@ def explain_unusable(name: str, models: ModelChoices) -> str:
 
 
 def is_model_folder(name: str) -> bool:
-    """Whether a name is that of a folder below the model root."""
+    """Whether a name refers to a folder below the model root."""
     return _find_folder(name) is not None
 
 
