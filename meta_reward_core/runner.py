@@ -142,7 +142,8 @@ class ShardSchedule:
         `shard_schedule.select_stage`.
 
         Returns:
-            None if the remaining shards wait for running ones, or none remain.
+            None if no shard remains, or if all remaining shards need running shards to finish
+            first.
 
         Raises:
             NeedsAttentionError: a finished shard of a stage that is starting shows a fault.
@@ -165,13 +166,13 @@ class ShardSchedule:
         return stage, shard
 
     def _count_running_from(self, name: str) -> int:
-        """Count the running shards of a stage and of later ones."""
+        """Count the running shards of a stage and of later stages."""
         names = [stage.name for stage in STAGES]
         opened = [self._open[one] for one in names[names.index(name) :] if one in self._open]
         return sum(len(one.unfinished) - len(one.waiting) for one in opened)
 
     def put_back(self, stage: Stage, shard: int) -> None:
-        """Return a taken shard to the waiting ones."""
+        """Return a taken shard to the waiting shards."""
         self._open[stage.name].waiting.append(shard)
         self._open[stage.name].waiting.sort()
 

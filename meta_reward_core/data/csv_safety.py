@@ -1,7 +1,7 @@
 r"""CSV that spreadsheets never interpret as formulas, whatever its cells contain.
 
-A spreadsheet takes a cell that begins with `=`, `+`, `-` or `@` for a formula, and a formula can
-read other cells, fetch an address or start a program on the computer of the user who opens the
+A spreadsheet interprets a cell that begins with `=`, `+`, `-` or `@` as a formula, and a formula
+can read other cells, fetch an address or start a program on the computer of the user who opens the
 file. Models, auditors and imported files supply the texts of the tables, so no text is trusted.
 
 A text can become a formula in three ways, and the guard prevents each:

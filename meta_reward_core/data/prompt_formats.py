@@ -51,9 +51,9 @@ _DELIMITERS: Final = ",;\t|"
 _SAMPLE_CHARS: Final = 65_536
 _SAMPLE_RECORDS: Final = 20
 MAX_COLUMNS: Final = 1000
-"""Of a table; a row of millions of cells takes gigabytes of memory."""
+"""Maximum columns of a table, because a row with millions of cells uses gigabytes of memory."""
 _LINES_PER_ROW: Final = 4
-"""Lines, blank ones too, per row that a table or JSON may have: values contain line breaks."""
+"""Maximum lines per row of a table or JSON file, including blank lines and lines within values."""
 _VALUES_PER_ROW: Final = 5
 _JSON_OBJECT: Final = re.compile(r"\s*\{\s*[\"}]")
 _JSON_ARRAY: Final = re.compile(r"\s*\[\s*(?:[{\"\[\]]|$)")
@@ -133,7 +133,7 @@ def _detect_table(text: str, suffix: str) -> PromptFormat | None:
     """Detect CSV or TSV: the first line is a header with a known column; else None.
 
     A .txt file is a table only if its other lines have as many cells as the header: a prompt may
-    be a list of words in which one is called "text".
+    be a list of words, one of which is "text".
     """
     delimiter = find_delimiter(text)
     sample = list(_iter_sample_records(text, delimiter))

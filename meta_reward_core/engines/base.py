@@ -70,7 +70,7 @@ class SamplingParams:
     """Sampling parameters. `temperature` 0 is greedy decoding.
 
     Attributes:
-        temperature: divides the logits; 0 takes the most likely token.
+        temperature: divisor of the logits; 0 selects the most likely token.
         top_p: total probability of the nucleus, the smallest set of the most likely tokens that
             reaches it.
         max_new_tokens: maximum length of one reply, in tokens.
@@ -94,7 +94,7 @@ class SamplingParams:
         return ChatOptions(self.chat_date, allow_reasoning=self.allow_reasoning)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all values, without newer ones at their default."""
+        """Return all values, except newer values that have their default."""
         values = asdict(self)
         rest = {"chat_date": None, "allow_reasoning": True}
         return {key: value for key, value in values.items() if rest.get(key, ...) != value}
@@ -138,7 +138,7 @@ class ForcedLineRequest:
 
     Attributes:
         conversation: the conversation to which the completion replies.
-        completion: the sampled completion, unchanged; not a refused one.
+        completion: the sampled completion, unchanged; it must not be refused.
         kept_chars: number of leading characters of its text to keep before the line; the rest is
             dropped.
     """

@@ -79,7 +79,7 @@ class CachingEngine:
         seed: int,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
-        """Sample `n` completions for each conversation, or read cached ones.
+        """Sample `n` completions for each conversation, or read cached completions.
 
         See `Engine.sample`. Each shard has its own seed, so the completions depend on the shard
         size.

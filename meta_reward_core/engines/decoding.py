@@ -16,10 +16,10 @@ def sample_tokens(logits: Tensor, sampling: SamplingParams, generator: torch.Gen
     """Sample one token per row of `logits` (rows, vocabulary) from the row's nucleus.
 
     The nucleus is the smallest set of most likely tokens whose probability reaches `top_p`; tokens
-    that are as likely as its last one belong to it too. Nothing is sorted: a token is sampled from
-    the whole distribution, and kept if the probability of all likelier tokens is below `top_p`.
-    Otherwise the next sample is from the likelier tokens only. The result has the distribution of
-    a sample from the nucleus.
+    that are as likely as its last token belong to it too. Nothing is sorted: a token is sampled
+    from the whole distribution, and kept if the probability of all likelier tokens is below
+    `top_p`. Otherwise the next sample is from the likelier tokens only. The result has the
+    distribution of a sample from the nucleus.
 
     Args:
         generator: a generator on the CPU, so that the random numbers are the same on every device.

@@ -136,7 +136,7 @@ def read_log_probabilities(
 ) -> tuple[float, ...] | None:
     """Compute the probability of each value from the likely tokens of each position.
 
-    A value with a token that is not among the likely ones counts as impossible.
+    A value with a token that is not among the likely tokens has probability 0.
 
     Returns:
         The log-probabilities; None if no value is among the likely tokens.

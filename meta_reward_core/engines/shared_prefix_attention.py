@@ -222,7 +222,7 @@ def attend_shared(
 
 
 def _attend_causally(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Attend without shared prefixes; all own tokens are new, or one is."""
+    """Attend without shared prefixes; either all own tokens are new, or exactly one is."""
     result = scaled_dot_product_attention(
         query,
         key,
@@ -242,7 +242,7 @@ PartialAttention = tuple[Tensor, Tensor]
 def _attend_own(
     query: Tensor, key: Tensor, value: Tensor, *, window: int | None, cap: float | None
 ) -> PartialAttention:
-    """Attend causally to own tokens; the last ones are the queries."""
+    """Attend causally to own tokens; the last tokens are the queries."""
     sequences, heads, tokens, width = query.shape
     own, key_heads = key.shape[2], key.shape[1]
     results, weights = [], []
@@ -316,7 +316,7 @@ def _attend_fused(
 ) -> PartialAttention:
     """Attend without materializing scores, by `scaled_dot_product_attention` on a CPU.
 
-    Uses the private operator, because only that one also returns the logarithm of the sum.
+    Uses the private operator, because only this operator also returns the logarithm of the sum.
     """
     result, logarithm = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query,

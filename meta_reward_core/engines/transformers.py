@@ -167,7 +167,7 @@ class TransformersEngine:
         """Sample `n` completions for each conversation. See `Engine.sample`.
 
         A prompt is refused unless it AND `max_new_tokens` fit into the model: a reply cut off by
-        the model's limit would look like one cut off by the recipe's limit.
+        the model's limit would look like a reply cut off by the recipe's limit.
         """
         prompts = self._encoder.encode(conversations, sampling.chat_options)
         refusals = [self._make_refusal(len(prompt), sampling.max_new_tokens) for prompt in prompts]
@@ -355,7 +355,7 @@ def _find_end_token_ids(
 
 
 def _compute_token_limit(model: PreTrainedModel, asked: int | None) -> int | None:
-    """Return the smaller of the model's limit and the requested one, in tokens."""
+    """Return the smaller of the model's limit and the requested limit, in tokens."""
     own = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     limits = [limit for limit in (own, asked) if limit]
     return min(limits) if limits else None

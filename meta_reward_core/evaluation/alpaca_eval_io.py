@@ -223,7 +223,7 @@ def _require_one_name(
 def _require_same_instructions(
     path: str | Path, found: Sequence[Annotation], outputs: Mapping[str, ModelOutput]
 ) -> None:
-    """Refuse an outputs file whose instructions differ from the annotated ones."""
+    """Refuse an outputs file whose instructions differ from the annotated instructions."""
     annotated = {annotation.instruction for annotation in found}
     left, unknown = outputs.keys() - annotated, annotated - outputs.keys()
     if outputs and (left or unknown):

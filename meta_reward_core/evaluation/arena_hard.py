@@ -197,7 +197,7 @@ def _make_model_metrics(
     rounds: int,
     seed: int,
 ) -> dict[str, list[Metric]]:
-    """Compute the scores of each model with a counted game, style-controlled ones last."""
+    """Compute the scores of each model with a counted game; style-controlled scores come last."""
     outcomes = build_outcomes(judgments, version=version)
     judged = Counter(judgment.model for judgment in judgments)
     metrics = _make_score_metrics(outcomes, judged, version=version, rounds=rounds, seed=seed)

@@ -34,14 +34,14 @@ Mask = npt.NDArray[np.bool_]
 FOLDS: Final = 5
 """Folds of the cross-validation. Source: `GLM_INFO` in alpaca_eval's `metrics/glm_winrate.py`.
 
-Row n of the rated ones is in fold n modulo 5, as in scikit-learn 1.9's `GroupKFold`; older versions
+Rated row n is in fold n modulo 5, as in scikit-learn 1.9's `GroupKFold`; older versions
 assign rows in a different order, which changes the tool's own rate by up to 0.45 points.
 """
 
 STRENGTHS: Final = np.logspace(-4, 4, 10)
 """Candidates for C, the weight of the likelihood relative to the lasso penalty.
 
-Source: scikit-learn's `LogisticRegressionCV`, whose default the tool takes (`Cs=10`).
+Source: scikit-learn's `LogisticRegressionCV`, whose default the tool uses (`Cs=10`).
 """
 
 MIN_ROWS: Final = 2 * FOLDS

@@ -214,7 +214,7 @@ def run_arena(
     """Play two games per question against a baseline; in version 2.0 with categories.
 
     Writes `model_answers.jsonl`, `baseline_answers.jsonl` and `judgments.jsonl` in the version's
-    format. A question without a category gets the version's default one.
+    format. A question without a category gets the version's default category.
 
     Raises:
         EvaluationFileError: a file is incomplete, or an answer is missing.

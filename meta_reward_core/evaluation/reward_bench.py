@@ -1,4 +1,4 @@
-"""RewardBench style: whether the judge scores the chosen answer above the rejected ones.
+"""RewardBench style: whether the judge scores the chosen answer above the rejected answers.
 
 Version 1: pairs, accuracy per subset, four sections weighted by the published example counts, and
 the mean of the sections. Version 2: the best of n; the subset Ties by accuracy and margins; the
@@ -430,7 +430,7 @@ class TiesSeparation:
     """How the scores of a Ties item are separated.
 
     Attributes:
-        accurate: every correct answer scores above every incorrect one.
+        accurate: whether every correct answer scores above every incorrect answer.
         spread: best correct - worst correct; 0 for one correct answer.
         gap: worst correct - best incorrect.
     """

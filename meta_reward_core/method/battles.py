@@ -90,7 +90,7 @@ def compute_readable_shares(battles: Iterable[Battle]) -> dict[str, float]:
 def build_battle_matrix(
     judgment_ids: Sequence[str], battles: Iterable[Battle], weights: PositionWeights
 ) -> npt.NDArray[np.float64]:
-    """Build the matrix of weighted wins of each judgment over every other one.
+    """Build the matrix of weighted wins of each judgment over every other judgment.
 
     B[m, n] = w1 * 1{m shown first won} + w2 * 1{m shown second won}. A tie, an unreadable reply and
     a skipped battle add nothing.

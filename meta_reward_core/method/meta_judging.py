@@ -77,7 +77,7 @@ def select_comparison_set(
 ) -> ComparisonSet | DropReason:
     """Select the judgments of a prompt that battle, or return why none do.
 
-    The result depends only on the arguments, so every step gets the same one.
+    The result depends only on the arguments, so it is the same in every step.
 
     Args:
         scores: scores of all responses of one prompt.

@@ -175,7 +175,7 @@ def _get_first_line(error: Exception) -> str:
 
 
 def _find_root_cause(error: BaseException) -> BaseException:
-    """Return the original exception behind a less specific one."""
+    """Return the original exception behind a less specific exception."""
     import httpx2
 
     while not isinstance(error, httpx2.HTTPError) and error.__cause__ is not None:

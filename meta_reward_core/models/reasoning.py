@@ -29,10 +29,10 @@ Gemma 4."""
 
 
 def extract_finished_part(text: str) -> str | None:
-    """Return the text after the last closed reasoning block; None while one is open.
+    """Return the text after the last closed reasoning block; None if a block is still open.
 
-    A closing mark without an opening one counts, too: the template may have written the opening
-    one into the prompt.
+    A closing mark without an opening mark also counts, because the template may have written the
+    opening mark into the prompt.
     """
     start, opened_at = _scan(text)
     return None if opened_at is not None else text[start:]

@@ -130,7 +130,7 @@ def find_base_model_folder(recipe: Recipe, models: Path) -> Path | None:
 
 
 def find_task_model_folder(recipe: Recipe, models: Path) -> Path | None:
-    """Find the folder of M0 if the recipe's task provides it, such as one in its own package."""
+    """Find the folder of M0 if the recipe's task provides it, for example in its own package."""
     provided = _get_task_models(recipe)
     return None if provided is None else provided.find(recipe.model, models)
 

@@ -33,7 +33,7 @@ class ExperimentRequest:
         apply_changes: treatment of the results of an existing experiment after a change of values.
         accept_probe: whether to continue despite the findings of the judge probe.
         uuid: UUID of the experiment if it is created; None to generate one.
-        fork_of: name of the experiment that a new one is a fork of.
+        fork_of: name of the experiment from which a new experiment is forked.
         fork_at: the iteration and the last stage that the fork keeps, as `ForkPoint` writes it;
             None for the latest.
     """

@@ -1,4 +1,4 @@
-"""Fork an experiment: create a new one that keeps another's results up to a stage.
+"""Fork an experiment: create a new experiment that keeps the results of another up to a stage.
 
 Keys identify the inputs of each shard (`docs/decisions/0012-keys-by-need.md`) and do not include
 the experiment's name. So the files of kept stages are copied unchanged, and are valid in the new

@@ -162,8 +162,8 @@ def plan_on_hardware(
     """Estimate the stages that generate or train.
 
     Args:
-        devices: devices per worker. One engine runs on each `engine.tensor_parallel_size` of them,
-            or on as many as hold the model.
+        devices: number of devices per worker. Each engine runs on `engine.tensor_parallel_size`
+            devices, or on the minimum number that the model needs.
         workers: machines that run shards; one of them trains.
         lengths: mean lengths of prompts and replies.
 

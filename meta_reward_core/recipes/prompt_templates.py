@@ -150,7 +150,7 @@ def _split_header(content: str) -> tuple[tuple[str, ...], str]:
 
 
 def _check_placeholders(name: str, text: str, allowed: frozenset[str]) -> frozenset[str]:
-    """Return the placeholders of a text and refuse unknown ones."""
+    """Return the placeholders of a text and refuse unknown placeholders."""
     if not text.strip():
         raise TemplateError(f"{name}: the template is empty; write the prompt into it.")
     doubled = _DOUBLED_BRACES.search(text)

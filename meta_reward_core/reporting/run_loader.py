@@ -29,7 +29,7 @@ class ExperimentRun:
 
     Attributes:
         seed_model: any name that distinguishes this M0 from others.
-        models: sha256 of M0, M1, ... up to the last completed one.
+        models: sha256 of M0, M1, ... up to the last completed model.
         summaries: summaries of the finished iterations, from 1.
         metrics: results of the evaluations.
         steps: DPO steps of each finished iteration.

@@ -315,7 +315,7 @@ def _describe_elo(elo: Estimate) -> Iterable[str]:
 
 
 def _describe_biases(biases: Sequence[Bias]) -> Iterable[str]:
-    """Describe where the meta-judge's biases clearly differ from human ones."""
+    """Describe where the meta-judge's biases clearly differ from human biases."""
     for bias in biases:
         judge, people = bias.meta_judge, bias.people
         ends = (judge.low, judge.high, people.low, people.high)

@@ -146,7 +146,7 @@ class ExperimentFiles:
         """Lock out other processes; the lock is released when its process ends, or soon after.
 
         Raises:
-            ExperimentBusyError: another process holds it.
+            ExperimentBusyError: another process holds the lock.
         """
         return lock_experiment(self.store, self.name)
 

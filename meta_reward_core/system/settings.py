@@ -579,7 +579,7 @@ def read_settings() -> Settings:
 
 
 def check_settings() -> None:
-    """Validate all settings when a command starts; warn about unknown ones on standard error.
+    """Validate all settings when a command starts; warn about unknown settings on standard error.
 
     Raises:
         SettingsError: see `read_settings`.

@@ -28,7 +28,7 @@ class PromptSource(Protocol):
         """Number of distinct prompts."""
 
     def sample(self, count: int) -> Sequence[str]:
-        """Return `count` distinct prompts, 1 <= count <= size, always the same ones."""
+        """Return `count` distinct prompts, 1 <= count <= size, the same on every call."""
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""Keep the weights of every saved epoch, and publish the one that a development set prefers.
+"""Keep the weights of every saved epoch, and publish those with the best development score.
 
 A candidate is written in the form of a checkpoint while the training runs, before the training
 state is marked as complete, so that a resumed training has the candidates of all its epochs. The

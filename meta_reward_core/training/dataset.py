@@ -204,7 +204,7 @@ def _with_sampled_tokens(rows: TrainingRows, context: IterationContext) -> Train
 
 
 def _get_files(context: IterationContext, number: int) -> IterationFiles | None:
-    """Return the files of this iteration or an earlier one; None for an unknown one."""
+    """Return the files of this or an earlier iteration; None for an unknown iteration."""
     known = (*context.earlier, context.files)
     return known[number - 1] if 1 <= number <= len(known) else None
 
@@ -242,7 +242,7 @@ def _count_rows(files: IterationFiles, table: str) -> int:
 def sample_human_pairs(
     offered: Sequence[Row], *, others: int, max_share: float, seed: int
 ) -> list[Row]:
-    """Sample human pairs up to a share of all rows; the same seed selects the same ones.
+    """Sample human pairs up to a share of all rows; the same seed selects the same pairs.
 
     Args:
         others: number of rows that are not human pairs.

@@ -250,7 +250,7 @@ def _build_environment(
 
 
 def _forward_log(lines: Any, on_log: OnLog | None) -> None:
-    """Forward complete rows; a process may still be writing the last one."""
+    """Forward complete rows; a process may still be writing the last row."""
     while True:
         at = lines.tell()
         line = lines.readline()
@@ -266,7 +266,7 @@ def load_failure(job: Path, code: int) -> MetaRewardError:
 
     A process killed by the system cannot write its error, but torch's launcher reports the kill.
     A process that loses its connection to a killed one may abort (SIGABRT), and the launcher stops
-    the rest (SIGTERM): neither is a cause if there is another one.
+    the rest (SIGTERM): neither signal is the cause if there is another error.
     """
     text = (job / "errors.txt").read_text(encoding="utf-8", errors="replace")
     deaths = {int(found["rank"]): int(found["signal"]) for found in _DEATH.finditer(text)}

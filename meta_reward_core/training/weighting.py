@@ -99,7 +99,8 @@ class WeighedDpoTrainer(_WeighedMetrics, DPOTrainer):
     parts are logged.
 
     Source: Rafailov et al. 2023, equation 7; Pang et al. 2024, arXiv 2404.19733. Departs from
-    the latter: its likelihood is a mean over each row's tokens, this one over the step's.
+    the latter: there the likelihood is a mean over each row's tokens, here it is a mean over all
+    tokens of the step.
     """
 
     def __init__(self, *args: Any, sft_weight: float, **kwargs: Any) -> None:

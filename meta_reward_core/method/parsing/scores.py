@@ -4,7 +4,7 @@
     value   = (number | sum "=" number | stars | "four") [scale]
     scale   = "/" top | ["points"] "out of" top | "on a scale of" low "to" top | "(max" top ")"
     note    = "(" scale ")"
-    tail    = nothing, or a reason without another score (see `statements.stands`)
+    tail    = nothing, or a reason without another score (see `statements.is_upheld`)
 
 On the last line a score may also be a sentence ("I would give this response a score of 4."), a box
 (`[[4]]`, a box of LaTeX) or a value with its scale and nothing else (`4/5`).

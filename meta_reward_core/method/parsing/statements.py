@@ -207,7 +207,7 @@ def _make_label(
 ) -> Label | None:
     """Build the label of `tokens[start:end]`; None if it does not introduce the overall value.
 
-    A label that is the value of another one is nested: "Final score: <score>4</score>".
+    A label that is the value of another label is nested: "Final score: <score>4</score>".
     """
     lead = tokens[max(0, start - _LOOK_BACK) : start]
     is_key = _is_key(tokens, start, end)

@@ -7,8 +7,8 @@
     tail     = nothing, or a reason that does not claim the other option
 
 On the last line a verdict may also be a sentence ("Judgement A is the better one.") or a box
-(`[[A]]`), and a reply that consists of an option is one. It is used for the meta-judge, the
-AlpacaEval annotator and, through `read_mark`, the Arena-Hard judge.
+(`[[A]]`), and a reply that consists only of an option is a verdict. The grammar is used for the
+meta-judge, the AlpacaEval annotator and, through `read_mark`, the Arena-Hard judge.
 """
 
 from collections.abc import Iterator, Sequence
@@ -156,7 +156,7 @@ def _read_tie(tokens: Tokens) -> int | None:
 
 
 def _is_plain_tie(tail: Tokens) -> bool:
-    """Whether a tie holds: not "tie or A", "tie-breaker: A", "both, but A is better"."""
+    """Whether a word states a tie: not "tie or A", "tie-breaker: A", "both, but A is better"."""
     place = skip(tail, 0, ",", "-", "(", '"')
     if place < len(tail) and tail[place].text in _BREAKS:
         return False

@@ -127,7 +127,7 @@ class _Chat:
     def check(
         self, name: str, title: str, level: Level, message: str, remedy: str = "", file: str = ""
     ) -> Check:
-        """Build a result, about the template's file unless another one is at fault."""
+        """Build a result; by default the file at fault is the template's file."""
         place = file or ("" if level is Level.GREEN else self.template.file)
         return Check(f"chat_template.{name}", title, level, message, remedy, place)
 
@@ -464,7 +464,7 @@ def _check_start_token(chat: _Chat) -> Check:
 
 
 def _check_control_tokens(chat: _Chat) -> Check:
-    """Check that the text of a control token in a prompt does not act as one."""
+    """Check that the text of a control token in a prompt does not act as a control token."""
     title = "Control tokens in texts"
     around = [
         *chat.render(_make_user_message(), prompts=True).split(_USER),

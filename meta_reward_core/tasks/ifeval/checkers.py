@@ -47,7 +47,7 @@ class Check:
     values: Mapping[str, Any]
 
     def is_followed(self, response: str, *, prompt: str) -> bool:
-        """Whether a response follows the instruction; an empty one never does."""
+        """Whether a response follows the instruction; an empty response never does."""
         return bool(response.strip()) and bool(self._build(prompt).check_following(response))
 
     def validate(self, *, prompt: str) -> None:

@@ -153,7 +153,7 @@ def judge_outputs(request: BenchmarkRequest, items: Sequence[BenchmarkItem]) -> 
 def compare_outputs(
     request: BenchmarkRequest, items: Sequence[BenchmarkItem]
 ) -> list[PresentedReplies]:
-    """Compare both outputs of every item in both orders; the better one is the model's.
+    """Compare both outputs of every item in both orders; the better output counts as the model's.
 
     Raises:
         EngineError: the engine failed as a whole.
@@ -170,7 +170,7 @@ def compare_outputs(
 
 
 def make_output_pair(item: BenchmarkItem) -> OutputPair:
-    """Build a pair with the worse output as the baseline and the better one as the model."""
+    """Build a pair with the worse output as the baseline's and the better output as the model's."""
     better = item.values["better"]
     outputs = item.values["outputs"]
     return (

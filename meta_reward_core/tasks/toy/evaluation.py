@@ -290,7 +290,7 @@ def _measure_means(judged: JudgedItems) -> MetricRows:
 
 @dataclass(frozen=True, slots=True)
 class HeldOutVerdicts:
-    """Verdicts on pairs of judgments of which one is truly better.
+    """Verdicts on pairs of judgments in which one judgment is better by the ground truth.
 
     Attributes:
         right: whether each verdict is correct.
@@ -310,7 +310,7 @@ def measure_meta_judge(
     seed: int,
     readout: VerdictReadout = "free",
 ) -> MetricRows:
-    """Measure the meta-judge on pairs of judgments with a known better one.
+    """Measure the meta-judge on pairs of judgments in which the better judgment is known.
 
     Yields:
         (metric, value, count): accuracy; and accuracy if the better judgment is shown first, and if
@@ -337,7 +337,7 @@ def compare_held_out_judgments(
     seed: int,
     readout: VerdictReadout = "free",
 ) -> HeldOutVerdicts:
-    """Compare pairs of judgments of which one is truly better."""
+    """Compare pairs of judgments in which one judgment is better by the ground truth."""
     rows = list(task.generate_gate_comparisons(comparisons, seed=HELD_OUT_SEED))
     battles, _ = run_battles(
         [

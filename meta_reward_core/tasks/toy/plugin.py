@@ -30,7 +30,7 @@ class ToyPrompts:
         return count_pool_prompts()
 
     def sample(self, count: int) -> Sequence[str]:
-        """Return prompts, always the same ones."""
+        """Return prompts, the same on every call."""
         return sample_pool_prompts(count, seed=_POOL_SEED)
 
 

@@ -322,7 +322,7 @@ def write_meta_judgment(
     *,
     noise: float | JudgeNoise,
 ) -> str:
-    """Render a meta-judgment: per slot the truth, who is right and the lead; then a winner.
+    """Render a meta-judgment: per slot the expected verdict, who is right, the lead; then a winner.
 
     Args:
         rng: source of the errors and of the choice on a tie.
