@@ -10,7 +10,6 @@ and after the generating stages counts in both.
 """
 
 import itertools
-import shutil
 import statistics
 import sys
 import tempfile
@@ -26,7 +25,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from meta_reward_core.planning.shard_schedule import compute_least_seconds
 from meta_reward_core.recipes.dataflow import STREAMED_INPUTS, WHOLE_INPUTS
-from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 from tests.workers.cluster import WorkerSite, make_site
 
 DEVICES, SHARDS = 2, 5
@@ -86,12 +84,8 @@ def measure(*, pairs: int) -> Iterator[Row]:
     ratios, limits, seconds = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        shutil.copytree(get_shipped_seed_model(), root / "models" / "seed")
         for pair in range(pairs):
-            sites = {
-                mode: make_site(root / f"{mode}-{pair}", root / "models")
-                for mode in ("flowing", "barriers")
-            }
+            sites = {mode: make_site(root / f"{mode}-{pair}") for mode in ("flowing", "barriers")}
             (flowing, trace), (barriers, spans) = (run(site, mode) for mode, site in sites.items())
             assert sites["flowing"].digests() == sites["barriers"].digests()
             ratios.append(barriers / flowing)

@@ -15,7 +15,6 @@ import contextlib
 import json
 import random
 import re
-import shutil
 import statistics
 import sys
 import tempfile
@@ -30,7 +29,6 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 from tests.end_to_end.serving import wait
 from tests.services import broker, free_port, postgres
 from tests.workers.cluster import Cluster, cluster
@@ -288,8 +286,7 @@ def main() -> None:
     gave_way = ""
     with tempfile.TemporaryDirectory() as folder, broker() as redis, postgres() as url:
         root = Path(folder)
-        shutil.copytree(get_shipped_seed_model(), root / "models" / "seed")
-        with cluster(root / "site", root / "models", redis, DATABASE_URL=url) as here:
+        with cluster(root / "site", redis, DATABASE_URL=url) as here:
             recipe = here.site.recipe
             recipe.write_text(recipe.read_text() + "engine: {kind: scripted}\n")
             people = root / "people.json"

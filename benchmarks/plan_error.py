@@ -15,7 +15,6 @@ are compared with it:
 import argparse
 import json
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -75,9 +74,9 @@ class Run:
     tokens_per_call: dict[str, float]
 
 
-def run(root: Path, models: Path, prompts: int) -> Run:
+def run(root: Path, prompts: int) -> Run:
     """Run an iteration and measure it."""
-    site = make_site(root, models)
+    site = make_site(root)
     changes = (f"sample.prompts={prompts}", *SETTINGS)
     words = [word for change in changes for word in ("--set", change)]
     finished = site.run_iteration("--engine-processes", str(DEVICES), *words)
@@ -147,13 +146,11 @@ def measure_lengths(site: Path, run: Run) -> TextLengths:
 
 def compare(root: Path) -> Iterator[str]:
     """Run the three sizes, and yield the lines of the table."""
-    models = root / "models"
-    shutil.copytree(get_shipped_seed_model(), models / "seed")
-    core, size = measure_core(), read_size(models / "seed")
-    run(root / "first", models, PROMPTS[0])  # compiles, and fills caches of files
-    before = run(root / "before", models, PROMPTS[0] * 3 // 2)
+    core, size = measure_core(), read_size(get_shipped_seed_model())
+    run(root / "first", PROMPTS[0])  # compiles, and fills caches of files
+    before = run(root / "before", PROMPTS[0] * 3 // 2)
     for prompts in PROMPTS:
-        found = run(root / str(prompts), models, prompts)
+        found = run(root / str(prompts), prompts)
         lengths = measure_lengths(root / str(prompts), found)
         planned = plan_on_hardware(
             found.recipe, 1, device=core, devices=DEVICES, workers=1, model=size, lengths=lengths

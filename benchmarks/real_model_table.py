@@ -136,7 +136,7 @@ def _measure_set(
             if not path.exists():
                 continue
             judged = Judged([json.loads(line) for line in path.read_text().splitlines()])
-            row = {"set": name, "judge": model, "readout": readout}
+            row: dict[str, Any] = {"set": name, "judge": model, "readout": readout}
             row |= _measure_texts(judged) | _measure_scores(judged.scores, reference)
             if baseline is None:
                 baseline = judged.scores

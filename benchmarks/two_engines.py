@@ -11,7 +11,6 @@ both are added. All engines are loaded before. What is not measured waits, or is
 
 import json
 import os
-import shutil
 import signal
 import statistics
 import sys
@@ -173,10 +172,10 @@ class WorkerSite:
 
 @contextmanager
 def start_workers(
-    root: Path, models: Path, *, workers: int, python: Path | None, settings: Sequence[str]
+    root: Path, *, workers: int, python: Path | None, settings: Sequence[str]
 ) -> Iterator[WorkerSite]:
     """Start one worker with two engine processes, or two workers of one core each."""
-    with broker() as redis, cluster(root, models, redis) as here:
+    with broker() as redis, cluster(root, redis) as here:
         here.python = str((python or Path(sys.executable)).absolute())
         for core in range(workers):
             process = here.start_worker(processes=2 // workers)
@@ -246,13 +245,12 @@ def measure(*, pairs: int) -> Iterator[Row]:
     """Measure in turn."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
         root = Path(folder)
-        shutil.copytree(get_shipped_seed_model(), root / "models" / "seed")
         worker = running.enter_context(
-            start_workers(root / "site", root / "models", workers=1, python=None, settings=SETTINGS)
+            start_workers(root / "site", workers=1, python=None, settings=SETTINGS)
         )
         first = worker.warm_up()
         bare = running.enter_context(
-            start_bare_engines(root / "bare", root / "models" / "seed", first.recipe.engine)
+            start_bare_engines(root / "bare", get_shipped_seed_model(), first.recipe.engine)
         )
         bare.run(first)
         found = []

@@ -8,7 +8,6 @@ too, and makes one call of `LLM.generate` for its half of the token ids of each 
 
 import itertools
 import os
-import shutil
 import statistics
 import tempfile
 from collections.abc import Iterator
@@ -63,13 +62,11 @@ def measure(*, pairs: int) -> Iterator[Row]:
         raise NotHereError(f"no {VLLM_PYTHON} here: make setup-vllm")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
         root = Path(folder)
-        model = root / "models" / "seed"
-        shutil.copytree(get_shipped_seed_model(), model)
+        model = get_shipped_seed_model()
         os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR"}
         worker = running.enter_context(
             start_workers(
                 root / "site",
-                root / "models",
                 workers=1,
                 python=VLLM_PYTHON,
                 settings=(*SETTINGS, *ENGINE, "judge.samples=64"),

@@ -93,8 +93,10 @@ def test_workers_finish_it_however_it_is_launched(server: Server, package: Path)
     launch_by_form(server)
     launched = {"name": "api", "recipe_text": TRAINED_RECIPE, "until": 1, "seed": 0}
     ask_api(server, token, "/experiments", launched)
-    options = ("--experiment", "cli", "--recipe", str(recipe), "--iterations", "1", "--queue")
-    options += ("--seed", "0")
+    options = (
+        *("--experiment", "cli", "--recipe", str(recipe)),
+        *("--iterations", "1", "--seed", "0", "--queue"),
+    )
     assert server.manage("run_iteration", *options, log="cli").wait(1200) == 0, server.said("cli")
 
     def read_statuses() -> dict[str, str]:

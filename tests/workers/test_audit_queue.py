@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tests.workers.cluster import Cluster
-from tests.workers.test_queue import models, site_with_workers
+from tests.workers.test_queue import site_with_workers
 
-__all__ = ["models", "site_with_workers"]
+__all__ = ["site_with_workers"]
 
 GATED = ("--iterations", "2", "--set", "audit.required=true",
          "--set", "audit.human_pairs_share=0.3")  # fmt: skip

@@ -236,8 +236,8 @@ def _check_turns(chat: _Chat) -> list[Check]:
         if text not in rendered:
             verb = "changes" if text.lower() in rendered.lower() else "leaves out"
             faults.setdefault((verb, remedy), []).append(what)
-    for (verb, remedy), names in faults.items():
-        message = f"the chat template {verb} the text of {_join(names)}"
+    for (verb, remedy), texts in faults.items():
+        message = f"the chat template {verb} the text of {_join(texts)}"
         found.append(chat.check("turns", "Turns", Level.RED, message, remedy))
     if found:
         return found
