@@ -131,7 +131,7 @@ def test_the_check_of_somebody_else_is_not_there(client: Client, model: Path) ->
 
 def test_each_user_requests_a_check_that_they_can_follow(alice: User, model: Path) -> None:
     bob = make_person("bob", "operator")
-    asked = {}
+    asked: dict[str, set[str]] = {}
     for user in (alice, bob, alice):
         program = program_of(user)
         answer = program.ask("POST", "/models/check", {"model": FOLDER})[1]

@@ -152,7 +152,7 @@ def test_ground_truth_of_each_model_has_an_interval_of_its_own(measured: Experim
         for model in shares
     ]  # fmt: skip
     files = ExperimentFiles(ArtifactStore(measured.artifact_root), measured.name).get_iteration(1)
-    tables = {"task_items": items, "evaluation": rows}
+    tables: dict[str, list[dict[str, Any]]] = {"task_items": items, "evaluation": rows}
     output = StageOutput({(name, 0): build_table(name, found) for name, found in tables.items()})
     files.publish("evaluate", 0, key="a key", work=output, packages={})
     measured.recipe = canonicalize_recipe(load_recipe("smoke"))
