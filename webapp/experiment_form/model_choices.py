@@ -17,7 +17,7 @@ _MAX_FOLDERS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """A model folder; its name is its path below the root."""
+    """A model folder; its name is its path relative to the model root."""
 
     name: str
     bytes: int

@@ -3,8 +3,8 @@
 python -m webapp.experiment_form.parquet_check FILE MAX_ROWS MAX_BYTES
 
 A file of 400 bytes can contain one row with a list of a million long texts, and its metadata may
-state a wrong size. So the complete file is first unpacked here, under operating-system limits and
-without loading any code of the site.
+state a wrong size. Therefore the complete file is first unpacked here, under operating-system
+limits and without loading any code of the site.
 """
 
 import resource
@@ -53,7 +53,7 @@ def main(path: Path, *, max_rows: int, max_bytes: int) -> int:
 
 
 def _iter_unpacked_bytes(path: Path) -> Iterator[int]:
-    """Bytes of each batch of each column; texts that repeat are counted without unpacking them."""
+    """Yield the bytes of each batch of each column; repeated texts are counted but not unpacked."""
     texts = [field.name for field in pq.read_schema(path) if _is_text(field.type)]
     with pq.ParquetFile(path, read_dictionary=texts) as file:
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):

@@ -37,10 +37,10 @@ class FieldView:
         field: its declaration.
         name, identity: name and id of the control.
         text: current content.
-        before: content in the base, if that differs.
+        before: content in the base, if it differs.
         error: error message, if there is one.
         choices: allowed values.
-        suggestions: names that this installation knows.
+        suggestions: names known to this installation.
     """
 
     field: RecipeField
@@ -69,7 +69,7 @@ class SectionView:
 
     @property
     def changed(self) -> int:
-        """How many values differ from the base."""
+        """Number of values that differ from the base."""
         return sum(bool(shown.before) for shown in self.fields)
 
     @property
@@ -111,8 +111,8 @@ def build_draft_sections(
     """Build the fields of an edited recipe, section by section.
 
     Args:
-        errors: by the name of the control.
-        left_out: keys that are not shown; sections without fields are not shown either.
+        errors: errors by the name of the control.
+        left_out: keys that are not shown; sections without any shown field are omitted.
     """
     built = _build_fields(draft, errors, engines)
     shown = {key: view for key, view in built.items() if key not in left_out}
@@ -191,7 +191,7 @@ def _list_known_endpoints() -> Sequence[str]:
 def build_cli_command(state: LaunchFormState) -> str:
     """Write the form as a command; empty while it is not ready, or if it is a duplicate.
 
-    A recipe that was sent as text, and prompts, are named as files that the user has.
+    A recipe that was sent as text, and prompts, appear as names of files that the user has.
     """
     if not state.is_ready or state.base.origin is not None:
         return ""

@@ -38,7 +38,7 @@ class RecipeDraft:
     Attributes:
         texts: content of each field, by key.
         recipe: None while there are errors or problems.
-        errors: by key.
+        errors: errors by key.
         problems: errors that do not belong to a single value.
         values: values that differ from the base's, by key; empty while there are errors.
         differences: the changes, as shown to users.
@@ -70,9 +70,10 @@ def draft_recipe(
     """Read the fields as changes of a base.
 
     Args:
-        texts: by key; missing ones keep the base's value.
+        texts: contents of the fields by key; missing fields keep the base's value.
         model: the base model (M0); None for that of the base recipe.
-        is_new: for an experiment to be created, which may name no file of this machine.
+        is_new: whether the recipe is for a new experiment, which must not refer to files on this
+            machine.
     """
     typed = to_texts(base) | {
         key: text for key, text in texts.items() if key in get_recipe_fields()
@@ -113,7 +114,7 @@ def _make_draft(
 
 
 def list_differences(before: Recipe, after: Recipe) -> list[ValueDifference]:
-    """List the differences of two recipes, in the order of the recipe."""
+    """List the differences between two recipes, in recipe order."""
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     return [
         ValueDifference(key, _format_value(key, old), _format_value(key, new))
@@ -123,7 +124,7 @@ def list_differences(before: Recipe, after: Recipe) -> list[ValueDifference]:
 
 
 def find_web_errors(recipe: Recipe) -> dict[str, str]:
-    """Find values that a remotely sent recipe must not contain, by key.
+    """Find values, by key, that a remotely sent recipe must not contain.
 
     A remote recipe must not make this machine read arbitrary files: templates must come with the
     package or an installed task, and evaluation data must be in META_REWARD_EVALUATION_ROOT.

@@ -78,7 +78,7 @@ class RecipeField:
 
     Attributes:
         section: key of the section that it belongs to; empty for the recipe itself.
-        unit, bounds: as text; empty if there are none.
+        unit, bounds: text; empty if there are none.
         from_paper: whether its default is the paper's.
         default: in the format of the form.
         depth: nesting depth of lists in a schedule.
@@ -113,7 +113,7 @@ class FieldSection:
 
 @cache
 def get_field_sections() -> tuple[FieldSection, ...]:
-    """List every section with its fields, in the order of the recipe."""
+    """List every section with its fields, in recipe order."""
     found: dict[str, list[RecipeField]] = {}
     texts: dict[str, str] = {}
     for section, model, name, info in _walk_fields(Recipe, ""):
@@ -150,7 +150,7 @@ def read_value(field: RecipeField, text: str) -> Any:
     """Parse a typed value; the recipe checks the bounds.
 
     Raises:
-        ValueError: it is not of this field's kind; the message is shown to users.
+        ValueError: the text is not a valid value of this field; the message is shown to users.
     """
     text = text.replace("\r\n", "\n")
     if field.kind in {"text", "long_text"}:
@@ -301,7 +301,7 @@ TASK_KEY: Final = "task"
 def list_installed_templates(key: str) -> tuple[str, ...]:
     """List the built-in templates of a role, then those of installed tasks.
 
-    A file of this machine is not for a form.
+    Template files on this machine are not offered in forms.
     """
     of_tasks = sorted(name for task in list_experiment_tasks() for name in task.templates)
     return (

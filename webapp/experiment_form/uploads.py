@@ -1,6 +1,6 @@
 """Uploaded prompts, stored under the hash of their content.
 
-A file is read by the same code as on the command line, and stored only after it was read
+A file is read by the same code as on the command line, and stored only after it has been read
 completely; a file that is uploaded twice is stored once.
 """
 
@@ -57,10 +57,10 @@ class StoredPrompts:
     """A stored prompt file.
 
     Attributes:
-        name: of the file that is kept, from its hash.
+        name: name of the stored file, derived from its hash.
         kind: format it was read as.
-        first: the beginnings of its first prompts.
-        rejected: (line or row, reason) of the first rows that cannot be used.
+        first: beginnings of its first prompts.
+        rejected: (line or row number, reason) of the first rows that cannot be used.
         row_noun: unit of these numbers, line or row.
         other_turns: later and assistant turns of conversations, which are not prompts.
     """
@@ -109,7 +109,7 @@ def store_prompts(chunks: Iterable[bytes], *, called: str) -> StoredPrompts:
     """Store a prompt file.
 
     Args:
-        called: the user's name for the file, for messages.
+        called: name that the user gave the file, for messages.
 
     Raises:
         PromptFileError: the file cannot be read, is too large when unpacked, or contains no prompt.

@@ -71,7 +71,7 @@ _MAX_ID_DIGITS: Final = 18
 
 @dataclass(frozen=True, slots=True)
 class RecipeGroup:
-    """Shipped recipes of one use; `brings_all`: they need neither a model nor prompts."""
+    """Built-in recipes for one purpose; with `brings_all`, they include a model and prompts."""
 
     title: str
     recipes: Sequence[Recipe]
@@ -344,7 +344,7 @@ def _choose_recipe(request: HttpRequest, *, problem: str = "") -> HttpResponse:
 
 
 def list_recipe_groups() -> list[RecipeGroup]:
-    """Group the built-in recipes by use, the quickest first."""
+    """Group the built-in recipes by purpose, the quickest first."""
     shipped = sorted(
         map(load_shipped_recipe, list_shipped_recipes()), key=lambda one: one.sample.prompts
     )

@@ -1,4 +1,4 @@
-"""Actions that users can request on an experiment, and requested ones."""
+"""Actions that users can request on an experiment, and jobs already requested."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ _PAUSE_OR_STOP: Final = (
 
 
 class ActionForm(forms.Form):
-    """A requested action; `iteration` is the page to return to."""
+    """A requested action; `iteration` is the number of the page to return to."""
 
     do = forms.ChoiceField(choices=[(kind.value, kind.label) for kind in CONTROL_KINDS])
     iteration = forms.IntegerField(required=False, min_value=1)
@@ -51,8 +51,8 @@ class ActionButton:
     """A button: its action, label and style.
 
     Attributes:
-        explanation: what it does, shown next to it.
-        note: explains all buttons in its row, and replaces the explanation.
+        explanation: what the action does, shown next to the button.
+        note: text that replaces the explanations of all buttons in the row.
     """
 
     do: str

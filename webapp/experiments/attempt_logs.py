@@ -19,7 +19,7 @@ class LogTail:
     """The end of a log.
 
     Attributes:
-        size: bytes of the whole log.
+        size: size of the whole log in bytes.
         is_cut: whether the text is only the end of it.
     """
 

@@ -81,7 +81,7 @@ def get_details(experiment: Experiment) -> dict[str, Any]:
 
 
 def change_details(experiment: Experiment, values: Mapping[str, Any], *, by: User) -> bool:
-    """Change those of description, notes and tags that are given.
+    """Change the given details; omitted ones keep their values.
 
     Returns:
         Whether anything changes.
@@ -120,7 +120,7 @@ def archive_experiment(experiment: Experiment, *, by: User) -> bool:
         Whether it was not archived before.
 
     Raises:
-        StillRunningError: it runs, or its next iteration is about to start.
+        StillRunningError: it is running, or its next iteration is about to start.
     """
     with transaction.atomic():
         row = Experiment.objects.select_for_update().get(pk=experiment.pk)

@@ -26,7 +26,7 @@ class ErrorText:
 
 
 def split_error(message: str) -> ErrorText:
-    """Separate the cause from the traceback before it."""
+    """Separate the cause from the traceback that precedes it."""
     text = _PLACE.sub("", message).strip()
     lines = text.splitlines()
     end = max((at for at, line in enumerate(lines) if _FRAME.match(line)), default=None)

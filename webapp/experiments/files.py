@@ -1,4 +1,4 @@
-"""From the database row of an experiment to its files. Only this module knows their names."""
+"""Open the files of an experiment from its database row. Only this module knows their paths."""
 
 import time
 from typing import Final
@@ -42,7 +42,7 @@ def open_experiment_files(experiment: Experiment) -> ExperimentFiles:
 
 
 def _read_uuid(files: ExperimentFiles) -> UUID | None:
-    """Read which experiment the files belong to; None if there are none, or they are unreadable."""
+    """Read the UUID of the experiment that owns the files; None if they cannot be read."""
     place = (files.store.root, files.name)
     state = _get_state(files)
     known = _known.get(place)
@@ -93,7 +93,7 @@ def read_settings_history(experiment: Experiment) -> SettingsHistory:
 
 
 def read_iteration_recipe(experiment: Experiment, number: int) -> Recipe:
-    """Read the recipe of an iteration; the row contains that of future iterations.
+    """Read the recipe of an iteration; the row contains only the recipe of future iterations.
 
     Raises:
         ArtifactError: the files cannot be read.

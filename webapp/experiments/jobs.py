@@ -37,7 +37,7 @@ def enqueue_job(
 
     Args:
         experiment_name: name of the experiment that a launch will create.
-        payload: plain values, as the kind needs them.
+        payload: plain values required by the kind of job.
         follows: the previous turn of the conversation.
     """
     job = Job.objects.create(
@@ -61,7 +61,7 @@ def record_job(
     """Record in the activity log who requested a job.
 
     Args:
-        before, after: what it changes; by default what the payload of a change of settings says.
+        before, after: changed values; by default, those in the payload of a settings change.
     """
     if job.kind == JobKind.SETTINGS:
         before, after = job.payload.get("before", {}), job.payload.get("after", {})
@@ -93,8 +93,8 @@ def send_job(job: Job) -> None:
 def cancel_job(job: Job, *, by: User) -> bool:
     """Cancel a job that is pending or running on a GPU worker; False if it had ended.
 
-    One conditional UPDATE, so that either this or a worker that ends the job at the same time wins.
-    The worker then finds that it no longer holds the job.
+    One conditional UPDATE, so that exactly one wins: this call, or a worker that ends the job at
+    the same time. A worker that loses finds that it no longer holds the job.
     """
     active = Job.objects.filter(pk=job.pk, kind__in=list(WORKER_QUEUES), status__in=PENDING)
     cancelled = active.update(

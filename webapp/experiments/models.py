@@ -24,8 +24,8 @@ valid_name = RegexValidator(
 class RunStatus(models.TextChoices):
     """Status of an experiment or an iteration.
 
-    Interrupted is stored for a command that was stopped; users see it as paused. What users see is
-    the label, and `webapp.experiments.statuses` writes it for addresses and the API.
+    Interrupted is stored for a command that was stopped; users see it as paused. Users see the
+    labels, which `webapp.experiments.statuses` converts for URLs and the API.
     """
 
     WAITING = "waiting", "pending"
@@ -85,12 +85,12 @@ class Experiment(models.Model):
     """A recipe, a random seed and a base model (M0), run for some iterations.
 
     Attributes:
-        uuid: which experiment it is: never used again, unlike the name and the primary key of a
-            restored database.
-        name: a label, free again once the experiment is deleted; also the folder under the
-            artifact root, whose description contains the UUID.
+        uuid: identifies the experiment permanently, unlike its name and its primary key, which may
+            be reused after deletion or a restore.
+        name: label, available again once the experiment is deleted; also the name of its folder
+            under the artifact root, whose description contains the UUID.
         is_private: visible to its owner and admins only, instead of to all users.
-        recipe: all its values at the start of the experiment.
+        recipe: all recipe values at the start of the experiment.
         target_iteration: the workers start iterations until this one is completed.
         description: one line about its purpose.
         notes: observations of users, in plain text.
@@ -157,12 +157,12 @@ class Iteration(models.Model):
 
     Attributes:
         model_in: hash of M_{number-1}.
-        model_out: hash of M_number, once it is made.
-        message: why it was not completed, for users.
+        model_out: hash of M_number, once it is trained.
+        message: why it was not completed, as shown to users.
         metrics: the summary of a finished iteration.
-        driver: who runs it, or ran it last.
+        driver: what runs it, or ran it last.
         cancel_requested, pause_requested: read when a shard is claimed and at every heartbeat;
-            the status changes once nothing of the iteration runs any more.
+            the status changes once none of its shards is running.
     """
 
     experiment = models.ForeignKey(Experiment, on_delete=models.CASCADE, related_name="iterations")
@@ -196,7 +196,7 @@ class Stage(models.Model):
     """A step of the paper in one iteration.
 
     Attributes:
-        position: its place in the core's declaration, from 0.
+        position: its position in the core's list of stages, from 0.
         shard_count: known once the steps before it are finished.
     """
 
@@ -208,7 +208,7 @@ class Stage(models.Model):
     shard_count = models.PositiveIntegerField(null=True, blank=True)
 
     class Meta:
-        """Ordered as in the paper."""
+        """Ordered by position."""
 
         ordering: ClassVar = ["iteration", "position"]
         constraints: ClassVar = [
@@ -227,14 +227,14 @@ class Shard(models.Model):
     """The unit of work that is claimed, stored and retried.
 
     Attributes:
-        attempt_count: how often it was claimed; the latest attempt has this number.
-        token: token of the attempt that holds it; every write must present it.
+        attempt_count: number of claims so far; the latest attempt has this number.
+        token: token of the attempt that holds it; required for every write.
         counts: counts from its manifest, once it is finished.
-        done: completions of the running attempt so far.
-        tokens: tokens of the running attempt so far.
+        done: number of completions of the running attempt so far.
+        tokens: number of tokens of the running attempt so far.
         training_metrics: rows of the running attempt's training log so far, thinned out.
         failures: attempts that failed or were lost since a user last requested a retry.
-        lease_until: when a worker's claim ends unless it is extended, in the database's time;
+        lease_until: end of a worker's claim, by the database clock, unless it is extended;
             a command that runs all shards itself holds the experiment's lock instead.
         sent: when a message about it was last sent to the broker.
     """
@@ -282,8 +282,8 @@ class Attempt(models.Model):
     """An attempt of one process at a shard.
 
     Attributes:
-        token: fences the shard's row: an attempt that lost its claim can change nothing.
-        error: what went wrong, for users.
+        token: fencing token for the shard's row: an attempt that lost its claim cannot change it.
+        error: what went wrong, as shown to users.
         worker: host name of the machine.
     """
 
@@ -322,15 +322,15 @@ class Worker(models.Model):
 
     Attributes:
         name: its Celery name.
-        host, pid: its machine, and its main process there.
-        slot: number of its pool process, if it has several; each has a row.
+        host, pid: its machine, and the id of its main process there.
+        slot: number of the pool process, if the worker has several; each has a row.
         queues: names of the queues it takes work from, separated by commas.
         device: device of its engine, once reported.
         device_bytes: memory in use on its GPUs, or by its engine process on a CPU.
-        device_utilization: share of the time in which its devices compute; none while it is idle.
-        engines: kinds of engines that are installed there, separated by commas; empty for a worker
-            of an earlier version.
-        shard: what it works on.
+        device_utilization: share of the time in which its devices compute; None while it is idle.
+        engines: installed kinds of engines, separated by commas; empty for a worker of an earlier
+            version.
+        shard: the shard that it is running.
         since: start of its current task or idle time.
     """
 
@@ -431,14 +431,15 @@ class Job(models.Model):
     its experiment and its user.
 
     Attributes:
-        experiment_uuid: of the experiment that the job is about, also after its deletion; a launch
-            chooses it before it writes a file.
+        experiment_uuid: UUID of the job's experiment, kept after its deletion; a launch chooses it
+            before it writes any file.
         experiment_name: name of the experiment, which does not exist yet when it is launched.
-        payload: the request, as the kind needs it.
+        payload: the request, in the format of the job's kind.
         follows: the previous turn of a playground conversation.
-        outcome: the result, as the kind gives it.
-        message: why it was refused.
-        token, lease_until: who holds it while it runs, and until when unless the lease is extended.
+        outcome: the result, in the format of the job's kind.
+        message: why the job was refused.
+        token, lease_until: token of the process that runs the job, and the end of its lease unless
+            extended.
     """
 
     kind = models.CharField(max_length=16, choices=JobKind)
