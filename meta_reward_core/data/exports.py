@@ -1,8 +1,8 @@
 """Preference pairs in the formats of other tools: pure generators, row in, rows out.
 
-Independent of files. The input rows are TRL's conversational preference rows with extra columns.
-Formats that store the prompt as one string only support single-turn prompts. A longer conversation
-raises an error, because flattening it would silently change the training data.
+This module does not depend on files. The input rows are TRL's conversational preference rows with
+extra columns. Formats that store the prompt as one string only support single-turn prompts. A
+longer conversation raises an error, because flattening it would silently change the training data.
 """
 
 import hashlib

@@ -35,7 +35,7 @@ class NamedEngine:
 
     @cached_property
     def training_prompt_ids(self) -> frozenset[str]:
-        """Return the hashes of the prompts that the experiment trains on; empty without one."""
+        """Return the hashes of the experiment's training prompts; empty without an experiment."""
         if self.experiment is None:
             return frozenset()
         return frozenset(self.experiment.get_files(0).read("prompts")["prompt_id"].to_pylist())

@@ -43,7 +43,7 @@ _MIN_ENDED: Final = 5
 """Minimum number of complete replies for a conclusion about the reply format."""
 
 _MIN_ENDED_UNREADABLE: Final = 2
-"""Like `_MIN_ENDED`, if no reply can be read."""
+"""Like `_MIN_ENDED`, for the case that no reply is readable."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,8 +92,8 @@ class _Data:
     Attributes:
         features: columns for length, ones and, if known, difficulty; shape [n, k].
         targets: shares in [0, 1], 0 if missing; shape [n].
-        rated: which rows have a preference; shape [n].
-        held_out: which rows each fold holds out; shape [folds, n].
+        rated: mask of the rows that have a preference; shape [n].
+        held_out: mask of the rows that each fold holds out; shape [folds, n].
     """
 
     features: Array

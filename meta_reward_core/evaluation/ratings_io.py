@@ -1,10 +1,15 @@
 """Ratings of responses by a judge or a reference, from files.
 
-Either scores, one row per judgment: `prompt_id, response_id, score` (an experiment's table
-`judgments` is such a file), or `rank` instead, where 1 is the best. Or verdicts on pairs, one
-row per order shown: `prompt_id, first_id, second_id, verdict` with verdict A, B or tie (the table
-`battles` is such a file). Or the exported answers of a finished audit: scores of responses, or
-which of two judgments is better. If judgments have a `text`, it is compared with their score.
+A file has one of these forms:
+
+- Scores, one row per judgment: `prompt_id, response_id, score`, as in an experiment's table
+  `judgments`; or `rank` instead of `score`, where 1 is the best.
+- Verdicts on pairs, one row per presentation order: `prompt_id, first_id, second_id, verdict` with
+  the verdict A, B or tie, as in the table `battles`.
+- The exported answers of a finished audit: scores of responses, or which of two judgments is
+  better.
+
+If judgments have a `text`, it is compared with their score.
 """
 
 from collections import defaultdict

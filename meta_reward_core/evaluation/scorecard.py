@@ -38,7 +38,7 @@ class Metric:
 
     Attributes:
         name: the benchmark's name for the metric.
-        value: in the benchmark's unit; None if it cannot be computed.
+        value: value in the benchmark's unit; None if it cannot be computed.
         count: number of prompts, pairs or items it was computed from.
         low: lower end of the interval, if any; the level is 95% unless the name contains another
             level.
@@ -59,7 +59,7 @@ class DataIssue:
     """A data issue that affects the interpretation of the metrics.
 
     Attributes:
-        name: in snake_case, for programs.
+        name: identifier in snake_case, for programs.
         sentence: description of the issue.
         advice: its meaning and what to do.
         rows: number of affected rows.
@@ -80,7 +80,7 @@ class Scorecard:
         model: the evaluated model.
         baseline: the model with which it was compared, if any.
         judge: the judge that compared or scored.
-        metrics: in reading order.
+        metrics: metrics in reading order.
         issues: limits of the metrics' meaning; empty if none were found.
         columns: the same numbers under the column names of the public leaderboard.
     """

@@ -1,9 +1,9 @@
 """Apply other pairing rules to the stored scores of an iteration, without generating anything.
 
-The rules of `pairing` are applied to the columns of a whole iteration at once. Independent of
-files. With a changed rule, the judgments of another response might be compared than before. The
-result of those battles is unknown, so such a prompt is `unknown`, with the number of meta-judge
-calls that would determine it. Ratings and position weights are those of the iteration.
+The rules of `pairing` are applied to the columns of a whole iteration at once. This module does not
+depend on files. With a changed rule, the judgments of another response might be compared than
+before. The result of those battles is unknown, so such a prompt is `unknown`, with the number of
+meta-judge calls that would determine it. Ratings and position weights are those of the iteration.
 """
 
 from collections.abc import Sequence

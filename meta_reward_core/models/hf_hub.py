@@ -82,7 +82,7 @@ def make_hub_client(token: str | None) -> "HfApi":
 
 @contextlib.contextmanager
 def hide_progress_bars() -> Iterator[None]:
-    """Context without the client's progress bars."""
+    """Context manager that hides the client's progress bars."""
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,

@@ -126,7 +126,7 @@ def explain_library_error(error: BaseException, *, folder: Path | None = None) -
 def translate_library_errors(
     kind: type[MetaRewardError], *, folder: Path | None = None
 ) -> Iterator[None]:
-    """Context that translates exceptions of model libraries into ours.
+    """Context manager that translates exceptions of model libraries into ours.
 
     Args:
         kind: class of the exception that is raised instead.

@@ -55,7 +55,7 @@ def check_new_experiment(
         the check before the first iteration generates.
 
     Raises:
-        ModelFolderError: one sentence for each problem.
+        ModelFolderError: the model cannot be used; the message has one sentence per problem.
     """
     if recipe.engine.kind == "scripted":
         return None
@@ -97,7 +97,7 @@ def check_changed_settings(
         The report, to be stored once the settings are changed; None if nothing was checked.
 
     Raises:
-        ModelFolderError: one sentence for each problem.
+        ModelFolderError: the model cannot be used; the message has one sentence per problem.
         EngineError: the check itself failed.
     """
     key = hash_checked_settings(recipe)

@@ -182,7 +182,7 @@ def estimate_disk_needed(stages: list[StagePlan], *, model_bytes: int) -> int:
     """Estimate the disk space of an iteration, in bytes.
 
     The model is stored twice during training (scratch and checkpoint) and once for each epoch's
-    optimizer state, of which two are kept at a time.
+    optimizer state; two of these are kept at a time.
     """
     return round(_DISK_SAFETY_FACTOR * sum(stage.bytes for stage in stages)) + 8 * model_bytes
 

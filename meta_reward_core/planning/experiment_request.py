@@ -91,7 +91,7 @@ def check_name(name: str) -> None:
 
 
 def compute_task_pool_size(recipe: Recipe) -> int:
-    """Compute how many prompts of its task an experiment of this recipe starts with.
+    """Compute the number of task prompts with which an experiment with this recipe starts.
 
     Raises:
         InputError: the recipe's task is not installed here, has no prompts, or has too few.

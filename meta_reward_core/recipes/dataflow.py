@@ -76,7 +76,7 @@ class StageSpec:
         writes: tables that it writes, and `CHECKPOINT` if it creates a model.
         by_shard: whether shard k reads only partition k of its tables; otherwise one shard reads
             all.
-        resource: what a shard needs: nothing, a model that generates, or a training.
+        resource: resource that a shard needs: none, a model that generates, or training.
         needs: recipe values on which its output depends.
         model: how it uses M_{t-1}; None if it does not.
         model_when: condition on the recipe under which it uses the model.

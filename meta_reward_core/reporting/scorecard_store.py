@@ -56,10 +56,10 @@ def save_scorecard(
     """Store a scorecard of M_number; return its path.
 
     Args:
-        reference: what a judge's agreement was measured against.
+        reference: reference against which a judge's agreement was measured.
 
     Raises:
-        InputError: there is no such experiment.
+        InputError: the experiment does not exist.
         ArtifactError: the scorecard cannot be written.
     """
     files = ExperimentFiles(store, experiment)

@@ -152,7 +152,7 @@ def estimate_meta_judge_results(
 def estimate_decided_agreement(
     pairs: Sequence[AuditedPair], frame: SamplingFrame, *, confidence: float
 ) -> Estimate:
-    """Estimate how often a verdict names the human-preferred judgment, without ties."""
+    """Estimate how often a verdict is the human-preferred judgment, without ties."""
     design = frame.make_design(pair.stratum for pair in pairs)
     agreed, counted = _count_decided(pairs)
     return estimate_share(design, agreed, counted, confidence=confidence)

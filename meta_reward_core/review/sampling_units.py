@@ -163,7 +163,7 @@ def build_pair_units(pairs: Iterable[JudgedPair]) -> list[SamplingUnit]:
 
 
 def _compute_uncertainty(pair: JudgedPair) -> tuple[float, ...]:
-    """Rank pairs with disagreeing orders first, then ties and unreadable ones; then by Elo gap."""
+    """Rank pairs with disagreeing orders first, then ties and unreadable verdicts, then Elo gap."""
     steps = {"orders disagree": 2.0, "one order readable, or none": 1.0}
     gap = abs((pair.elo_first or 0.0) - (pair.elo_second or 0.0))
     return (steps.get(classify_certainty(pair), 0.0) + (pair.forward == "tie"), -gap)

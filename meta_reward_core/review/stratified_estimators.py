@@ -1,10 +1,10 @@
 """Estimates for a whole iteration from a stratified sample, with intervals.
 
-Every item has a stratum, and every stratum a known size: an answer stands for
-`population / answered` items of its stratum. So an estimate does not depend on how many items
-were sampled from which stratum. Intervals of shares combine the Wilson intervals of the strata
-(MOVER), which keep their coverage near 0 and 1 and in small strata. Other statistics use a
-stratified jackknife: correlations on Fisher's z scale, kappa in the shape of agreement's interval.
+Every item belongs to a stratum, and every stratum has a known size: an answer represents
+`population / answered` items of its stratum. So an estimate does not depend on how many items were
+sampled from which stratum. Intervals of shares combine the Wilson intervals of the strata (MOVER),
+which keep their coverage near 0 and 1 and in small strata. Other statistics use a stratified
+jackknife: correlations on Fisher's z scale, kappa in the shape of agreement's interval.
 
 Several samples of one population are pooled as frames that each cover all of it: every sample is a
 separate estimate, weighted by its share of the answers (`SurveyDesign.factors`).

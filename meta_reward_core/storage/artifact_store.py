@@ -102,7 +102,7 @@ class ArtifactStore:
         """Read an artifact; None if it does not exist.
 
         Raises:
-            ArtifactError: it cannot be read.
+            ArtifactError: the artifact cannot be read.
         """
         try:
             return self.read(name)
@@ -186,7 +186,7 @@ class ArtifactStore:
 
         Raises:
             StorageFullError: the disk or the store is full.
-            ArtifactError: it cannot be written for another reason.
+            ArtifactError: the artifact cannot be written for another reason.
         """
         try:
             if self.is_local:
@@ -217,7 +217,7 @@ class ArtifactStore:
 
         Raises:
             StorageFullError: the disk or the store is full.
-            ArtifactError: there is no artifact of this name, or it cannot be written.
+            ArtifactError: no artifact has this name, or the copy cannot be written.
         """
         self.delete(target)
         source, destination = self.get_path(name), self.get_path(target)

@@ -98,7 +98,7 @@ class ExperimentFiles:
         """Read the bytes of the stored description.
 
         Raises:
-            ArtifactError: there is none, or it cannot be read.
+            ArtifactError: the description does not exist, or cannot be read.
         """
         return self.store.read(self.layout.description)
 

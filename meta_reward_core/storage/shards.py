@@ -196,7 +196,7 @@ class IterationFiles:
         """Read the iteration's own manifest; None if the iteration is not finished.
 
         Raises:
-            ArtifactError: it cannot be read.
+            ArtifactError: the file cannot be read.
         """
         data = self.store.read_if_exists(self._get_path(FINAL_MANIFEST))
         return None if data is None else dict(parse_json(data))
@@ -231,7 +231,7 @@ class IterationFiles:
         """Read a JSON file that no manifest lists, such as the judge probe's report, or None.
 
         Raises:
-            ArtifactError: it cannot be read.
+            ArtifactError: the file cannot be read.
         """
         name = self._get_path(path)
         return self.store.read_json(name) if self.store.exists(name) else None

@@ -605,7 +605,7 @@ TRACKER_SECRETS: Final = (
 
 @contextmanager
 def set_default_variables(defaults: Mapping[str, str]) -> Iterator[None]:
-    """Context in which variables that are unset or empty have these values, for libraries."""
+    """Context manager that sets unset or empty variables to these values, for libraries."""
     missing = {name: value for name, value in defaults.items() if not os.environ.get(name)}
     before = {name: os.environ[name] for name in missing if name in os.environ}
     os.environ.update(missing)

@@ -12,9 +12,10 @@ from meta_reward_core.system.settings import read_variable
 
 @contextmanager
 def silence_libraries() -> Iterator[None]:
-    """Context without progress bars of transformers, datasets or tqdm, and without TRL telemetry.
+    """Context manager that disables TRL telemetry and the progress bars of libraries.
 
-    Their previous configuration is restored afterwards.
+    The libraries are transformers, datasets and tqdm. The previous configuration is restored
+    afterwards.
     """
     bars = transformers_logging.is_progress_bar_enabled()
     telemetry, tqdm = hub_constants.HF_HUB_DISABLE_TELEMETRY, read_variable("TQDM_DISABLE")

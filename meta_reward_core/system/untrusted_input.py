@@ -59,13 +59,13 @@ class InputLimits:
 
 
 REQUEST_LIMITS: Final = InputLimits(max_chars=8_000_000, max_depth=32, max_nodes=200_000)
-"""For request bodies."""
+"""Limits for request bodies."""
 YAML_LIMITS: Final = InputLimits(max_chars=500_000, max_depth=32, max_nodes=5_000)
-"""For handwritten recipes and settings."""
+"""Limits for handwritten recipes and settings."""
 FILE_LIMITS: Final = InputLimits(max_chars=2**31, max_depth=64, max_nodes=50_000_000)
-"""For files whose size is limited elsewhere, or which this installation wrote."""
+"""Limits for files whose size is limited elsewhere, or which this installation wrote."""
 ANSWER_LIMITS: Final = InputLimits(max_chars=256_000_000, max_depth=64, max_nodes=10_000_000)
-"""For responses of servers."""
+"""Limits for responses of servers."""
 
 
 def decode_text(data: bytes) -> str:

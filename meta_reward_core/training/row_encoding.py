@@ -306,7 +306,7 @@ def list_sampled(row: TrainingRow) -> list[SampledTokens | None]:
 
 
 def _shift_injected(row: TrainingRow, reply_ids: Sequence[list[int]]) -> tuple[list[int], ...]:
-    """Return positions of given tokens in the trained ids, which are the last sampled ones."""
+    """Return positions of given tokens in the trained ids, which are the last sampled ids."""
     found = []
     for sampled, ids in zip(list_sampled(row), reply_ids, strict=True):
         positions = sampled.get("injected_at", []) if sampled is not None else []

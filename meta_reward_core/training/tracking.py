@@ -18,7 +18,7 @@ from meta_reward_core.system.settings import (
 
 @contextmanager
 def use_trackers(run_name: str) -> Iterator[list[str]]:
-    """Context in which the selected trackers write below one folder by default.
+    """Context manager that makes the selected trackers write below one folder by default.
 
     Raises:
         TrainingError: a selected tracker is not installed.

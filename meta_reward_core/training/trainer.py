@@ -132,7 +132,7 @@ def prepare_job(
 ) -> None:
     """Open the scratch folder, and encode, measure and split the rows in it.
 
-    This runs before the processes start, so that none of them waits for another one.
+    This runs before the processes start, so that no process waits for another.
     """
     with (
         translate_library_errors(TrainingError, folder=start),
@@ -226,7 +226,7 @@ def train_prepared_job(
 
 @contextmanager
 def _silence_datasets() -> Iterator[None]:
-    """Context without progress bars of datasets."""
+    """Context manager that hides the progress bars of datasets."""
     were_off = are_progress_bars_disabled()
     disable_progress_bars()
     try:

@@ -1,9 +1,9 @@
 """Parse scores and verdicts from the text of a judge, a meta-judge or a pairwise judge.
 
-Independent of prompts and engines. An unreadable value is absent, with a reason; it never becomes a
-number or a tie. `tokens` splits a line into tokens, `statements` handles the text around a value,
-`scores` and `verdicts` parse values. The time is linear in the text, even for a single line of a
-megabyte. Rules:
+This package does not depend on prompts and engines. An unreadable value is absent, with a reason;
+it never becomes a number or a tie. `tokens` splits a line into tokens, `statements` handles the
+text around a value, `scores` and `verdicts` parse values. The time is linear in the text, even for
+a single line of a megabyte. Rules:
 
 - Only the text after the last closed reasoning block (`<think> ... </think>` and similar) is read.
   A reply whose block is not closed has no score and no verdict.

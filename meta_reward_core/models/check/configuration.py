@@ -70,7 +70,7 @@ _STORED_DTYPES: Final = frozenset({"float32", "float16", "bfloat16"})
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read config.json, of which the caller has checked that it contains an object."""
+    """Read config.json; the caller has checked that it contains a JSON object."""
     found: dict[str, Any] = parse_json(
         (folder / _CONFIG_FILE).read_bytes(), nan_is_null=True, leave_scalars=True
     )

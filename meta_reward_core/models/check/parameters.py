@@ -165,7 +165,7 @@ def _load_into(
 
 @contextlib.contextmanager
 def silence_transformers() -> Iterator[None]:
-    """Context without transformers logging; our results contain its findings."""
+    """Context manager that silences transformers' logging; the results contain its findings."""
     before = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.CRITICAL)

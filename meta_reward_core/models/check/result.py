@@ -33,7 +33,7 @@ class Check:
     """A result.
 
     Attributes:
-        name: a stable identifier of what is checked, such as `weights.keys`.
+        name: a stable identifier of the check, such as `weights.keys`.
         title: display name, a short noun phrase.
         message: what was found, as a clause without a final period.
         remedy: what to do, as an imperative clause without a final period; empty if nothing.
@@ -114,7 +114,7 @@ def require_sound(report: CheckReport) -> None:
     """Refuse a model that the check found unusable.
 
     Raises:
-        ModelFolderError: one sentence for each problem.
+        ModelFolderError: the model cannot be used; the message has one sentence per problem.
     """
     problems = report.select(Level.RED)
     if not problems:

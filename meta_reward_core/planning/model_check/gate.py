@@ -65,7 +65,7 @@ def require_savable(context: IterationContext) -> None:
     check, training would only fail at the end of its first epoch.
 
     Raises:
-        NeedsAttentionError: they cannot be saved, with one sentence for each problem.
+        NeedsAttentionError: the files cannot be saved; the message has one sentence per problem.
     """
     if context.recipe.engine.kind == "scripted":
         return

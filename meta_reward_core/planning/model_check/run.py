@@ -235,7 +235,7 @@ def _check_with_libraries(
 
 @contextlib.contextmanager
 def _skip_unused_libraries() -> Iterator[None]:
-    """Context in which transformers is imported without SciPy, scikit-learn and their dependencies.
+    """Context manager that lets transformers be imported without SciPy and scikit-learn.
 
     transformers uses them only for object detection and assisted generation, and they account for a
     quarter of its import time.
