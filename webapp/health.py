@@ -109,7 +109,7 @@ def find_database_problem() -> str:
 
 
 def _find_migration_problem() -> str:
-    """Return the problem of the migrations; that there is none is cached: reading is expensive."""
+    """Return the problem of the migrations; empty results are cached, as reading is expensive."""
     if _migrated:
         return ""
     executor = MigrationExecutor(connection)
@@ -122,9 +122,9 @@ def _find_migration_problem() -> str:
 
 
 def find_later_version() -> str:
-    """Return which migrations of a later version the database has; empty if it has none.
+    """Return the migrations in the database that belong to a later version; empty if none.
 
-    Code that does not know the tables must not write them.
+    Code of an earlier version must not write to tables that it does not know.
 
     Raises:
         DatabaseError: the database does not respond.

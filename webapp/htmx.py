@@ -15,7 +15,7 @@ _VARY: Final = ("HX-Request", "HX-History-Restore-Request", "HX-Boosted")
 
 
 def is_partial_request(request: HttpRequest) -> bool:
-    """Whether htmx requests a region; restoring its history or following a link needs the page."""
+    """Whether htmx requests a region; history restores and boosted links need the whole page."""
     headers = request.headers
     return (
         headers.get("HX-Request") == "true"
@@ -52,8 +52,8 @@ def render_cached_partial(
     Many browsers poll it every two seconds. Permissions are checked before.
 
     Args:
-        region: its template, in which nothing depends on the user.
-        gather: builds its context if this address has no recent cached rendering.
+        region: template of the region, which must not depend on the user.
+        gather: builds the context if this address has no recent cached rendering.
     """
     address = f"{region} {request.get_full_path()}"
     key = f"region-{hashlib.sha256(address.encode()).hexdigest()}"

@@ -40,7 +40,7 @@ class TextFormatter(logging.Formatter):
     """A line for users: time, level, context, message.
 
     Args:
-        with_facts: whether lines contain their context.
+        with_facts: whether lines include their context.
     """
 
     def __init__(self, *, with_facts: bool = True) -> None:
@@ -80,7 +80,7 @@ _FORMS: Final = {"text": TextFormatter, "json": JsonFormatter}
 
 
 class SettingsFilter(SafeExceptionReporterFilter):
-    """Hides addresses with passwords on debug pages, too."""
+    """Also hides addresses that contain passwords on debug pages."""
 
     hidden_settings = re.compile(
         f"{SafeExceptionReporterFilter.hidden_settings.pattern}|BROKER_URL|DATABASE_URL",

@@ -16,7 +16,7 @@ def rename_permissions(app_label: str, renamed: dict[str, str]) -> migrations.Ru
     `contenttypes`.
 
     Args:
-        renamed: new model names by earlier ones, each as in the code.
+        renamed: new model names by earlier names, each as in the code.
     """
     back = {new: old for old, new in renamed.items()}
     return migrations.RunPython(
@@ -44,7 +44,7 @@ def _rename(app_label: str, renamed: dict[str, str], apps: Any, schema_editor: A
 
 
 def _replace(earlier: Any, later: Any) -> None:
-    """Grant a permission to all groups and users with an earlier one, and delete that one."""
+    """Grant a permission to all groups and users that have an earlier one; delete the latter."""
     later.group_set.add(*earlier.group_set.all())
     later.user_set.add(*earlier.user_set.all())
     earlier.delete()

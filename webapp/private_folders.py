@@ -28,7 +28,7 @@ class ForeignFolderError(ImproperlyConfigured):
 
 
 def close_private_folders() -> list[str]:
-    """Create the installation's folder, and close everything that others could read in it.
+    """Create the installation's folder, and remove other users' access to everything in it.
 
     From now on this process and its children create files that only their owner can read.
 
@@ -45,7 +45,7 @@ def close_private_folders() -> list[str]:
 
 
 def close_to_others(path: Path) -> str:
-    """Remove the permissions of other users; return a sentence about it, empty if none had any.
+    """Remove the permissions of other users; return a sentence about it, empty if unchanged.
 
     Raises:
         ForeignFolderError: it belongs to another user, or cannot be closed.

@@ -78,10 +78,10 @@ class OutcomeRow:
     """One metric of two models.
 
     Attributes:
-        models: the two models, such as "M0, M2".
-        count: items that both models answered; None where it is not stored.
-        low, high: of the 95% interval of the change; None where there is none.
-        why_no_interval: empty where there is one.
+        models: the two compared models, such as "M0, M2".
+        count: number of items that both models answered; None if it is not stored.
+        low, high: bounds of the 95% interval of the change; None without an interval.
+        why_no_interval: why there is no interval; empty if there is one.
     """
 
     measure: Measure
@@ -106,9 +106,10 @@ class OutcomeRow:
 
     @property
     def decimals(self) -> int:
-        """Decimals of all numbers of the row: two digits of half the interval, else three of all.
+        """Number of decimals of all numbers in the row.
 
-        More digits than that only show noise.
+        Enough for two significant digits of the interval's half-width or, without an interval,
+        three of the larger value. More digits would only show noise.
         """
         if self.low is not None and self.high is not None and self.high > self.low:
             return _count_decimals((self.high - self.low) / 2, digits=2)
@@ -131,7 +132,7 @@ class OutcomeRow:
 
     @property
     def interval_text(self) -> str:
-        """The interval of the change; empty where there is none."""
+        """The interval of the change; empty if there is none."""
         if self.low is None or self.high is None:
             return ""
         low, high = (_format_signed(end, self.decimals) for end in (self.low, self.high))
@@ -167,7 +168,7 @@ class OutcomeSummary:
 def build_outcome_summary(
     experiment: Experiment, iterations: Sequence[Iteration]
 ) -> OutcomeSummary | None:
-    """Summarize completed iterations, in the order of the loop; None without one."""
+    """Summarize completed iterations, given in loop order; None if there are none."""
     completed = [row for row in iterations if row.status == RunStatus.FINISHED and row.metrics]
     if not completed:
         return None
@@ -350,7 +351,7 @@ def _read_ground_truth(iteration: Iteration, side: str) -> dict[tuple[str, str],
 
 
 def _iter_own_rows(first: Iteration, last: Iteration) -> Iterator[OutcomeRow]:
-    """Return metrics of each iteration's own data, which M_{t-1} generated."""
+    """Yield metrics of each iteration's own data, which M_{t-1} generated."""
     if first.number == last.number:
         return
     models = f"M{first.number - 1}, M{last.number - 1}"

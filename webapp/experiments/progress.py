@@ -35,14 +35,15 @@ class ExperimentSummary:
     """An experiment in a list.
 
     Attributes:
-        latest: the iteration that runs or ran last, if there is one.
-        stage: the one that runs, waits or failed in an iteration that is not finished.
-        stages: how many the iteration has.
+        latest: the running iteration, or else the one that ran last; None before the first.
+        stage: current stage (running, pending or failed) of the latest iteration; None if the
+            iteration is finished.
+        stages: number of stages of the latest iteration.
         metric: a metric of the last finished iteration, as text.
-        all_stages: of an iteration that is not finished.
-        unasked: the next iteration, if it has not been requested yet.
-        seconds_left: until the last requested iteration is completed, estimated from the last
-            completed iteration; None without one, or if nothing runs.
+        all_stages: all stages of the latest iteration if it is not finished.
+        unasked: number of the next iteration, if it has not been requested yet.
+        seconds_left: estimated time until the last requested iteration is completed, based on the
+            last completed iteration; None without one, or if nothing is running.
     """
 
     row: Experiment
@@ -84,7 +85,7 @@ class ExperimentSummary:
 
     @property
     def reason(self) -> str:
-        """First line of why it stopped, without a traceback."""
+        """First line of the reason why it stopped, without a traceback."""
         message = self.latest.message if self.latest else ""
         return next(iter(split_error(message).cause.splitlines()), "")
 
@@ -94,7 +95,7 @@ class WorkerState:
     """A worker as of its last heartbeat: one of its pool processes, with its devices.
 
     Attributes:
-        tokens_per_second: of the running shard.
+        tokens_per_second: speed of the running shard.
     """
 
     row: Worker
@@ -132,7 +133,7 @@ def count_finished(experiment: Experiment) -> int:
 
 
 def find_unrequested_iteration(experiment: Experiment) -> int | None:
-    """Return the iteration that a user has to request next; None if there is none.
+    """Return the iteration that a user must request next; None if there is none.
 
     Its iterations should have been prefetched.
     """
@@ -200,7 +201,7 @@ def estimate_seconds_left(
     """Estimate the time until the last requested iteration is completed.
 
     Args:
-        stages: of the iteration that runs.
+        stages: stages of the running iteration.
         before: stages of the previous completed iteration, whose times predict the remaining ones.
     """
     left = estimate_iteration_seconds_left(stages, before)
@@ -251,7 +252,7 @@ def list_worker_states(visible: QuerySet[Experiment]) -> list[WorkerState]:
     """List the state of every worker.
 
     Args:
-        visible: experiments that the requester may see.
+        visible: experiments that the requesting user may see.
     """
     now = timezone.now()
     workers = list(Worker.objects.select_related("shard__stage__iteration__experiment"))
@@ -270,7 +271,8 @@ def count_live_workers() -> int:
 def list_offered_engines() -> frozenset[str] | None:
     """List the kinds of engines that live GPU workers offer.
 
-    None if no such worker runs, or one of an earlier version does, which does not report them.
+    Returns None if no such worker runs, or if one of an earlier version, which does not report its
+    engines, is running.
     """
     heard = timezone.now() - timedelta(seconds=SILENT_SECONDS)
     live = Worker.objects.filter(heartbeat__gte=heard)

@@ -33,7 +33,7 @@ class StageProgress:
     """Progress of a stage.
 
     Attributes:
-        place: its number among the iteration's stages, from 1.
+        place: position among the iteration's stages, from 1.
         shard_count: None until it is known.
         tokens_per_second: total of all running shards; None if none are running.
         step: current step of the running training; `steps` is the maximum number of steps.
@@ -64,7 +64,7 @@ class StageProgress:
 
     @property
     def work(self) -> list[str]:
-        """Completed shards, unless there is only one, and the step of a running training."""
+        """Completed shards (unless there is only one shard) and the step of a running training."""
         facts = []
         if self.shard_count and self.shard_count > 1:
             facts.append(f"{self.done:,} of {self.shard_count:,} shards")
@@ -75,7 +75,7 @@ class StageProgress:
 
     @property
     def facts(self) -> list[str]:
-        """What a list of stages shows: work and time left come first."""
+        """Text for a list of stages; work and time left come first."""
         is_running = self.running > 0
         facts = [
             *self.work,
@@ -89,13 +89,13 @@ class StageProgress:
 
     @property
     def failures(self) -> str:
-        """Failed shards, as text; empty without any, or if there is only one shard."""
+        """Failed shards, as text; empty if none failed or there is only one shard."""
         is_counted = self.failed and self.shard_count and self.shard_count > 1
         return f"{self.failed:,} failed" if is_counted else ""
 
     @property
     def portion(self) -> float:
-        """Completed share, from 0 to 1; the steps of a training count."""
+        """Completed share, from 0 to 1; includes the completed steps of a running training."""
         if not self.shard_count:
             return 0.0
         begun = min(1.0, self.step / self.steps) if self.step and self.steps else 0.0
@@ -122,12 +122,12 @@ def format_time_left(seconds: float | None) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Format a duration with its two largest units, which a page does not break in two lines."""
+    """Format a duration in its two largest units, with non-breaking spaces."""
     return write_duration(seconds).replace(" ", NO_BREAK)
 
 
 def write_duration(seconds: float) -> str:
-    """Write a duration with its two largest units, for a terminal."""
+    """Format a duration in its two largest units, for a terminal."""
     if seconds < 1:
         return "under 1 s"
     whole = round(seconds)
@@ -162,7 +162,7 @@ class _StageTimes:
 
 
 def list_stage_progress(iterations: Iterable[Iteration]) -> dict[int, list[StageProgress]]:
-    """Return the stages of iterations by iteration key, in the order of the paper.
+    """Return the stages of iterations by iteration key, in stage order.
 
     Runs three queries; the iterations' experiments should have been fetched.
     """

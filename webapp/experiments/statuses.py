@@ -22,7 +22,7 @@ def get_public_status(row: HasStatus) -> str:
 
 
 def write_public_status(label: str) -> str:
-    """Convert a displayed status to one word."""
+    """Convert a displayed status to a single word."""
     return label.replace(" ", "_")
 
 
@@ -49,7 +49,7 @@ def find_run_statuses(word: str) -> list[RunStatus]:
     """Return the stored statuses of a public status.
 
     Args:
-        word: a public word, or what is stored, which earlier versions wrote in addresses.
+        word: a public status, or a stored one, which earlier versions used in URLs.
     """
     return [
         status

@@ -93,7 +93,7 @@ def _compute_seconds_per_row(attempts: Sequence[Attempt]) -> float | None:
 
 
 def find_throughput(name: str, recipe: Recipe) -> MeasuredThroughput:
-    """Return the throughput of an experiment; for what it has not measured, of a similar one."""
+    """Return the throughput of an experiment; missing values come from a similar experiment."""
     row = Experiment.objects.filter(name=name).first()
     own = measure_throughput(row) if row else MeasuredThroughput()
     similar = find_similar_throughput(Experiment.objects.all(), recipe)
@@ -105,15 +105,15 @@ def find_throughput(name: str, recipe: Recipe) -> MeasuredThroughput:
 
 
 def count_worker_engines(recipe: Recipe) -> int:
-    """Count the engines of a recipe that the running workers have at the same time, at least one.
+    """Count the engines of a recipe that running workers can run at the same time; at least 1.
 
-    A worker has a pool process for each engine; one that splits a model takes several.
+    A worker has one pool process per device group; an engine that splits a model needs several.
     """
     return count_engines(count_worker_processes(), recipe)
 
 
 def count_engines(processes: int, recipe: Recipe) -> int:
-    """Count the engines that a number of pool processes run at the same time, at least one."""
+    """Count the engines that this many pool processes can run at the same time; at least 1."""
     return max(1, processes // recipe.engine.tensor_parallel_size)
 
 

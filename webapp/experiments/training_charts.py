@@ -12,10 +12,10 @@ class TrainingChart:
     """A chart of a training log.
 
     Attributes:
-        y_label: the name of its axis.
-        metrics: of the log, by the name of the line that shows it.
+        y_label: label of the vertical axis.
+        metrics: metrics of the log by the name of the line that shows them.
         within: see `charts.line_chart`.
-        description: what a reader must know to read it.
+        description: what a reader must know to understand the chart.
     """
 
     title: str

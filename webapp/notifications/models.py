@@ -48,8 +48,8 @@ class Recipient(models.Model):
 
     Attributes:
         webhook_url: URL of the webhook; empty for none.
-        secret: signs the webhook payloads. It is stored in plain text because signing needs it.
-        only_own: about the user's own experiments only; otherwise about all they may see.
+        secret: key that signs the webhook payloads; stored in plain text because signing needs it.
+        only_own: whether to notify only about the user's own experiments, not all visible ones.
     """
 
     user = models.OneToOneField(
@@ -88,7 +88,7 @@ class NotificationEvent(models.Model):
     """An iteration stopped or is held, and its notifications are in the outbox.
 
     Attributes:
-        ended: when it stopped. An iteration that is resumed and stops again is a new event.
+        ended: when it stopped. If an iteration is resumed and stops again, that is a new event.
     """
 
     iteration = models.ForeignKey(
@@ -97,7 +97,7 @@ class NotificationEvent(models.Model):
     ended = models.DateTimeField()
 
     class Meta:
-        """Each once."""
+        """Each event is recorded once."""
 
         constraints: ClassVar = [
             models.UniqueConstraint(
@@ -115,11 +115,11 @@ class Notification(models.Model):
     Attributes:
         notification_event: None for a test.
         experiment: None for a test, or if the experiment was deleted.
-        subject, text: what it says.
-        details: the same as plain values, for a webhook.
+        subject, text: content of the message.
+        details: the same content as plain values, for a webhook.
         attempts: number of delivery attempts so far.
         due: earliest time of the next attempt.
-        token, lease_until: who holds it while it is being sent, and until when.
+        token, lease_until: token of the process that is sending it, and the end of its claim.
         error: why the last attempt failed.
     """
 

@@ -92,7 +92,7 @@ async def post_signed(url: str, values: dict[str, Any], *, secret: str) -> None:
     """Send values as JSON, signed; ends within `DEADLINE_SECONDS`.
 
     The header `X-Meta-Reward-Signature` is `t=SECONDS,v1=HEX`, where HEX is the HMAC-SHA256, under
-    the secret, of SECONDS, a full stop, and the body.
+    the secret, of SECONDS, a period, and the body.
 
     Raises:
         WebhookError: the address is not allowed, or did not respond with success in time.
@@ -146,14 +146,14 @@ async def _post(address: Address, body: bytes, headers: dict[str, str]) -> int:
 
 
 def _find_first_cause(error: BaseException) -> BaseException:
-    """Return the innermost error that the client's layers wrapped: it is the most specific."""
+    """Return the innermost error that the client's layers wrapped, which is the most specific."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return error
 
 
 def _bracket(host: str) -> str:
-    """Write a host as addresses do: IPv6 in brackets."""
+    """Format a host for a URL: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host else host
 
 

@@ -93,7 +93,7 @@ class ChatForm(TurnForm):
         """Offer the existing models.
 
         Args:
-            made: their numbers; M0 is 0.
+            made: numbers of the existing models; M0 is 0.
         """
         super().__init__(*args, **kwargs)
         for name in ("first", "second"):
@@ -127,7 +127,7 @@ class FollowForm(TurnForm):
         """Keep the models of the conversation.
 
         Args:
-            models: their numbers.
+            models: numbers of the models.
         """
         super().__init__(*args, **kwargs)
         self._models = models

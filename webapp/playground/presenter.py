@@ -67,7 +67,7 @@ class PlaygroundTurn:
 
     Attributes:
         number: its position in its conversation, from 1.
-        doing: what a worker is doing for it now.
+        doing: the worker's current activity for this turn.
     """
 
     row: Job

@@ -21,7 +21,7 @@ class Publication:
         files: names of the files in it.
         repository: address on the Hugging Face Hub; empty if it was not uploaded.
         commit: its commit on the Hub.
-        doing: the current activity.
+        doing: the job's current activity.
     """
 
     row: Job

@@ -93,7 +93,7 @@ def _list_past_conversations(request: HttpRequest, experiment: Experiment) -> di
 
 
 def _find_repeated(request: HttpRequest, among: QuerySet[Job]) -> Job | None:
-    """Find the turn that `again` names."""
+    """Find the turn whose id is given in `again`."""
     again = request.GET.get("again", "")
     return among.filter(pk=again).first() if again.isdecimal() and len(again) < 16 else None
 
@@ -101,7 +101,7 @@ def _find_repeated(request: HttpRequest, among: QuerySet[Job]) -> Job | None:
 def _get_first_values(
     request: HttpRequest, experiment: Experiment, made: list[int]
 ) -> dict[str, Any]:
-    """Return the values of the turn that `again` names, else the recipe's values."""
+    """Return the values of the turn in `again`, else the recipe's values."""
     earlier = _find_repeated(request, get_playground_turns(experiment))
     if earlier is not None:
         return get_form_values(earlier.payload)
@@ -161,7 +161,7 @@ def _follow(request: HttpRequest, last: Job, form: FollowForm, *, turn: int) -> 
 
 
 def _get_next_values(request: HttpRequest, last: Job) -> dict[str, Any]:
-    """Return the values of the previous turn without its text, or those that `again` names."""
+    """Return the values of the previous turn without its text, or of the turn in `again`."""
     follower = _find_repeated(request, last.followed_by.all())
     if follower is not None:
         return get_turn_values(follower.payload)

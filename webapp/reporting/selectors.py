@@ -20,7 +20,7 @@ def load_run(
 
     Args:
         seed_model: description of M0; by default its hash.
-        look: read all responses and look for those that imitate the judge.
+        look: whether to read all responses and search for ones that imitate the judge.
 
     Raises:
         ArtifactError: its files are gone or damaged.
@@ -54,8 +54,8 @@ class MetricRow:
     """A displayed metric.
 
     Attributes:
-        interval: 95%, or empty.
-        absent: why there is no value, or empty.
+        interval: 95% interval, or empty.
+        absent: why there is no value; empty if there is one.
     """
 
     name: str
@@ -70,10 +70,10 @@ class StoredEvaluation:
     """Results of one evaluation of one model.
 
     Attributes:
-        path: of its file, below the experiment's folder.
+        path: path of its file, relative to the experiment's folder.
         facts: details of the evaluation, by heading.
         issues: sentences about its limitations.
-        not_evaluated: why it has no metrics, or empty.
+        not_evaluated: why there are no metrics; empty if there are some.
     """
 
     number: int
