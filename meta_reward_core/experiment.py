@@ -72,7 +72,7 @@ def load_templates(recipe: Recipe, of_task: Mapping[str, str] | None = None) -> 
 def _load_template(
     key: str, name: str, *, more: Mapping[str, str], **placeholders: frozenset[str]
 ) -> PromptTemplate:
-    """Read a template, or raise an error that names the recipe value."""
+    """Read a template, or raise an error that contains the recipe key."""
     try:
         return load_template(name, more=more, **placeholders)
     except TemplateError as error:

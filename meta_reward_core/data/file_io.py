@@ -1,7 +1,7 @@
 """Read files that users provide, and write files that commands produce.
 
-Input is read completely or refused with one sentence that names the file and the line. Output is
-written completely or not at all, and an unwritable path is refused before the work starts.
+Input is read completely, or refused with one sentence that contains the file and the line. Output
+is written completely or not at all, and an unwritable path is refused before the work starts.
 """
 
 import contextlib

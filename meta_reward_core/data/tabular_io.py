@@ -36,7 +36,7 @@ class NumberedRow:
     values: Mapping[str, Any]
 
     def refuse(self, problem: str) -> NoReturn:
-        """Raise an error for this row; `problem` names the cause and the remedy."""
+        """Raise an error for this row; `problem` describes the cause and the remedy."""
         raise EvaluationFileError(f"{self.place}: {problem}")
 
     def read_optional_text(self, column: str) -> str | None:

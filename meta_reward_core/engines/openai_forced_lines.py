@@ -3,7 +3,7 @@
 A server must support three features, which few do: continue a turn instead of starting another
 (`continue_final_message`), constrain a reply to some texts (`structured_outputs`, as in vLLM from
 0.12), and return the probabilities of tokens (`logprobs`). Support is tested once: a server that
-does not know these fields ignores them, and its replies look almost right.
+does not know these fields ignores them, and its replies look almost correct.
 
 The server does not sample: we read the probabilities of the values, and sample from them.
 """

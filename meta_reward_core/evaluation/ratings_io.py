@@ -138,7 +138,7 @@ def _check_rationales(rows: Sequence[NumberedRow]) -> tuple[bool | None, ...]:
 
 
 def _is_consistent_with_reasons(row: NumberedRow, verdict: str) -> bool | None:
-    """Whether a verdict names the response that its reasons prefer."""
+    """Whether the winner of a verdict is the response that its reasons prefer."""
     text = row.values.get("text")
     stated = parse_stated_preference(remove_verdict_lines(text)) if isinstance(text, str) else None
     return None if stated is None else stated == verdict

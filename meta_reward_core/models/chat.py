@@ -124,7 +124,7 @@ def render_generation_prompt(
     tokenizer: ChatTokenizer,
     options: ChatOptions = ChatOptions(),
 ) -> str:
-    """Render what the template appends so that the assistant speaks next."""
+    """Render the text that the template appends to start the assistant's turn."""
     question = [{"role": "user", "content": "Hello."}]
     without, with_it = (
         render_chat(tokenizer, question, add_generation_prompt=add, options=options)

@@ -1,1 +1,1 @@
-"""Before an iteration runs: the request, the experiment's setup, and what it will cost."""
+"""Steps before an iteration runs: the request, the experiment's setup, and the cost estimate."""

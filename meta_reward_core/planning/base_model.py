@@ -58,7 +58,7 @@ def resolve_reward_model(
 def check_recipe_reward_model(
     recipe: Recipe, roots: StorageRoots, *, say: Callable[[str], None]
 ) -> CheckReport | None:
-    """Check the reward model of a recipe, fetching it first if necessary; None if it has none.
+    """Check the reward model of a recipe, after a download if necessary; None if it has none.
 
     Raises:
         ModelFolderError: it is absent.
@@ -181,7 +181,7 @@ def _names_nothing(recipe: Recipe) -> bool:
 
 
 def _get_task_models(recipe: Recipe) -> BaseModelSource | None:
-    """Return the task's models if the recipe names one of them."""
+    """Return the task's models if the recipe's model is one of them."""
     task = find_task(recipe.task)
     models = None if task is None else task.base_model
     return models if models is not None and models.provides(recipe.model) else None

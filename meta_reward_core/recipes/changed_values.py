@@ -34,7 +34,7 @@ ADAPTERS: Final = "training.lora"
 """The section that may be absent; it changes as a whole."""
 
 TASKS: Final = ("evaluation.tasks", "development.tasks")
-"""Lists of sections: an error names the entry and its field."""
+"""Lists of sections; the key of an error contains the entry and its field."""
 
 _UNKNOWN_KEY: Final = "Unknown recipe value."
 _INTEGER_ERRORS: Final = frozenset({"int_type", "int_parsing", "int_from_float"})

@@ -27,7 +27,7 @@ SCHEMA_VERSION: Final = 2
 """Schema version of written tables."""
 
 MEANING_VERSION: Final = 1
-"""Version of what the columns mean. A change invalidates the shards of earlier versions."""
+"""Version of the meaning of the columns. A change invalidates the shards of earlier versions."""
 
 Record = TypeVar("Record")
 

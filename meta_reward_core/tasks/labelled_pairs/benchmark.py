@@ -6,7 +6,7 @@ similar to the meta-judge, it sees both outputs together, in both orders, and it
 compared with the label.
 
 A tie counts half, so random guessing gets 50%. Unreadable replies are counted and excluded from the
-means, and the interval covers the cases that each of them is wrong or right.
+means, and the interval covers both extremes: all of them wrong, and all of them right.
 
 Source of the format: Zeng et al. 2023, arXiv 2310.07641 (LLMBar).
 """
