@@ -1,4 +1,4 @@
-"""The session signing key if the settings have none: generated once and stored in a file."""
+"""The session signing key, generated once and stored in a file if the settings have none."""
 
 import contextlib
 import os
@@ -12,8 +12,8 @@ from django.utils.functional import lazystr
 def read_or_make_key(path: Path) -> str:
     """Read the session signing key from its file; generate one if there is none.
 
-    Only the owner may read the file, and it is written atomically: of several processes that start
-    at once, one generates the key for all.
+    Only the owner can read the file. It is written atomically, so if several processes start at
+    once, one of them generates the key for all.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

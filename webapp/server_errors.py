@@ -1,6 +1,6 @@
-"""Responses to errors that a view did not expect; errors of disk and database say what to do.
+"""Responses to unexpected errors; for disk and database errors, they include a remedy.
 
-Nothing here reads the database or renders a template that does: neither may work.
+Nothing here reads the database, or renders a template that does, because it may be unavailable.
 """
 
 import errno

@@ -1,7 +1,7 @@
 """The words in which two texts differ, computed in bounded time for any text.
 
-The words that two texts share are a longest common subsequence, which rapidfuzz finds in machine
-words of 64 bits: its run time depends only on the number of words. (The standard
+The words that two texts share are a longest common subsequence, which rapidfuzz computes with
+64-bit operations; its run time depends only on the number of words. (The standard
 library's matcher can take minutes for repetitive texts.) Texts with too many words are compared by
 lines, and texts with too many lines are not compared.
 """
@@ -39,7 +39,7 @@ class _Block(NamedTuple):
 
 
 def compare_texts(first: str, second: str) -> list[Span]:
-    """Find common and differing parts of two texts, in the order of the texts.
+    """Find common and differing parts of two texts, in text order.
 
     Where they differ, the first text's words come before the second's. Spaces between two differing
     words of a line belong to the difference.
@@ -57,7 +57,7 @@ def diff_texts(side: Literal["first", "second"], spans: Iterable[Span]) -> list[
 
 
 def count_steps(first: Sequence[str], second: Sequence[str]) -> int:
-    """Count the steps of a comparison: one per second word and 64 first words."""
+    """Count the steps of a comparison: one per word of the second text and 64 of the first."""
     return -(-len(first) // 64) * len(second)
 
 

@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def _use_command_source() -> AbstractContextManager[None]:
-    """Record actions of commands as done by a command, those of services by the system."""
+    """Record actions of commands with source CLI, and actions of services with source system."""
     from webapp.activity.request_tracking import use_source
 
     is_service = len(sys.argv) > 1 and sys.argv[1] in _SERVICES

@@ -16,7 +16,7 @@ class AuditOption:
 
     Attributes:
         key: identifies it in audits.
-        part: number of the partitions that hold it.
+        part: number of the partitions that contain it.
     """
 
     kind: UnitKind
@@ -38,8 +38,8 @@ def list_audit_options(
 
     Args:
         response: id of a scored response.
-        judgment: id of a judgment: all pairs in which it battled.
-        other: id of a second judgment: just this pair.
+        judgment: id of a judgment, which selects all pairs in which it battled.
+        other: id of a second judgment, which selects only this pair.
 
     Raises:
         ArtifactError: a file is gone or differs from its manifest.

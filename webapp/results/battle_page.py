@@ -30,7 +30,7 @@ class OrderView:
 
     Attributes:
         winner: sample of the judgment that won; None for a tie or an unreadable reply.
-        ending: text about the outcome, if there is no winner.
+        ending: description of the outcome if there is no winner.
     """
 
     shown_first: int

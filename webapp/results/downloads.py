@@ -1,7 +1,7 @@
 """Downloadable files of an experiment: stored ones, and some generated on request.
 
-Allowed paths are listed here by name; every other path is rejected. So requests cannot reach files
-outside the experiment's folder, nor its lock or partially written files.
+Allowed paths are listed here by name; every other path is rejected. Therefore requests cannot reach
+files outside the experiment's folder, its lock, or partially written files.
 """
 
 import re
@@ -49,8 +49,8 @@ class GeneratedFile:
     """A file that is generated while it is sent; one of the fields is set.
 
     Attributes:
-        table: as CSV.
-        kind: of pairs (`all` for both), in the format of another tool.
+        table: name of a table, as CSV.
+        kind: kind of pairs (`all` for both), in the format of another tool.
     """
 
     number: int
@@ -72,7 +72,7 @@ class FileRow:
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """A table of an iteration: the listed partitions, and the whole table as CSV."""
+    """A table of an iteration: its listed partitions, and the complete table as CSV."""
 
     name: str
     rows: int
@@ -151,7 +151,7 @@ def list_iterations(opened: Sequence[OpenIteration], *, whole: str) -> list[Iter
     """List the files of iterations by their manifests; number 0 is the pool.
 
     Args:
-        whole: the long list to show completely, such as `1-judgments` or `1-manifests`.
+        whole: name of the list to show completely, such as `1-judgments` or `1-manifests`.
     """
     return [_make_iteration_row(one.files, one.number, whole) for one in opened]
 
@@ -216,7 +216,7 @@ def _iter_checkpoint_files(files: IterationFiles, number: int) -> Iterator[FileR
 
 
 def list_checkpoint_files(checkpoint: Checkpoint) -> dict[str, int]:
-    """List the sizes of a checkpoint's files by name, sorted, without links."""
+    """List the names and sizes of a checkpoint's files, sorted by name, without links."""
     return {name: size for name, size in checkpoint.list_files().items() if is_plain_name(name)}
 
 

@@ -33,7 +33,7 @@ def _list_outcomes(reasons: Iterable[DropReason]) -> list[tuple[str, str]]:
 
 
 def _make_minimum_field(label: str) -> forms.FloatField:
-    """Build a field for the minimum of a metric; if empty, prompts without the metric stay."""
+    """Build a field for a metric's minimum; if empty, prompts without the metric are included."""
     number = forms.NumberInput(attrs={"step": "any", "inputmode": "decimal"})
     return forms.FloatField(label=label, required=False, min_value=0, widget=number)
 

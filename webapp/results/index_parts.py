@@ -90,7 +90,7 @@ class IndexPartInputs:
     """Inputs of an index part besides the files of its partition.
 
     Attributes:
-        ratings: Elo ratings of the iteration, as far as available.
+        ratings: Elo ratings of the iteration computed so far.
         ratings_key: hash of their sources.
     """
 
@@ -117,7 +117,7 @@ def compute_index_part_key(files: IterationFiles, part: int, facts: IndexPartInp
 
 
 def _describe_reasoning(recipe: Recipe) -> dict[str, list[ReasoningPolicy]]:
-    """Return the reasoning policies if they change which text counts."""
+    """Return the reasoning policies if they change which text is used."""
     policies = [recipe.actor.reasoning, recipe.judge.reasoning]
     return {} if set(policies) == {"keep"} else {"reasoning": policies}
 

@@ -96,7 +96,7 @@ def _open_files(experiment: Experiment, number: int, files: IterationFiles) -> O
 
 
 def _get_change_time(store: ArtifactStore, folder: str) -> float:
-    """Return the last change of the manifests; a remote store is asked every few seconds."""
+    """Return the last change of the manifests; a remote store is queried every few seconds."""
     if not store.is_local:
         return time.time() // _REMOTE_SECONDS * _REMOTE_SECONDS
     try:
@@ -120,7 +120,7 @@ def read_prompt_rows(files: IterationFiles, table: str, part: int, prompt_id: st
 
 
 def read_outcomes(files: IterationFiles, part: int, prompt_id: str | None = None) -> list[Battle]:
-    """Read the outcomes of a partition's battles, of one prompt or all, without texts.
+    """Read the battle outcomes of a partition, for one prompt or all, without texts.
 
     Raises:
         DamagedArtifactError: a file does not match its manifest.

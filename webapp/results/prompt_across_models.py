@@ -31,7 +31,7 @@ class ShownResponse:
 
     Attributes:
         spans: differences between the previous response (first) and this one (second).
-        left_out: characters at its end that are neither compared nor shown.
+        left_out: number of characters at the end that are neither compared nor shown.
     """
 
     number: int
@@ -65,10 +65,10 @@ class _PickedResponse:
 def list_responses_across(
     found: Sequence[tuple[OpenIteration, IterationIndex]], prompt_id: str, *, pick: str
 ) -> list[ShownResponse]:
-    """List one response of each iteration that has the prompt, in order.
+    """List one response of each iteration that used the prompt, in order.
 
     Args:
-        pick: which response, one of `PICKS`.
+        pick: which response to choose, one of `PICKS`.
 
     Raises:
         ArtifactError: a file is gone or differs from its manifest.

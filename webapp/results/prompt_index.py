@@ -55,11 +55,11 @@ class StoredPairs:
     """The stored pairs of one kind of an iteration.
 
     Attributes:
-        scheduled: whether the iteration trains on it at all.
-        made: whether its pairs have been selected.
+        scheduled: whether the iteration trains on this kind of pairs.
+        made: whether the pairs have been selected.
         paired: [prompts] whether there is a pair.
         reason: [prompts] index into `REASONS`, for prompts without a pair.
-        pairs: by prompt id, the ids that were chosen and rejected, and their scores.
+        pairs: by prompt id, the chosen and the rejected id, and their scores.
     """
 
     scheduled: bool
@@ -80,7 +80,7 @@ class IterationIndex:
     Attributes:
         rows: the index parts, one row for each prompt.
         kinds: the stored pairs, by kind.
-        min_valid_judgments: readable judgments that a score needs, by the recipe.
+        min_valid_judgments: minimum number of readable judgments for a score, from the recipe.
     """
 
     rows: pa.Table
@@ -188,7 +188,7 @@ class ReadProgress:
 
     Attributes:
         parts: number of parts of the iteration so far.
-        read: number of these that were read.
+        read: number of parts that have been read.
     """
 
     read: int
@@ -267,7 +267,7 @@ def _find_index_parts(
 
 
 def _get_index_part_path(opened: OpenIteration, part: int, key: str) -> Path:
-    """Return the scratch path of an index part, whose name no experiment can have."""
+    """Return the scratch path of an index part; no experiment can have its folder's name."""
     root = Path(settings.META_REWARD_SCRATCH_ROOT) / ".results"
     layout = open_experiment_files(opened.experiment).layout
     return layout.get_scratch(root, opened.number) / f"part-{part:05d}.{key[:32]}.arrow"

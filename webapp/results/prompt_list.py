@@ -94,7 +94,7 @@ def _match_outcome(kind: StoredPairs, wanted: str) -> Mask:
 def _sort_rows(
     index: IterationIndex, rows: npt.NDArray[np.intp], sort: str
 ) -> npt.NDArray[np.intp]:
-    """Sort rows by a metric, those without it last."""
+    """Sort rows by a metric; rows without the metric are last."""
     if not sort:
         return rows
     metrics = _METRICS[sort.removeprefix("-")](index)[rows]

@@ -59,7 +59,7 @@ class ResponseView:
     """A response with its judgments and scores.
 
     Attributes:
-        scores: of each judgment, in order, as short text.
+        scores: score of each judgment, in order, as short text.
         mean, variance: None if it is not scored.
         role: its role in the preference pair.
         is_compared: whether the meta-judge compared its judgments.
@@ -110,8 +110,8 @@ class PromptPage:
         battles: both orders of every pair of judgments; None if there were no battles.
         records: of the judgments in battles, highest Elo rating first.
         not_compared: the other judgments of the response, grouped by reason, as text.
-        compared: samples of the judgments in battles.
-        refusals: sentences with the engines that refused the prompt, and why.
+        compared: sample numbers of the judgments that battled.
+        refusals: sentences that explain which engines refused the prompt, and why.
         weights: text about the position weights; empty without battles.
     """
 

@@ -93,7 +93,7 @@ class WhatIf:
     """Result of other rules for an iteration.
 
     Attributes:
-        as_it_was: whether the rules are those of the recipe.
+        as_it_was: whether the rules equal those of the recipe.
         changed: (kind, row) of each pair that changes, actor pairs first.
     """
 

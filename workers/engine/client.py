@@ -59,8 +59,8 @@ class ShardResult:
     """Result of a finished shard.
 
     Attributes:
-        reused: an earlier attempt had left the finished files.
-        device: where the engine computes.
+        reused: whether an earlier attempt had left the finished files.
+        device: device of the engine.
     """
 
     counts: dict[str, int]
@@ -72,7 +72,7 @@ class ShardFailedError(Exception):
     """A request failed in the engine process.
 
     Attributes:
-        kind: class of the error, by name.
+        kind: class name of the error.
         retryable: whether another attempt may succeed.
     """
 
@@ -98,10 +98,10 @@ class EngineHost:
     """At most one engine process at a time.
 
     Args:
-        find_pool: finds the shared record of the devices that each child process uses.
+        find_pool: returns the shared record of the devices used by each child process.
 
     Attributes:
-        groups: devices that the child was started with, if one runs.
+        groups: devices with which the child was started, if one is running.
     """
 
     def __init__(self, find_pool: Callable[[], DevicePool] = get_pool) -> None:
@@ -132,10 +132,10 @@ class EngineHost:
 
         Args:
             model: a key that identifies a loaded engine.
-            groups: devices that it may use, and from which the engines of other pool processes are
-                stopped; none leaves a running child those it has.
+            groups: devices that it may use; the engines of other pool processes on them are
+                stopped. If empty, a running child keeps its devices.
             on_message: called with the child's messages about its progress.
-            can_continue: asked every so often; False kills the child.
+            can_continue: called periodically; False kills the child.
 
         Raises:
             ShardFailedError: the shard failed, or the child died.
@@ -167,7 +167,7 @@ class EngineHost:
             self._ask(request)
 
     def fileno(self) -> int:
-        """File descriptor that is readable when the engine process sent a message or died."""
+        """File descriptor that becomes readable when the engine process sends a message or dies."""
         assert self._child is not None and self._child.stdout is not None  # noqa: S101, PT018
         return self._child.stdout.fileno()
 
@@ -256,7 +256,7 @@ class EngineHost:
         self.groups = ()
 
     def _prepare(self, resource: Resource, model: str, groups: Sequence[DeviceGroup]) -> None:
-        """Ensure a process on these devices with this model, or none, loaded."""
+        """Ensure that a process runs on these devices and has this model, or no model, loaded."""
         if self._child is not None and self._child.poll() is not None:
             self.kill()  # it was idle for too long, or was killed
         if resource == "trainer" or (
@@ -314,7 +314,7 @@ class EngineHost:
                 ask_at = time.monotonic() + every_seconds
 
     def _read_message(self, timeout_seconds: float) -> dict[str, Any] | None:
-        """Wait for a line of the process; None after the timeout."""
+        """Wait for a line from the process; None after the timeout."""
         assert self._child is not None and self._child.stdout is not None  # noqa: S101, PT018
         if b"\n" not in self._unread:
             if not select.select([self._child.stdout], [], [], timeout_seconds)[0]:
@@ -354,7 +354,7 @@ def _build_result(answer: dict[str, Any]) -> ShardResult:
 
 
 def _make_preexec(cores: frozenset[int]) -> Callable[[], None]:
-    """Build the function that the process runs first: die with its parent, set its cores."""
+    """Build the function that the process runs first: it binds it to its parent and its cores."""
     die_with_parent = make_parent_death_preexec()
 
     def prepare() -> None:

@@ -24,7 +24,7 @@ class EngineOutput:
         self._logged_bytes = 0
 
     def log_new_lines(self) -> None:
-        """Log the lines that were completed since the last call.
+        """Log the lines completed since the last call.
 
         The lines have the ids of the worker's current task (`webapp.logging_config.log_context`).
         """

@@ -1,9 +1,9 @@
-"""The process that loads a model and works with it: `python -m workers.engine.process`.
+"""The process that loads and runs a model: `python -m workers.engine.process`.
 
-It only uses files and the method, no rows and no queue. Requests are lines of JSON on standard
-input, one at a time; messages are lines of JSON on the original standard output. All output of
-libraries goes to standard error, of which the worker keeps the end. A shard writes its files;
-requested completions are returned in the response.
+It uses only files and the method, neither the database nor a queue. Requests are lines of JSON on
+standard input, one at a time; messages are lines of JSON on the original standard output. All
+output of libraries goes to standard error, the end of which the worker keeps. A shard writes its
+files; requested completions are returned in the response.
 
     in   {"artifact_root", "scratch", "experiment", "uuid", "iteration", "stage", "shard"}
          {"artifact_root", "experiment", "number", "conversations", "samples", "sampling", "seed"}
@@ -106,7 +106,7 @@ def run_shard(request: dict[str, Any], resources: StageResources) -> dict[str, A
     """Run one shard, unless its finished files exist.
 
     Returns:
-        What its manifest counts, and whether an earlier attempt had made it.
+        The counts in its manifest, and whether an earlier attempt had finished it.
     """
     stage = next(stage for stage in STAGES if stage.name == request["stage"])
     experiment = _open_experiment(request)
@@ -151,8 +151,8 @@ def _to_message(completion: Completion) -> dict[str, Any]:
 def _lock_training_scratch(stage: Stage, scratch: Path) -> Iterator[None]:
     """Allow one training at a time in a scratch folder.
 
-    A frozen worker loses its shard while its child continues to train; the next worker waits here
-    and then finds the finished files. The lock ends with its process.
+    A frozen worker loses its shard while its child continues to train. The next worker waits here
+    and then finds the finished files. The lock is released when its process ends.
     """
     if stage.resource != "trainer":
         yield
@@ -200,7 +200,7 @@ def _take_standard_output() -> IO[str]:
 
 
 def _limit_memory(megabytes: int | None) -> None:
-    """Make allocations beyond the limit fail here, before the kernel kills a process."""
+    """Make allocations beyond the limit fail in this process, before the kernel kills one."""
     if megabytes is not None:
         limit = megabytes * 2**20
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

@@ -48,7 +48,7 @@ def index_new(seen: set[RunKey]) -> int:
     """Build the index of every iteration with pairs, once per state; return the number of parts.
 
     Args:
-        seen: runs of iterations that are prepared; those of this call are added.
+        seen: states of iterations already indexed; this call adds its own.
     """
     made = 0
     new = {run[0]: run for run in _select_paired() if run not in seen}

@@ -22,11 +22,11 @@ _log = logging.getLogger(__name__)
 
 
 def run_settings_change(job: Job) -> dict[str, Any]:
-    """Run a job that changes settings; a retry finds them already changed.
+    """Run a job that changes settings; a retry succeeds if they are already changed.
 
     Raises:
-        InputError: the experiment is gone, the change is no longer allowed, or the model cannot be
-            used with it.
+        InputError: the experiment no longer exists, the change is no longer allowed, or the model
+            cannot be used with it.
         ExperimentBusyError: an affected stage is running.
     """
     row = job.experiment
@@ -45,7 +45,7 @@ def run_settings_change(job: Job) -> dict[str, Any]:
 def _check_model(
     experiment: Experiment, plan: SettingsPlan, *, say: Callable[[str], None]
 ) -> CheckReport | None:
-    """Check the model again; if this takes too long, the next stage does it.
+    """Check the model again; if this takes too long, leave the check to the next stage.
 
     Raises:
         ModelFolderError: the model cannot be used under these settings.

@@ -1,8 +1,8 @@
 """Create a requested experiment, and start it on the workers.
 
-The process can die at any point. So the job's outcome is `opening` once this job has reserved the
-name; a process that retries the job then continues with existing files, instead of refusing them as
-those of another user.
+The process can die at any point. Therefore the job's outcome is `opening` once the job has reserved
+the name; a process that retries the job then continues with the existing files, instead of refusing
+them as another user's files.
 """
 
 import json
@@ -164,7 +164,7 @@ def _get_files(name: str) -> ExperimentFiles:
 
 
 def _build_request(job: Job, launch_request: LaunchRequest, uuid: UUID) -> ExperimentRequest:
-    """Continue with the files of this job's first attempt, and no others."""
+    """Continue with the files of this job's first attempt, if there are any, but with no others."""
     is_ours = _get_files(launch_request.experiment).read_uuid() == uuid
     return ExperimentRequest(
         launch_request.experiment,
@@ -191,7 +191,7 @@ def _find_origin(job: Job, name: str) -> models.Experiment:
     A job of an earlier version has only its name; a later experiment of that name does not count.
 
     Raises:
-        InputError: it is gone, or the requester may no longer see it.
+        InputError: it no longer exists, or the requesting user may no longer see it.
     """
     rows = models.Experiment.objects.all()
     if job.created_by is not None:
@@ -212,7 +212,7 @@ def _export_prompts(origin: models.Experiment) -> Path:
     """Write the prompts of an experiment as a file like the original.
 
     Raises:
-        InputError: they are gone.
+        InputError: the prompts no longer exist.
     """
     pool = open_experiment_files(origin).pool
     return get_stored_path(
@@ -231,7 +231,7 @@ def _record_experiment(job: Job, experiment: Experiment, *, is_private: bool) ->
     """Create the row with its owner at once, so that a private one is never visible.
 
     Raises:
-        InputError: another job was faster.
+        InputError: another job created the experiment first.
     """
     row = record_experiment(experiment, artifact_root=settings.META_REWARD_ARTIFACT_ROOT)
     makers = row.jobs.filter(kind__in=[JobKind.LAUNCH, JobKind.FORK])

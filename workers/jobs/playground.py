@@ -1,10 +1,10 @@
 """Let two models respond to a user's prompt, and judge each other's responses.
 
-Job handler. It samples with the same engine process as shards, and uses the experiment's judge
+This job handler samples with the same engine process as shards, and uses the experiment's judge
 prompt and score parser.
 
 In a conversation each model continues from its own earlier responses. The judge scores only the
-last response; its prompt is the conversation so far, as that model saw it. So the judge only sees
+last response; its prompt is the conversation so far, as that model saw it. Thus the judge only sees
 the template that it was trained on, and each turn has its own scores.
 """
 
@@ -48,9 +48,9 @@ class ChatRequest:
 
     Attributes:
         earlier: previous turns, oldest first: the prompt, and each model's response.
-        models: numbers of the models that respond, M0 is 0.
+        models: numbers of the models that respond; M0 is 0.
         judges: numbers of the models that judge all responses.
-        judgments: number per response and judge.
+        judgments: number of judgments per response and judge.
     """
 
     earlier: Sequence[tuple[str, Mapping[int, str]]]
@@ -210,7 +210,7 @@ def run_chat(job: Job) -> Outcome:
 def _run_turn(
     request: ChatRequest, experiment: Experiment, engines: dict[int, HostedEngine], lease: JobLease
 ) -> None:
-    """Let all models respond, then all judge, starting with the loaded one."""
+    """Let all models respond, then let all judges judge, starting with the loaded model."""
     numbers = sorted(request.models, key=lambda number: number in request.judges)
     for number in numbers:
         lease.begin(f"M{number} answers")

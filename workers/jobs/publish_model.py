@@ -1,7 +1,7 @@
 """Publish a model: a folder with a model card, an archive, and optionally on the Hub.
 
-Job handler. A publication is created atomically; publishing again replaces the previous one.
-Published files are checked for paths of this machine.
+This job handler creates a publication atomically; publishing again replaces the previous one.
+Published files are checked for local paths.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ _FILE_MODE: Final = 0o644
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A local publication; paths are relative to the root of publications."""
+    """A local publication; paths are relative to the publications root."""
 
     folder: str
     archive: str
@@ -149,7 +149,7 @@ def _get_task_title(name: str) -> str:
 
 
 def _publish_locally(experiment: Experiment, number: int, card: str) -> Published:
-    """Build the folder and the archive in temporary places, then move both."""
+    """Build the folder and the archive in temporary locations, then move both."""
     root = Path(settings.META_REWARD_PUBLISH_ROOT)
     home = root / label_folder(experiment.name, experiment.uuid)
     name = f"M{number}"
@@ -208,7 +208,7 @@ def _check_no_local_paths(folder: Path) -> None:
     """Refuse to publish a file that contains a local path.
 
     Raises:
-        ArtifactError: naming the file.
+        ArtifactError: a file contains one; the message includes the file's name.
     """
     named = {
         str(Path(place).absolute()).encode()
@@ -261,7 +261,7 @@ def _upload_to_hub(folder: Path, repository: str, *, message: str, is_public: bo
     """Upload a folder to a Hub repository, creating it if necessary.
 
     Returns:
-        The repository's address, and the commit that holds the folder.
+        The repository's address, and the commit that contains the folder.
 
     Raises:
         HubError: no token is configured, or the Hub refused.

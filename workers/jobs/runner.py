@@ -1,10 +1,10 @@
 """Run the jobs that users requested on pages and through the API.
 
-A kind is quick, slow, or needs a worker. Two threads of the reconciler poll for quick and slow jobs
-(`run_jobs_forever`), so that these wait neither for a busy worker nor for each other, and need no
-broker. Workers run jobs that need an engine or model libraries (`run_job`). A reconciler with these
-libraries also checks models. Each job is claimed by one conditional UPDATE, and claimed again if
-its process stops renewing the lease.
+A kind of job is quick, slow, or needs a worker. Two threads of the reconciler poll for quick and
+slow jobs (`run_jobs_forever`), so that these wait neither for a busy worker nor for each other, and
+need no broker. Workers run jobs that need an engine or model libraries (`run_job`). A reconciler
+with these libraries also checks models. Each job is claimed by one conditional UPDATE, and claimed
+again if its process stops renewing the lease.
 """
 
 import logging

@@ -65,8 +65,8 @@ def notify_forever() -> None:
 def send_due() -> int:
     """Send due notifications, one per user and round; return the number sent.
 
-    The notifications of a round are sent at the same time, and each has a deadline. So a server
-    that does not respond delays only the notifications of the user who named it.
+    The notifications of a round are sent at the same time, and each has a deadline. Thus a server
+    that does not respond delays only the notifications of the user who configured it.
     """
     sent, begun = 0, time.monotonic()
     while claims := _claim_round():
