@@ -56,10 +56,10 @@ class ExemplifiedCommand(BaseCommand):
 
 @contextlib.contextmanager
 def handle_errors(*, go_on: str = "") -> Iterator[None]:
-    """Turn our errors into one message and their exit code.
+    """Convert our errors to one message and an exit code.
 
     Args:
-        go_on: how to resume; printed after an interruption.
+        go_on: command that resumes the work; printed after an interruption.
     """
     with interrupt_on_signal(signal.SIGTERM):
         try:
@@ -95,7 +95,7 @@ def require_tables() -> None:
     """Require the database tables.
 
     Raises:
-        InputError: saying which command makes them.
+        InputError: they are missing; the message includes the command that creates them.
     """
     if Experiment._meta.db_table not in connection.introspection.table_names():
         raise InputError(f"the database has no tables yet: run `{format_command('migrate')}` first")

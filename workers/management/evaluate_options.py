@@ -340,7 +340,7 @@ class _EngineFactory:
 
 
 def make_progress_printer(console: Console, step: str, total: int) -> Progress:
-    """Print about twenty progress lines for this number of replies."""
+    """Return a function that prints about twenty progress lines for this number of replies."""
     told = 0
 
     def print_progress(done: int, tokens: int) -> None:
@@ -379,7 +379,7 @@ def _run_alpaca(options: Options, engines: _EngineFactory) -> list[Scorecard]:
 
 
 def _read_prompts_with_datasets(path: Path) -> tuple[list[str], dict[str, str]]:
-    """Read the prompts of a file, with their datasets if a column names them."""
+    """Read the prompts of a file, with their datasets if the file has a column for them."""
     found = read_prompts(path)
     found.require_good_rows(path.name)
     named = {
@@ -449,7 +449,7 @@ def _run_labelled_pairs(options: Options, engines: _EngineFactory) -> list[Score
 
 
 def _run_judge(options: Options, engines: _EngineFactory) -> list[Scorecard]:
-    """Judge a file of responses, or an iteration's own, and compare with a reference if given."""
+    """Judge responses from a file or an iteration, and compare with a reference if given."""
     named, reference = options["experiment"], options["reference"]
     if (named is None) == (options["responses"] is None):
         raise InputError("pass either --responses, or --experiment and --iteration")

@@ -51,8 +51,8 @@ def follow_iteration(iteration: Iteration, console: Console) -> Iteration:
     """Show an iteration's progress until it stops; return its final row.
 
     Raises:
-        NoPairsError: it ended without a pair.
-        AuditWaitsError: the audit gate keeps it from training.
+        NoPairsError: it ended without any pairs.
+        AuditWaitsError: the audit gate blocks its training.
         NeedsAttentionError: the judge probe stopped it.
         IterationStoppedError: it was paused or cancelled.
         MetaRewardError: it failed.

@@ -1,4 +1,4 @@
-"""`python -m workers.management.write_reference`: commands.md, api.md, the table of sizes."""
+"""`python -m workers.management.write_reference`: write reference pages and the sizing table."""
 
 import argparse
 import os

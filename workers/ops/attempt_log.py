@@ -38,7 +38,7 @@ class _LimitedFileHandler(logging.FileHandler):
 
 @contextlib.contextmanager
 def log_attempt(attempt: Attempt) -> Iterator[None]:
-    """Context in which log records of this process are also written to the attempt's file.
+    """In this context, also write log records of this process to the attempt's file.
 
     A worker process runs one shard at a time. If the file cannot be opened, the attempt runs
     anyway.

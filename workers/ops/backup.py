@@ -66,7 +66,7 @@ def create_backup(path: Path) -> BackupReport:
     """Write a backup readable by its owner only: it contains password hashes and secrets.
 
     Raises:
-        InputError: a file is there already.
+        InputError: the file already exists.
     """
     if path.exists():
         raise InputError(f"{path} already exists: choose another file name")

@@ -1,6 +1,6 @@
 """The embedded broker: a Redis-compatible server for one machine, without root or docker.
 
-It only listens on a Unix socket that only its owner can open. Its data is under `var/broker`; the
+It listens only on a Unix socket that only its owner can open. Its data is under `var/broker`; the
 socket is in a folder with a short path, because a socket path is limited to 107 bytes. The server
 holds a lock on the data while it runs, so a second server cannot start.
 """
@@ -36,7 +36,7 @@ class BrokerPaths:
     """Paths of an embedded broker.
 
     Attributes:
-        data: folder of the stored data; used by one server at a time.
+        data: folder with the stored data; used by one server at a time.
         socket: path it listens on, in a folder that only its owner can enter.
     """
 
@@ -91,7 +91,7 @@ def wait_for_broker(place: BrokerPaths, *, timeout_seconds: float = 10) -> None:
     """Wait until a broker responds.
 
     Raises:
-        BrokerError: it does not, within this time.
+        BrokerError: it does not respond within this time.
     """
     deadline = time.monotonic() + timeout_seconds
     while not is_broker_ready(place):

@@ -1,8 +1,8 @@
 """Detect that this worker no longer receives messages, and exit for its supervisor to restart it.
 
 A connection that a router has dropped remains open on this side but delivers nothing. Celery then
-waits forever and still sends heartbeats. So an idle worker regularly checks, over a new connection,
-whether messages are waiting for it.
+waits forever and still sends heartbeats. Therefore an idle worker regularly checks, over a new
+connection, whether messages are waiting for it.
 """
 
 import logging
@@ -41,7 +41,7 @@ class BrokerWatchdog:
 
     Args:
         queues: names of the queues that the worker takes messages from.
-        processes: how many pool processes it has.
+        processes: number of its pool processes.
     """
 
     def __init__(self, queues: frozenset[str], *, processes: int = 1) -> None:

@@ -21,8 +21,8 @@ class DeviceUse:
     Attributes:
         memory_bytes: in use on GPUs by all processes, or on a CPU by the engine process; None if
             unknown.
-        utilization: share of the time in which GPUs computed, mean of them, or CPU cores ran the
-            engine process; None if unknown.
+        utilization: share of the time in which GPUs computed (mean over the GPUs) or CPU cores ran
+            the engine process; None if unknown.
     """
 
     memory_bytes: int | None = None
@@ -38,7 +38,7 @@ class DeviceMeter:
         self._cpu_seconds = 0.0
 
     def measure(self, groups: Sequence[DeviceGroup], pid: int | None) -> DeviceUse:
-        """Measure devices since the call before.
+        """Measure the use of devices since the previous call.
 
         Args:
             groups: devices of the engine process.

@@ -1,11 +1,11 @@
 """The devices of a worker, and their assignment to pool processes.
 
 A worker divides its devices into groups and runs one pool process, with at most one engine process,
-for each. A generating shard needs as many groups as its engine splits a model over; training needs
-all of them. Lock files in a folder of the worker record who uses a group: a lock ends with its
-process, however that ends. Next to each lock is the process id of the engine that is loaded there,
-idle or not, so that the next user of the group can stop it first. Listing devices here does not
-initialize CUDA.
+for each. A generating shard needs as many groups as the number over which its engine splits a
+model; training needs all of them. Lock files in a folder of the worker record which process uses a
+group; a lock is released when its process ends, however it ends. Next to each lock is the process
+id of the engine that is loaded there, idle or not, so that the next user of the group can stop it
+first. Listing devices here does not initialize CUDA.
 """
 
 import atexit
@@ -39,9 +39,9 @@ class DeviceGroup:
     """Devices that one engine process uses.
 
     Attributes:
-        number: from 0.
-        gpus: indices, UUIDs or MIG names, as CUDA_VISIBLE_DEVICES takes them; none on a CPU.
-        cores: CPU cores to which the process is bound; empty: any.
+        number: number of the group, from 0.
+        gpus: indices, UUIDs or MIG names in the format of CUDA_VISIBLE_DEVICES; none on a CPU.
+        cores: CPU cores to which the process is bound; empty for any core.
     """
 
     number: int
@@ -129,7 +129,7 @@ class DevicePool:
     """The device groups of one worker, shared by its pool processes.
 
     Args:
-        processes: how many pool processes there are, where these are more than the groups.
+        processes: number of pool processes, if there are more than groups.
     """
 
     def __init__(self, groups: Sequence[DeviceGroup], *, processes: int = 0) -> None:
@@ -154,7 +154,7 @@ class DevicePool:
         return self._slot[0]
 
     def get_own_group(self) -> DeviceGroup:
-        """The group that this pool process uses first; several share one if groups are fewer."""
+        """The group that this pool process uses first; shared if there are fewer groups."""
         return self.groups[self.take_slot() % len(self.groups)]
 
     def try_acquire(self, count: int, *, seconds: float = 0.0) -> DeviceLease | None:
@@ -202,7 +202,7 @@ class DevicePool:
         return lease
 
     def stop_other_engines(self, groups: Sequence[DeviceGroup], *, keep: int | None) -> None:
-        """Stop the engines of other pool processes on leased groups, and wait for their end.
+        """Stop the engines of other pool processes on leased groups, and wait for their exit.
 
         Args:
             keep: process id of this process's own engine, if one runs.

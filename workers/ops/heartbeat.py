@@ -1,7 +1,7 @@
 """A worker's own row: its host, current task and last heartbeat.
 
-For display, and for estimates of how many engines run. A worker that cannot write its row
-continues.
+Used for display, and to estimate how many engines are running. A worker that cannot write its row
+continues to work.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ def enter_slot(slot: int, device: str) -> None:
 
     Args:
         slot: its number among the pool processes of its worker.
-        device: what its engine computes on.
+        device: device of its engine.
     """
     global _slot
     _slot = slot, device
@@ -59,7 +59,7 @@ def enter_slot(slot: int, device: str) -> None:
 def send_heartbeat(use: DeviceUse | None = None) -> None:
     """Record a heartbeat, with the use of the devices if known.
 
-    The main process, which also sends heartbeats, must not keep a connection.
+    The main process, which also sends heartbeats, must not keep a database connection.
     """
     if _identity is not None and os.getpid() == _identity.pid:
         _send_for_all(_identity)

@@ -1,4 +1,4 @@
-"""Identify this machine, and whether one of its processes still runs."""
+"""Identify this machine, and check whether one of its processes is still running."""
 
 import functools
 import hashlib
@@ -21,7 +21,7 @@ def get_machine_name() -> str:
 
 
 def is_gone(machine: str, pid: int) -> bool:
-    """Whether a process is known to have ended; for other machines nothing is known."""
+    """Whether a process is known to have ended; False for processes of other machines."""
     if not _get_pid_namespace():
         return False
     return machine == get_machine_name() and not psutil.pid_exists(pid)

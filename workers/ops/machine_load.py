@@ -1,8 +1,8 @@
-"""Record CPU, memory and GPU load of this machine, for people alone.
+"""Record CPU, memory and GPU load of this machine, only for display.
 
-The main process of each worker reads the load at every heartbeat and stores one row per machine and
-`SAMPLE_SECONDS`. Rows are thinned after a day and deleted after `KEPT`, so that their number per
-machine is bounded.
+The main process of each worker reads the load at every heartbeat. One row per machine is stored
+every `SAMPLE_SECONDS`. Rows are thinned after a day and deleted after `KEPT`, so that their number
+per machine is bounded.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ class LoadRecorder:
         """Read the load; store it once per period.
 
         Returns:
-            The stored row, or None within a period, at the first call, or if the database failed.
+            The stored row; None within a period, at the first call, or if the database failed.
         """
         now = now or datetime.now(UTC)
         gpus = self._read_gpus()
@@ -108,7 +108,7 @@ class LoadRecorder:
 
 
 def _store(row: MachineLoad) -> None:
-    """Store a row unless another worker of this machine did; thin old rows now and then."""
+    """Store a row unless another worker of this machine did; periodically thin old rows."""
     MachineLoad.objects.bulk_create([row], ignore_conflicts=True)
     if row.is_coarse:
         old = MachineLoad.objects.filter(measured__lt=row.measured - KEPT_FINE)

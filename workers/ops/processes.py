@@ -33,9 +33,9 @@ def start_child(
     """Start a program in its own session that dies with this process.
 
     Args:
-        death_signal: what the kernel sends it when this process dies.
+        death_signal: signal that the kernel sends it when this process dies.
         keep_open: file descriptors that it inherits.
-        stdout: where its standard output and its standard error go.
+        stdout: destination of its standard output and standard error.
         user: user to run as, if this process is allowed to switch.
     """
     return subprocess.Popen(  # noqa: S603 ours, written here
@@ -69,7 +69,7 @@ def stop_child(process: subprocess.Popen[bytes], *, number: int, grace_seconds: 
 
 
 def adopt_orphans() -> None:
-    """Become the parent of descendants that lose theirs."""
+    """Become the parent of descendants whose own parent dies."""
     if ON_LINUX:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 

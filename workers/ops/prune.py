@@ -1,9 +1,9 @@
 """Find data that can be deleted, how much space it frees, and what is lost.
 
-This is only data that no running work can need: scratch folders of finished experiments, uploaded
+Only data that no running work can need is listed: scratch folders of finished experiments, uploaded
 prompts that no pending job uses, old console output, local copies of models in a remote store,
 incomplete downloads, checkpoints except the latest, and old account events. Tables of an experiment
-are its results and are only deleted with the whole experiment, which the user must name.
+are its results and are deleted only with the whole experiment, which the user must name.
 """
 
 import json
@@ -67,7 +67,7 @@ def find_deletables(kinds: tuple[str, ...], *, days: float) -> Iterator[Deletabl
     """Find what can be deleted.
 
     Args:
-        kinds: of `KINDS`.
+        kinds: a subset of `KINDS`.
         days: newer data is kept; checkpoints and scratch are selected regardless of age.
     """
     finders: dict[str, Callable[[float], Iterator[Deletable]]] = {
@@ -127,7 +127,7 @@ def _find_events(days: float) -> Iterator[Deletable]:
 
 
 def _find_checkpoints(days: float) -> Iterator[Deletable]:  # noqa: ARG001
-    """Find all checkpoints of stopped experiments except the last and the one it started from."""
+    """Find the checkpoints of stopped experiments except M0 and the latest."""
     for experiment in Experiment.objects.filter(status__in=_AT_REST):
         files = open_experiment_files(experiment)
         finished = experiment.iterations.filter(status=RunStatus.FINISHED)
@@ -142,7 +142,7 @@ def _find_checkpoints(days: float) -> Iterator[Deletable]:  # noqa: ARG001
 
 
 def _find_cache(days: float) -> Iterator[Deletable]:
-    """Find cached models that were not used for a long time, and abandoned downloads."""
+    """Find cached models that have not been used for a long time, and abandoned downloads."""
     before = time.time() - timedelta(days=days).total_seconds()
     for folder in list_cached_copies():
         if folder.stat().st_mtime < before:
@@ -162,10 +162,10 @@ def plan_experiment_deletion(name: str, *, uuid: UUID | None = None) -> Deletabl
     Running it again removes leftovers of an interrupted deletion.
 
     Args:
-        uuid: which experiment is meant; None for the one that has the name now.
+        uuid: UUID of the experiment; None for the one that currently has the name.
 
     Raises:
-        InputError: there is none, or another experiment starts from a model of it.
+        InputError: it does not exist, or another experiment starts from one of its models.
         ExperimentBusyError: it is running, or was submitted to the workers.
     """
     check_name(name)
@@ -201,7 +201,7 @@ def _find_files(name: str, uuid: UUID | None) -> ExperimentFiles:
     """Find the files of an experiment without a row.
 
     Raises:
-        InputError: they are gone: the folder belongs to another experiment.
+        InputError: the folder belongs to another experiment.
     """
     store = ArtifactStore(settings.META_REWARD_ARTIFACT_ROOT)
     found = ExperimentFiles(store, name).read_uuid()
@@ -211,14 +211,14 @@ def _find_files(name: str, uuid: UUID | None) -> ExperimentFiles:
 
 
 def _list_scratch(files: ExperimentFiles) -> list[Path]:
-    """List the existing scratch folders of an experiment: its own, and that of its pages."""
+    """List the existing scratch folders of an experiment: of its runs and of its result pages."""
     root = Path(settings.META_REWARD_SCRATCH_ROOT)
     folders = (files.layout.get_scratch(root), files.layout.get_scratch(root / ".results"))
     return [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
 
 
 def _require_stopped(row: Experiment) -> None:
-    """Require that no worker and no command is running it."""
+    """Require that no worker or command is running it."""
     waits = Q(status=RunStatus.RUNNING, driver=Driver.WORKERS) | Q(status=RunStatus.PAUSED)
     if row.iterations.filter(waits).exists():
         cancel = format_command("control_iteration", "cancel", "--experiment", row.name)

@@ -18,7 +18,7 @@ _WORKER_GRACE_SECONDS = 10  # a running shard is returned within this time
 
 
 def make_broker_service() -> Service:
-    """The embedded broker; one that is already running is reused."""
+    """The embedded broker; a running one is reused."""
     return Service("broker", lambda: start_broker(get_configured_broker()), stops_last=True)
 
 
@@ -57,7 +57,7 @@ def format_address(host: str, port: int) -> str:
 
 
 def is_port_free(host: str, port: int) -> bool:
-    """Whether the web server could listen there."""
+    """Whether the web server could listen on this address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -31,10 +31,11 @@ class Service:
     """A program to keep running.
 
     Attributes:
-        name: stands before each of its lines.
-        start: starts it, its output in a pipe; None if it need not run now: asked again later.
-        grace_seconds: how long it may take to stop.
-        stops_last: others need it until they have stopped.
+        name: prefix of each of its output lines.
+        start: starts it with its output in a pipe; returns None if it need not run now, and is
+            called again later.
+        grace_seconds: time allowed for a graceful stop.
+        stops_last: whether to stop it last, because other services need it.
     """
 
     name: str
@@ -144,7 +145,7 @@ class Supervisor:
         """Prepare the services without starting them.
 
         Args:
-            write: takes each line that a part has written, its name before it.
+            write: receives each output line, prefixed with the name of its service.
         """
         width = max(len(definition.name) for definition in parts)
         self._write = write

@@ -1,4 +1,4 @@
-"""Score evaluation files: annotations, arena games, MT-Bench, RewardBench, judges."""
+"""Score evaluation files: annotations, Arena-Hard judgments, MT-Bench, RewardBench, judges."""
 
 import argparse
 import warnings
@@ -342,7 +342,7 @@ def _score_reward_bench(options: Options) -> list[Scorecard]:
 
 
 def _score_judge(options: Options) -> list[Scorecard]:
-    """Score out of distribution, then in distribution, as requested."""
+    """Score the judge out of distribution, then in distribution, as requested."""
     file, reference, name = options["file"], options["reference"], options["experiment"]
     if (file is None) != (reference is None) or (name is None) == bool(options["own_reference"]):
         raise EvaluationFileError(
@@ -381,7 +381,7 @@ _SCORERS: dict[str, Callable[[Options], list[Scorecard]]] = {
 
 
 def _to_json(kind: str, cards: Sequence[Scorecard]) -> Any:
-    """Return one object for a file with one model, else a list."""
+    """Return a single object if the file has one model, else a list."""
     found = [serialize_scorecard(card) for card in cards]
     return found if kind in ("arena", "mt-bench", "run") or len(found) != 1 else found[0]
 

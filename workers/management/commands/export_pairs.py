@@ -71,7 +71,7 @@ def _read_pairs(name: str, number: int | None, kinds: Sequence[str]) -> list[Pai
     """Read the pairs.
 
     Raises:
-        InputError: there is none.
+        InputError: there are no pairs.
     """
     store = ArtifactStore(get_storage_roots().artifacts)
     read_recipe(store, name)

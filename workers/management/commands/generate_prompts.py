@@ -179,7 +179,7 @@ def _build_shots(options: dict[str, Any]) -> FewShotSettings:
 
 
 def _write(out: Path, found: GenerationResult, hold_out: int) -> None:
-    """Write the files; hashes decide which prompts are held out, not their order."""
+    """Write the files; the hash of a prompt, not its position, decides whether it is held out."""
     ranked = sorted(
         (prompt for prompt, _ in found.prompts), key=lambda p: compute_held_out_key(p.text)
     )

@@ -61,7 +61,7 @@ class Command(BaseCommand):
 
 
 def _read(name: str) -> ExperimentRun:
-    """Read a run through its database rows if there are any: only they contain durations."""
+    """Read a run from its database rows if they exist, because only they contain durations."""
     row = Experiment.objects.filter(name=name).first()
     if row is not None:
         return load_run(row, look=True)

@@ -142,7 +142,7 @@ def _check_options(options: dict[str, Any]) -> None:
     """Refuse incompatible options.
 
     Raises:
-        InputError: saying which one to remove.
+        InputError: options are incompatible; the message states which to remove.
     """
     cached, processes = options["completion_cache"] is not None, options["engine_processes"]
     if options["queue"] and cached:
@@ -209,7 +209,7 @@ def _count_local_engines(wanted: int, recipe: Recipe) -> int:
 
 
 def _format_command(name: str, *words: str) -> str:
-    """Format the command for the next iteration; the experiment knows its own recipe."""
+    """Format the command for the next iteration, without the recipe, which is already stored."""
     return format_command("run_iteration", "--experiment", name, *words)
 
 
