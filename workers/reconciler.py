@@ -1,7 +1,7 @@
 """The reconciler: resend messages, expire leases and repair rows after failures.
 
-A message that the broker refused or lost is sent again; a shard whose worker went silent waits for
-another one; a stalled iteration is advanced. Each step is a conditional UPDATE, so any number of
+A message that the broker refused or lost is sent again; a shard whose worker went silent becomes
+pending again; a stalled iteration is advanced. Each step is a conditional UPDATE, so any number of
 reconcilers may run at once.
 """
 
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 def reconcile() -> None:
-    """Do everything that is due."""
+    """Run every check and repair once."""
     expire_leases()
     heartbeat.expire_stale()
     iterations = list(scheduling.iter_worker_iterations())
@@ -107,10 +107,10 @@ def _resend_shards(iteration: Iteration, lost_after: Mapping[str, float]) -> Non
 
 
 def _compute_lost_after(lengths: Mapping[str, int]) -> dict[str, float]:
-    """Compute by queue the seconds after which a message about a waiting shard is lost.
+    """Compute for each queue the age in seconds at which a waiting shard's message counts as lost.
 
-    Shards of a large stage wait for hours. While there are about as many messages as waiting
-    shards, none is sent again: a lost message is detected when few shards are left.
+    Shards of a large stage may wait for hours. While there are about as many messages as waiting
+    shards, no message is resent: a lost message is detected when few shards are left.
     """
     lost_after = dict.fromkeys(QUEUES.values(), _AGAIN_SECONDS)
     for queue, length in lengths.items():

@@ -1,4 +1,4 @@
-"""Celery tasks. Each is thin and takes one id; the rows hold the rest."""
+"""Celery tasks. Each is a thin wrapper with one id; everything else is in the rows."""
 
 import logging
 import os
@@ -47,7 +47,7 @@ def carry_out(job_id: int) -> None:
 def _stop_if_outdated() -> bool:
     """Stop this worker if the database was migrated by a later version.
 
-    What it was to run stays pending, and its message is sent again, to a worker of that version.
+    The pending work stays pending, and its message is resent, to a worker of the later version.
     """
     try:
         later = find_later_version()

@@ -17,7 +17,7 @@ def prepare_training(iteration: Iteration, context: IterationContext) -> str:
     """Write the effects of audits on an iteration's training, if it may train.
 
     Returns:
-        Why it must wait; empty if it may train.
+        Why the iteration must wait; empty if it may train.
     """
     with transaction.atomic():  # several processes may run this concurrently and write files
         Iteration.objects.select_for_update().get(pk=iteration.pk)
@@ -28,10 +28,10 @@ def prepare_training(iteration: Iteration, context: IterationContext) -> str:
 
 
 def require_audit_passed(iteration: Iteration, context: IterationContext) -> None:
-    """Do the same for a run in this process, which cannot wait.
+    """Write the effects like `prepare_training`, for a run in this process, which cannot wait.
 
     Raises:
-        AuditWaitsError: it must wait.
+        AuditWaitsError: the iteration must wait for an audit.
     """
     why = prepare_training(iteration, context)
     if why:

@@ -29,7 +29,7 @@ def make_changer(artifact_root: str, *, who: str) -> "partial[None]":
     """Build the callback that changes settings with database rows, and records the change.
 
     Args:
-        artifact_root: rows of experiments under another root are other experiments'.
+        artifact_root: root of the experiment's files; rows with another root are ignored.
         who: user who runs the command.
     """
     return partial(_change, artifact_root, who)
@@ -77,7 +77,7 @@ def change_settings(
         row: None for an experiment without a row.
 
     Raises:
-        ExperimentBusyError: another process runs it, or the workers run what would change.
+        ExperimentBusyError: another process runs it, or workers run an affected stage.
         InputError: see `apply_settings_change`.
     """
     with files.lock():

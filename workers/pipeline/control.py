@@ -22,13 +22,13 @@ from workers.pipeline.sync_rows import record_iteration
 def submit_to_workers(
     experiment: Experiment, row: models.Experiment, *, target_iteration: int | None
 ) -> Iteration:
-    """Let workers run an experiment until an iteration is finished, or the next one.
+    """Let workers run an experiment up to `target_iteration`; by default, the next iteration.
 
-    An experiment that they already run gets the later target. With `target_iteration`, finished
+    If they already run the experiment, the later target applies. With `target_iteration`, finished
     iterations are checked and damaged files are rebuilt.
 
     Returns:
-        The iteration that they start with, or run.
+        The iteration that the workers start with or are running.
 
     Raises:
         ExperimentBusyError: another process runs it.
@@ -72,7 +72,7 @@ def run_exclusively(experiment: Experiment, row: models.Experiment) -> Iterator[
     """Run an experiment in this process, excluding other commands and workers.
 
     Raises:
-        ExperimentBusyError: one of them does.
+        ExperimentBusyError: another command or the workers are running it.
     """
     with experiment.lock():
         running = _find_with_workers(row)
@@ -85,10 +85,10 @@ def run_exclusively(experiment: Experiment, row: models.Experiment) -> Iterator[
 
 
 def request_cancel(row: models.Experiment) -> Iteration:
-    """Request to cancel, and drop the target of further iterations.
+    """Request to cancel the iteration, and start no further iterations.
 
     Raises:
-        InputError: they do not run it, and it is neither paused nor needs attention.
+        InputError: workers are not running it, and it is neither paused nor needs attention.
     """
     models.Experiment.objects.filter(pk=row.pk).update(target_iteration=0)
     stopped = row.iterations.filter(status__in=transitions.CANCELLABLE).first()
@@ -101,7 +101,7 @@ def request_pause(row: models.Experiment) -> Iteration:
     """Request to pause.
 
     Raises:
-        InputError: they do not run it.
+        InputError: workers are not running it.
     """
     return _request_change(row, pause_requested=True)
 
@@ -119,7 +119,7 @@ def continue_despite_probe(row: models.Experiment, *, by: str) -> Iteration:
     """Accept the findings of the judge probe or a finished shard, and continue.
 
     Raises:
-        InputError: no iteration waits for that.
+        InputError: no iteration was stopped by such findings.
         ExperimentBusyError: another process runs it.
     """
     stopped = row.iterations.filter(status=RunStatus.NEEDS_ATTENTION)
@@ -137,7 +137,7 @@ def resume_iteration(row: models.Experiment) -> Iteration:
     """Resume a stopped iteration; failed shards are retried.
 
     Raises:
-        InputError: there is none.
+        InputError: no iteration was stopped or has failed.
         ExperimentBusyError: another process runs it.
     """
     running = _find_running(row)

@@ -28,7 +28,7 @@ class _Claim:
 class DatabaseCallback:
     """Records the events of an iteration in its rows.
 
-    Every method raises ExperimentBusyError if the rows show that another process took over.
+    Every method raises ExperimentBusyError if the rows show that another process has taken over.
     """
 
     def __init__(self, iteration: models.Iteration) -> None:
@@ -102,7 +102,7 @@ class DatabaseCallback:
         self._check(transitions.finish_stage(self._stages[stage.name]))
 
     def report(self, stage: Stage, shard: int, done: int, tokens: int) -> None:
-        """Record a running shard's progress, but not too often."""
+        """Record a running shard's progress, at a limited rate."""
         now = time.monotonic()
         claim = self._claims.get((stage.name, shard))
         if claim is None or now - claim.reported_at < REPORT_SECONDS:

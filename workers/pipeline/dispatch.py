@@ -29,7 +29,7 @@ def send_shards(stage: Stage, *, again_after_seconds: float = NEVER) -> None:
     """Send a message for every waiting shard of a stage after the commit.
 
     Args:
-        again_after_seconds: a message of this age counts as lost.
+        again_after_seconds: age at which a message counts as lost.
     """
     unsent = shard_claims.get_unsent_shards(again_after_seconds=again_after_seconds)
     for shard in unsent.filter(stage=stage, index__lt=stage.shard_count or 0):

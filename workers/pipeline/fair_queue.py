@@ -3,11 +3,11 @@
 A message is a ticket for one shard of its queue; the shard is chosen when a worker takes the
 message. If only one experiment is waiting, it is the shard in the message. Otherwise a worker stays
 with its experiment for one turn, because every switch loads another model, and then moves to the
-experiment with the fewest workers, or of several the one served longest ago.
+experiment with the fewest workers; among several, to the one that has waited longest.
 
 Within an experiment, some engines work ahead if that ends the generating stages sooner
-(`shard_schedule.choose_engines_ahead`): they take a shard of the latest stage that has one, and
-all others one of the earliest.
+(`shard_schedule.choose_engines_ahead`): they claim shards of the latest stage that has any, and
+all other engines claim shards of the earliest stage.
 """
 
 import time
@@ -32,7 +32,7 @@ _served: tuple[int, float] | None = None
 
 
 def claim_next_shard(named: Shard) -> tuple[Shard, Attempt] | None:
-    """Claim the next shard in turn, given a message about one of the same queue.
+    """Claim the next shard in turn, given a message about a shard of the same queue.
 
     Returns:
         The shard and the attempt that now holds it; None if no shard is waiting.
@@ -52,7 +52,7 @@ def _mark_served(experiment: int) -> None:
 
 
 def _iter_in_turn(named: Shard) -> Iterator[Shard]:
-    """Yield waiting shards: first those of the experiment whose turn it is, named one first."""
+    """Yield waiting shards, experiment by experiment in turn; `named` has priority in its own."""
     stages = list_stages(get_queue(named.stage.name))
     waiting = shard_claims.get_waiting_shards(stages).select_related("stage__iteration__experiment")
     for experiment in _sort_experiments(_list_waiting_experiments(stages)):
@@ -65,10 +65,10 @@ def _iter_in_turn(named: Shard) -> Iterator[Shard]:
 
 
 def _find_next_stage(experiment: int, stages: list[str]) -> Stage | None:
-    """Find the stage of which this engine takes a shard, if engines of an experiment work ahead.
+    """Find the stage from which this engine takes a shard, if some engines work ahead.
 
     Returns:
-        None if the order of messages is as good, as with one engine or with many shards.
+        None if message order is equally good, as with one engine or with many shards.
     """
     opened = (
         shard_claims.get_running_stages()
@@ -105,7 +105,7 @@ def _choose_engines_ahead(iteration: Iteration) -> int:
 
 @lru_cache(maxsize=64)
 def _compute_engines_ahead(pk: int, measured: tuple[str, ...], processes: int) -> int:  # noqa: ARG001
-    """Compute how many engines work ahead; again once another stage has been measured."""
+    """Compute how many engines work ahead; recomputed when another stage has been measured."""
     iteration = Iteration.objects.select_related("experiment").get(pk=pk)
     row = iteration.experiment
     recipe = parse_stored_recipe(row.recipe, origin=row.name)

@@ -34,7 +34,7 @@ def close_stale_attempts(row: models.Experiment) -> int:
     """Close attempts that a killed process left as running; call it under the lock.
 
     Returns:
-        How many attempts were lost.
+        The number of attempts that were lost.
     """
     return transitions.release_claims(row, status=AttemptStatus.LOST, error=LOST)
 
@@ -52,8 +52,8 @@ def run_and_record(
     """Run the rest of an iteration and update its rows; call it under the experiment's lock.
 
     Args:
-        goal: the last iteration that this command runs; the experiment is completed with it.
-        engine_processes: with one, its engine runs in this process.
+        goal: the last iteration that this command runs, which completes the experiment.
+        engine_processes: number of engine processes; if 1, the engine runs in this process.
 
     Returns:
         The iteration's summary, and whether anything was left to run.
@@ -61,7 +61,7 @@ def run_and_record(
     Raises:
         AuditWaitsError: it may not train yet, which is recorded; a later call resumes it.
         NeedsAttentionError: the judge probe stopped it, which is recorded.
-        NoPairsError: it ended without a pair, which is recorded.
+        NoPairsError: it ended without any pairs, which is recorded.
         MetaRewardError: a shard failed, which is recorded.
         ExperimentBusyError: another process runs it.
     """

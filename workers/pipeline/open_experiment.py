@@ -14,7 +14,7 @@ def open_row(row: models.Experiment) -> Experiment:
     """Open the files of an experiment.
 
     Raises:
-        ArtifactError: they are gone, or its seed model has changed.
+        ArtifactError: the files are gone, or the seed model has changed.
     """
     # Checked every time: under an unmounted root, the iteration would appear to be empty.
     stamp = compute_experiment_stamp(ArtifactStore(row.artifact_root), row.name)
@@ -30,7 +30,7 @@ def build_context(iteration: models.Iteration) -> IterationContext:
     """Build the context of an iteration's stages from the current files.
 
     Raises:
-        ArtifactError: the files are gone, or the iteration before is not finished.
+        ArtifactError: the files are gone, or the previous iteration is not finished.
     """
     return open_row(iteration.experiment).build_context(iteration.number)
 

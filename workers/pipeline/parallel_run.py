@@ -28,9 +28,9 @@ def count_engine_processes(wanted: int, *, engine: str, gpus_per_model: int) -> 
     """Return the number of concurrent engine processes on this machine.
 
     Args:
-        wanted: requested number; 0 for one on each share of the GPUs that fits a model, or one.
-        engine: its kind.
-        gpus_per_model: over how many GPUs it splits a model.
+        wanted: requested number; 0 for one process per group of `gpus_per_model` GPUs, at least 1.
+        engine: kind of the engine.
+        gpus_per_model: number of GPUs over which the engine splits a model.
     """
     gpus = len(list_gpus()) if engine in ("transformers", "vllm") else 0
     if not gpus:
@@ -51,10 +51,10 @@ class ParallelRun:
     """One iteration on several engine processes; see `run`.
 
     Args:
-        processes: how many; each gets its share of the GPUs or CPU cores.
+        processes: number of engine processes; each gets its share of the GPUs or CPU cores.
         scratch: private folder of the iteration.
-        max_attempts: a shard that failed so often, because its engine process was killed or failed,
-            ends the run.
+        max_attempts: number of failures of a shard that ends the run. Failures are counted if the
+            engine process was killed or failed.
         engines_ahead: see `runner.ShardSchedule`.
     """
 

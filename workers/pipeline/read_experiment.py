@@ -14,7 +14,7 @@ def find_row(name: str) -> Experiment:
     """Find the row of an experiment.
 
     Raises:
-        InputError: there is none.
+        InputError: it does not exist.
     """
     row = Experiment.objects.filter(name=name).first()
     if row is None:
@@ -23,7 +23,7 @@ def find_row(name: str) -> Experiment:
 
 
 def read_recipe(store: ArtifactStore, name: str, number: int | None = None) -> Recipe:
-    """Read the recipe of an iteration; None: of future ones.
+    """Read the recipe of an iteration; for None, that of future iterations.
 
     Raises:
         InputError: there is no such experiment.
@@ -51,7 +51,7 @@ def find_latest_iteration(store: ArtifactStore, name: str) -> int:
     """Return the number of the last started iteration.
 
     Raises:
-        InputError: none has.
+        InputError: no iteration has been started.
     """
     number = ExperimentFiles(store, name).count_started_iterations()
     if number == 0:

@@ -146,7 +146,7 @@ def _run_in_engine(shard: Shard, lease: "ShardLease", devices: DeviceLease) -> S
 
 
 def _count_groups(shard: Shard) -> int:
-    """Count the groups for a stage; a training uses all devices of the worker."""
+    """Count the device groups for a stage; training uses all devices of the worker."""
     groups, resource = get_pool().groups, _RESOURCES[shard.stage.name]
     if resource == "cpu":
         return 0
@@ -159,7 +159,7 @@ def _widen(devices: DeviceLease, count: int, lease: "ShardLease") -> None:
     """Wait until other shards on the required devices have ended.
 
     Raises:
-        ShardStoppedError: the shard was stopped, or lost, meanwhile.
+        ShardStoppedError: the shard was stopped or lost in the meantime.
     """
     if len(devices.groups) >= count:
         return
@@ -174,7 +174,7 @@ class ShardLease:
     """Renews a running shard's lease, and watches for reasons to stop it.
 
     Attributes:
-        stop: why it was stopped, once it was.
+        stop: why the shard was stopped; None while it runs.
     """
 
     def __init__(self, attempt: Attempt, *, lease_seconds: float) -> None:

@@ -1,7 +1,8 @@
 """Advance the stages of an iteration in the core's order, by conditional UPDATEs.
 
 `advance_iteration` may be called at any time, by any number of processes at once: the first one
-takes a step, the others find it done. Rows determine the next step, files what is finished.
+takes a step, and the others find it done. Rows determine the next step; files determine what is
+finished.
 """
 
 import logging
@@ -79,7 +80,7 @@ def _take_step(pk: int) -> bool:
 
 
 def _take_step_of_stage(iteration: Iteration, step: Step, rows: dict[str, Stage]) -> bool | None:
-    """Start or finish a stage if possible; None leaves the step to later stages."""
+    """Start or finish a stage if possible; None if later stages should be tried."""
     row = rows[step.name]
     if row.status in _DONE:
         return None
@@ -139,7 +140,7 @@ def _stop_if_unhealthy(iteration: Iteration, step: Step) -> bool:
 
 
 def _release_if_passed(iteration: Iteration) -> bool:
-    """Continue an iteration held by the audit gate once it passes; else record why not."""
+    """Continue an iteration held by the audit gate if it passes; otherwise record why not."""
     why = explain_hold(iteration)
     if not why:
         return transitions.release_held(iteration)
@@ -149,7 +150,7 @@ def _release_if_passed(iteration: Iteration) -> bool:
 
 
 def finish_pause_or_cancel(iteration: Iteration) -> bool:
-    """Pause or cancel an iteration as requested, once nothing of it runs."""
+    """Pause or cancel an iteration as requested, once none of its shards is running."""
     running = Shard.objects.filter(stage__iteration=iteration, status=ShardStatus.RUNNING)
     if running.exists():
         return False

@@ -1,8 +1,8 @@
 """Claims of shards: which attempt holds a shard, until when, and how attempts end.
 
-Each change is ONE conditional UPDATE that must change one row. The loser of a race changes nothing
-and gets that as the result: a claim returns None, other calls return False. A retry deletes no
-history: attempts are rows of their own. An attempt holds a fencing token for all writes to its
+Each change is ONE conditional UPDATE that must change one row. The loser of a race changes nothing,
+which it sees from the result: a claim returns None, other calls return False. A retry deletes no
+history: each attempt is a separate row. An attempt holds a fencing token for all writes to its
     shard, so an attempt that lost its claim cannot change anything.
 
 This module depends on rows only, not on files or the method.
@@ -57,13 +57,13 @@ def claim_shard_for(shard: Shard, *, seconds: float) -> Attempt | None:
         seconds: length of the lease.
 
     Returns:
-        The attempt that now holds it; None if another was faster, or it is not claimable.
+        The attempt that now holds it; None if another worker was faster, or it is not claimable.
     """
     return _claim(shard, get_claimable_shards(), lease=from_now(seconds))
 
 
 def get_claimable_shards() -> QuerySet[Shard]:
-    """Return the shards that wait for a worker and whose inputs are finished."""
+    """Return the shards that can be claimed by a worker and whose inputs are finished."""
     # Conditions on the shard itself are part of the UPDATE, not of a subquery over shards:
     # PostgreSQL rechecks only the former after it has waited for another claim.
     return _select_ready(
@@ -78,7 +78,7 @@ def get_claimable_shards() -> QuerySet[Shard]:
 def _select_ready(shards: QuerySet[Shard]) -> QuerySet[Shard]:
     """Exclude shard k of a streaming stage until shard k of its inputs is finished.
 
-    Rerunning an input meanwhile is harmless: the shard's key holds the hash of its input.
+    Rerunning an input meanwhile is harmless, because the shard's key contains its input's hash.
     """
     for name, inputs in STREAMED_INPUTS.items():
         if inputs:  # without a join: a claim's conditions must be part of its UPDATE
@@ -159,7 +159,7 @@ def get_unfinished_shards(stage: Stage) -> QuerySet[Shard]:
 
 
 def select_exhausted_shards(shards: QuerySet[Shard]) -> QuerySet[Shard]:
-    """Select the shards that are not retried without a user."""
+    """Select the shards that are retried only on a user's request."""
     tired = Q(status=ShardStatus.WAITING, failures__gte=settings.META_REWARD_MAX_ATTEMPTS)
     return shards.filter(Q(status=ShardStatus.FAILED) | tired)
 
@@ -186,10 +186,10 @@ def expire_attempt(attempt: Attempt, *, error: str) -> bool:
 
 
 def get_unsent_shards(*, again_after_seconds: float) -> QuerySet[Shard]:
-    """Return waiting shards with finished inputs and without a message on its way.
+    """Return waiting shards with finished inputs and without a pending message.
 
     Args:
-        again_after_seconds: age from which a message no longer counts.
+        again_after_seconds: age at which a message counts as lost.
     """
     overdue = Q(sent__isnull=True) | Q(sent__lt=from_now(-again_after_seconds))
     return _select_ready(Shard.objects.filter(overdue, status=ShardStatus.WAITING))
@@ -218,8 +218,8 @@ def finish_attempt(attempt: Attempt, *, counts: Mapping[str, int], seconds: floa
     """Finish an attempt and its shard; False if it no longer holds its shard.
 
     Args:
-        counts: what the shard's manifest counts.
-        seconds: how long it ran; None if an earlier attempt had left the finished files.
+        counts: the counts in the shard's manifest.
+        seconds: run time; None if an earlier attempt had left the finished files.
     """
     with transaction.atomic():
         won = _get_held_shard(attempt).update(
@@ -240,9 +240,9 @@ def fail_attempt(attempt: Attempt, *, status: Unfinished, error: str, again: boo
     """End an attempt without a result and release its shard; False if it had lost it.
 
     Args:
-        status: failed leaves the shard failed; interrupted and lost let it wait again.
-        error: what went wrong, for users.
-        again: a failed shard, too, waits again.
+        status: failed leaves the shard failed; interrupted and lost make it pending again.
+        error: what went wrong, as shown to users.
+        again: whether a failed shard also becomes pending again.
     """
     return _end_attempt(attempt, _get_held_shard(attempt), status=status, error=error, again=again)
 

@@ -37,7 +37,7 @@ def record_experiment(experiment: Experiment, *, artifact_root: str) -> models.E
     """Find or create the row of an experiment on disk.
 
     Raises:
-        InputError: the row of this name belongs to another experiment.
+        InputError: the row with this name belongs to another experiment.
     """
     row, is_new = models.Experiment.objects.get_or_create(
         name=experiment.name,

@@ -1,4 +1,4 @@
-"""Metrics of running training, limited to the size of a row."""
+"""Metrics of a running training, bounded so that they fit in a row."""
 
 from collections.abc import Mapping
 from typing import Final

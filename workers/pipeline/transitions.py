@@ -54,12 +54,12 @@ def start_iteration(
 ) -> bool:
     """Start an iteration and its experiment; False if it already runs.
 
-    It keeps the time of its first start. A finished iteration is usually only checked again, so it
-    also keeps its end time.
+    The iteration keeps the time of its first start. A finished iteration is usually only checked
+    again, so it also keeps its end time.
 
     Args:
-        model_in: hash of the model that it starts from.
-        driver: what runs its steps.
+        model_in: hash of its initial model.
+        driver: what runs its stages.
     """
     with transaction.atomic():
         won = (
@@ -117,9 +117,9 @@ def finish_iteration(
     An iteration that was finished before keeps its end time if nothing was rerun since.
 
     Args:
-        model_out: hash of the model that it made.
-        goal: the last iteration that was requested; None to use that of the experiment's row. The
-            experiment is completed with it, and pending before.
+        model_out: hash of the model that it trained.
+        goal: the last requested iteration; None to use the target in the experiment's row. The
+            experiment is completed with this iteration, and pending before it.
     """
     last = F("target_iteration") if goal is None else Value(goal)
     after = Case(
@@ -147,7 +147,7 @@ def stop_iteration(
     """End a running iteration without completing it; False if it does not run.
 
     Args:
-        message: why, for users.
+        message: the reason, as shown to users.
     """
     return _end_iteration(
         iteration, status, experiment_status=status, finished=Now(), message=message
@@ -287,8 +287,8 @@ def fail_stage(stage: Stage) -> bool:
 def drop_interrupted_transaction() -> None:
     """Return the database connection to a known state after Ctrl-C.
 
-    An interrupt during BEGIN leaves a transaction open that Django is not aware of, so the next one
-    cannot start. Django ends transactions that it is aware of.
+    An interrupt during BEGIN leaves open a transaction that Django is not aware of, so the next one
+    cannot start. Django ends the transactions that it is aware of.
     """
     if not connection.in_atomic_block:
         connection.rollback()
@@ -302,10 +302,10 @@ def release_claims(experiment: Experiment, *, status: Unfinished, error: str) ->
     of the rows; their leased claims are not changed.
 
     Args:
-        status: interrupted, if this process stops on purpose; lost, if another one vanished.
+        status: interrupted if this process stops on purpose; lost if another process vanished.
 
     Returns:
-        How many attempts were ended.
+        The number of attempts that were ended.
     """
     iterations = experiment.iterations.exclude(status=RunStatus.RUNNING, driver=Driver.WORKERS)
     attempts = Attempt.objects.filter(

@@ -26,15 +26,15 @@ class MatrixSpec:
     """Specification of the runs.
 
     Attributes:
-        name: first part of the runs' names.
-        recipes: one for each arm, by name or file.
+        name: prefix of the runs' names.
+        recipes: one recipe for each arm, by name or file.
         seeds: loop seeds 1 to `seeds`.
-        sft_seeds: how many M0s of the miniature, the first that pass the gate; None for the
-            recipe's own model.
-        iterations: of each run; None for the recipe's.
-        jobs: runs at a time.
-        threads: of each run's libraries.
-        logs: folder of what the runs print.
+        sft_seeds: number of M0s of the miniature, namely the first that pass the gate; None to use
+            the recipe's own model.
+        iterations: iterations of each run; None for the recipe's number.
+        jobs: number of concurrent runs.
+        threads: number of threads for the libraries of each run.
+        logs: folder for the output of the runs.
         completion_cache: folder of completions shared by runs of the same group.
     """
 
@@ -57,7 +57,7 @@ class PlannedRun:
 
     Attributes:
         group: the M0 and the loop seed; runs that share both start identically.
-        recipe: name or file.
+        recipe: name or file of the recipe.
         arm: the recipe's own name.
         model: which seed model of the miniature, or None for the recipe's model.
     """
@@ -118,7 +118,7 @@ def compute_fingerprint(
     """Compute the fingerprint that a run would have if it were started now.
 
     Args:
-        variant: sha256 of its seed model, if it is a known one of the miniature.
+        variant: sha256 of its seed model, if it is a known seed model of the miniature.
 
     Raises:
         InputError: its recipe, templates or prompts cannot be read.

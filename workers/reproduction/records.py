@@ -49,11 +49,11 @@ class SeedCandidate:
 
 @dataclass(frozen=True, slots=True)
 class SeedModelRecords:
-    """Seed models in the folder of records, or else on this machine.
+    """Results of seed models, from the folder of records or else from this machine.
 
     Attributes:
         models: parent folder of trained seed models.
-        folder: of the records.
+        folder: folder of the records.
     """
 
     models: Path
@@ -82,7 +82,7 @@ class SeedModelRecords:
         return SeedCandidate(gate, None if folder is None else hash_model_folder(folder))
 
     def get_path(self, variant: SeedModelVariant) -> Path:
-        """Return the path of its record."""
+        """Return the path of a seed model's record."""
         return self.folder / _SEED_MODELS / f"{variant.name}.json"
 
     def _read_recorded(self, variant: SeedModelVariant) -> SeedCandidate | None:
@@ -111,8 +111,8 @@ class RunRecords:
     """Finished runs, from any machine.
 
     Args:
-        folder: of the records.
-        store: experiments of this machine; their files take precedence over their records.
+        folder: folder of the records.
+        store: experiments on this machine; their files take precedence over their records.
         basis_of: computes the fingerprint that a new run would have.
         say: receives the reason why a record or a finished run does not count.
     """
@@ -195,7 +195,7 @@ class RunRecords:
         return not why
 
     def _report_invalid(self, what: str, why: Sequence[str]) -> None:
-        """Report it only once, because runs are looked up repeatedly while others are running."""
+        """Report an invalid record only once, because runs are looked up repeatedly."""
         text = f"{what} is not used: {'; '.join(why)}"
         if text not in self._said:
             self._said.add(text)

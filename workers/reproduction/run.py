@@ -36,7 +36,7 @@ def choose_seed_models(
         train: whether to train untried seed models; if not, the list ends before them.
 
     Raises:
-        InputError: too few of the seeds that may be tried passed.
+        InputError: too few of the permitted seeds passed the gate.
     """
     tried: list[GateResult] = []
     wanted = spec.sft_seeds or 0
@@ -66,10 +66,10 @@ def list_noisy_gates(runs: Sequence[PlannedRun], seed_models: SeedModelRecords) 
 def prepare_seed_models(
     spec: MatrixSpec, waiting: Sequence[PlannedRun], seed_models: SeedModelRecords
 ) -> None:
-    """Provide the seed models that runs will start from, one after the other.
+    """Provide, one by one, the seed models from which runs will start.
 
     Raises:
-        InputError: a seed model trained here has other weights than the recorded one.
+        InputError: the weights of a seed model trained here differ from those recorded.
     """
     for variant in dict.fromkeys(run.model for run in waiting if run.model):
         here = seed_models.find_local(variant) or _train_seed_model(variant, spec, seed_models)
@@ -86,7 +86,7 @@ def prepare_seed_models(
 def _train_seed_model(
     variant: SeedModelVariant, spec: MatrixSpec, seed_models: SeedModelRecords
 ) -> SeedCandidate:
-    """Train and gate a seed model in a child."""
+    """Train a seed model and measure its gate in a child process."""
     seed_models.say(f"training {variant.name}, two to five minutes on two idle cores")
     log = spec.logs / f"{variant.name}.log"
     with log.open("ab") as file:
@@ -111,7 +111,7 @@ def run_all(
     A failed run does not stop the others.
 
     Returns:
-        Run -> why it failed.
+        The reason of failure for each failed run.
     """
     todo = [run for run in runs if records.find(run) is None]
     # for the child processes; without effect in this process
@@ -212,7 +212,7 @@ def _read_last_lines(spec: MatrixSpec, run: PlannedRun, code: int) -> str:
 
 
 class _Progress:
-    """Progress of all runs, and the remaining time at the pace of this machine."""
+    """Progress of all runs, and the remaining time at this machine's pace."""
 
     def __init__(self, records: RunRecords, runs: Sequence[PlannedRun], *, jobs: int) -> None:
         self._records = records
