@@ -96,7 +96,7 @@ def explain_refusal(item: Item) -> str:
 
 
 def adjudicate_item(item: Item, decision: Decision, *, by: User) -> bool:
-    """Store a decision, which then counts instead of the answers to the item.
+    """Store a decision, which then replaces the answers to the item.
 
     Returns:
         False if the item was adjudicated or undone since; then the decision is kept as a draft.

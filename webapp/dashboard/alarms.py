@@ -52,8 +52,8 @@ MEANINGS: Final[dict[AlarmName, tuple[str, str]]] = {
     ),
     "meta_judge_follows_score": (
         "The meta-judge follows the score",
-        "Judgments win because they give a high score. Training on them teaches the judge to give "
-        "higher scores, eventually always the maximum.",
+        "Judgments win because they assign a high score. Training on them teaches the judge to "
+        "assign higher scores, eventually always the maximum.",
     ),
     "meta_judge_inconsistent": (
         "The meta-judge contradicts itself",

@@ -491,9 +491,9 @@ def _build_battle_chart(found: _PromptRecords) -> Chart:
         column_label="shown second",
         scale=(-1.0, 1.0),
         description=(
-            "Each cell names the winner of two judgments: that of its row, shown first, and that "
-            "of its column, shown second. Marked corner: the other order has a different winner. "
-            "?: unreadable verdict."
+            "Each cell shows the winner of the battle between its row's judgment, presented first, "
+            "and its column's judgment, presented second. Marked corner: the other order has a "
+            "different winner. ?: unreadable verdict."
         ),
     )
 
