@@ -19,7 +19,7 @@ from webapp.experiments.models import Experiment, Job, JobKind, JobStatus
 
 _DELETED: Final = "the account that requested this was deleted"
 _FOR_VIEWERS: Final = frozenset({JobKind.CHAT})
-"""Kinds of jobs about an experiment that its viewers may request, with the role for it."""
+"""Kinds of jobs that require permission to see the experiment, but not to control it."""
 
 AnyUser = AbstractBaseUser | AnonymousUser
 View = Callable[[HttpRequest], HttpResponseBase]

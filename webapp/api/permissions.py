@@ -19,7 +19,7 @@ _SCOPES: Final = {
     SEE: frozenset(TokenScope),
     RUN: frozenset({TokenScope.RUN, TokenScope.PUBLISH}),
 }
-"""Scopes of tokens that include a permission."""
+"""Token scopes that include each permission."""
 _MEANING: Final = {SEE: "see experiments", RUN: "start and control experiments"}
 
 

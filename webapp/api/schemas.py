@@ -16,7 +16,7 @@ from webapp.experiments.statuses import get_public_status, write_public_status
 
 Name = Annotated[str, Field(max_length=64)]
 _MAX_VALUES: Final = 300
-"""More recipe values than there are."""
+"""Limit on values per request, larger than the number of recipe values."""
 
 
 def _read_from(name: str) -> Any:

@@ -25,7 +25,8 @@ COLUMNS: Final = (
 )  # fmt: skip
 """Columns of exported answers; `answer` is first, second, tie or neither.
 
-`forward` and `backward` are the meta-judge's outcomes with the first, with the second shown first.
+`forward` and `backward` are the meta-judge's outcomes with the first or the second judgment shown
+first, respectively.
 """
 
 

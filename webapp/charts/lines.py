@@ -37,7 +37,7 @@ _DODGE: Final = 5.0
 """Distance between intervals of different series at the same x."""
 
 COLORS: Final = 6
-"""Colours in `charts.css`; dashes and shapes have other periods, so styles repeat late."""
+"""Colors in `charts.css`; dashes and shapes repeat with other periods, so styles repeat late."""
 _DASHES: Final = ("", "7 3", "2 3", "9 3 2 3", "4 2")
 _TARGET: Final = "m-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z"
 """Invisible pointer target of a point without a mark."""

@@ -154,7 +154,7 @@ _BIASES: Final = {
     "longer judgment wins": ("won_by_longer", "unequal_lengths"),
     "verdict changes with the order": ("inconsistency", "both_orders"),
 }
-"""Shares of the meta-judge's summary, and the counts that they are shares of."""
+"""Shares in the meta-judge's summary, each with the count that is its denominator."""
 
 
 def _chart_biases(known: Mapping[int, Metrics]) -> list[Chart]:
@@ -239,7 +239,7 @@ def _chart_training(known: Mapping[int, Metrics]) -> list[Chart]:
             ],
             y_label=y_label,
             within=within,
-            description="Of the training that made the model.",
+            description="Measured during the training of each model.",
         )
         for metric, y_label, within in (
             ("loss", "loss", None),

@@ -13,7 +13,7 @@ from webapp.charts.lines import Series, build_line_chart
 from webapp.experiments.models import Attempt, Experiment, Iteration, MachineLoad, RunStatus
 
 RECENT: Final = timedelta(hours=1)
-"""The period that the page of workers shows."""
+"""The period shown on the workers page."""
 
 _POINTS: Final = 120
 _MAX_LINES: Final = 12

@@ -14,7 +14,7 @@ from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Experiment, Iteration
 
 Levels = Mapping[int, Mapping[str, Metric]]
-"""By model number, the metrics by `<subject>.<metric>`."""
+"""Metrics by model number and `<subject>.<metric>`."""
 
 _log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from webapp.activity.recording import record_activity
 from webapp.experiments.models import Experiment, Job, JobKind, JobStatus
 
 WORKER_QUEUES: Final = {JobKind.CHAT: "gpu", JobKind.CHECK_MODEL: "cpu"}
-"""Kinds that a worker runs, after the work that is already queued, and the queue of each."""
+"""Kinds of jobs that a worker runs after the work already queued, and the queue of each."""
 
 PENDING: Final = (JobStatus.WAITING, JobStatus.RUNNING)
 """Statuses of a job that has not ended."""

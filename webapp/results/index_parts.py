@@ -78,10 +78,10 @@ INDEX_PART_SCHEMA: Final = pa.schema(
         ("rejected_judgment_chars", _count),
     ]
 )
-"""One row for each prompt; lists hold one entry for each of its responses, or of its ratings.
+"""Columns of an index part: one row per prompt; lists have one entry per response or rating.
 
-`mean` and `variance` are those of a response of which one readable judgment is enough.
-`judge_reason` and the two lengths are of the pair before any limit on its length.
+`mean` and `variance` are computed for each response with at least one readable judgment.
+`judge_reason` and the two lengths describe the pair before any length limit.
 """
 
 
