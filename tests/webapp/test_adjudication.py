@@ -652,7 +652,7 @@ def test_gates_of_private_experiments_are_hidden_from_leads_in_the_admin(
         for row in (gate, GateOverride.objects.get())
     ]
     assert [client.get(path).status_code for path in paths] == [200, 200]
-    assert "agreement above 0.5" in client.get(paths[0]).content.decode(), "its history"
+    assert "agreement above 50%" in client.get(paths[0]).content.decode(), "its history"
     Experiment.objects.update(is_private=True)
     assert [client.get(path).status_code for path in paths] == [302, 302]
     for name in ("item", "answer", "batch", "hiddenverdict", "knownitem", "adjudicationdraft"):
@@ -801,7 +801,7 @@ def test_leads_see_how_good_auditors_are_and_results_without_flagged_ones(
                 annotation_queue.submit_answer(item, person, given)
     client = browser(lead)
     page = client.get(f"/audits/{batch.pk}").content.decode()
-    assert "40 disagreements without a decision are left out" in page
+    assert "40 disagreements without a decision are excluded" in page
     assert "flagged</span>" not in page
     for item in batch.items.filter(repeat_kind="")[:30]:
         decide(client, item, to_shown_letter("first", item))

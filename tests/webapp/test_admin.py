@@ -97,7 +97,7 @@ def test_an_admin_asks_for_what_the_buttons_ask(
     job = Job.objects.get()
     assert (job.kind, job.status, job.experiment) == (action, "waiting", iteration.experiment)
     assert job.created_by == User.objects.get(username="ada")
-    assert "cannot be asked" in act(ada, iteration, action)[0]
+    assert "is not the latest iteration" in act(ada, iteration, action)[0]
     assert Job.objects.count() == 1
 
 

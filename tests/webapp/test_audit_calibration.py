@@ -155,8 +155,8 @@ def test_the_form_names_all_bad_rows_and_sends_good_ones_with_the_job(
 ) -> None:
     address = "/experiments/scripted/audits/new"
     page = client.get(address).content.decode()
-    assert "± 10 points" in page
-    assert "No answer has been timed yet" in page
+    assert "± 10 percentage points" in page
+    assert "No answers have been timed yet" in page
     assert "By whether" not in page
     values = {
         "iteration": "1", "kind": "judgments", "strategy": "uniform", "size": "4", "seed": "1",

@@ -411,13 +411,15 @@ def test_a_second_annotator_answers_the_items_repeat(client: Client, repeated: B
     tasks = json.loads(exported(client, repeated, "label-studio"))
     assert len(tasks) == 12
     content = by_two(tasks)
-    assert "Imported 24 answers, 0 had been" in send(client, repeated, "done.json", content)
+    assert "Imported 24 answers; 0 already imported" in send(client, repeated, "done.json", content)
     for item in repeated.items.filter(repeat_kind="").select_related("answer"):
         repeat = item.repeats.get(repeat_kind="other")
         names = (item.answer.auditor_name, repeat.answer.auditor_name)
         assert names == ("label-studio 7", "label-studio 8")
     other_way_round = by_two(tasks, (8, 7))
-    assert "Imported 0 answers, 24 had been" in send(client, repeated, "done.json", other_way_round)
+    assert "Imported 0 answers; 24 already imported" in send(
+        client, repeated, "done.json", other_way_round
+    )
     report = make_report(repeated)
     assert (report.consistency.other.value, report.consistency.other.count) == (1, 12)
 

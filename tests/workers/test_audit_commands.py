@@ -44,7 +44,7 @@ def test_a_batch_is_drawn_and_reported(audited: Experiment, carol: User) -> None
     assert "chance of each" in report
     assert "Elo order agrees with human preference" in report
     over = run("audit_report", "--experiment", "scripted")
-    for figure in ("iteration 1", "Cohen's kappa", "Krippendorff's alpha", "Elo agreement"):
+    for figure in ("iteration 1", "Cohen's kappa", "Krippendorff's alpha", "Elo order"):
         assert figure in over
 
 

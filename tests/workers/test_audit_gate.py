@@ -137,7 +137,7 @@ def test_too_few_answers_do_not_open_it(held: Iteration, queue: Queue) -> None:
     agree(audit(held))
     reconcile()
     held.refresh_from_db()
-    assert "of 1000 answers" in held.message
+    assert "of the 1000 required answers" in held.message
 
 
 def test_an_audit_that_is_still_being_answered_does_not_open_it(
