@@ -137,7 +137,7 @@ def read_the_report(context: BrowserContext, served: Served) -> None:
     tab_to(page, "Human review")
     press(page, "Enter", until="All batches")
     tab_to(page, "Batch 1")
-    press(page, "Enter", until=f"{ITEMS} of {ITEMS} items answered")
+    press(page, "Enter", until=f"{ITEMS} of {ITEMS} answers")
     main = page.locator("main")
     expect(main).to_contain_text("Meta-judge agrees with human preference, without ties")
     expect(main).to_contain_text("Elo order agrees with human preference")

@@ -231,6 +231,88 @@ def test_a_draft_that_comes_behind_its_decision_is_not_kept(answered: Batch, lea
     assert not AdjudicationDraft.objects.exists()
 
 
+def test_a_draft_that_arrives_after_two_decisions_is_not_kept(answered: Batch, lead: User) -> None:
+    first, second = conflicts(answered)
+    client = browser(lead)
+    decide(client, first)
+    decide(client, second)
+    late = {"choice": "A", "reason": "the rubric", "version": "0"}
+    assert client.post(where(first, "/draft"), late).content == b""
+    assert not AdjudicationDraft.objects.exists()
+    assert "Draft restored" not in client.get(where(first)).content.decode()
+    client.post(where(first, "/draft"), late | {"version": "1"})
+    assert AdjudicationDraft.objects.get().item == first, "input that is newer than the decision"
+
+
+def test_a_late_draft_does_not_replace_what_an_undone_decision_left(
+    answered: Batch, lead: User
+) -> None:
+    item = conflicts(answered)[0]
+    client = browser(lead)
+    decide(client, item, "tie", reason="both miss it")
+    client.post(where(item, "/undo"))
+    client.post(where(item, "/draft"), {"choice": "tie", "reason": "", "version": "1"})
+    draft = AdjudicationDraft.objects.get()
+    assert (draft.choice, draft.reason) == ("tie", "both miss it")
+
+
+def test_a_draft_of_a_lead_whose_item_another_lead_decided_is_kept(
+    answered: Batch, lead: User, second: User
+) -> None:
+    item = conflicts(answered)[0]
+    decide(browser(second), item)
+    browser(lead).post(where(item, "/draft"), {"choice": "B", "reason": "mine", "version": "0"})
+    assert AdjudicationDraft.objects.get().lead == lead
+
+
+def test_a_closed_batch_shows_its_items_without_a_decision(answered: Batch, lead: User) -> None:
+    client = browser(lead)
+    shown = client.get(f"/audits/{answered.pk}").content.decode()
+    count = re.search(r"Adjudicate: (\d+) items without a decision", shown)
+    assert count
+    closed = client.post(f"/audits/{answered.pk}/close", follow=True).content.decode()
+    assert f"Batch {answered.pk} was closed." in closed
+    said = f"closed, {count[1]} items without a decision"
+    assert said in closed
+    assert "Adjudicate:" not in closed
+    assert said in client.get("/audits").content.decode()
+    listed = client.get("/audits/items", {"batch": answered.pk, "state": "undecided"})
+    assert f"{count[1]} items in this list" in listed.content.decode()
+    User.objects.update(is_staff=True)
+    for path in ("/admin/audit/batch/", f"/admin/audit/batch/{answered.pk}/change/"):
+        page = client.get(path).content.decode()
+        assert said in page
+        assert "adjudicate batch" not in page
+    reopened = client.post(f"/audits/{answered.pk}/close", follow=True).content.decode()
+    assert f"Batch {answered.pk} was reopened." in reopened
+
+
+def test_every_answer_is_compared_with_the_meta_judge(answered: Batch, lead: User) -> None:
+    item = conflicts(answered)[0]
+    facts = item.hidden_verdict.facts | {"forward": "first", "backward": "first"}
+    HiddenVerdict.objects.filter(item=item).update(facts=facts)
+    Answer.objects.filter(item=item).update(choice="first")
+    other = Answer.objects.filter(item__original=item, item__repeat_kind="other")
+    other.update(choice="second")
+    found = annotate_disagreements(Item.objects.filter(pk=item.pk)).get()
+    assert found.against
+    other.update(choice="first")
+    assert not annotate_disagreements(Item.objects.filter(pk=item.pk)).get().against
+
+
+def test_the_admin_asks_for_a_reason_of_its_own_for_a_new_decision(
+    answered: Batch, lead: User, second: User
+) -> None:
+    item = conflicts(answered)[0]
+    decide(browser(lead), item, reason="the reason of lena")
+    User.objects.update(is_staff=True)
+    page = browser(second).get(f"/admin/audit/item/{item.pk}/change/").content.decode()
+    field = re.search(r'<textarea[^>]*name="adjudication"[^>]*>([^<]*)<', page)
+    assert field
+    assert not field[1].strip()
+    assert "the reason of lena" in page, "as the current decision"
+
+
 def test_undo_returns_to_what_counted_before(answered: Batch, lead: User, second: User) -> None:
     item = conflicts(answered)[0]
     decide(browser(lead), item, "tie", reason="both miss it")
@@ -239,10 +321,13 @@ def test_undo_returns_to_what_counted_before(answered: Batch, lead: User, second
     item.refresh_from_db()
     assert item.adjudicated == "neither"
     undone = browser(second).post(where(item, "/undo"), follow=True).content.decode()
-    said = f"Undone: batch {item.batch_id}, item {item.number}, neither"
+    said = f"Undone: item {item.number} of batch {item.batch_id}, neither"
     assert said in undone
-    assert not re.search(r'name="choice"[^>]* checked', undone), "one key does not decide again"
+    assert "The decision of lena applies again: tie." in undone
+    assert re.search(r'value="neither"[^>]* checked', undone), "the choice is kept as a draft"
+    first = Activity.objects.filter(action="adjudicated").earliest("pk")
     item.refresh_from_db()
+    assert item.adjudicated_at == first.created, "the time of the decision that applies again"
     assert (item.adjudicated, item.adjudicated_by, item.adjudication) == (
         "tie", lead, "both miss it"
     )  # fmt: skip
@@ -876,7 +961,7 @@ def test_only_disagreements_are_to_adjudicate_in_the_admin_as_on_the_site(
     assert count("state=open") == len(on_site)
     assert count("state=undecided") == len(undecided)
     page = client.get("/audits/items").content.decode()
-    assert '<option value="" selected>without a decision</option>' in page
+    assert '<option value="" selected>to adjudicate</option>' in page
 
 
 def test_the_admin_fills_in_the_draft_of_the_lead(
@@ -986,7 +1071,7 @@ def test_a_decision_is_undone_in_the_admin(answered: Batch, lead: User, second: 
     undone = client.post(f"{change}?_changelist_filters=state%3Dopen", {"_undo": "1"}, follow=True)
     assert undone.redirect_chain[-1][0] == f"{change}?_changelist_filters=state%3Dopen"
     page = undone.content.decode()
-    assert f"Undone: item {answered.pk}/{item.number}, tie. The reason is kept as a draft." in page
+    assert f"Undone: item {item.number} of batch {answered.pk}, tie. It is kept as a draft." in page
     assert ">\nboth miss it</textarea>" in page
     item.refresh_from_db()
     assert item.adjudicated == ""

@@ -182,7 +182,7 @@ def test_the_report_says_what_the_answers_say(client: Client, batch: Batch, caro
     assert re.search(
         r'higher score wins</th><td data-label="Meta-judge">[\d.]+% .*?; \d+ item', page
     )
-    assert "12 of 12 items answered" in page
+    assert "12 of 12 answers" in page
     assert "Meta-judge agrees with human preference, without ties" in page
     assert "The meta-judge beats chance: without ties, it agrees with human preference" in page
     assert "Before adjudication" not in page
@@ -562,7 +562,7 @@ def test_the_batches_of_an_iteration_are_pooled(
     ends = sorted(one.agreement_decided.value or 0.0 for one in alone if one)
     assert ends[0] <= (both.agreement_decided.value or 0.0) <= ends[1]
     page = client.get(f"{AUDITS}/1").content.decode()
-    assert "20 of 20 items answered" in page
+    assert "20 of 20 answers" in page
     assert "is weighted by its share of the answers" in page
     assert f"batch {pooled.batches[1].pk}: orders agree" in page
     Batch.objects.filter(pk=pooled.batches[0].pk).update(source_sha256="f" * 64)

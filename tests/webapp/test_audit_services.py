@@ -153,7 +153,7 @@ def test_the_admin_asks_before_it_closes_or_reopens_a_batch(
     chosen: dict[str, Any] = {"action": "close_batches", "_selected_action": [first.pk, second.pk]}
     asked = client.post(path, chosen).content.decode()
     assert f"Close batches {first.pk} and {second.pk}?" in asked
-    assert "12 of 12 items have no answer" in asked
+    assert "12 of 12 answers are missing" in asked
     assert "The results are final." in asked
     change = reverse("admin:audit_batch_change", args=[first.pk])
     assert f"Close batch {first.pk}…" in client.get(change).content.decode()
@@ -176,7 +176,7 @@ def test_the_admin_asks_before_it_closes_or_reopens_a_batch(
 def test_the_site_says_what_closing_does(client: Client, batch: Batch) -> None:
     page = client.get(f"/audits/{batch.pk}").content.decode()
     assert f"Close batch {batch.pk}…</summary>" in page
-    assert "12 of 12 items have no answer" in page
+    assert "12 of 12 answers are missing" in page
     client.post(f"/audits/{batch.pk}/close")
     page = client.get(f"/audits/{batch.pk}").content.decode()
     assert f"Reopen batch {batch.pk}…</summary>" in page

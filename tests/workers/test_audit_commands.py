@@ -33,7 +33,7 @@ def test_a_batch_is_drawn_and_reported(audited: Experiment, carol: User) -> None
         choice = item.hidden_verdict.facts["forward"] or "tie"
         Answer.objects.create(item=item, auditor_name="carol", choice=choice)
     report = run("audit_report", "--batch", str(batch.pk))
-    assert "30 of 30 items answered" in report
+    assert "30 of 30 answers" in report
     assert "beats chance" in report
     assert "Cohen's kappa" in report
     pooled = run("audit_report", "--experiment", "scripted", "--iteration", "1")

@@ -5,6 +5,7 @@ item, the second sees that the item changed, and their input is kept as a draft.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from django.contrib.auth.models import User
@@ -129,7 +130,7 @@ def adjudicate_item(item: Item, decision: Decision, *, by: User) -> bool:
 
 
 def undo_adjudication(item: Item, *, by: User) -> bool:
-    """Undo a lead's own decision, whose reason becomes a draft.
+    """Undo a lead's own decision, which becomes a draft.
 
     Returns:
         False if another lead made the last decision on the item.
@@ -142,20 +143,18 @@ def undo_adjudication(item: Item, *, by: User) -> bool:
         now = Item.objects.get(pk=item.pk)
         if not now.adjudicated or now.adjudicated_by_id != by.pk:
             return False
-        earlier, lead = _find_earlier(now)
-        name = earlier.get("adjudicated_by", "")
+        earlier, lead, decided_at = _find_earlier(now)
         undone = _write_state(
             item,
             now.adjudication_version,
             adjudicated=earlier.get("adjudicated", ""),
             adjudication=earlier.get("adjudication", ""),
             adjudicated_by=lead,
-            adjudicated_by_name=name,
-            adjudicated_at=timezone.now() if name else None,
+            adjudicated_by_name=earlier.get("adjudicated_by", ""),
+            adjudicated_at=decided_at,
         )
         if undone:
-            # Without the choice: otherwise one key press would repeat the undone decision.
-            save_draft(item, by, choice="", reason=now.adjudication)
+            save_draft(item, by, choice=now.adjudicated, reason=now.adjudication)
             after = {"adjudicated": earlier.get("adjudicated", "")}
             _record(
                 Action.ADJUDICATION_UNDONE,
@@ -198,11 +197,12 @@ def _write_state(item: Item, version: int, **columns: Any) -> bool:
     )
 
 
-def _find_earlier(item: Item) -> tuple[dict[str, Any], User | None]:
+def _find_earlier(item: Item) -> tuple[dict[str, Any], User | None, datetime | None]:
     """Find the decision that applied before the current one, ignoring undone decisions.
 
     Returns:
-        The decision, and the account that made it; its name may belong to another account today.
+        The decision, the account that made it (its name may belong to another account today), and
+        its time.
     """
     rows = Activity.objects.filter(object_type=ObjectType.ITEM, object_id=item.pk)
     kept: list[Activity] = []
@@ -211,8 +211,9 @@ def _find_earlier(item: Item) -> tuple[dict[str, Any], User | None]:
             kept.append(row)
         elif row.action == Action.ADJUDICATION_UNDONE and kept:
             kept.pop()
-    lead = kept[-2].actor if len(kept) > 1 else None
-    return (kept[-1].before if kept else {}), lead
+    if len(kept) < 2:
+        return {}, None, None
+    return kept[-1].before, kept[-2].actor, kept[-2].created
 
 
 def list_item_activity(item: Item) -> QuerySet[Activity]:
@@ -253,6 +254,33 @@ def save_draft(item: Item, lead: User, *, choice: str, reason: str) -> bool:
         AdjudicationDraft.objects.update_or_create(item=item, lead=lead, defaults=values)
     claim_item(item, lead)
     return True
+
+
+def receive_draft(item: Item, lead: User, *, choice: str, reason: str, version: int | None) -> bool:
+    """Save unsaved input that a page sent.
+
+    Input that arrives after the lead decided the item, or undid the decision, from an earlier
+    version of it is ignored: it is part of what the lead submitted.
+
+    Returns:
+        False if nothing is kept.
+    """
+    with transaction.atomic():
+        # The lock makes a draft wait for a decision that is being saved at the same time.
+        now = Item.objects.select_for_update().get(pk=item.pk)
+        if version != now.adjudication_version and _get_last_lead(now) == lead.pk:
+            return False
+        return save_draft(now, lead, choice=choice, reason=reason)
+
+
+def _get_last_lead(item: Item) -> int | None:
+    """Return the key of the account that last decided an item or undid its decision."""
+    rows = Activity.objects.filter(
+        object_type=ObjectType.ITEM,
+        object_id=item.pk,
+        action__in=(Action.ADJUDICATED, Action.ADJUDICATION_UNDONE),
+    )
+    return rows.order_by("-pk").values_list("actor_id", flat=True).first()
 
 
 def find_draft(item: Item, lead: User) -> AdjudicationDraft | None:

@@ -42,6 +42,7 @@ from webapp.audit.review_items import (
     select_items,
 )
 from webapp.audit.review_presenter import (
+    describe_undone,
     encode_filter,
     format_decision,
     format_items_csv,
@@ -242,11 +243,10 @@ def save_adjudication_draft(request: HttpRequest, pk: int, number: int) -> HttpR
         choice = to_item_choice(choice, item)
     # A reason that is still too short for a decision is kept as a draft.
     reason = request.POST.get("reason", "")[:MAX_REASON_CHARS]
-    last = adjudication.find_last_decision(person)
-    is_late = last == item and form.cleaned_data.get("version") != item.adjudication_version
-    if is_late:  # the last draft may arrive after the decision
-        return HttpResponse(status=204)
-    is_kept = adjudication.save_draft(item, person, choice=choice, reason=reason)
+    version = form.cleaned_data.get("version")
+    is_kept = adjudication.receive_draft(
+        item, person, choice=choice, reason=reason, version=version
+    )
     said = f"Draft saved {timezone.localtime():%H:%M:%S}." if is_kept else ""
     return HttpResponse(said, content_type="text/plain; charset=utf-8")
 
@@ -255,15 +255,15 @@ def save_adjudication_draft(request: HttpRequest, pk: int, number: int) -> HttpR
 @require_adjudicate
 @require_view
 def undo_adjudication(request: HttpRequest, pk: int, number: int) -> HttpResponse:
-    """Undo a lead's own decision and restore its reason as a draft."""
+    """Undo a lead's own decision and keep it as a draft."""
     person = get_user(request)
     item = _get_item(person, pk, number)
     values = _read_filter(ReviewFilterForm(person, request.GET or None))
     undone = format_decision(item)
     try:
         if adjudication.undo_adjudication(item, by=person):
-            said = f"Undone: batch {item.batch_id}, item {item.number}, {undone}."
-            messages.success(request, f"{said} The reason is kept as a draft.")
+            now = _get_item(person, item.batch_id, item.number)
+            messages.success(request, describe_undone(now, undone))
         else:
             messages.warning(
                 request,

@@ -94,16 +94,17 @@ from webapp.audit.models import (
     KnownItem,
     OnGateFailure,
 )
-from webapp.audit.report_presenter import REOPENING, describe_closing
+from webapp.audit.report_presenter import REOPENING, describe_closing, describe_undecided
 from webapp.audit.review_items import (
     annotate_disagreements,
-    annotate_to_adjudicate,
+    annotate_undecided,
     filter_by_state,
     find_neighbours,
     get_reviewable_items,
     select_items,
 )
 from webapp.audit.review_presenter import (
+    describe_undone,
     format_decision,
     format_items_csv,
     format_meta_judge,
@@ -185,16 +186,17 @@ class BatchAdmin(ReviewerAdmin):
     """Batches: close them and assign auditors, several at once."""
 
     list_display = ("format_number", "format_origin", "format_kind", "status", "format_progress",
-                    "count_open", "list_auditors", "list_links", "created")  # fmt: skip
+                    "count_undecided", "list_auditors", "list_links",
+                    "format_created")  # fmt: skip
     list_filter = ("status", "kind", ("auditors", admin.RelatedOnlyFieldListFilter),
                    "experiment_name")  # fmt: skip
     search_fields = ("experiment_name", "auditors__username", "guidelines")
     search_help_text = "Search experiments, auditors and guidelines."
-    readonly_fields = ("format_origin", "kind", "format_progress", "count_open", "list_links",
+    readonly_fields = ("format_origin", "kind", "format_progress", "count_undecided", "list_links",
                        "show_guidelines", "seed", "status", "show_fixed_auditors",
                        "list_history")  # fmt: skip
     fieldsets = (
-        ("Batch", {"fields": ("format_origin", "kind", "format_progress", "count_open",
+        ("Batch", {"fields": ("format_origin", "kind", "format_progress", "count_undecided",
                               "list_links", "show_guidelines", "seed")}),
         ("Review", {"fields": ("status", "auditors")}),
         ("History", {"fields": ("list_history",)}),
@@ -210,7 +212,7 @@ class BatchAdmin(ReviewerAdmin):
         """Load batches with their counts and auditors."""
         person = get_user(request)
         rows = annotate_counts(get_visible_batches(person))
-        return annotate_to_adjudicate(rows, person).prefetch_related("auditors")
+        return annotate_undecided(rows, person).prefetch_related("auditors")
 
     def get_fieldsets(self, request: HttpRequest, obj: Batch | None = None) -> Any:
         """Show the auditors of a closed batch as text, because they cannot be changed."""
@@ -263,9 +265,10 @@ class BatchAdmin(ReviewerAdmin):
         """Link to the items here and to the pages on the site."""
         items = f"{reverse('admin:audit_item_changelist')}?batch__id__exact={row.pk}"
         queue = f"{reverse('audit_items')}?batch={row.pk}"
+        is_open = row.status == BatchStatus.OPEN
         links = [
             (items, f"items of batch {row.pk}", "items"),
-            (queue, f"adjudicate batch {row.pk}", "adjudicate"),
+            *([(queue, f"adjudicate batch {row.pk}", "adjudicate")] if is_open else []),
             (reverse("audit_report", args=[row.pk]), f"results of batch {row.pk}", "results"),
         ]
         return format_html_join(" · ", '<a href="{}" aria-label="{}">{}</a>', links)
@@ -289,15 +292,21 @@ class BatchAdmin(ReviewerAdmin):
         """Format the progress of the batch."""
         return f"{row.answer_count} of {row.item_count}"
 
-    @admin.display(description="to adjudicate", ordering="open_count")
-    def count_open(self, row: Any) -> str:
+    @admin.display(ordering="created", description="created")
+    def format_created(self, row: Batch) -> str:
+        """Format when it was created."""
+        return format_time(row.created)
+
+    @admin.display(description="disagreements", ordering="undecided_count")
+    def count_undecided(self, row: Any) -> str:
         """Link to the items with a disagreement and without a decision."""
-        if not row.open_count:
-            return "none"
+        said = describe_undecided(row, row.undecided_count)
+        if not row.undecided_count:
+            return said
         items = reverse("admin:audit_item_changelist")
-        address = f"{items}?batch__id__exact={row.pk}&disagreement=any&state=open"
-        label = f"{row.open_count} items of batch {row.pk} to adjudicate"
-        return format_html('<a href="{}" aria-label="{}">{}</a>', address, label, row.open_count)
+        address = f"{items}?batch__id__exact={row.pk}&disagreement=any&state=undecided"
+        label = f"batch {row.pk}: {said}"
+        return format_html('<a href="{}" aria-label="{}">{}</a>', address, label, said)
 
     @admin.display(description="guidelines")
     def show_guidelines(self, row: Batch) -> str:
@@ -392,7 +401,9 @@ class BatchAdmin(ReviewerAdmin):
         is_closing = status == BatchStatus.CLOSED
         consequences = [
             describe_closing(
-                items=batch.item_count, answered=batch.answer_count, to_adjudicate=batch.open_count
+                answers=batch.item_count,
+                given=batch.answer_count,
+                undecided=batch.undecided_count,
             )
             if is_closing
             else REOPENING
@@ -592,6 +603,8 @@ class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
         draft = find_draft(item, _get_reader(item)) if _get_reader(item).pk else None
         if draft is not None:
             self.initial.update(adjudicated=draft.choice, adjudication=draft.reason)
+        elif item.adjudicated:  # a new decision needs its own reason, also by another lead
+            self.initial["adjudication"] = ""
 
     def clean_adjudication(self) -> str:
         """Check the reason by the same rules as on the site."""
@@ -847,17 +860,17 @@ class ItemAdmin(ReviewerAdmin):
         return super().change_view(request, object_id, form_url, page | (extra_context or {}))
 
     def _undo(self, request: HttpRequest, item: Item) -> None:
-        place, undone = f"item {item.batch_id}/{item.number}", format_decision(item)
+        undone = format_decision(item)
         try:
             is_undone = undo_adjudication(item, by=get_user(request))
         except InputError as error:
             self.message_user(request, str(error), messages.ERROR)
             return
         if is_undone:
-            said = f"Undone: {place}, {undone}. The reason is kept as a draft."
-            self.message_user(request, said, messages.SUCCESS)
+            now = Item.objects.select_related("batch").get(pk=item.pk)
+            self.message_user(request, describe_undone(now, undone), messages.SUCCESS)
         else:
-            said = f"Not undone: the last decision on {place} is not yours."
+            said = f"Not undone: the last decision on {item} is not yours."
             self.message_user(request, said, messages.WARNING)
 
     def _discard(self, request: HttpRequest, item: Item) -> None:

@@ -168,7 +168,6 @@ class StateFilter(ChoiceFilter):
 
     def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
         """Items of the chosen state; only those with a disagreement are to adjudicate."""
-        if value == "adjudicated":
+        if value in ("adjudicated", "undecided"):
             return filter_by_state(rows, value)
-        undecided = filter_by_state(rows, "")
-        return filter_by_disagreement(undecided, "") if value == "open" else undecided
+        return filter_by_disagreement(filter_by_state(rows, ""), "")

@@ -102,7 +102,8 @@ class BatchView:
     strategy: str
     items: int
     answers: int
-    to_adjudicate: int
+    undecided: int
+    undecided_text: str
     auditors: tuple[str, ...]
 
 
@@ -194,7 +195,8 @@ def make_batch_view(batch: Any) -> BatchView:
         format_strategy(batch.strategy),
         batch.item_count,
         batch.answer_count,
-        batch.open_count,
+        batch.undecided_count,
+        describe_undecided(batch, batch.undecided_count),
         tuple(sorted(auditor.username for auditor in batch.auditors.all())),
     )
 
@@ -389,16 +391,21 @@ def _make_alpha_line(name: str, found: Estimate) -> MetricLine:
     return replace(line, value=none)
 
 
-def describe_closing(*, items: int, answered: int, to_adjudicate: int) -> tuple[str, ...]:
+def describe_undecided(batch: Batch, count: int) -> str:
+    """Describe how many items of a batch have a disagreement and no decision."""
+    said = f"{count or 'no'} item{'s' if count != 1 else ''} without a decision"
+    return said if batch.status == BatchStatus.OPEN else f"closed, {said}"
+
+
+def describe_closing(*, answers: int, given: int, undecided: int) -> tuple[str, ...]:
     """Describe in sentences what closing a batch does."""
-    left = f"{items - answered} of {items} items have no answer"
-    undecided = f"{to_adjudicate} item{'s' if to_adjudicate != 1 else ''} to adjudicate"
+    items = f"{undecided} item{'s' if undecided != 1 else ''} with a disagreement"
     return (
-        f"Auditors can no longer answer: {left}."
-        if answered < items
-        else f"Auditors can no longer change their answers: all {items} items are answered.",
-        f"Review leads can no longer decide: {undecided} will have no decision."
-        if to_adjudicate
+        f"Auditors can no longer answer: {answers - given} of {answers} answers are missing."
+        if given < answers
+        else f"Auditors can no longer change their answers: all {answers} answers are given.",
+        f"Review leads can no longer decide: {items} will have no decision."
+        if undecided
         else "Review leads can no longer decide: no items are left to adjudicate.",
         "The results are final. An audit gate counts a closed sample as complete, so training can "
         "start.",

@@ -50,7 +50,8 @@ DISAGREEMENTS: Final[Mapping[str, str]] = {
 """Kinds of disagreement, the most important first."""
 
 STATES: Final[Mapping[str, str]] = {
-    "": "without a decision",
+    "": "to adjudicate",
+    "undecided": "without a decision",
     "adjudicated": "adjudicated",
     "all": "all",
 }
@@ -147,7 +148,8 @@ def get_reviewable_items(person: User) -> QuerySet[Item]:
 def annotate_disagreements(items: QuerySet[Item]) -> QuerySet[Any]:
     """Annotate items with their disagreements: `differs`, `contradicts`, `against`.
 
-    `priority` is the position of the most important one in `DISAGREEMENTS`.
+    `priority` is the position of the most important one in `DISAGREEMENTS`. All answers to an item
+    and its repeats count.
     """
     repeats = Answer.objects.filter(item__original=OuterRef("pk"))
     same = Q(choice=OuterRef("answer__choice")) & (
@@ -162,23 +164,28 @@ def annotate_disagreements(items: QuerySet[Item]) -> QuerySet[Any]:
     }
     mean = Cast(KeyTextTransform("mean", "hidden_verdict__facts"), FloatField())
     human = Case(
-        When(answer__choice=PreferenceLabel.NEITHER, then=Value(PreferenceLabel.TIE.value)),
-        default=F("answer__choice"),
+        When(choice=PreferenceLabel.NEITHER, then=Value(PreferenceLabel.TIE.value)),
+        default=F("choice"),
         output_field=CharField(),
     )
-    items = items.annotate(**verdicts, human=human, score_gap=F("answer__points") - mean)
-    against = (
-        Q(human__in=[PreferenceLabel.FIRST, PreferenceLabel.SECOND, PreferenceLabel.TIE])
-        & ~Q(forward="", backward="")
-        & ~Q(forward=F("human"))
-        & ~Q(backward=F("human"))
+    answers = Answer.objects.filter(Q(item=OuterRef("pk")) | Q(item__original=OuterRef("pk")))
+    contrary = (
+        answers.exclude(choice="")
+        .annotate(human=human)
+        .exclude(human=OuterRef("forward"))
+        .exclude(human=OuterRef("backward"))
     )
-    far = Q(score_gap__gt=MIN_SCORE_GAP) | Q(score_gap__lt=-MIN_SCORE_GAP)
+    far = answers.filter(
+        Q(points__gt=OuterRef("judge_mean") + MIN_SCORE_GAP)
+        | Q(points__lt=OuterRef("judge_mean") - MIN_SCORE_GAP)
+    )
+    against = (~Q(forward="", backward="") & Exists(contrary)) | Exists(far)
+    items = items.annotate(**verdicts, judge_mean=mean)
     answered = Q(is_answered=True)
     return items.annotate(
         differs=_flag(answered & Exists(unlike.filter(item__repeat_kind=RepeatKind.OTHER))),
         contradicts=_flag(answered & Exists(unlike.filter(item__repeat_kind=RepeatKind.SAME))),
-        against=_flag(answered & (against | far)),
+        against=_flag(answered & against),
     ).annotate(
         priority=Case(
             When(differs=1, then=Value(0)),
@@ -204,12 +211,13 @@ def filter_by_disagreement(items: QuerySet[Any], name: str) -> QuerySet[Any]:
 
 
 def filter_by_state(items: QuerySet[Any], state: str) -> QuerySet[Any]:
-    """Filter by state: "" for undecided items of open batches, adjudicated items, or all."""
+    """Filter by state, one of `STATES`; "" is without a decision, in batches that are open."""
     if state == "all":
         return items
-    if state:
+    if state == "adjudicated":
         return items.exclude(adjudicated="")
-    return items.filter(adjudicated="", batch__status=BatchStatus.OPEN)
+    undecided = items.filter(adjudicated="")
+    return undecided if state else undecided.filter(batch__status=BatchStatus.OPEN)
 
 
 def select_items(person: User, values: Mapping[str, Any]) -> QuerySet[Any]:
@@ -270,16 +278,24 @@ def get_item_address(key: int) -> Item:
     return Item.objects.only("batch_id", "number").get(pk=key)
 
 
-def count_to_adjudicate(person: User, **values: Any) -> int:
-    """Count the visible items that need a decision."""
-    return select_items(person, values).count()
+def count_to_adjudicate(person: User) -> int:
+    """Count the visible items of open batches that need a decision."""
+    return select_items(person, {}).count()
 
 
-def annotate_to_adjudicate(batches: QuerySet[Batch], person: User) -> QuerySet[Any]:
-    """Annotate batches with the number of their items that need a decision: `open_count`."""
-    of_batch = select_items(person, {}).filter(batch=OuterRef("pk")).order_by()
+def count_undecided(person: User, batch: Batch) -> int:
+    """Count the visible items of a batch with a disagreement and without a decision."""
+    return select_items(person, {"batch": batch.pk, "state": "undecided"}).count()
+
+
+def annotate_undecided(batches: QuerySet[Batch], person: User) -> QuerySet[Any]:
+    """Annotate batches with `undecided_count`, as `count_undecided` counts."""
+    undecided = select_items(person, {"state": "undecided"})
+    of_batch = undecided.filter(batch=OuterRef("pk")).order_by()
     counts = of_batch.values("batch").annotate(count=Count("pk")).values("count")
-    return batches.annotate(open_count=Coalesce(Subquery(counts, output_field=IntegerField()), 0))
+    return batches.annotate(
+        undecided_count=Coalesce(Subquery(counts, output_field=IntegerField()), 0)
+    )
 
 
 def find_neighbours(items: QuerySet[Any], current: Item, person: User) -> tuple[Any, Any]:

@@ -101,6 +101,20 @@ def format_decision(item: Item) -> str:
     return f"{item.adjudicated} of 5"
 
 
+def describe_undone(now: Item, undone: str) -> str:
+    """Describe an undone decision, and which decision applies again.
+
+    Args:
+        now: the item after the decision was undone.
+        undone: the formatted decision that was undone.
+    """
+    said = f"Undone: {now}, {undone}. It is kept as a draft."
+    if not now.adjudicated:
+        return f"{said} The item has no decision now."
+    who = now.adjudicated_by_name or "another review lead"
+    return f"{said} The decision of {who} applies again: {format_decision(now)}."
+
+
 def list_disagreements(item: Any) -> tuple[str, ...]:
     """List the disagreements of an item annotated by `annotate_disagreements`."""
     found = [name for name in DISAGREEMENTS if getattr(item, _FLAGS[name])]

@@ -45,6 +45,7 @@ from webapp.audit.report_presenter import (
     TREND,
     describe_closing,
     describe_log_entry,
+    describe_undecided,
     make_accuracy_charts,
     make_auditor_lines,
     make_batch_view,
@@ -54,7 +55,7 @@ from webapp.audit.report_presenter import (
     make_report_view,
     make_trend,
 )
-from webapp.audit.review_items import annotate_to_adjudicate, count_to_adjudicate
+from webapp.audit.review_items import annotate_undecided, count_to_adjudicate, count_undecided
 from webapp.audit.selectors import (
     annotate_counts,
     can_manage,
@@ -102,7 +103,7 @@ def list_audits(request: HttpRequest) -> HttpResponse:
     person = get_user(request)
     if not (person.has_perm(ANSWER) or person.has_perm(SEE)):
         raise PermissionDenied
-    batches = annotate_to_adjudicate(annotate_counts(get_visible_batches(person)), person)
+    batches = annotate_undecided(annotate_counts(get_visible_batches(person)), person)
     batches = batches.prefetch_related("auditors")
     context = {
         "mine": list_own_batches(person) if person.has_perm(ANSWER) else [],
@@ -176,7 +177,7 @@ def _render_report(
 ) -> HttpResponse:
     person = get_user(request)
     made = make_report(batch)
-    to_adjudicate = count_to_adjudicate(person, batch=batch.pk)
+    undecided = count_undecided(person, batch)
     is_open = batch.status == BatchStatus.OPEN
     context = {
         "batch": batch,
@@ -185,7 +186,8 @@ def _render_report(
         "headline_title": "For these items" if batch.is_hand_picked else "For the whole iteration",
         "formats": list(FORMATS),
         **_make_auditor_context(person, batch),
-        "to_adjudicate": to_adjudicate,
+        "undecided": undecided,
+        "undecided_text": describe_undecided(batch, undecided),
         "may_import": person.has_perm(RUN)
         and (batch.experiment is None or can_control(person, batch.experiment)),
         "may_manage": can_manage(person, batch),
@@ -193,7 +195,7 @@ def _render_report(
         "fixed_auditors": explain_fixed_auditors(batch),
         "auditor_names": [] if is_open else list_auditor_names(batch),
         "consequences": describe_closing(
-            items=made.items, answered=made.answered, to_adjudicate=to_adjudicate
+            answers=made.items, given=made.answered, undecided=undecided
         )
         if is_open
         else REOPENING,
@@ -227,6 +229,7 @@ def set_batch_status(request: HttpRequest, pk: int) -> HttpResponse:
     batch = get_manageable_batch(person, pk)
     is_open = batch.status == BatchStatus.OPEN
     set_status(batch, BatchStatus.CLOSED if is_open else BatchStatus.OPEN, by=person)
+    messages.success(request, f"Batch {pk} was {'closed' if is_open else 'reopened'}.")
     return redirect("audit_report", pk=pk)
 
 
@@ -331,7 +334,7 @@ def _render_experiment(
 ) -> HttpResponse:
     unfinished = experiment.iterations.filter(status__in=_MAY_WAIT).first()
     held = unfinished if unfinished and is_held(unfinished) else None
-    batches = annotate_to_adjudicate(annotate_counts(experiment.audits.all()), get_user(request))
+    batches = annotate_undecided(annotate_counts(experiment.audits.all()), get_user(request))
     batches = batches.prefetch_related("auditors")
     asked = list_pending_batches(experiment)
     context: dict[str, Any] = {

@@ -76,6 +76,7 @@ document.addEventListener("DOMContentLoaded", () => {
   };
 
   const keep = async () => {
+    if (isSent) return;
     const answer = await fetch(state.dataset.address, { method: "POST", body: read() }).catch(() => null);
     state.textContent = answer && answer.ok ? await answer.text() : "Draft not saved.";
   };

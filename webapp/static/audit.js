@@ -83,16 +83,22 @@
   // the page.
   if (form) {
     const state = document.getElementById("draft-state");
+    let isSent = false;
     form.addEventListener("htmx:afterRequest", (event) => {
-      if (!event.detail.successful) state.textContent = "Draft not saved.";
+      if (!event.detail.successful && !isSent) state.textContent = "Draft not saved.";
     });
     window.addEventListener("load", () => {
       const text = form.querySelector("textarea");
       if (text && text.value !== text.defaultValue) form.dispatchEvent(new Event("change"));
     });
-    let isSent = false;
     document.addEventListener("submit", (event) => {
-      if (event.target === form || event.submitter?.name === "discard") isSent = true;
+      if (event.target !== form && event.submitter?.name !== "discard") return;
+      isSent = true;
+      // A draft that arrives after the decision would look like unsaved input.
+      state.dispatchEvent(new CustomEvent("htmx:abort", { bubbles: true }));
+    });
+    form.addEventListener("htmx:beforeRequest", (event) => {
+      if (isSent) event.preventDefault();
     });
     window.addEventListener("pagehide", () => {
       if (!isSent) navigator.sendBeacon(state.getAttribute("hx-post"), new FormData(form));

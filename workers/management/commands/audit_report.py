@@ -67,7 +67,7 @@ def _print_batch(console: Console, number: int) -> None:
     if batch is None:
         raise InputError(f"batch {number} does not exist")
     report = make_report(batch)
-    console.print(f"{batch}: {report.answered} of {report.items} items answered")
+    console.print(f"{batch}: {report.answered} of {report.items} answers")
     if report.is_stale:
         console.print("the items have been replaced, or the experiment was deleted")
     _print_report(console, report)
