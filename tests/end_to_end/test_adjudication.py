@@ -211,21 +211,23 @@ def decide(page: Page, review: Review, *, reason: str) -> int:
     page.keyboard.type(f"{reason} {number}")
     with page.expect_navigation():
         page.keyboard.press("Control+Enter")
-    expect(page.locator("main")).to_contain_text(f"item {number}: judgment")
+    expect(page.locator("main")).to_contain_text(f"item {number} of batch 1: judgment")
     return number
 
 
 def decide_in_admin(page: Page, review: Review, number: int, *, reason: str) -> None:
     page.goto(f"{review.url}/admin/audit/item/?disagreement=auditors&state=open")
     with page.expect_navigation():
-        page.get_by_role("link", name=f"1/{number}", exact=True).click()
+        page.get_by_role("link", name=f"Item {number} of batch 1", exact=True).click()
     letter = review.letter(number, review.truth(number)).upper()
     page.keyboard.press(letter.lower())
     expect(page.get_by_label(f"{letter} is better")).to_be_checked()
     page.keyboard.press("r")
     page.keyboard.type(f"{reason} {number}")
-    page.get_by_role("button", name="Save", exact=True).click()
-    expect(page.locator(".messagelist")).to_contain_text(f"Item 1/{number}: judgment {letter}")
+    page.get_by_role("button", name="Decide, go to the list").click()
+    expect(page.locator(".messagelist")).to_contain_text(
+        f"item {number} of batch 1: judgment {letter}"
+    )
 
 
 def reload_in_the_middle(page: Page, review: Review) -> None:
@@ -266,12 +268,11 @@ def undo_and_decide_again(page: Page, review: Review) -> None:
     with page.expect_navigation():
         page.keyboard.press("u")
     assert number_in(page.url) == number
-    expect(page.locator(".message")).to_contain_text(f"Undone: batch 1, item {number}, judgment")
+    expect(page.locator(".message")).to_contain_text(f"Undone: item {number} of batch 1, judgment")
     expect(page.locator("textarea[name=reason]")).to_have_value(f"too early {number}")
-    expect(page.locator("input[name=choice]:checked")).to_have_count(0)
-    page.keyboard.press("Enter")
+    expect(page.locator("input[name=choice]:checked")).to_have_count(1)
     decided = f"SELECT adjudicated FROM audit_item WHERE batch_id = 1 AND number = {number}"
-    assert review.query(decided) == [("",)], "one key does not decide again"
+    assert review.query(decided) == [("",)], "a draft is no decision"
     page.locator("textarea[name=reason]").fill("")
     page.keyboard.press("Escape")
 
@@ -403,7 +404,7 @@ def test_pasted_text_is_kept_as_a_draft_and_a_score_may_have_half_a_point(
     expect(page.locator("input[name=points][value='3.5']")).to_be_checked()
     with page.expect_navigation():
         page.keyboard.press("Enter")
-    expect(page.locator(".message")).to_contain_text("Saved: batch 2, item 1: 3.5 of 5.")
+    expect(page.locator(".message")).to_contain_text("Saved: item 1 of batch 2: 3.5 of 5.")
 
 
 COVERED = """() => {
@@ -439,7 +440,7 @@ def write_draft(page: Page, text: str) -> None:
 def test_the_admin_keeps_drafts_undoes_and_skips_by_keys(chromium: Browser, small: Review) -> None:
     page = sign_in(chromium, small, "liam")
     page.goto(f"{small.url}/admin/audit/item/?state=undecided")
-    page.get_by_role("link", name="1/1", exact=True).click()
+    page.get_by_role("link", name="Item 1 of batch 1", exact=True).click()
     place = page.locator(".review-place")
     expect(place).to_contain_text("Item 1 of 12 in the list")
     reason = page.locator("textarea[name=adjudication]")
@@ -461,14 +462,16 @@ def test_the_admin_keeps_drafts_undoes_and_skips_by_keys(chromium: Browser, smal
     page.keyboard.press("Escape")
     with page.expect_navigation():
         page.keyboard.press("Enter")
-    expect(page.locator(".messagelist")).to_contain_text("Item 1/1: judgment A is better.")
+    expect(page.locator(".messagelist")).to_contain_text("item 1 of batch 1: judgment A is better.")
     expect(page.locator("h1").last).to_contain_text("Item 2 of batch 1")
     with page.expect_navigation():
         page.keyboard.press("n")
     expect(page.locator("h1").last).to_contain_text("Item 3 of batch 1")
     with page.expect_navigation():
         page.keyboard.press("u")
-    expect(page.locator(".messagelist")).to_contain_text("Undone: item 1/1, judgment A is better.")
+    expect(page.locator(".messagelist")).to_contain_text(
+        "Undone: item 1 of batch 1, judgment A is better."
+    )
     expect(reason).to_have_value("begun in the admin, continued")
     page.get_by_role("button", name="Discard draft").click()
     expect(reason).to_have_value("")

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 from django.contrib.auth.models import User
-from django.db.models import Model
+from django.db.models import Model, Q
 from django.test import Client
 from django.urls import reverse
 
@@ -33,7 +33,12 @@ from webapp.audit.models import (
     Item,
     KnownItem,
 )
-from webapp.audit.review_items import annotate_disagreements, get_reviewable_items
+from webapp.audit.review_items import (
+    annotate_disagreements,
+    count_progress,
+    get_reviewable_items,
+    select_items,
+)
 from webapp.audit.services import override_gate, write_gate
 from webapp.experiments.models import Experiment
 
@@ -313,6 +318,54 @@ def test_the_admin_asks_for_a_reason_of_its_own_for_a_new_decision(
     assert "the reason of lena" in page, "as the current decision"
 
 
+def test_undo_of_older_decisions_asks_first(answered: Batch, lead: User) -> None:
+    first, second = conflicts(answered)
+    client = browser(lead)
+    decide(client, first)
+    decide(client, second)
+    direct = f"Undo your last decision: item {second.number} of batch {answered.pk}"
+    assert direct in client.get("/audits/items").content.decode()
+    assert direct not in browser(lead).get("/audits/items").content.decode(), "another session"
+    client.post(where(second, "/undo"))
+    asked = f"Undo the decision on item {first.number} of batch {answered.pk}"
+    User.objects.update(is_staff=True)
+    for path in ("/audits/items", where(second), f"/admin/audit/item/{second.pk}/change/"):
+        page = client.get(path).content.decode()
+        assert "Undo your last decision" not in page
+        assert asked in page
+        assert re.search(r'<summary data-key="u">Undo an earlier decision', page)
+
+
+def test_lists_show_own_drafts(answered: Batch, lead: User, second: User) -> None:
+    item = conflicts(answered)[0]
+    save_draft(item, lead, choice="first", reason="half a reason")
+    User.objects.update(is_staff=True)
+    for path in ("/audits/items", "/admin/audit/item/"):
+        own = browser(lead).get(path, {"state": "drafts"}).content.decode()
+        assert f"Item {item.number} of batch {answered.pk}" in own
+        assert re.search(r">draft</(span|div)>", own)
+        other = browser(second).get(path, {"state": "drafts"}).content.decode()
+        assert f"Item {item.number} of batch {answered.pk}" not in other
+        every = browser(second).get(path).content.decode()
+        assert f"Item {item.number} of batch {answered.pk}" in every
+        assert not re.search(r">draft</(span|div)>", every)
+
+
+def test_item_pages_show_the_progress_and_a_summary(answered: Batch, lead: User) -> None:
+    first, second = conflicts(answered)
+    client = browser(lead)
+    left = count_progress(select_items(lead, {"state": "all"})).left
+    decide(client, first)
+    User.objects.update(is_staff=True)
+    for path in (where(second), f"/admin/audit/item/{second.pk}/change/"):
+        assert f"1 decided, {left - 1} left" in client.get(path).content.decode()
+    page = client.get(where(second)).content.decode()
+    summary = re.search(r'class="audit-summary">([^<]*)<', page)
+    assert summary
+    assert re.fullmatch(r"carol: .*, dave: .*; meta-judge: .*, .*|dave: .*, carol: .*", summary[1])
+    assert page.index("audit-summary") > page.index("Judgment B"), "above the form"
+
+
 def test_undo_returns_to_what_counted_before(answered: Batch, lead: User, second: User) -> None:
     item = conflicts(answered)[0]
     decide(browser(lead), item, "tie", reason="both miss it")
@@ -377,7 +430,7 @@ def test_a_repeat_is_reviewed_as_the_item_that_it_repeats(answered: Batch, lead:
     repeat = answered.items.filter(repeat_kind="other")[0]
     page = browser(lead).get(where(repeat)).content.decode()
     assert repeat.original is not None
-    assert f"item {repeat.original.number}</h1>" in page
+    assert f"<h1>Item {repeat.original.number} of batch {answered.pk}</h1>" in page
     with pytest.raises(InputError, match="repeat"):
         adjudicate_item(repeat, Decision("tie", "long enough", 0), by=lead)
 
@@ -472,11 +525,11 @@ def test_the_start_page_counts_what_is_to_adjudicate_in_each_batch(
     every = len(list_numbers(client, {}))
     for path in ("/audits", "/experiments/scripted/audits"):
         page = client.get(path).content.decode()
-        assert f'aria-label="{every} items of batch {answered.pk} to adjudicate"' in page
+        assert f'aria-label="Batch {answered.pk}: {every} items without a decision"' in page
         assert '<td data-label="Auditors">carol, dave</td>' in page
     assert f"Adjudicate: {every} with a disagreement" in client.get("/audits").content.decode()
     Batch.objects.update(status="closed")
-    assert '<td data-label="To adjudicate">none</td>' in client.get("/audits").content.decode()
+    assert f"closed, {every} items without a decision" in client.get("/audits").content.decode()
 
 
 def test_the_queue_has_one_count_and_its_active_filters_can_be_removed(
@@ -526,7 +579,7 @@ def test_each_kind_of_disagreement_is_found(answered: Batch, lead: User) -> None
         hidden_verdict__facts__backward="first",
     )  # fmt: skip
     one = sure[0]
-    Answer.objects.filter(item=one).update(choice="first")
+    Answer.objects.filter(Q(item=one) | Q(item__original=one)).update(choice="first")
     assert one.number not in list_numbers(client, {"disagreement": "meta"})
     Answer.objects.filter(item=one).update(choice="second")
     assert one.number in list_numbers(client, {"disagreement": "meta"})
@@ -665,12 +718,12 @@ def test_the_admin_leads_from_item_to_item_of_the_queue(answered: Batch, lead: U
     first, second = conflicts(answered)[:2]
     given = {"adjudicated": "tie", "adjudication": "both miss it", "version": 0, "_next": "1"}
     change = reverse("admin:audit_item_change", args=[first.pk])
-    assert "Save and next item" in client.get(change).content.decode()
+    assert "Decide, next item" in client.get(change).content.decode()
     sent = client.post(change, given, follow=True)
     assert sent.redirect_chain[-1][0] == reverse("admin:audit_item_change", args=[second.pk])
     page = sent.content.decode()
-    assert f"Item {answered.pk}/{first.number}</a>: tie. Reason: both miss it" in page
-    assert f"Undo your last decision: item {answered.pk}/{first.number}" in page
+    assert f"item {first.number} of batch {answered.pk}</a>: tie. Reason: both miss it" in page
+    assert f"Undo your last decision: item {first.number} of batch {answered.pk}" in page
     Item.objects.exclude(pk=second.pk).update(adjudicated="tie")
     last = client.post(reverse("admin:audit_item_change", args=[second.pk]), given)
     assert last["Location"] == reverse("admin:audit_item_changelist")
@@ -700,7 +753,7 @@ def test_a_batch_in_the_admin_shows_what_is_left_and_what_was_done(
     listed = client.get(reverse("admin:audit_batch_changelist")).content.decode()
     left = len(list_numbers(client, {}))
     assert left > 0
-    assert f"{left} items of batch {answered.pk} to adjudicate" in listed
+    assert f"batch {answered.pk}: {left} items without a decision" in listed
     change = reverse("admin:audit_batch_change", args=[answered.pk])
     page = client.get(change).content.decode()
     names = re.findall(r'name="auditors"[^>]*>\s*(\w+)', page)
@@ -711,13 +764,13 @@ def test_a_batch_in_the_admin_shows_what_is_left_and_what_was_done(
     closing = {"action": "close_batches", "_selected_action": [answered.pk]}
     path = reverse("admin:audit_batch_changelist")
     asked = client.post(path, closing).content.decode()
-    assert f"{left} items to adjudicate will have no decision" in asked
+    assert f"{left} items with a disagreement will have no decision" in asked
     closing["confirmed"] = "1"
     closed = client.post(path, closing, follow=True).content.decode()
     assert f"Batch {answered.pk} was closed." in closed
     again = client.post(path, closing, follow=True).content.decode()
     assert f"Already closed: batch {answered.pk}." in again
-    assert f"{left} items of batch" not in again, "closed batches have nothing to adjudicate"
+    assert f"closed, {left} items without a decision" in again
     assert list_numbers(client, {}) == []
 
 
@@ -800,7 +853,7 @@ def test_items_are_filtered_by_auditor_and_exported_in_the_admin(
     Answer.objects.filter(item=both).update(auditor_name="erin")
     page = client.get(f"{path}?auditor=erin").content.decode()
     assert re.findall(r'class="field-format_place"><a [^>]*>([^<]+)', page) == [
-        f"{answered.pk}/{both.number}"
+        f"Item {both.number} of batch {answered.pk}"
     ]
     sent = client.post(path, {"action": "export", "_selected_action": [both.pk]})
     rows = list(csv.DictReader(io.StringIO(sent.content.decode())))
@@ -856,7 +909,7 @@ def test_responses_are_adjudicated_by_a_score(
     decision = {"points": "3", "reason": "mostly right", "version": 0}
     assert client.post(where(item), {**decision, "points": "9"}).status_code == 422
     sent = client.post(where(item), {**decision, "points": "3.5"}, follow=True)
-    assert f"Saved: batch {batch.pk}, item {item.number}: 3.5 of 5." in sent.content.decode()
+    assert f"Saved: item {item.number} of batch {batch.pk}: 3.5 of 5." in sent.content.decode()
     item.refresh_from_db()
     assert item.adjudicated == "3.5", "the rubric allows decimals"
     assert "3.5 of 5" in client.get(where(item)).content.decode()
@@ -886,7 +939,7 @@ def test_leads_see_how_good_auditors_are_and_results_without_flagged_ones(
                 annotation_queue.submit_answer(item, person, given)
     client = browser(lead)
     page = client.get(f"/audits/{batch.pk}").content.decode()
-    assert "40 disagreements without a decision are excluded" in page
+    assert "40 items on which auditors differ, without a decision, are excluded" in page
     assert "flagged</span>" not in page
     for item in batch.items.filter(repeat_kind="")[:30]:
         decide(client, item, to_shown_letter("first", item))
@@ -1019,7 +1072,7 @@ def test_an_earlier_decision_is_undone_on_its_page(answered: Batch, lead: User) 
     assert "Undo this decision" in client.get(where(first)).content.decode()
     last = client.get(where(second)).content.decode()
     assert "Undo this decision" not in last, "there is the button for the last one"
-    assert f"Undo your last decision: batch {answered.pk}, item {second.number}" in last
+    assert f"Undo your last decision: item {second.number} of batch {answered.pk}" in last
     client.post(where(first, "/undo"))
     first.refresh_from_db()
     second.refresh_from_db()
@@ -1060,7 +1113,7 @@ def test_a_decision_is_undone_in_the_admin(answered: Batch, lead: User, second: 
     decide(client, item, "tie", reason="both miss it")
     change, elsewhere = (reverse("admin:audit_item_change", args=[one.pk]) for one in (item, other))
     page = client.get(elsewhere).content.decode()
-    assert f"Undo your last decision: item {answered.pk}/{item.number}" in page
+    assert f"Undo your last decision: item {item.number} of batch {answered.pk}" in page
     assert "Undo this decision" not in page
     assert "Undo this decision" in client.get(change).content.decode()
     assert "Undo this decision" not in browser(second).get(change).content.decode()
@@ -1094,7 +1147,7 @@ def test_enter_saves_and_goes_to_the_next_item_in_the_admin(answered: Batch, lea
     ]  # fmt: skip
     names = [found[1] for tag in buttons if (found := re.search(r'name="(\w+)"', tag))]
     assert names == ["_next", "_save", "_continue"]
-    assert "Save and next item" in buttons[0]
+    assert "Decide, next item" in buttons[0]
     assert "default" in buttons[0]
 
 
@@ -1110,7 +1163,9 @@ def test_a_conflict_in_the_admin_keeps_the_input_and_shows_the_newer_decision(
     page = client.post(change, given).content.decode()
     assert "because lena changed this item" in page
     assert "The decision is now: tie. Reason: both miss it" in page
-    assert "tie, by lena: both miss it" in page, "the current decision, not the input"
+    assert re.search(r"tie, by lena, [0-9 :-]{16}: both miss it", page), (
+        "the current decision, not the input"
+    )
     assert ">\nboth are wrong</textarea>" in page
     assert re.search(r'value="neither"[^>]* checked', page)
     assert AdjudicationDraft.objects.get(lead=second).reason == "both are wrong"

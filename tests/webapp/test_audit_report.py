@@ -682,11 +682,11 @@ def test_reviewers_see_disagreements_first(batch: Batch, carol: User) -> None:
     Answer.objects.update(choice="first")
     Answer.objects.filter(item=odd).update(choice="second")
     page = reviewer().get(reverse("admin:audit_answer_changelist")).content.decode()
-    assert page.index(f"{batch.pk}/{odd.number}<") == min(
-        page.index(f"{batch.pk}/{item.number}<") for item in batch.items.all()
+    assert page.index(f"Item {odd.number} of batch {batch.pk}<") == min(
+        page.index(f"Item {item.number} of batch {batch.pk}<") for item in batch.items.all()
     )
     only = reviewer_again().get(reverse("admin:audit_answer_changelist") + "?agreement=0")
-    assert f"{batch.pk}/{odd.number}<" in only.content.decode()
+    assert f"Item {odd.number} of batch {batch.pk}<" in only.content.decode()
 
 
 def reviewer_again() -> Client:

@@ -30,10 +30,11 @@ from webapp.audit.forms import (
 )
 from webapp.audit.item_presenter import make_item_view
 from webapp.audit.models import Item, ItemKind
-from webapp.audit.rendering import remember_differences
+from webapp.audit.rendering import remember_decision, remember_differences, was_just_decided
 from webapp.audit.review_items import (
     ReviewFilterForm,
     annotate_disagreements,
+    count_progress,
     count_to_adjudicate,
     find_item,
     find_neighbours,
@@ -54,6 +55,7 @@ from webapp.audit.review_presenter import (
     make_history,
     make_links,
     make_review_rows,
+    summarize_answers,
 )
 from webapp.htmx import render_page_or_partial
 
@@ -74,6 +76,7 @@ def list_items(request: HttpRequest) -> HttpResponse:
     values = _read_filter(form)
     items = select_items(person, values)
     page = Paginator(items, _ROWS_ON_A_PAGE).get_page(request.GET.get("page"))
+    last = _find_last(person)
     context = {
         "form": form,
         "rows": make_review_rows(page.object_list, person),
@@ -83,7 +86,8 @@ def list_items(request: HttpRequest) -> HttpResponse:
         "is_filtered": bool(encode_filter(values)),
         "is_queue": not values.get("state") and values.get("disagreement") != "all",
         "chips": make_filter_chips(form, values),
-        "last": _find_last(person),
+        "last": last,
+        "is_recent": last is not None and was_just_decided(request, last.pk),
         "max_csv_rows": _MAX_CSV_ROWS,
     }
     status = 422 if form.errors else 200
@@ -165,7 +169,8 @@ def _save_decision(request: HttpRequest, person: User, item: Item) -> HttpRespon
     if not won:
         return _render_conflict(request, person, item)
     now = _get_item(person, pk=item.batch_id, number=item.number)
-    said = f"Saved: batch {item.batch_id}, item {item.number}: {format_decision(now)}."
+    remember_decision(request, item.pk)
+    said = f"Saved: {item}: {format_decision(now)}."
     reason = Truncator(now.adjudication).chars(_REASON_CHARS)
     messages.success(request, f"{said} Reason: {reason}")
     if "stay" in request.POST:
@@ -202,6 +207,7 @@ def _render_item(
         "decision": format_decision(item),
         "disagreements": list_disagreements(item),
         "answers": make_answer_views(item, person),
+        "summary": summarize_answers(item),
         "facts": list_facts(item),
         "links": make_links(item),
         "history": make_history(item),
@@ -209,9 +215,11 @@ def _render_item(
         "query": encode_filter(values),
         "previous": previous and _build_next_address(previous, encode_filter(values)),
         "listed": len(keys),
+        "progress": count_progress(select_items(person, {**values, "state": "all"})),
         "position": keys.index(item.pk) + 1 if item.pk in keys else None,
         "following": following and _build_next_address(following, encode_filter(values)),
         "last": last,
+        "is_recent": last is not None and was_just_decided(request, last.pk),
         "may_undo": may_adjudicate and is_own and item != last and not explain_refusal(item),
     }
     page = render_page_or_partial(
@@ -262,13 +270,13 @@ def undo_adjudication(request: HttpRequest, pk: int, number: int) -> HttpRespons
     undone = format_decision(item)
     try:
         if adjudication.undo_adjudication(item, by=person):
+            remember_decision(request, None)
             now = _get_item(person, item.batch_id, item.number)
             messages.success(request, describe_undone(now, undone))
         else:
             messages.warning(
                 request,
-                f"The decision on item {item.number} was not undone, because another "
-                f"review lead made it.",
+                f"The decision on {item} was not undone, because another review lead made it.",
             )
     except InputError as error:
         messages.error(request, str(error))

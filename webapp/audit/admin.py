@@ -34,7 +34,7 @@ from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
-from django.utils.text import Truncator
+from django.utils.text import Truncator, capfirst
 
 from meta_reward_core.errors import InputError
 from webapp.accounts.permissions import get_user, get_visible_experiments
@@ -94,10 +94,13 @@ from webapp.audit.models import (
     KnownItem,
     OnGateFailure,
 )
+from webapp.audit.rendering import remember_decision, was_just_decided
 from webapp.audit.report_presenter import REOPENING, describe_closing, describe_undecided
 from webapp.audit.review_items import (
     annotate_disagreements,
+    annotate_drafts,
     annotate_undecided,
+    count_progress,
     filter_by_state,
     find_neighbours,
     get_reviewable_items,
@@ -470,7 +473,8 @@ class AnswerAdmin(ReviewerAdmin):
     list_per_page = _ROWS_ON_A_PAGE
     fields = readonly_fields = ("format_item", "list_links", "format_auditor", "get_answer",
                                 "confidence", "format_tags", "show_comment", "format_seconds",
-                                "submitted", "revealed", "source", "list_history")  # fmt: skip
+                                "format_submitted", "format_revealed", "source",
+                                "list_history")  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Answer]:
         """Load all answers for reviewers, their own for auditors."""
@@ -522,8 +526,8 @@ class AnswerAdmin(ReviewerAdmin):
     def format_item(self, row: Answer) -> str:
         """Format the item as batch and number."""
         original = row.item.original
-        again = f" repeats {original.number}" if original is not None else ""
-        return f"{row.item.batch_id}/{row.item.number}{again}"
+        again = f", repeats item {original.number}" if original is not None else ""
+        return f"{capfirst(str(row.item))}{again}"
 
     @admin.display(description="links")
     def list_links(self, row: Answer) -> str:
@@ -551,6 +555,11 @@ class AnswerAdmin(ReviewerAdmin):
     def format_submitted(self, row: Answer) -> str:
         """Format when it was submitted."""
         return format_time(row.submitted)
+
+    @admin.display(ordering="revealed", description="revealed")
+    def format_revealed(self, row: Answer) -> str:
+        """Format when the auditor saw the reveal."""
+        return format_time(row.revealed) if row.revealed else "–"
 
     @admin.display(ordering="seconds", description="time taken")
     def format_seconds(self, row: Answer) -> str:
@@ -679,11 +688,14 @@ class ItemAdmin(ReviewerAdmin):
     list_per_page = _ROWS_ON_A_PAGE
     actions = ("export",)
     readonly_fields = ("list_links", "format_disagreements", "show_instruction",
-                       "show_response", "show_judgments", "list_answers",
+                       "show_response", "show_judgments", "show_guidelines", "show_rubric",
+                       "list_answers",
                        "list_hidden_verdicts", "show_state", "list_history")  # fmt: skip
     fieldsets = (
         ("Item", {"fields": ("list_links", "format_disagreements",
                              "show_instruction", "show_response", "show_judgments")}),
+        ("Guidelines and rubric", {"fields": ("show_guidelines", "show_rubric"),
+                                   "classes": ("collapse",)}),
         ("Answers and verdicts", {"fields": ("list_answers", "list_hidden_verdicts")}),
         ("Decision", {"fields": ("show_state", "adjudicated", "adjudication", "version")}),
         ("History", {"fields": ("list_history",)}),
@@ -710,7 +722,8 @@ class ItemAdmin(ReviewerAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Item]:
         """Load items with their disagreements."""
-        found = annotate_disagreements(get_reviewable_items(get_user(request)))
+        user = get_user(request)
+        found = annotate_drafts(annotate_disagreements(get_reviewable_items(user)), user)
         repeats = Prefetch("repeats", Item.objects.select_related("answer"))
         related = ("batch__experiment", "answer", "hidden_verdict", "claimed_by", "known")
         return found.select_related(*related).prefetch_related(repeats)
@@ -742,7 +755,7 @@ class ItemAdmin(ReviewerAdmin):
     @admin.display(ordering="number", description="item")
     def format_place(self, row: Item) -> str:
         """Format the item as batch and number."""
-        return f"{row.batch_id}/{row.number}"
+        return capfirst(str(row))
 
     @admin.display(ordering="instruction", description="prompt")
     def format_prompt(self, row: Item) -> str:
@@ -766,12 +779,12 @@ class ItemAdmin(ReviewerAdmin):
         return format_meta_judge(row)
 
     @admin.display(ordering="adjudicated", description="decision")
-    def format_decided(self, row: Item) -> str:
-        """Format the decision with the letters of the item's page, and who made it."""
-        if not row.adjudicated:
-            return "–"
+    def format_decided(self, row: Any) -> str:
+        """Format the decision and who made it, and whether the user has a draft."""
         who = row.adjudicated_by_name or "a review lead"
-        return format_html("<div>{}</div><div>by {}</div>", format_decision(row), who)
+        parts = [format_decision(row), f"by {who}"] if row.adjudicated else []
+        lines = [*parts, *(["draft"] if row.has_draft else [])]
+        return format_html_join("", "<div>{}</div>", [(line,) for line in lines]) or "–"
 
     @admin.display(description="links")
     def list_brief_links(self, row: Item) -> str:
@@ -802,6 +815,16 @@ class ItemAdmin(ReviewerAdmin):
         a, b = (row.second, row.first) if row.is_swapped else (row.first, row.second)
         return format_side_by_side((("Judgment A", a), ("Judgment B", b)))
 
+    @admin.display(description="guidelines")
+    def show_guidelines(self, row: Item) -> str:
+        """Show the guidelines for auditors."""
+        return format_text(row.batch.guidelines)
+
+    @admin.display(description="rubric")
+    def show_rubric(self, row: Item) -> str:
+        """Show the rubric that the judge used."""
+        return format_text(row.batch.rubric)
+
     @admin.display(description="answers")
     def list_answers(self, row: Item) -> str:
         """List all answers to the item and its repeats."""
@@ -825,8 +848,9 @@ class ItemAdmin(ReviewerAdmin):
         # A form with errors has put its input into the row, so the stored state is read again.
         now = Item.objects.select_related("batch", "claimed_by").get(pk=row.pk)
         claimed = get_other_claimant(now, _get_reader(row))
+        when = f", {format_time(now.adjudicated_at)}" if now.adjudicated_at else ""
         parts = [
-            f"{format_decision(now)}, by {now.adjudicated_by_name}: {now.adjudication}"
+            f"{format_decision(now)}, by {now.adjudicated_by_name}{when}: {now.adjudication}"
             if now.adjudicated
             else "none",
             f"{claimed} opened this item and may be deciding it." if claimed else "",
@@ -867,6 +891,7 @@ class ItemAdmin(ReviewerAdmin):
             self.message_user(request, str(error), messages.ERROR)
             return
         if is_undone:
+            remember_decision(request, None)
             now = Item.objects.select_related("batch").get(pk=item.pk)
             self.message_user(request, describe_undone(now, undone), messages.SUCCESS)
         else:
@@ -892,10 +917,13 @@ class ItemAdmin(ReviewerAdmin):
             "listed": len(keys),
             "previous": previous and self._build_address(request, previous),
             "following": following and self._build_address(request, following),
+            "progress": count_progress(self._select_listed(request)),
             "last": last,
+            "is_recent": last is not None and was_just_decided(request, last.pk),
             "undo_last": last and self._build_address(request, last.pk),
             "address": self._build_address(request, item.pk),
             "is_open": is_open,
+            "is_decided": bool(item.adjudicated),
             "is_own": bool(item.adjudicated) and item.adjudicated_by_id == user.pk,
             "is_score": item.batch.kind == ItemKind.RESPONSES,
             "draft": find_draft(item, user) if request.method == "GET" and is_open else None,
@@ -933,7 +961,9 @@ class ItemAdmin(ReviewerAdmin):
             listed = self._select_undecided(request)
             obj.following = find_neighbours(listed, obj, user)[1]  # type: ignore[attr-defined]
         decision = Decision(obj.adjudicated, obj.adjudication, form.cleaned_data["version"])
-        if not adjudicate_item(obj, decision, by=user):
+        if adjudicate_item(obj, decision, by=user):
+            remember_decision(request, obj.pk)
+        else:
             obj.is_conflict = True  # type: ignore[attr-defined]
             now = Item.objects.select_related("batch").get(pk=obj.pk)
             self.message_user(request, _describe_conflict(now), messages.ERROR)
@@ -944,28 +974,46 @@ class ItemAdmin(ReviewerAdmin):
         Without a filter by decision, those without a decision; without any filter, those to
         adjudicate.
         """
+        state = _read_list_filter(request).get("state")
+        listed = self._select_listed(request, state=state)
+        return listed if state else filter_by_state(listed, "")
+
+    def _select_listed(self, request: HttpRequest, *, state: str | None = None) -> QuerySet[Any]:
+        """Select the items of the list that the user came from, decided or not.
+
+        Args:
+            state: the filter by decision; None for all.
+        """
         user = get_user(request)
-        filters = QueryDict(request.GET.get("_changelist_filters", ""), mutable=True)
-        for name in ("p", "all"):
-            filters.pop(name, None)
+        filters = _read_list_filter(request)
+        filters.pop("state", None)
+        if state:
+            filters["state"] = state
         if not filters:
-            return select_items(user, {})
+            return select_items(user, {"state": "all"})
         listing = copy(request)
         listing.GET = filters  # type: ignore[assignment]
         try:
-            listed = self.get_changelist_instance(listing).get_queryset(listing)
+            listed: QuerySet[Any] = self.get_changelist_instance(listing).get_queryset(listing)
         except (IncorrectLookupParameters, DisallowedModelAdminLookup):
             return select_items(user, {})
-        return listed if "state" in filters else filter_by_state(listed, "")
+        return listed
+
+
+def _read_list_filter(request: HttpRequest) -> QueryDict:
+    """Read the filter of the list that the user came from, without its page."""
+    filters = QueryDict(request.GET.get("_changelist_filters", ""), mutable=True)
+    for name in ("p", "all"):
+        filters.pop(name, None)
+    return filters
 
 
 def _describe_saved(item: Item) -> str:
     """Describe a saved decision, with a link to the item, where it can be undone."""
     return format_html(
-        '<a href="{}">Item {}/{}</a>: {}. Reason: {}',
+        'Saved: <a href="{}">{}</a>: {}. Reason: {}',
         reverse("admin:audit_item_change", args=[item.pk]),
-        item.batch_id,
-        item.number,
+        item,
         format_decision(item),
         Truncator(item.adjudication).chars(_EXCERPT_CHARS),
     )
@@ -1007,7 +1055,7 @@ class HiddenVerdictAdmin(ReadOnlyAdmin):
     @admin.display(ordering="item__number", description="item")
     def format_item(self, row: HiddenVerdict) -> str:
         """Format the item as batch and number."""
-        return f"{row.item.batch_id}/{row.item.number}"
+        return capfirst(str(row.item))
 
     @admin.display(description="meta-judge or judge")
     def format_outcome(self, row: HiddenVerdict) -> str:
@@ -1052,7 +1100,7 @@ class KnownItemAdmin(ReadOnlyAdmin):
     @admin.display(ordering="number", description="known item")
     def format_place(self, row: KnownItem) -> str:
         """Format the item as batch and number."""
-        return f"{row.batch_id}/known {row.number}"
+        return capfirst(str(row))
 
     @admin.display(ordering="instruction", description="prompt")
     def format_prompt(self, row: KnownItem) -> str:
@@ -1070,8 +1118,7 @@ class KnownItemAdmin(ReadOnlyAdmin):
         if row.source is None:
             return "file"
         address = reverse("admin:audit_item_change", args=[row.source_id])
-        place = f"{row.source.batch_id}/{row.source.number}"
-        return format_html('<a href="{}">adjudicated item {}</a>', address, place)
+        return format_html('<a href="{}">adjudicated {}</a>', address, row.source)
 
     @admin.display(description="answers")
     def list_answers(self, row: KnownItem) -> str:
@@ -1126,7 +1173,7 @@ class AdjudicationDraftAdmin(ReadOnlyAdmin):
     @admin.display(ordering="item__number", description="item")
     def format_item(self, row: AdjudicationDraft) -> str:
         """Format the item as batch and number."""
-        return f"{row.item.batch_id}/{row.item.number}"
+        return capfirst(str(row.item))
 
     @admin.display(description="links")
     def list_links(self, row: AdjudicationDraft) -> str:

@@ -24,7 +24,12 @@ from django.http import HttpRequest
 from webapp.accounts.permissions import get_user
 from webapp.audit.annotation_queue import TAGS
 from webapp.audit.models import Answer, Confidence, OnGateFailure
-from webapp.audit.review_items import DISAGREEMENTS, filter_by_disagreement, filter_by_state
+from webapp.audit.review_items import (
+    DISAGREEMENTS,
+    filter_by_disagreement,
+    filter_by_draft,
+    filter_by_state,
+)
 from webapp.audit.selectors import get_visible_batches
 
 
@@ -164,10 +169,13 @@ class StateFilter(ChoiceFilter):
         "open": "to adjudicate",
         "undecided": "without a decision",
         "adjudicated": "adjudicated",
+        "drafts": "my drafts",
     }
 
     def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
         """Items of the chosen state; only those with a disagreement are to adjudicate."""
+        if value == "drafts":
+            return filter_by_draft(rows)
         if value in ("adjudicated", "undecided"):
             return filter_by_state(rows, value)
         return filter_by_disagreement(filter_by_state(rows, ""), "")

@@ -24,7 +24,7 @@ def list_item_links(item: Item) -> list[tuple[str, str]]:
     """List the pages of the site about an item: address and name."""
     found = make_links(item)
     links = [
-        (reverse("audit_review", args=[item.batch_id, item.number]), "review"),
+        (reverse("audit_review", args=[item.batch_id, item.number]), "open in the site"),
         (found.prompt, "prompt"),
         (found.battle, "battle"),
     ]
@@ -33,8 +33,7 @@ def list_item_links(item: Item) -> list[tuple[str, str]]:
 
 def format_links(item: Item, links: Iterable[tuple[str, str]]) -> str:
     """Format links about an item, with labels that name it."""
-    place = f"{item.batch_id}/{item.number}"
-    labelled = [(address, f"{name} of item {place}", name) for address, name in links]
+    labelled = [(address, f"{name}: {item}", name) for address, name in links]
     return format_html_join(" · ", '<a href="{}" aria-label="{}">{}</a>', labelled)
 
 

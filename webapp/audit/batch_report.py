@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, cast
 
 from meta_reward_core.review.annotator_consistency import AnnotatorConsistency, measure_consistency
@@ -90,9 +91,9 @@ class BatchReport:
         return found.sentences if found else ()
 
     @property
-    def has_gone(self) -> bool:
-        """Whether the account of at least one auditor is gone."""
-        return any(auditor.is_gone for auditor in self.auditors)
+    def gone(self) -> tuple[str, ...]:
+        """Names of the auditors whose accounts are gone."""
+        return tuple(auditor.name for auditor in self.auditors if auditor.is_gone)
 
     @property
     def counted(self) -> int:
@@ -311,9 +312,9 @@ def _iter_strata(
 def _iter_auditors(answers: Sequence[Answer]) -> Iterable[AuditorSummary]:
     for name in sorted({answer.auditor_name for answer in answers}):
         own = [answer for answer in answers if answer.auditor_name == name]
-        spent = sorted(answer.seconds for answer in own if answer.seconds > 0)
-        median = spent[len(spent) // 2] if spent else None
-        yield AuditorSummary(name, len(own), median, any(map(_is_gone, own)))
+        spent = [answer.seconds for answer in own if answer.seconds > 0]
+        seconds = median(spent) if spent else None
+        yield AuditorSummary(name, len(own), seconds, any(map(_is_gone, own)))
 
 
 def _is_gone(answer: Answer) -> bool:

@@ -10,6 +10,7 @@ from markdown_it import MarkdownIt
 from meta_reward_core.method.parsing import remove_score_lines
 
 _DIFFERENCES: Final = "audit_differences"
+_LAST_DECISION: Final = "audit_last_decision"
 _MAX_CHARS: Final = 20_000
 _TAGS: Final = {
     "p", "br", "hr", "em", "strong", "code", "pre", "blockquote", "ul", "ol", "li",
@@ -50,3 +51,13 @@ def remember_differences(request: HttpRequest) -> bool:
     if chosen is not None:
         request.session[_DIFFERENCES] = chosen == "1"
     return bool(request.session.get(_DIFFERENCES, False))
+
+
+def remember_decision(request: HttpRequest, item: int | None) -> None:
+    """Remember the item that the user just decided; None after the decision was undone."""
+    request.session[_LAST_DECISION] = item
+
+
+def was_just_decided(request: HttpRequest, item: int) -> bool:
+    """Return whether an item is the last that the user decided in this session."""
+    return bool(request.session.get(_LAST_DECISION) == item)

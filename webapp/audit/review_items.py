@@ -1,6 +1,7 @@
 """Select the audit items that a user can see, with their disagreements."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from django import forms
@@ -26,6 +27,7 @@ from django.db.models.functions import Cast, Coalesce, Now
 
 from webapp.audit.annotation_queue import TAGS
 from webapp.audit.models import (
+    AdjudicationDraft,
     Answer,
     Batch,
     BatchStatus,
@@ -53,6 +55,7 @@ STATES: Final[Mapping[str, str]] = {
     "": "to adjudicate",
     "undecided": "without a decision",
     "adjudicated": "adjudicated",
+    "drafts": "my drafts",
     "all": "all",
 }
 SORTS: Final[Mapping[str, str]] = {
@@ -210,8 +213,19 @@ def filter_by_disagreement(items: QuerySet[Any], name: str) -> QuerySet[Any]:
     return items.filter(**{flags[name]: 1}) if name in flags else items.filter(priority__lt=3)
 
 
+def annotate_drafts(items: QuerySet[Any], person: User) -> QuerySet[Any]:
+    """Annotate items with `has_draft`: whether a lead has unsaved input for them."""
+    drafts = AdjudicationDraft.objects.filter(item=OuterRef("pk"), lead=person)
+    return items.annotate(has_draft=Exists(drafts))
+
+
+def filter_by_draft(items: QuerySet[Any]) -> QuerySet[Any]:
+    """Keep the items for which `annotate_drafts` found a draft."""
+    return items.filter(has_draft=True)
+
+
 def filter_by_state(items: QuerySet[Any], state: str) -> QuerySet[Any]:
-    """Filter by state, one of `STATES`; "" is without a decision, in batches that are open."""
+    """Filter by a state of `STATES` except drafts; "" is undecided items of open batches."""
     if state == "all":
         return items
     if state == "adjudicated":
@@ -223,7 +237,9 @@ def filter_by_state(items: QuerySet[Any], state: str) -> QuerySet[Any]:
 def select_items(person: User, values: Mapping[str, Any]) -> QuerySet[Any]:
     """Select the visible items by the values of a `ReviewFilterForm`."""
     items = annotate_disagreements(get_reviewable_items(person))
-    items = filter_by_state(items, values.get("state", ""))
+    items = annotate_drafts(items, person)
+    state = values.get("state", "")
+    items = filter_by_draft(items) if state == "drafts" else filter_by_state(items, state)
     items = filter_by_disagreement(items, values.get("disagreement", ""))
     equal = {
         "batch__experiment_name": values.get("experiment"),
@@ -281,6 +297,21 @@ def get_item_address(key: int) -> Item:
 def count_to_adjudicate(person: User) -> int:
     """Count the visible items of open batches that need a decision."""
     return select_items(person, {}).count()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Numbers of decided and undecided items of a list."""
+
+    decided: int
+    left: int
+
+
+def count_progress(items: QuerySet[Any]) -> Progress:
+    """Count the decided and the undecided items of a list that belong to open batches."""
+    of_open = items.order_by().filter(batch__status=BatchStatus.OPEN)
+    left = of_open.filter(adjudicated="").count()
+    return Progress(of_open.count() - left, left)
 
 
 def count_undecided(person: User, batch: Batch) -> int:

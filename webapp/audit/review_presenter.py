@@ -167,6 +167,13 @@ def list_brief_answers(item: Item) -> list[str]:
     return [_format_brief_answer(answer, item) for answer in answers]
 
 
+def summarize_answers(item: Item) -> str:
+    """Summarize all answers to an item and what the meta-judge or the judge said, in one line."""
+    answers = [_format_brief_answer(answer, item) for answer in _read_answers([item])[item.pk]]
+    judge = "judge" if item.batch.kind == ItemKind.RESPONSES else "meta-judge"
+    return f"{', '.join(answers) or 'no answers yet'}; {judge}: {format_meta_judge(item)}"
+
+
 def _cut(text: str) -> str:
     """Return the beginning of a text in one line."""
     line = " ".join(text.split())
