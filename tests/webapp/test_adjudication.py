@@ -281,7 +281,7 @@ def test_a_closed_batch_shows_its_items_without_a_decision(answered: Batch, lead
     assert said in closed
     assert "Adjudicate:" not in closed
     assert said in client.get("/audits").content.decode()
-    listed = client.get("/audits/items", {"batch": answered.pk, "state": "undecided"})
+    listed = client.get(f"/audits/items?batch={answered.pk}&state=undecided")
     assert f"{count[1]} items in this list" in listed.content.decode()
     User.objects.update(is_staff=True)
     for path in ("/admin/audit/batch/", f"/admin/audit/batch/{answered.pk}/change/"):
@@ -380,7 +380,8 @@ def test_undo_returns_to_what_counted_before(answered: Batch, lead: User, second
     assert re.search(r'value="neither"[^>]* checked', undone), "the choice is kept as a draft"
     first = Activity.objects.filter(action="adjudicated").earliest("pk")
     item.refresh_from_db()
-    assert item.adjudicated_at == first.created, "the time of the decision that applies again"
+    is_original = item.adjudicated_at == first.created
+    assert is_original, "the time of the decision that applies again"
     assert (item.adjudicated, item.adjudicated_by, item.adjudication) == (
         "tie", lead, "both miss it"
     )  # fmt: skip

@@ -33,6 +33,7 @@ from webapp.activity.models import Activity
 from webapp.audit import annotation_queue
 from webapp.audit.batch_report import make_report
 from webapp.audit.batch_sampling import hash_source_files
+from webapp.audit.exports import FILE_CONTENTS, FORMATS
 from webapp.audit.gate import explain_hold
 from webapp.audit.models import Answer, Batch, Gate, GateOverride, Item
 from webapp.audit.pooled_report import TrendPoint, compute_trend, pool_iteration
@@ -788,3 +789,7 @@ def test_a_lease_has_one_winner(batch: Batch, carol: User, dave: User) -> None:
     item = batch.items.all()[0]
     won = [annotation_queue._lease_item(item, person) for person in (carol, dave, carol)]
     assert won == [True, False, True]
+
+
+def test_each_file_of_a_batch_is_described() -> None:
+    assert list(FILE_CONTENTS) == list(FORMATS)

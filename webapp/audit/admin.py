@@ -208,6 +208,7 @@ class BatchAdmin(ReviewerAdmin):
         models.ManyToManyField: {"widget": CheckboxSelectMultiple},
     }
     list_title = "Batches"
+    empty_value_display = "nobody"
     actions = ("close_batches", "open_batches", "assign", "unassign", "export")
     action_form = AssignForm
 
@@ -644,6 +645,8 @@ class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
         save_draft(now, _get_reader(self.instance), choice=choice, reason=reason)
 
 
+_RESPONSE_FIELDS: Final = ("list_links", "format_disagreements", "show_instruction",
+                           "show_response")  # fmt: skip
 _REQUIRED: Final = {"adjudicated": "choose a decision", "adjudication": "give a reason"}
 
 
@@ -702,8 +705,11 @@ class ItemAdmin(ReviewerAdmin):
     )  # fmt: skip
 
     def get_fieldsets(self, request: HttpRequest, obj: Item | None = None) -> Any:
-        """Show the decision as text where an item cannot be adjudicated."""
+        """Hide judgments of a response, and show a decision that cannot be changed as text."""
         sets: Any = super().get_fieldsets(request, obj)
+        if obj is not None and obj.batch.kind == ItemKind.RESPONSES:
+            texts = {"fields": _RESPONSE_FIELDS}
+            sets = [(name, texts if name == "Item" else given) for name, given in sets]
         if self.has_change_permission(request, obj):
             return sets
         return [
@@ -809,9 +815,7 @@ class ItemAdmin(ReviewerAdmin):
 
     @admin.display(description="judgments")
     def show_judgments(self, row: Item) -> str:
-        """Show both judgments with the letters of the item's page; none for a response."""
-        if row.batch.kind == ItemKind.RESPONSES:
-            return "–"
+        """Show both judgments with the letters of the item's page."""
         a, b = (row.second, row.first) if row.is_swapped else (row.first, row.second)
         return format_side_by_side((("Judgment A", a), ("Judgment B", b)))
 

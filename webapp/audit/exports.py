@@ -188,6 +188,19 @@ def _export_judge_pairs(batch: Batch) -> bytes:
     return _encode_json_lines(build_pair_rows(batch))
 
 
+FILE_CONTENTS: Final[Mapping[str, str]] = {
+    "csv": "answers with the verdicts of the meta-judge, or the judge's mean",
+    "jsonl": "the same, one JSON object per line",
+    "parquet": "the same, as Parquet",
+    "findings": "all estimates with their intervals, as CSV",
+    "label-studio": "tasks for unanswered items",
+    "argilla": "records for unanswered items",
+    "mlflow": "assessments with a human source",
+    "eft": "judgments that humans preferred, to fine-tune the judge",
+    "judge-pairs": "preferred and other judgments, as TRL rows",
+}
+"""What each format of `FORMATS` contains, for the page of a batch."""
+
 FORMATS: Final[Mapping[str, tuple[str, str, Callable[[Batch], bytes]]]] = {
     "csv": ("csv", "text/csv; charset=utf-8", _export_csv),
     "jsonl": (

@@ -27,7 +27,7 @@ from webapp.audit import services
 from webapp.audit.auditor_report import make_auditor_report
 from webapp.audit.batch_report import make_report
 from webapp.audit.batch_sampling import require_finished
-from webapp.audit.exports import FORMATS, export_batch
+from webapp.audit.exports import FILE_CONTENTS, FORMATS, export_batch
 from webapp.audit.forms import (
     AuditorsForm,
     BatchForm,
@@ -184,7 +184,7 @@ def _render_report(
         "report": made,
         "metrics": make_report_view(made),
         "headline_title": "For these items" if batch.is_hand_picked else "For the whole iteration",
-        "formats": list(FORMATS),
+        "formats": FILE_CONTENTS.items(),
         **_make_auditor_context(person, batch),
         "undecided": undecided,
         "undecided_text": describe_undecided(batch, undecided),
