@@ -34,7 +34,9 @@ def refuse_malformed_addresses(get_response: Answer) -> Answer:
             return _refuse_address(request)
         charset = (request.content_params or {}).get("charset", "utf-8")
         if charset.strip("\"' ").lower() not in _UTF_8:
-            return _refuse(request, "the request must be UTF-8: remove the charset", 415)
+            return _refuse(
+                request, "the request must be UTF-8: remove the charset from Content-Type", 415
+            )
         return get_response(request)
 
     return answer

@@ -70,9 +70,10 @@ def close_to_others(path: Path) -> str:
         path.chmod(mode & ~_OTHERS)
     except OSError as error:
         raise ForeignFolderError(
-            f"{path} is open to other users (mode {mode:04o}) and cannot be closed: {error}"
+            f"{path} is accessible to other users (mode {mode:04o}), and its permissions could not "
+            f"be restricted: {error}"
         ) from error
-    return f"closed {path} to other users of this machine (its mode was {mode:04o})"
+    return f"removed access to {path} for other users of this machine (its mode was {mode:04o})"
 
 
 def _require_own_link(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Read a file of prompts: text, JSON, JSON lines, CSV, TSV or Parquet.
+"""Read a file of prompts: text, JSON, JSON Lines, CSV, TSV or Parquet.
 
 All interfaces read prompts through `read_prompts`. A row that is unusable as a prompt is listed
 with its line and the reason; the user decides whether the other rows are used
@@ -57,7 +57,7 @@ class PromptFile:
     Attributes:
         prompts: the distinct prompts, in file order.
         duplicates: number of rows left out because an earlier row has the same text.
-        rejected: pairs of a position and a reason. The position is the line in a text, JSON lines
+        rejected: pairs of a position and a reason. The position is the line in a text, JSON Lines
             or CSV file, or the row number, from 1, in a JSON array or Parquet file.
         extra: additional columns of each row, by prompt id; rows without such columns have no
             entry.
@@ -152,7 +152,7 @@ def read_prompts(
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, Row]]:
-    """Read the objects of a JSON lines file with their line numbers; blank lines are skipped.
+    """Read the objects of a JSON Lines file with their line numbers; blank lines are skipped.
 
     Raises:
         PromptFileError: the file is missing, or a line is not UTF-8 or not one JSON object.

@@ -206,7 +206,7 @@ def has_wrong_bytes(text: str) -> bool:
 def iter_rows(
     path: Path, kind: PromptFormat, name: str, *, max_rows: int | None = None
 ) -> Iterator[IndexedRow]:
-    """Yield the rows of a file with their line (text, JSON lines, CSV) or number (JSON, Parquet).
+    """Yield the rows of a file with their line (text, JSON Lines, CSV) or number (JSON, Parquet).
 
     Args:
         path: path of the file.
@@ -263,7 +263,7 @@ def _iter_text_rows(text: str) -> Iterator[IndexedRow]:
 
 
 def iter_json_lines(data: bytes) -> Iterator[IndexedRow]:
-    """Yield the objects of a JSON lines file, with any keys; blank lines are skipped."""
+    """Yield the objects of a JSON Lines file, with any keys; blank lines are skipped."""
     for number, line in _iter_lines(decode_leniently(data)):
         yield number, "not_utf8" if has_wrong_bytes(line) else _parse_json_row(line)
 

@@ -1,4 +1,4 @@
-"""Read evaluation and instruction fine-tuning data: JSON lines to SFT rows.
+"""Read evaluation and instruction fine-tuning data: JSON Lines to SFT rows.
 
 EFT teaches the judge: its prompt is the judge's prompt, its response a justification with a score.
 IFT teaches the actor. Both are rows of `{prompt, response}`, as `{prompt_text, response_text, ...}`
@@ -46,7 +46,7 @@ class SftFile:
 
 
 def read_sft_rows(path: str | Path, *, held_out: HeldOutPrompts | None = None) -> SftFile:
-    """Read EFT or IFT data from a JSON lines file.
+    """Read EFT or IFT data from a JSON Lines file.
 
     Other columns (`language`, `quality_score`) are ignored: rows are not ranked here.
 

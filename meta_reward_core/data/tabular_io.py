@@ -1,6 +1,6 @@
 """Read the rows of an evaluation file, with precise errors.
 
-Formats: a JSON array, JSON lines, one JSON object of columns, or Parquet. Absent, null and NaN
+Formats: a JSON array, JSON Lines, one JSON object of columns, or Parquet. Absent, null and NaN
 values are missing; a missing value is never read as a number or an empty text.
 """
 
@@ -97,7 +97,7 @@ def format_for_message(value: object) -> str:
 
 
 def read_rows(path: str | Path) -> list[NumberedRow]:
-    """Read all rows of a file: a JSON array, JSON lines, one object of columns, or Parquet.
+    """Read all rows of a file: a JSON array, JSON Lines, one object of columns, or Parquet.
 
     Raises:
         EvaluationFileError: the file is missing, malformed or empty; the message gives the file,

@@ -152,7 +152,7 @@ def read_judgments(
     A game whose score the version cannot read has no verdict; `unread` is the reason.
 
     Args:
-        paths: files of JSON lines, in the form of either version.
+        paths: files of JSON Lines, in the form of either version.
         version: version whose rules apply.
         baseline: name of the baseline, for files of version 0.1, which do not contain it.
         categories: categories to read; empty: all of them.

@@ -111,7 +111,7 @@ class Lease:
         # If the client has sent the request twice, the file that it finds is our own.
         if not self._store.put_if_absent(name, data) and self._store.read(name) != data:
             return False
-        # Later holders remove earlier numbers, so a free number can be an outdated one.
+        # Later holders delete earlier numbers, so an unused number may be older than the latest.
         if self._find_latest() > self._number + 1:
             self._store.delete(name)
             return False

@@ -327,7 +327,9 @@ def test_a_skipped_item_comes_again_only_when_asked_for(batch: Batch, carol: Use
         item = take(client, batch)
         assert item != skipped
         give(client, item)
-    assert "those you skipped" in client.get(f"/audits/{batch.pk}/annotate").content.decode()
+    assert (
+        "You skipped the remaining" in client.get(f"/audits/{batch.pk}/annotate").content.decode()
+    )
     client.post(f"/audits/{batch.pk}/skipped")
     assert take(client, batch) == skipped
 

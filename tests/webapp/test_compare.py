@@ -82,7 +82,7 @@ def test_without_a_finished_iteration_it_says_so(client: Client) -> None:
     make_experiment("b")
     page = client.get(f"{COMPARE}?name=a&name=b").content.decode()
     assert "The recipes are identical." in page
-    assert "None of them has completed an iteration yet." in page
+    assert "None of these experiments has completed an iteration yet." in page
 
 
 def test_results_from_m0_on_stand_before_the_charts(client: Client) -> None:
@@ -163,7 +163,9 @@ def test_the_axes_can_show_the_whole_range(client: Client) -> None:
 
 def test_one_needs_another(client: Client) -> None:
     make_experiment("a")
-    assert "Choose at least one more." in client.get(f"{COMPARE}?name=a").content.decode()
+    assert (
+        "Choose at least one more experiment." in client.get(f"{COMPARE}?name=a").content.decode()
+    )
     assert "Start one" not in client.get(COMPARE).content.decode()
 
 
@@ -176,7 +178,7 @@ def test_strangers_private_experiments_are_not_there(client: Client) -> None:
     make_experiment("unseen-one", is_private=True, owner=make_person("bob", "operator"))
     page = client.get(f"{COMPARE}?name=a&name=unseen-one").content.decode()
     assert "/experiments/unseen-one" not in page
-    assert "Choose at least one more." in page
+    assert "Choose at least one more experiment." in page
 
 
 def test_more_than_can_be_told_apart_are_cut(client: Client) -> None:

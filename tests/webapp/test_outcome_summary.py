@@ -85,7 +85,10 @@ def test_without_values_per_prompt_there_is_no_interval_and_the_reason_is_given(
     assert (quality.low, quality.interval_text) == (None, "")
     assert "only totals" in quality.why_no_interval
     own = next(row for row in found.rows if "mean score" in row.measure.title)
-    assert (own.models, own.why_no_interval) == ("M0, M1", "each iteration samples other prompts")
+    assert (own.models, own.why_no_interval) == (
+        "M0, M1",
+        "each iteration samples different prompts",
+    )
     page = get(client, "/experiments/first")
     assert "none: only totals over the held-out prompts are stored" in page
     assert page.index("M0 to M2") < page.index("Metrics by iteration") < page.index("Lineage")

@@ -46,7 +46,7 @@ def test_what_was_open_is_closed_and_said(tmp_path: Path) -> None:
     assert [mode_of(path) for path in (var, uploads)] == [0o700, 0o700]
     assert [mode_of(path) for path in files] == [0o600, 0o600, 0o600]
     for path in (var, uploads, *files):
-        assert f"closed {path} to other users" in done.stderr
+        assert f"removed access to {path} for other users" in done.stderr
 
 
 def test_files_that_this_process_makes_are_its_owners(
@@ -80,7 +80,7 @@ def test_a_folder_that_cannot_be_closed_is_refused(
         raise PermissionError("read-only file system")
 
     monkeypatch.setattr(Path, "chmod", refuse)
-    with pytest.raises(ForeignFolderError, match="cannot be closed"):
+    with pytest.raises(ForeignFolderError, match="could not be restricted"):
         close_to_others(tmp_path)
 
 

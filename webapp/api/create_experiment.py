@@ -121,7 +121,7 @@ def _get_model_fields(model: SeedModel | None) -> dict[str, str]:
 
 
 def _store_prompt_fields(prompts: list[str] | None) -> dict[str, str]:
-    """Store prompts as JSON lines, which allows line breaks in prompts.
+    """Store prompts as JSON Lines, which allows line breaks in prompts.
 
     Raises:
         PromptFileError: no prompt is usable.

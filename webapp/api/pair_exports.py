@@ -1,4 +1,4 @@
-"""Preference pairs as JSON lines in another tool's format, read partition by partition."""
+"""Preference pairs as JSON Lines in another tool's format, read partition by partition."""
 
 import itertools
 import json

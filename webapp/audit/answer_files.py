@@ -1,4 +1,4 @@
-"""Imported files of answers: CSV, JSON or JSON lines, read entry by entry.
+"""Imported files of answers: CSV, JSON or JSON Lines, read entry by entry.
 
 An entry is a row in one of the formats of `answer_formats`. Entries that cannot be read are skipped
 with a reason; the rest are read.

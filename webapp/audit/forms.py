@@ -210,7 +210,7 @@ class BatchForm(PlainForm):
         required=False,
         initial=True,
         label="Reveal after each answer",
-        help_text="Otherwise, answers are revealed when the batch is closed.",
+        help_text="If not selected, answers are revealed when the batch is closed.",
     )
     guidelines = forms.CharField(
         required=False,
@@ -223,7 +223,7 @@ class BatchForm(PlainForm):
         queryset=User.objects.none(),
         required=False,
         widget=forms.CheckboxSelectMultiple,
-        help_text="A single auditor gets no repeats for another auditor: no one could answer them.",
+        help_text="Repeats for another auditor are omitted if only one auditor is assigned.",
     )
     adjudicated_items = forms.IntegerField(
         min_value=0,
@@ -236,22 +236,24 @@ class BatchForm(PlainForm):
     known_file = forms.FileField(
         required=False,
         label="File of items with known answers",
-        help_text="CSV, JSON or JSON lines with the columns instruction, response, first, second "
-        "(the two judgments) and answer (first, second, tie or neither); for responses "
-        "instruction, response and points. The csv export of a batch has these columns.",
+        help_text="CSV, JSON or JSON Lines. Columns for judgments: instruction, response, first, "
+        "second (the two judgments) and answer (first, second, tie or neither). Columns for "
+        "responses: instruction, response and points. The CSV export of a batch has these "
+        "columns.",
     )
     min_accuracy = forms.IntegerField(
         min_value=0,
         max_value=100,
         initial=round(100 * MIN_ACCURACY),
         label="Minimum accuracy of an auditor (%)",
-        help_text="Auditors whose 95% interval is below this are flagged, and results are also "
-        "shown without their answers.",
+        help_text="Auditors are flagged if the 95% confidence interval of their accuracy is below "
+        "this value. Results are then also shown without their answers.",
     )
     shows_quality = forms.BooleanField(
         required=False,
         label="Show auditors their own accuracy",
-        help_text="Computed from final answers: revealed ones, or all once the batch is closed.",
+        help_text="Computed from final answers: those already revealed, or all answers once the "
+        "batch is closed.",
     )
 
     def __init__(self, *args: Any, numbers: list[int], **kwargs: Any) -> None:
@@ -441,6 +443,6 @@ class ImportForm(PlainForm):
     """A file of answers."""
 
     file = forms.FileField(
-        help_text="CSV or JSON lines as exported here, or a file from Label Studio, Argilla or "
-        "MLflow. Unreadable entries are listed with a reason; all others are imported."
+        help_text="CSV or JSON Lines file exported from this site, or a file from Label Studio, "
+        "Argilla or MLflow. Unreadable entries are listed with a reason; all others are imported."
     )

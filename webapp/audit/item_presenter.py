@@ -97,7 +97,7 @@ def format_choice(choice: str | None, item: Item) -> str:
     words = {"tie": "tie", "neither": "neither is acceptable"}
     if choice in letters:
         return f"judgment {letters[choice]} is better"
-    return words.get(choice or "", "not readable, or not compared")
+    return words.get(choice or "", "unreadable, or not compared")
 
 
 def list_revealed_facts(item: Item, facts: Facts) -> list[RevealedFact]:
@@ -107,8 +107,8 @@ def list_revealed_facts(item: Item, facts: Facts) -> list[RevealedFact]:
     if "mean" in facts:
         return [
             RevealedFact("The judge's mean", _format_score(facts["mean"])),
-            RevealedFact("Variance of its judgments", _format_score(facts["variance"])),
-            RevealedFact("Readable judgments", str(facts["valid"])),
+            RevealedFact("Variance of its scores", _format_score(facts["variance"])),
+            RevealedFact("Scored judgments", str(facts["valid"])),
         ]
     a, b = ("second", "first") if item.is_swapped else ("first", "second")
     orders = {"first": "forward", "second": "backward"}

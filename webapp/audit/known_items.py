@@ -48,7 +48,7 @@ class _KnownRow(BaseModel):
 def read_known_answers(
     name: str, content: bytes, kind: str
 ) -> tuple[list[KnownAnswer], list[LeftOut]]:
-    """Read a file of items with known answers: CSV, JSON or JSON lines.
+    """Read a file of items with known answers: CSV, JSON or JSON Lines.
 
     Args:
         kind: kind of the batch, an `ItemKind`.

@@ -189,7 +189,10 @@ def read_hidden_facts(item: Item) -> dict[str, Any]:
 
 
 def list_answer_seconds(person: User, experiment: Experiment) -> list[float]:
-    """List the seconds of recent answers in an experiment's audits, else in all visible ones."""
+    """List the durations of recent answers, in seconds.
+
+    Answers in the experiment's audits are used; if there are none, those in all visible audits.
+    """
     timed = Answer.objects.filter(seconds__gt=0).order_by("-submitted", "-pk")
     own = timed.filter(item__batch__experiment=experiment)
     found = own if own.exists() else timed.filter(item__batch__in=get_visible_batches(person))

@@ -198,7 +198,7 @@ def make_fork_request(
 
 
 def write_fork_request(row: Experiment, state: ForkFormState) -> ForkRequest:
-    """Write the request of a form that is ready."""
+    """Write the request from a validated form."""
     if state.form is None or state.chosen is None:
         raise InputError("choose a fork point")
     given = state.form.cleaned_data

@@ -53,7 +53,7 @@ class LaunchForm(forms.Form):
     is_private = forms.BooleanField(
         label="Private",
         required=False,
-        help_text="Only you and admins can see it. Otherwise, all users can.",
+        help_text="Only you and admins can see the experiment. If not selected, all users can.",
     )
     model_from = forms.ChoiceField(label="Base model (M0)", widget=forms.RadioSelect)
     model_folder = forms.ChoiceField(label="Folder", required=False)
@@ -140,7 +140,7 @@ class ForkForm(forms.Form):
     is_private = forms.BooleanField(
         label="Private",
         required=False,
-        help_text="Only you and admins can see it. Otherwise, all users can.",
+        help_text="Only you and admins can see the experiment. If not selected, all users can.",
     )
 
     def clean_name(self) -> str:

@@ -273,5 +273,5 @@ def _refuse_too_large(called: str) -> NoReturn:
     raise PromptFileError(
         f"{called}: unpacks to more than {_MAX_ROWS:,} rows or "
         f"{settings.META_REWARD_UPLOAD_BYTES * _UNPACKED_TIMES / 1e6:g} MB: "
-        "upload only the column of prompts."
+        "upload only the prompt column."
     )

@@ -35,7 +35,7 @@ _CANCELLABLE: Final = (RunStatus.PAUSED, RunStatus.INTERRUPTED, RunStatus.NEEDS_
 _JOBS_SHOWN: Final = 5
 _PAUSE_OR_STOP: Final = (
     "Both stop the running shards within seconds and keep completed ones; the iteration can be "
-    "resumed at any time. Stop also cancels the further iterations."
+    "resumed at any time. Stop also cancels all further iterations."
 )
 
 

@@ -33,7 +33,7 @@ _BIASES: Final = "Biases"
 MEASURE_GROUPS: Final = (_ACTOR, _JUDGE, _META_JUDGE, _LENGTH, _BIASES)
 
 _TOTALS_ONLY: Final = "only totals over the held-out prompts are stored"
-_OTHER_PROMPTS: Final = "each iteration samples other prompts"
+_OTHER_PROMPTS: Final = "each iteration samples different prompts"
 _JUDGE_TASKS: Final = ("pair", "judge", "reward")
 _MAX_TASK_METRICS: Final = 4
 _MAX_DECIMALS: Final = 6

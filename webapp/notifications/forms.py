@@ -34,7 +34,7 @@ class NotificationsForm(forms.Form):
     only_own = forms.BooleanField(
         label="Only about my own experiments",
         required=False,
-        help_text="Otherwise, about all experiments that you can see.",
+        help_text="If not selected, notifications cover all experiments that you can see.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -38,7 +38,7 @@ class TurnForm(forms.Form):
         label="Top-p",
         min_value=0.01,
         max_value=1,
-        help_text="Share of the probability mass that tokens are sampled from.",
+        help_text="Probability mass of nucleus sampling.",
     )
     max_new_tokens = forms.IntegerField(
         label="Maximum tokens",
@@ -55,7 +55,7 @@ class TurnForm(forms.Form):
         label="Judgments per response",
         min_value=1,
         max_value=MAX_JUDGMENTS,
-        help_text="By each judge, with the experiment's judge prompt and settings.",
+        help_text="Per judge. The experiment's judge prompt and settings are used.",
     )
 
     def clean_prompt(self) -> str:

@@ -206,7 +206,7 @@ def _iter_exports(number: int) -> Iterator[FileRow]:
     folder = INSIDE.get_iteration(number)
     yield FileRow(f"{folder}/pairs.parquet", "all pairs, for DPO, Parquet", None, None)
     for name in EXPORTS:
-        what = f"all pairs as {name}, JSON lines"
+        what = f"all pairs as {name}, JSON Lines"
         yield FileRow(f"{folder}/all_pairs.{name}.jsonl", what, None, None)
 
 

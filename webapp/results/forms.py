@@ -64,7 +64,8 @@ class RulesForm(forms.Form):
         label="rho",
         min_value=0,
         max_value=1,
-        help_text="Width of the tiers within which length decides. 0 means best against worst.",
+        help_text="Width of the score tiers in which the pair is selected by length. 0: the best "
+        "response is paired with the worst.",
         widget=forms.NumberInput(attrs={"type": "range", "step": "0.01"}),
     )
     max_chosen_chars = forms.IntegerField(
@@ -83,10 +84,10 @@ class RulesForm(forms.Form):
     def __init__(self, *args: Any, recipe: Recipe, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["min_valid_judgments"] = forms.IntegerField(
-            label="Minimum readable judgments",
+            label="Minimum scored judgments",
             min_value=1,
             max_value=recipe.judge.samples,
-            help_text="Responses with fewer readable scores are not scored.",
+            help_text="Responses with fewer scored judgments get no score.",
             widget=forms.NumberInput(attrs={"type": "range"}),
         )
 

@@ -80,7 +80,7 @@ INDEX_PART_SCHEMA: Final = pa.schema(
 )
 """Columns of an index part: one row per prompt; lists have one entry per response or rating.
 
-`mean` and `variance` are computed for each response with at least one readable judgment.
+`mean` and `variance` are computed for each response with at least one scored judgment.
 `judge_reason` and the two lengths describe the pair before any length limit.
 """
 

@@ -80,7 +80,7 @@ class IterationIndex:
     Attributes:
         rows: the index parts, one row for each prompt.
         kinds: the stored pairs, by kind.
-        min_valid_judgments: minimum number of readable judgments for a score, from the recipe.
+        min_valid_judgments: minimum number of scored judgments per response, from the recipe.
     """
 
     rows: pa.Table

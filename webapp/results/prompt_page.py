@@ -368,7 +368,7 @@ def _explain_judge_pair(
     compared = {battle.first_judgment_id for battle in found.battles}
     yield (
         f"Response {score.sample} went to the meta-judge: its scores vary most (variance "
-        f"{score.variance or 0:.3g}). {len(compared)} different readable judgments were "
+        f"{score.variance or 0:.3g}). {len(compared)} different scored judgments were "
         f"compared in {len(found.battles)} battles, each pair in both orders."
     )
     if not found.elo:

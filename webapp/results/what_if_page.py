@@ -27,7 +27,7 @@ _RULES: Final = {
     "rho": "rho",
     "max_chosen_chars": "Maximum length of the chosen response",
     "max_chosen_judgment_chars": "Maximum length of the chosen judgment",
-    "min_valid_judgments": "Minimum readable judgments",
+    "min_valid_judgments": "Minimum scored judgments",
 }
 
 

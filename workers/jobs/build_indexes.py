@@ -40,7 +40,7 @@ def index_forever() -> None:
         except DatabaseError as error:
             _log.warning("the database does not respond: %s", error)
         except Exception:  # noqa: BLE001 pages build what is missing here
-            _log.exception("results could not be prepared; the pages will prepare them")
+            _log.exception("results could not be prepared; the pages will prepare them when opened")
         time.sleep(EVERY_SECONDS)
 
 

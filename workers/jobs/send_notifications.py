@@ -154,7 +154,7 @@ def _record_failure(
 ) -> None:
     reason = str(error) or type(error).__name__
     _log.warning(
-        "%s was not delivered at attempt %s: %s", notification, notification.attempts, reason
+        "%s was not delivered in attempt %s: %s", notification, notification.attempts, reason
     )
     if notification.attempts >= MAX_ATTEMPTS:
         _finish(held, NotificationStatus.GIVEN_UP, error=reason)

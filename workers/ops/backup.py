@@ -4,7 +4,7 @@ A backup contains rows, and the hashes of the files that they refer to. Back up 
 with any tool, before or after: they are written once and never changed, so the order does not
 matter. A restore writes all rows or none, and then lists the files that differ.
 
-The file is gzipped JSON lines: a header, one line per row, the files of each experiment, and a
+The file is gzipped JSON Lines: a header, one line per row, the files of each experiment, and a
 footer with the number of lines and their hash. Sessions and workers are excluded, because they are
 not valid on another machine.
 """

@@ -150,7 +150,7 @@ class _Queue:
         return bool(self._children)
 
     def iter_ended(self) -> Iterator[tuple[PlannedRun, int]]:
-        """Yield the runs that have ended since, with their exit codes."""
+        """Yield the runs that have ended since the last call, with their exit codes."""
         for run, child in list(self._children.items()):
             code = child.poll()
             if code is not None:

@@ -65,7 +65,7 @@ class Command(ExemplifiedCommand):
             help="Engine setting to change for the judge, such as dtype=bfloat16. "
                  "Repeatable.")  # fmt: skip
         add("--output", type=Path, required=True, metavar="FILE",
-            help="Output file for the selected judgments, in JSON lines.")  # fmt: skip
+            help="Output file for the selected judgments, in JSON Lines.")  # fmt: skip
         add("--held-out", type=Path, action="append", default=[], metavar="FILE",
             help="File of prompts reserved for evaluation, which are left out. "
                  "Repeatable.")  # fmt: skip

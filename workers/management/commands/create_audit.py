@@ -63,7 +63,7 @@ class Command(BaseCommand):
                  "They only measure the auditors' accuracy and affect no other result. Default: "
                  "0.")  # fmt: skip
         add("--known-answers", type=Path, metavar="FILE",
-            help="CSV, JSON or JSON lines file of items with known answers. Each auditor answers "
+            help="CSV, JSON or JSON Lines file of items with known answers. Each auditor answers "
                  "these items first (docs/audit.md).")  # fmt: skip
         add("--min-accuracy", type=float, default=MIN_ACCURACY, metavar="SHARE",
             help="Flag auditors if the 95% confidence interval of their accuracy is below this. "

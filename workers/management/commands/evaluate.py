@@ -194,7 +194,7 @@ def _declare_annotations(parser: argparse.ArgumentParser) -> None:
 
 def _declare_arena(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("files", type=Path, nargs="+", metavar="FILE", help="Files of judgments, in JSON lines.")
+    add("files", type=Path, nargs="+", metavar="FILE", help="Files of judgments, in JSON Lines.")
     add("--version", choices=["0.1", "2.0"], default="0.1",
         help="Version of the benchmark. Default: 0.1.")  # fmt: skip
     add("--baseline", metavar="NAME", help="Baseline model; required for version 0.1.")

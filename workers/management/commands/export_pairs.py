@@ -25,7 +25,7 @@ from workers.pipeline.read_experiment import (
 class Command(BaseCommand):
     """`format_command.py export_pairs`."""
 
-    help = "Write an experiment's preference pairs as JSON lines, in the format of another tool."
+    help = "Write an experiment's preference pairs as JSON Lines, in the format of another tool."
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
@@ -45,7 +45,7 @@ class Command(BaseCommand):
         add("--kind", choices=["actor", "judge"], help="Kind of pairs to export. Default: both.")
         add("--format", choices=sorted(EXPORTS), default="trl", help="Output format. Default: trl.")
         add(
-            "--output", type=Path, required=True, metavar="FILE", help="Output file, in JSON lines."
+            "--output", type=Path, required=True, metavar="FILE", help="Output file, in JSON Lines."
         )
         add("--overwrite", action="store_true", help="Overwrite an existing file.")
 

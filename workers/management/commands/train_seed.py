@@ -34,7 +34,7 @@ class Command(ExemplifiedCommand):
 
     examples = _EXAMPLE
     help = (
-        "Fine-tune a model on JSON lines of EFT data (judge prompt, judgment) or IFT data "
+        "Fine-tune a model on JSON Lines of EFT data (judge prompt, judgment) or IFT data "
         "(instruction, response), whose columns may have any of several common names. The trained "
         "model is written to a folder below META_REWARD_MODEL_ROOT, for run_iteration --model."
     )
@@ -44,7 +44,7 @@ class Command(ExemplifiedCommand):
         add = parser.add_argument
         add("--model", required=True, metavar="PATH|HUB_ID", help="Model to fine-tune.")
         add("--data", type=Path, action="append", required=True, metavar="FILE",
-            help="File of training data, in JSON lines. Repeatable.")  # fmt: skip
+            help="File of training data, in JSON Lines. Repeatable.")  # fmt: skip
         add("--held-out", type=Path, action="append", default=[], metavar="FILE",
             help="File of prompts reserved for evaluation; rows with these prompts are not trained "
                  "on. Repeatable.")  # fmt: skip
