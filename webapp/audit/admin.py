@@ -101,6 +101,7 @@ from webapp.audit.review_items import (
     annotate_drafts,
     annotate_undecided,
     count_progress,
+    filter_by_disagreement,
     filter_by_state,
     find_neighbours,
     get_reviewable_items,
@@ -990,18 +991,19 @@ class ItemAdmin(ReviewerAdmin):
         """
         user = get_user(request)
         filters = _read_list_filter(request)
+        if not filters:
+            return select_items(user, {"state": "all"})
+        is_queue = filters.get("state") == "open"
         filters.pop("state", None)
         if state:
             filters["state"] = state
-        if not filters:
-            return select_items(user, {"state": "all"})
         listing = copy(request)
         listing.GET = filters  # type: ignore[assignment]
         try:
             listed: QuerySet[Any] = self.get_changelist_instance(listing).get_queryset(listing)
         except (IncorrectLookupParameters, DisallowedModelAdminLookup):
             return select_items(user, {})
-        return listed
+        return filter_by_disagreement(listed, "") if is_queue else listed
 
 
 def _read_list_filter(request: HttpRequest) -> QueryDict:
