@@ -229,7 +229,7 @@ def iter_rows(
         if next(rows, None) is None:
             return
     most = f"{max_rows:,} rows or {max_rows * _LINES_PER_ROW:,} lines"
-    raise PromptFileError(f"{name}: has more than {most}; divide it.")
+    raise PromptFileError(f"{name}: has more than {most}; split the file.")
 
 
 def _iter_all_rows(

@@ -255,7 +255,7 @@ def require_forced_lines(engine: Engine) -> ForcedLineReader:
     """
     if not isinstance(engine, ForcedLineReader):
         raise EngineError(
-            "This engine does not support forced lines: use engine.kind: transformers or vllm, "
+            "This engine does not support forced readouts: use engine.kind: transformers or vllm, "
             "or a free readout."
         )
     return engine

@@ -235,8 +235,9 @@ class OpenAiEngine:
             obstacle = str(error)
         if obstacle is not None:
             raise EndpointError(
-                f"it does not support forced lines: {obstacle}; use a free readout, engine.kind: "
-                "transformers, or a server that supports them, such as vLLM"
+                f"the server does not support forced readouts: {obstacle}; use a free readout, "
+                "engine.kind: transformers, or a server that supports forced readouts, such as "
+                "vLLM"
             )
         self._can_force_lines = True
 
@@ -469,9 +470,11 @@ class _RequestSender:
             async with asyncio.timeout(seconds):
                 return await self._exchange(body)
         except (TimeoutError, httpx2.TimeoutException):
-            raise RetryableResponseError(f"it did not respond within {seconds:g} seconds") from None
+            raise RetryableResponseError(
+                f"the server did not respond within {seconds:g} seconds"
+            ) from None
         except httpx2.InvalidURL as error:
-            raise EndpointError(f"its base_url is not a valid URL: {error}") from None
+            raise EndpointError(f"base_url is not a valid URL: {error}") from None
         except httpx2.RequestError as error:
             how = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             raise RetryableResponseError(f"the connection failed ({how})") from None
@@ -484,7 +487,7 @@ class _RequestSender:
                 received += chunk
                 if len(received) > MAX_RESPONSE_BYTES:
                     raise RetryableResponseError(
-                        f"its response is larger than {MAX_RESPONSE_BYTES} bytes"
+                        f"the response is larger than {MAX_RESPONSE_BYTES} bytes"
                     )
         return parse_response(
             response.status_code,
@@ -497,7 +500,9 @@ class _RequestSender:
         """Wait with exponential backoff and jitter."""
         asked = error.wait_seconds
         if asked is not None and asked > MAX_RETRY_SECONDS:
-            raise EngineError(f"{error}; it asks to wait {asked:,.0f} seconds") from None
+            raise EngineError(
+                f"{error}; the server asks the client to wait {asked:,.0f} seconds"
+            ) from None
         if asked is not None:
             self._not_before = max(self._not_before, _get_loop_time() + asked)
         longest = min(self._first_wait_seconds * 2**attempt, MAX_WAIT_SECONDS)

@@ -119,15 +119,15 @@ def build_continuation_body(
 def find_obstacle(continued: ParsedResponse, another_turn: ParsedResponse) -> str | None:
     """Return the feature that a server lacks by its responses to the probe; None if it has all."""
     if continued.refusal or another_turn.refusal:
-        return f"it rejected the request: {continued.refusal or another_turn.refusal}"
+        return f"the server rejected the request: {continued.refusal or another_turn.refusal}"
     reply = continued.completions[0]
     if reply.text.strip() not in {value.strip() for value in PROBE_LINE.values}:
-        return "it does not constrain a reply to given texts (structured_outputs.choice)"
+        return "the server does not constrain a reply to given texts (structured_outputs.choice)"
     if not reply.choices:
-        return "it does not return token probabilities (logprobs)"
+        return "the server does not return token probabilities (logprobs)"
     shorter, longer = continued.prompt_tokens, another_turn.prompt_tokens
     if shorter is None or longer is None or shorter >= longer:
-        return "it does not continue the assistant's turn (continue_final_message)"
+        return "the server does not continue the assistant's turn (continue_final_message)"
     return None
 
 

@@ -150,7 +150,9 @@ def parse_response(
         return _parse_chat_completion(body, max_new_tokens)
     words = extract_error_text(body)
     if status in REDIRECTS:
-        raise EndpointError(f"it responded with a redirect ({status}), which is not followed")
+        raise EndpointError(
+            f"the server responded with a redirect ({status}), which is not followed"
+        )
     if status in _AUTH_ERROR_STATUSES:
         raise EndpointError(f"the API key is missing or was rejected ({status}): {words}")
     refusal = _find_refusal(status, body, words)
@@ -158,12 +160,12 @@ def parse_response(
         return ParsedResponse((), refusal)
     if status in _RETRYABLE_STATUSES and _read_error_code(body) != "insufficient_quota":
         raise RetryableResponseError(
-            f"it answered {status}: {words}",
+            f"the server responded with status {status}: {words}",
             wait_seconds=parse_retry_after(headers),
             may_be_prompt=status == _SERVER_ERROR,
         )
     kind = RejectedRequestError if status in _PROMPT_ERROR_STATUSES else EndpointError
-    raise kind(f"it rejected the request ({status}): {words}")
+    raise kind(f"the server rejected the request ({status}): {words}")
 
 
 def _find_refusal(status: int, body: bytes, words: str) -> str | None:
@@ -189,14 +191,14 @@ def _parse_chat_completion(body: bytes, max_new_tokens: int) -> ParsedResponse:
     said = _parse(body)
     choices = said.get("choices") if isinstance(said, dict) else None
     if not isinstance(choices, list):
-        raise RetryableResponseError("its response is not a chat completion: it has no choices")
+        raise RetryableResponseError("the response is not a chat completion: it has no choices")
     if not choices:
-        raise RetryableResponseError("its list of choices is empty")
+        raise RetryableResponseError("the response has an empty list of choices")
     tokens = _count_tokens(said, choices, max_new_tokens)
     read = [_parse_choice(*item) for item in zip(choices, tokens, strict=True)]
     usable = tuple(item for item in read if isinstance(item, Completion))
     if not usable:
-        raise RetryableResponseError(f"its response cannot be used: {read[0]}", may_be_prompt=True)
+        raise RetryableResponseError(f"the response cannot be used: {read[0]}", may_be_prompt=True)
     return ParsedResponse(usable, prompt_tokens=_read_usage(said, "prompt_tokens"))
 
 
@@ -282,7 +284,7 @@ def _count_tokens(said: dict[str, Any], choices: Sequence[Any], max_new_tokens: 
         return [len(ids) for ids in listed if isinstance(ids, list)]
     total = _read_usage(said, "completion_tokens")
     if total is None:
-        raise RetryableResponseError("its response does not state how many tokens were generated")
+        raise RetryableResponseError("the response does not state how many tokens were generated")
     cut_off = [_parse_finish_reason(choice) == "length" for choice in known]
     rest = total - max_new_tokens * sum(cut_off)
     if rest < 0 or all(cut_off):
@@ -390,7 +392,7 @@ def _parse(body: bytes) -> Any:
     try:
         return parse_json(body, ANSWER_LIMITS, leave_scalars=True)
     except MalformedInputError:
-        raise RetryableResponseError("its response is not JSON") from None
+        raise RetryableResponseError("the response is not JSON") from None
 
 
 def _replace_surrogates(text: str) -> str:

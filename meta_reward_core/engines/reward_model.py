@@ -77,7 +77,8 @@ def load_reward_model(
         )
     if model.config.num_labels != 1:
         raise ModelFolderError(
-            f"{model_folder} has {model.config.num_labels} outputs: use a reward model with one"
+            f"{model_folder} has {model.config.num_labels} outputs: use a reward model "
+            "with one output"
         )
     own = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     limits = [limit for limit in (own, max_model_len) if limit]

@@ -86,7 +86,7 @@ class ScriptedEngine:
             EngineError: the engine has no script for forced values.
         """
         if self._values is None:
-            raise EngineError("This script does not support forced lines: use one that does.")
+            raise EngineError("This script does not support forced readouts: use another script.")
         readings: list[ForcedLineReading | None] = []
         for request in requests:
             text = request.completion.text[: request.kept_chars]

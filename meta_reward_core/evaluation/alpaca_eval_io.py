@@ -229,7 +229,7 @@ def _require_same_instructions(
     if outputs and (left or unknown):
         raise EvaluationFileError(
             f"{Path(path).name}: {len(left)} of {len(outputs)} outputs have no annotation, and "
-            f"{len(unknown)} annotations no output, first "
+            f"{len(unknown)} annotations have no output. The first instruction concerned is "
             f"{format_for_message(min(left or unknown))}; use annotations and outputs for the "
             f"same instructions."
         )
@@ -252,10 +252,10 @@ def match_outputs(
     if missing or extra:
         example = missing[0].instruction if missing else min(extra)
         raise EvaluationFileError(
-            f"the two models answer different instructions: {len(missing)} lack an output of the "
-            f"model and {len(extra)} one of the baseline, first {format_for_message(example)}; "
-            f"generate "
-            "outputs for the same instructions."
+            f"the two models answer different instructions: {len(missing)} instructions have "
+            f"no output of the model, and {len(extra)} have no output of the baseline. The first "
+            f"instruction concerned is {format_for_message(example)}; generate outputs for the "
+            "same instructions."
         )
     return [_assign_common_dataset(output, answers[output.instruction]) for output in baseline]
 

@@ -143,7 +143,9 @@ def score_arena(
         EvaluationFileError: no game can be scored, or style control lacks an answer's style.
     """
     if controls and version != "2.0":
-        raise EvaluationFileError("style control follows version 2.0: choose that version.")
+        raise EvaluationFileError(
+            "style control is available only for version 2.0: select version 2.0."
+        )
     build_outcomes(judgments, version=version)  # refuses judgments without any verdict
     return [
         card
@@ -432,8 +434,9 @@ def _get_style(answers: Mapping[tuple[str, str], ArenaAnswer], model: str, uid: 
     answer = answers.get((model, uid))
     if answer is None or answer.style is None:
         raise EvaluationFileError(
-            f"style control needs metadata for every answer, but {model}'s to question {uid} "
-            f"has none; pass the answer files of the model and of the baseline with --answers."
+            f"style control needs metadata for every answer, but the answer of {model} to "
+            f"question {uid} has none; pass the answer files of the model and of "
+            "the baseline with --answers."
         )
     return answer.style
 
@@ -460,7 +463,7 @@ def _to_score(verdict: str | None) -> float:
 
 def _make_share_metric(name: str, values: Sequence[float]) -> Metric:
     if not values:
-        return Metric(name, None, 0, absent="no game to take it from")
+        return Metric(name, None, 0, absent="no games to compute this metric from")
     mean = 100 * sum(values) / len(values)
     ends = compute_bounded_mean_interval(mean, len(values), lowest=0.0, highest=100.0)
     return Metric(name, mean, len(values), ends.low, ends.high)

@@ -183,7 +183,7 @@ def read_judgments(
                 f"at {seen[key].place}); keep one row."
             )
         if judgment.model == judgment.baseline:
-            row.refuse(f"{judgment.model} plays against itself; remove these rows.")
+            row.refuse(f"{judgment.model} is compared with itself; remove these rows.")
         seen[key] = row
     return found
 
@@ -216,7 +216,7 @@ def _parse_judgment(row: NumberedRow, version: Version, baseline: str | None) ->
         row.refuse("has no baseline; specify it with --baseline (gpt-4-0314 in version 0.1).")
     games = row.values.get("games")
     if not isinstance(games, list) or len(games) != 2:
-        row.refuse("needs two games, the second with the answers in the other order.")
+        row.refuse("must contain two games, the second with the answers in reverse order.")
     return ArenaJudgment(
         uid=_read_uid(row),
         model=row.read_text("model"),
@@ -248,7 +248,7 @@ def _parse_game(row: NumberedRow, game: object, version: Version) -> Game:
     unread = (
         None
         if verdict
-        else f"version {version} does not read the score {format_for_message(score)}"
+        else f"the score {format_for_message(score)} is not valid in version {version}"
     )
     return Game(verdict, text, prompt, unread)
 
@@ -256,7 +256,7 @@ def _parse_game(row: NumberedRow, game: object, version: Version) -> Game:
 def make_game(text: str, prompt: Any, *, version: Version) -> Game:
     """Build a game from a judge's text."""
     verdict = parse_arena_verdict(text, version=version)
-    unread = None if verdict else f"version {version} finds no verdict in the text"
+    unread = None if verdict else f"the text contains no verdict in the format of version {version}"
     return Game(verdict, text, prompt, unread)
 
 

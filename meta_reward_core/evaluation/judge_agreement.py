@@ -115,7 +115,7 @@ def _make_share_metric(
 ) -> Metric:
     """Compute a share of pairs in percent, with Wilson's interval over prompts."""
     if not pairs:
-        return Metric(name, None, 0, absent="no pair to take it from")
+        return Metric(name, None, 0, absent="no pairs to compute this metric from")
     value = 100 * sum(map(holds, pairs)) / len(pairs)
     ends = compute_bounded_mean_interval(value, _count_prompts(pairs), lowest=0, highest=100)
     return Metric(name, value, len(pairs), ends.low, ends.high)
@@ -135,7 +135,7 @@ def _make_exact_order_metric(
     for pair in ordered:
         by_prompt[pair[0]].append(mine[pair] == theirs[pair])
     if not by_prompt:
-        return Metric("exact_order", None, 0, absent="no pair to take it from")
+        return Metric("exact_order", None, 0, absent="no pairs to compute this metric from")
     value = 100 * sum(map(all, by_prompt.values())) / len(by_prompt)
     ends = compute_bounded_mean_interval(value, len(by_prompt), lowest=0, highest=100)
     return Metric("exact_order", value, len(by_prompt), ends.low, ends.high)
@@ -170,7 +170,7 @@ def compute_label_kappa(pairs: Sequence[tuple[Any, Any]]) -> float | None:
 def _explain_missing_kappa(pairs: Sequence[tuple[Any, Any]]) -> str | None:
     if compute_label_kappa(pairs) is not None:
         return None
-    return "both are constant" if pairs else "no pair to take it from"
+    return "both are constant" if pairs else "no pairs to compute this metric from"
 
 
 def _compute_common_scores(
@@ -467,7 +467,7 @@ def _count_pair_prompts(pairs: Iterable[tuple[str, ...]]) -> int:
 
 def _make_percentage_metric(name: str, values: Sequence[bool], prompts: int) -> Metric:
     if not values:
-        return Metric(name, None, 0, absent="no verdict to take it from")
+        return Metric(name, None, 0, absent="no verdicts to compute this metric from")
     value = 100 * sum(values) / len(values)
     ends = compute_bounded_mean_interval(value, prompts, lowest=0, highest=100)
     return Metric(name, value, len(values), ends.low, ends.high)

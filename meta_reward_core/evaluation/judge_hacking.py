@@ -130,7 +130,7 @@ def _find_baseline_copies(answers: Sequence[ComparedResponse]) -> list[DataIssue
             "copies_baseline",
             f"{copies:,} of {len(compared):,} answers are copies of the baseline's answer, or "
             f"contain it.",
-            "A preference between equal texts is noise: expect 50.",
+            "A preference between equal texts is noise: expect a win rate of 50%.",
             copies,
         )
     ]

@@ -302,7 +302,7 @@ def compute_spearman(first: Sequence[float], second: Sequence[float]) -> float |
         ValueError: the columns differ in length.
     """
     if len(first) != len(second):
-        raise ValueError(f"Columns of {len(first)} and {len(second)} rows cannot correlate.")
+        raise ValueError(f"Columns of {len(first)} and {len(second)} rows cannot be correlated.")
     if len(set(first)) < 2 or len(set(second)) < 2:
         return None
     from scipy.stats import spearmanr  # a third of the start-up time of the site

@@ -135,7 +135,7 @@ def compute_length_controlled_rate(
     rated = ~np.isnan(preferences)
     if rated.sum() < MIN_ROWS:
         return LengthControlledRate(
-            None, absent=f"fewer than {MIN_ROWS} prompts: nothing to cross-validate on"
+            None, absent=f"fewer than {MIN_ROWS} prompts, which is too few for cross-validation"
         )
     gap = baseline_chars - model_chars
     spread = gap.std(ddof=1)

@@ -153,7 +153,7 @@ def _read_instructions(*sides: OutputSource) -> list[str]:
         if isinstance(side, Path):
             return [output.instruction for output in alpaca_eval_io.read_outputs(side)]
     raise EvaluationFileError(
-        "no instructions to answer: pass them with --prompts, or pass a file of outputs."
+        "no prompts to respond to: pass them with --prompts, or pass a file of outputs."
     )
 
 

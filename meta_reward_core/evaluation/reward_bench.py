@@ -180,7 +180,10 @@ def _join_scores(rows: Sequence[NumberedRow], scores: Sequence[NumberedRow]) -> 
     by_key = dict(zip(known, scores, strict=True))
     for row, key in zip(rows, keys, strict=True):
         if key not in by_key:
-            row.refuse(f"item {row.read_name('id')} has no scores; score it, or leave it out.")
+            row.refuse(
+                f"item {row.read_name('id')} has no scores; score the item, or remove it "
+                "from the file."
+            )
     return [_join_scores_of_row(row, by_key[key]) for row, key in zip(rows, keys, strict=True)]
 
 
@@ -258,7 +261,7 @@ def _parse_best_of_n(row: NumberedRow) -> ScoredItem:
     if not 1 <= correct < len(scores):
         row.refuse(
             f"{correct} of {len(scores)} scores are of correct answers; there must be "
-            f"correct and incorrect ones."
+            f"both correct and incorrect answers."
         )
     answers = (_read_count(row, "chosen") or 0) + (_read_count(row, "rejected") or 0)
     if answers and answers != len(scores):

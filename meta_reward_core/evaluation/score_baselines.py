@@ -40,7 +40,7 @@ def measure_score_entropy(scores: Mapping[str, Sequence[float]]) -> Metric:
     counts = [Counter(math.floor(score + 0.5) for score in values) for values in scores.values()]
     kinds = sorted(set().union(*counts))
     if not kinds:
-        return Metric("score_entropy", None, 0, absent="no score to take it from")
+        return Metric("score_entropy", None, 0, absent="no scores to compute this metric from")
     table = np.array([[count[kind] for kind in kinds] for count in counts])
     value = _compute_entropy(table.sum(axis=0))
     rng = np.random.default_rng(_SEED)
@@ -80,6 +80,6 @@ def measure_shuffled_scores(
         [measure(rng.permuted(shuffled, axis=1)) for _ in range(0, SHUFFLES, _SHUFFLES_AT_ONCE)]
     )
     if not scores or np.isnan(found).any():
-        return Metric(name, None, 0, absent="no order to take it from")
+        return Metric(name, None, 0, absent="no order of scores to compute this metric from")
     low, high = np.percentile(found, _ENDS)
     return Metric(name, float(found.mean()), len(scores), float(low), float(high))

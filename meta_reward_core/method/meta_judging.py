@@ -119,7 +119,7 @@ def list_ordered_pairs(
 
 def _compute_score_gap(first: Judgment, second: Judgment) -> float:
     if first.score is None or second.score is None:
-        raise ValueError("only scored judgments battle")
+        raise ValueError("only scored judgments can take part in battles")
     return abs(first.score - second.score)
 
 

@@ -180,7 +180,7 @@ def score_response(
     if not all(math.isfinite(score) for score in scores):
         raise ArtifactError(
             f"Response {response.response_id} has a score that is not a number; "
-            "an unscored judgment must carry None."
+            "an unscored judgment must have the score None."
         )
     enough = len(scores) >= max(1, min_valid_judgments) and response.finish_reason != "refused"
     return ResponseScore(

@@ -172,8 +172,8 @@ def _explain_no_weights(name: HubName, files: Mapping[str, "RepoSibling"]) -> st
     return (
         f"{name} only has weights as pickles ({pickles[0]}), which can run code when loaded "
         f"and are never downloaded: choose a repository or a revision with safetensors "
-        "(many have one as a pull request, refs/pr/NUMBER), or convert the model on a machine "
-        "that you can spare and give its folder"
+        "(many have one as a pull request, refs/pr/NUMBER), or convert the model on a "
+        "disposable machine and use the resulting folder"
     )
 
 

@@ -72,7 +72,7 @@ _FAULTS: Final = (
     ),
     _Fault(
         ("ValueError", "KeyError"), r"[Uu]nrecognized (model|configuration)|model type",
-        "config.json", "transformers does not know this model",
+        "config.json", "transformers does not support this model",
         "use a supported model, or a newer version",
     ),
     _Fault(

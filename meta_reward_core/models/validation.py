@@ -127,7 +127,7 @@ def read_weights_index(folder: Path) -> set[str]:
     if not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise ModelFolderError.from_parts(
             folder / WEIGHTS_INDEX,
-            "should name files in its own folder as weights (weight_map)",
+            "must list files in its own folder as weights (weight_map)",
             "download it again",
         )
     return set(names)
@@ -217,7 +217,7 @@ def _check_content(file: Path) -> None:
         raise ModelFolderError.from_parts(
             file,
             "starts with a byte order mark, which model libraries read as a character",
-            "save it as UTF-8 without one",
+            "save it as UTF-8 without a byte order mark",
         )
 
 
@@ -241,7 +241,8 @@ def _check_config(folder: Path) -> None:
             raise ModelFolderError.from_parts(
                 folder / name,
                 "requires custom code (auto_map), which is never run",
-                "choose a model that transformers knows, or remove auto_map if it knows this one",
+                "choose a model that transformers supports, or remove auto_map if transformers "
+                "supports this model",
             )
 
 
@@ -274,7 +275,7 @@ def _check_weights(folder: Path) -> None:
         raise ModelFolderError(
             f"{folder} lacks weights: {names} (download them again).",
             file=str(folder / WEIGHTS_INDEX),
-            problem=f"names weights that are missing: {names}",
+            problem=f"lists weights that are missing: {names}",
             remedy="download them again",
         )
 

@@ -118,7 +118,7 @@ def _find_spec_experiment(spec: str, roots: StorageRoots) -> Experiment | None:
         return None
     name = spec.removeprefix(EXPERIMENT_PREFIX).rpartition("/")[0]
     if not name:
-        raise InputError(f"{spec} does not name an experiment: write experiment:NAME/M2")
+        raise InputError(f"{spec} does not specify an experiment: use the form experiment:NAME/M2")
     return require_experiment(name, roots)
 
 

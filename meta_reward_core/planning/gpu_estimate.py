@@ -177,8 +177,9 @@ def plan_on_hardware(
         raise ValueError(
             f"an engine needs {per_engine} devices (engine.tensor_parallel_size is "
             f"{recipe.engine.tensor_parallel_size}, the weights take "
-            f"{model.parameters * _BYTES_PER_WEIGHT / 1e9:.0f} GB), a worker has {devices} with "
-            f"{devices * device.memory / 1e9:.0f} GB: use more devices per worker"
+            f"{model.parameters * _BYTES_PER_WEIGHT / 1e9:.0f} GB), but a worker has only "
+            f"{devices}, with {devices * device.memory / 1e9:.0f} GB in total: use more devices "
+            "per worker"
         )
     engines = workers * (devices // per_engine)
     seconds = {

@@ -42,25 +42,25 @@ from meta_reward_core.storage.experiment_files import ExperimentFiles
 ApplyChanges = Literal["now", "next"]
 """Rerun the shards that depend on a changed value, or apply it from the next iteration on."""
 
-_BEGINNING: Final = "it was used when the experiment was created"
+_BEGINNING: Final = "the value was used when the experiment was created"
 FIXED_FIELDS: Final[Mapping[str, str]] = {
-    "name": "it is the name of the recipe that the experiment was created from",
-    "description": "it describes the recipe that the experiment was created from",
+    "name": "the value is the name of the recipe that the experiment was created from",
+    "description": "the value describes the recipe that the experiment was created from",
     "model": "M0 is the base model of the experiment",
     "task": _BEGINNING,
     "sample.held_out": _BEGINNING,
-    "evaluation.tasks": "their items were chosen when the experiment was created, so that all "
-    "models are measured on the same ones",
-    "judge.reward_model": "its files were hashed when the experiment was created",
-    "development.tasks": "their items were chosen when the experiment was created",
-    "judge.template": "its text was stored when the experiment was created",
-    "judge.rubric": "its text was stored when the experiment was created",
-    "meta_judge.template": "its text was stored when the experiment was created",
-    "audit.required": "change it on the audits page of the experiment",
-    "audit.min_agreement": "change it on the audits page of the experiment",
-    "audit.confidence": "change it on the audits page of the experiment",
-    "audit.min_answers": "change it on the audits page of the experiment",
-    "audit.on_failure": "change it on the audits page of the experiment",
+    "evaluation.tasks": "the items of these tasks were chosen when the experiment was created, "
+    "so that all models are measured on the same ones",
+    "judge.reward_model": "the files of the model were hashed when the experiment was created",
+    "development.tasks": "the items of these tasks were chosen when the experiment was created",
+    "judge.template": "the text of the file was stored when the experiment was created",
+    "judge.rubric": "the text of the file was stored when the experiment was created",
+    "meta_judge.template": "the text of the file was stored when the experiment was created",
+    "audit.required": "change the value on the audits page of the experiment",
+    "audit.min_agreement": "change the value on the audits page of the experiment",
+    "audit.confidence": "change the value on the audits page of the experiment",
+    "audit.min_answers": "change the value on the audits page of the experiment",
+    "audit.on_failure": "change the value on the audits page of the experiment",
 }
 """Values that cannot change in an experiment, with the reason or the alternative."""
 

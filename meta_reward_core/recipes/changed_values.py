@@ -94,7 +94,7 @@ def parse_changes(
     for change in changes:
         key, equals, text = (part.strip() for part in change.partition("="))
         if not equals or not key:
-            raise RecipeError(f"--set takes key=value, such as actor.samples=5; got {change!r}")
+            raise RecipeError(f"--set expects key=value, such as actor.samples=5; got {change!r}")
         try:
             value = parse_yaml(text)
         except MalformedInputError as error:

@@ -438,7 +438,7 @@ class DevelopmentRecipe(Section):
     def _check_tasks(self) -> Self:
         names = [task.name for task in self.tasks]
         if len(set(names)) < len(names):
-            raise ValueError("development.tasks names a task twice: keep one entry of each")
+            raise ValueError("development.tasks lists a task twice: keep one entry per task")
         return self
 
 
@@ -599,7 +599,7 @@ class Recipe(Section):
         if self.training.selects_by_tasks and not self.development.tasks:
             raise ValueError(
                 "training.checkpoint_selection: highest_development_score selects by "
-                "development.tasks, which is empty: list a task"
+                "development.tasks, which is empty: add a task to development.tasks"
             )
         self._check_readouts()
         self._check_reward_model()
@@ -625,7 +625,7 @@ class Recipe(Section):
             )
         if any("judge" in kinds for kinds in self.train_on):
             raise ValueError(
-                "train_on names judge pairs, but a reward model (judge.reward_model) writes no "
+                "train_on includes judge pairs, but a reward model (judge.reward_model) writes no "
                 "judgments to compare: set train_on to [[actor]]"
             )
 

@@ -83,7 +83,9 @@ def parse_model_spec(text: str) -> tuple[str, int]:
     """
     found = _PLACE.fullmatch(text)
     if found is None:
-        raise InputError(f"{text!r} does not name a model: write EXPERIMENT/M0, EXPERIMENT/M1, ...")
+        raise InputError(
+            f"{text!r} does not specify a model: use EXPERIMENT/M0, EXPERIMENT/M1, ..."
+        )
     return found[1], int(found[2])
 
 

@@ -353,7 +353,7 @@ def _make_length_control_table(arms: Sequence[Arm]) -> list[Block]:
         outside=len(published_results.LENGTH_CONTROL),
     )
     different = len({row[1] for row in rows}) > 1
-    reason = "it requires two experiments with different pairing.rho in one report"
+    reason = "this table requires two experiments with different pairing.rho in one report"
     return add_reason_if_empty(grid, ours=int(different), reason=reason)
 
 

@@ -257,7 +257,8 @@ class IterationFiles:
         for table, number in work.tables:
             if (stage, shard) not in _list_writers(table, number):
                 raise ValueError(
-                    f"shard {shard} of {stage!r} writes no part {number} of {table!r}: see WRITERS"
+                    f"shard {shard} of {stage!r} does not write part {number} of {table!r}: "
+                    "see WRITERS"
                 )
         parts = [
             self._put_partition(table, number, rows)

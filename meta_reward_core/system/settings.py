@@ -559,8 +559,8 @@ def _read_secret_file(name: str, file: str) -> str | _UnreadableSecret:
     try:
         found = Path(file).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
-        return _UnreadableSecret(f"{name}_FILE names a file that is unreadable: {error}")
-    return found or _UnreadableSecret(f"{name}_FILE names {file}, which is empty")
+        return _UnreadableSecret(f"{name}_FILE specifies a file that is unreadable: {error}")
+    return found or _UnreadableSecret(f"{name}_FILE specifies {file}, which is empty")
 
 
 def read_settings() -> Settings:
@@ -731,7 +731,7 @@ def _load_env_file() -> None:
             raise SettingsError(f"{path.absolute()}: {name} has no value; write {name}=VALUE")
         if _CHOOSES_CODE.fullmatch(name):
             raise SettingsError(
-                f"{path.absolute()}: {name} decides which code runs, and a file in the current "
-                "folder may not: remove it, or set it in the shell"
+                f"{path.absolute()}: {name} decides which code runs and must not be set in a "
+                "file in the current folder: remove it from the file, or set it in the shell"
             )
         os.environ.setdefault(name, value)

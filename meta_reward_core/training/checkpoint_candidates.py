@@ -96,7 +96,9 @@ def publish_best_candidate(
         if on_log is not None:
             on_log(row)
     if not rows:
-        raise TrainingError("The training left no weights to select from. Start it again.")
+        raise TrainingError(
+            "The training saved no weights to select from. Start the training again."
+        )
     best = max(rows, key=lambda row: row[SCORE_METRIC])
     folder = _get_folder(scratch, int(best["step"]))
     published = publish_model(

@@ -283,7 +283,7 @@ def load_failure(job: Path, code: int) -> MetaRewardError:
     if aborted:
         return _describe_death(aborted[0], signal.SIGABRT)
     return TrainingError(
-        f"The training's processes ended with exit code {code}:\n{text[-_MAX_ERROR_CHARS:]}"
+        f"The training processes ended with exit code {code}:\n{text[-_MAX_ERROR_CHARS:]}"
     )
 
 

@@ -94,7 +94,7 @@ def split_rows(
             else:
                 trained.write(encoded)
     if kinds.total() != len(rows):
-        raise TrainingError(f"{kinds.total()} rows of {len(rows)} could be read.")
+        raise TrainingError(f"Only {kinds.total()} of {len(rows)} rows could be read.")
     _check_enough(kinds, trained.count, refused, max_refused_share, longest=longest)
     found = RowSplit(trained.count, held_out.count, refused, TokenSources(**sources))
     sync_folder(folder)  # the note below must be reliable after a power failure
@@ -110,7 +110,7 @@ def load_split(folder: Path) -> RowSplit:
     """
     found = _read_existing_split(folder)
     if found is None:
-        raise TrainingError(f"The rows to train on in {folder} are incomplete. Train again.")
+        raise TrainingError(f"The training rows in {folder} are incomplete. Restart the training.")
     return found
 
 
@@ -208,7 +208,7 @@ def _check_enough(
             f"{_describe_refusals(refused, kinds)}.{remedy}"
         )
     if not trained:
-        raise TrainingError(f"No row remains to train on, out of {kinds.total()} given.{remedy}")
+        raise TrainingError(f"None of the {kinds.total()} rows can be used for training.{remedy}")
 
 
 def _describe_refusals(refused: Sequence[RefusedRow], kinds: Counter[str]) -> str:

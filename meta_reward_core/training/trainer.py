@@ -257,8 +257,8 @@ def _check_rows_kept(trainer: Trainer, rows: RowSplit) -> None:
     kept = [0 if dataset is None else len(dataset) for dataset in datasets]
     if kept != [rows.trained, rows.held_out]:
         raise TrainingError(
-            f"TRL kept {kept} of {rows.trained} rows to train on and {rows.held_out} "
-            "to validate on."
+            f"TRL dropped rows: expected {rows.trained} rows for training and {rows.held_out} for "
+            f"validation, got {kept[0]} and {kept[1]}."
         )
 
 

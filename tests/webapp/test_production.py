@@ -83,7 +83,7 @@ def test_a_secret_in_a_file_that_is_not_there_stops_the_start(
     production["META_REWARD_SECRET_KEY_FILE"] = str(tmp_path / "absent")
     done = run(production, "manage.py", "check")
     assert done.returncode == 1
-    assert "META_REWARD_SECRET_KEY_FILE names a file that is unreadable" in done.stderr
+    assert "META_REWARD_SECRET_KEY_FILE specifies a file that is unreadable" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["META_REWARD_LOG", "META_REWARD_LOG_LEVEL"])

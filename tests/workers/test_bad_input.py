@@ -234,7 +234,7 @@ def refusal_to_go_on(installation: Installation, *arguments: object) -> str:
     [
         (("--set", "actor.sample=9"), "actor.sample: Unknown recipe value"),
         (("--model", "another"), "model: M0 is the base model of the experiment"),
-        (("--set", "audit.required=true"), "audit.required: change it on the audits page"),
+        (("--set", "audit.required=true"), "audit.required: change the value on the audits page"),
         (("--seed", "5"), "seed: created with 1, now 5"),
         (("--prompts", "/nowhere/prompts.txt"), "prompts.txt"),
     ],

@@ -228,7 +228,7 @@ def test_a_file_of_the_baseline_alone_is_50_or_refused(tmp_path: Path) -> None:
     assert (written["win_rate"], written["length_controlled_winrate"]) == (50, 50)
     assert "nothing was compared" in shown
     game = {"uid": "q", "judge": "j", "baseline": "m", "model": "m", "games": [{}, {}]}
-    with pytest.raises(CommandError, match="m plays against itself"):
+    with pytest.raises(CommandError, match="m is compared with itself"):
         evaluate("arena", write_lines(tmp_path / "a.jsonl", [game]))
 
 

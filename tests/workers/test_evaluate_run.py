@@ -382,7 +382,7 @@ def test_prompts_of_the_models_own_training_are_told(
         (["judge", "--judge", "scripted"], "pass either --responses"),
         (["judge", "--judge", "scripted", "--experiment", "no"], "'no' under .* does not exist"),
         (["alpaca", "--model", "scripted", "--baseline", "scripted", "--judge", "scripted"],
-         "no instructions to answer"),
+         "no prompts to respond to"),
         (["alpaca", "--model", "experiment:no/M1", "--baseline", "scripted", "--judge", "scripted",
           "--prompts", "PROMPTS"], "'no' under .* does not exist"),
         (["alpaca", "--model", "endpoint:no", "--baseline", "scripted", "--judge", "scripted",

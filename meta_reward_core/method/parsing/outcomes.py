@@ -36,7 +36,8 @@ UNSCORED_TEXT: Final[dict[UnscoredReason, str]] = {
     SCORE_ON_ANOTHER_SCALE: "The score is given on a scale with a different maximum.",
     JUDGMENT_CUT_OFF: "The judgment ends before its score is complete: the token limit cut it "
     "off, or its reasoning block is not closed.",
-    PROMPT_REFUSED: "The engine refused the prompt: with the reply it is longer than it takes.",
+    PROMPT_REFUSED: "The engine refused the prompt: prompt and reply together exceed its "
+    "length limit.",
 }
 UNPARSED_TEXT: Final[dict[UnparsedReason, str]] = {
     NO_WINNER_LINE: "The meta-judgment has no line that states a winner, such as 'Winner: "
@@ -45,7 +46,8 @@ UNPARSED_TEXT: Final[dict[UnparsedReason, str]] = {
     "tie.",
     JUDGMENT_CUT_OFF: "The meta-judgment ends before its verdict is complete: the token limit cut "
     "it off, or its reasoning block is not closed.",
-    PROMPT_REFUSED: "The engine refused the prompt: with the reply it is longer than it takes.",
+    PROMPT_REFUSED: "The engine refused the prompt: prompt and reply together exceed its "
+    "length limit.",
 }
 
 

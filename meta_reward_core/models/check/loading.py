@@ -68,8 +68,8 @@ def _explain_config_error(error: Exception) -> Check:
     text = shorten_error(error)
     is_unknown = "model_type" in text or "does not recognize" in text
     return _fail(
-        f"transformers cannot read it ({text})",
-        "use a model that transformers knows"
+        f"transformers cannot read the configuration ({text})",
+        "use a model that transformers supports"
         if is_unknown
         else "correct the value, or download config.json again",
     )

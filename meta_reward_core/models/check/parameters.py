@@ -210,7 +210,8 @@ def compare_checkpoint(
         return [_fail(message, "report this as a bug in Meta-Reward", made)]
     if added:
         message = (
-            f"holds {_count(len(added), 'tensor')} that the base model lacks ({_list_names(added)})"
+            f"contains {_count(len(added), 'tensor')} that the base model lacks "
+            f"({_list_names(added)})"
         )
         return [_fail(message, "report this as a bug in Meta-Reward", made)]
     for name in sorted(base.keys() & made.keys()):

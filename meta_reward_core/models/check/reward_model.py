@@ -69,7 +69,7 @@ def _check_output(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) 
     if not heads:
         message, file = "the weights have no output layer, which would get random values", ""
     elif named != 1:
-        message, file = f"it has {named} outputs instead of one score", _CONFIG_FILE
+        message, file = f"the model has {named} outputs instead of one score", _CONFIG_FILE
     elif any(info.shape[:1] != (1,) for info in heads.values()):
         name, info = next(iter(heads.items()))
         message, file = f"{name} has the shape {info.shape} instead of one row", info.file

@@ -94,7 +94,7 @@ def read_weights(folder: Path) -> tuple[dict[str, TensorInfo], list[Check]]:
     if weight_map is not None and not problems:
         problems = _compare_with_index(weight_map, tensors)
     if not problems and not tensors:
-        problems = [_fail(names[0], "holds no tensors", _DOWNLOAD)]
+        problems = [_fail(names[0], "contains no tensors", _DOWNLOAD)]
     if problems:
         return tensors, problems
     count = f"{len(names)} file{'s' if len(names) > 1 else ''}, {len(tensors)} tensors"
@@ -133,7 +133,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     if size < total:
         raise UnreadableWeightsError(name, f"is truncated: {size:,} of {total:,} bytes")
     if size > total:
-        raise UnreadableWeightsError(name, f"is damaged: {size:,} bytes where {total:,} belong")
+        raise UnreadableWeightsError(name, f"is damaged: {size:,} bytes instead of {total:,}")
     first = _PREFIX_BYTES + length
     return {
         key: TensorInfo(
@@ -179,7 +179,7 @@ def _check_layout(name: str, header: Mapping[str, Any]) -> int:
         if bits is None:
             raise UnreadableWeightsError(
                 name,
-                f"holds {key} in the unknown number format {entry['dtype']!r}",
+                f"contains {key} in the unknown number format {entry['dtype']!r}",
                 "use the original model",
             )
         if not isinstance(values, int) or (end - begin) * 8 != values * bits:

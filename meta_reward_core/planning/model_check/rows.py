@@ -174,7 +174,7 @@ def check_prompts(role: RoleLengths, limit: int | None) -> list[Check]:
     if most > limit:
         message = (
             f"prompts of the {_describe_role(role)} that show the longest texts are refused: "
-            f"{most:,} tokens with the completion, where the model takes {limit:,}"
+            f"{most:,} tokens with the completion, but the model accepts {limit:,}"
         )
         return [Check(name, title, Level.AMBER, message, "lower the limits of max_new_tokens")]
     message = f"up to {longest + role.most_inserted:,} tokens and a completion of {role.most_new:,}"

@@ -139,7 +139,7 @@ def run_check(
     if done.returncode == -signal.SIGXCPU:
         raise EngineError(
             f"the check of model {request.name} took more than {CPU_SECONDS} s of CPU time: "
-            "its chat template or its tokenizer does not end"
+            "its chat template or its tokenizer does not terminate"
         )
     if done.returncode != 0:
         raise EngineError(

@@ -72,8 +72,8 @@ class Check:
         if varying:
             given = {name: self.values.get(name) for name in varying}
             raise EvaluationFileError(
-                f"{self.kind} would choose at random its {' and '.join(varying)}: specify it "
-                f"(given: {given})"
+                f"{self.kind} needs explicit values for {' and '.join(varying)}, which would "
+                f"otherwise be random (given: {given})"
             )
 
     def _build(self, prompt: str) -> Any:

@@ -50,7 +50,9 @@ def main() -> int:
 def _parse_variant(name: str) -> SeedModelVariant:
     found = parse_variant(name)
     if found is None:
-        raise argparse.ArgumentTypeError(f"{name!r} is not like miniature-sft2 or -sft2-noisy")
+        raise argparse.ArgumentTypeError(
+            f"expected a name such as miniature-sft2 or miniature-sft2-noisy, got {name!r}"
+        )
     return found
 
 

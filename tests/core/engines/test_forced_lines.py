@@ -190,5 +190,5 @@ def test_the_engine_that_keeps_completions_asks_the_one_below_once(tmp_path: Pat
     assert reading.text == "fine\nScore:"
     unable = make(ScriptedEngine(lambda *_: "fine"))
     assert unable.read_forced_lines([request], LINE, options=ChatOptions()) == [reading]
-    with pytest.raises(EngineError, match="does not support forced lines"):
+    with pytest.raises(EngineError, match="does not support forced readouts"):
         unable.read_forced_lines([replace(request, kept_chars=2)], LINE, options=ChatOptions())

@@ -102,7 +102,7 @@ def test_a_language_model_is_no_reward_model(tmp_path: Path) -> None:
 
 def test_a_classifier_with_two_outputs_is_refused(tmp_path: Path) -> None:
     folder = make_reward_model_folder(tmp_path / "two", outputs=2)
-    assert "it has 2 outputs instead of one score" in list_problems(folder)
+    assert "the model has 2 outputs instead of one score" in list_problems(folder)
     with pytest.raises(ModelFolderError, match="has 2 outputs"):
         load(folder)
 

@@ -271,9 +271,11 @@ def test_style_that_no_answer_varies_changes_nothing() -> None:
 
 def test_style_control_refuses_what_it_cannot_do() -> None:
     rows = judgments([("A>B", "B>A")])
-    with pytest.raises(EvaluationFileError, match=r"style control follows version 2\.0"):
+    with pytest.raises(
+        EvaluationFileError, match=r"style control is available only for version 2\.0"
+    ):
         score_arena(rows, controls=["length"])
-    with pytest.raises(EvaluationFileError, match="m's to question q000 has none"):
+    with pytest.raises(EvaluationFileError, match="the answer of m to question q000 has none"):
         score_arena(rows, version="2.0", controls=["length"], answers=styled([1], "b"))
 
 
@@ -297,15 +299,15 @@ def test_a_category_without_a_verdict_does_not_take_the_score_of_another() -> No
 
 
 def test_games_without_a_verdict_are_told_with_their_reasons() -> None:
-    reasons = ["the score is null", "version 0.1 does not read the score '{A}'"]
+    reasons = ["the score is null", "the score '{A}' is not valid in version 0.1"]
     rows = [
         ArenaJudgment(f"q{n}", "m", "b", "j", (Game(None, unread=reason), Game("A>B")))
         for n, reason in enumerate([*reasons, reasons[1]])
     ]
     sentences = [issue.sentence for issue in score_arena(rows)[0].issues]
     assert (
-        "Games without a verdict: 3 (the score is null: 1; version 0.1 does not read the score "
-        "'{A}': 2)."
+        "Games without a verdict: 3 (the score is null: 1; the score '{A}' is not valid in "
+        "version 0.1: 2)."
     ) in sentences
 
 

@@ -192,9 +192,9 @@ def test_a_null_game_has_no_verdict(tmp_path: Path) -> None:
         ([judgment_row(), judgment_row()], "line 2: question q of m occurs twice"),
         ([judgment_row(), judgment_row(uid="r", judge="k")], r"2 judges \(j, k\)"),
         ([judgment_row(), judgment_row(uid="r", baseline="c")], r"2 baselines \(b, c\)"),
-        ([judgment_row(games=[{"score": "A>B"}])], "needs two games"),
+        ([judgment_row(games=[{"score": "A>B"}])], "must contain two games"),
         ([judgment_row(games=["A>B", "B>A"])], "a game must be an object"),
-        ([judgment_row(model="b")], "b plays against itself"),
+        ([judgment_row(model="b")], "b is compared with itself"),
     ],
 )
 def test_bad_judgments_are_refused(

@@ -365,7 +365,7 @@ def test_repeated_ids_are_joined_by_place_and_only_in_the_same_order(tmp_path: P
         ([{"id": 1, "subset": "s", "num_correct": 1}], "has no list of scores"),
         (
             [{"id": 1, "subset": "s", "scores": [1, 2], "num_correct": 2}],
-            "there must be correct and incorrect ones",
+            "there must be both correct and incorrect answers",
         ),
         (
             [{"id": 1, "subset": "s", "scores": [1, 2], "chosen": ["a"], "rejected": ["b", "c"]}],

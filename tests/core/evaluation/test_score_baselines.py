@@ -22,7 +22,7 @@ def test_entropy_of_whole_scores_by_hand() -> None:
     same = measure_score_entropy({f"p{number}": [5.0] for number in range(40)})
     assert same.value == same.low == 0.0
     assert same.high == pytest.approx(_compute_entropy(40 / 41))
-    assert measure_score_entropy({"p": []}).absent == "no score to take it from"
+    assert measure_score_entropy({"p": []}).absent == "no scores to compute this metric from"
 
 
 def test_intervals_of_entropy_hold_the_true_one() -> None:

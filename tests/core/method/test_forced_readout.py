@@ -161,7 +161,7 @@ def test_an_engine_that_cannot_do_it_is_named() -> None:
                 conversations, n, sampling=SAMPLING, seed=1
             )
 
-    with pytest.raises(EngineError, match="does not support forced lines"):
+    with pytest.raises(EngineError, match="does not support forced readouts"):
         judge(Plain())
 
 

@@ -142,7 +142,7 @@ def test_a_circle_of_links_in_a_folder_is_refused(model: Path) -> None:
 def test_an_index_names_no_files_elsewhere(model: Path, weights: str) -> None:
     (model / "model.safetensors").unlink()
     (model / "model.safetensors.index.json").write_text(f'{{"weight_map": {weights}}}')
-    with pytest.raises(ModelFolderError, match="should name files in its own folder"):
+    with pytest.raises(ModelFolderError, match="must list files in its own folder"):
         check_model_folder(model, allowed_roots=[model.parent])
 
 

@@ -153,9 +153,11 @@ def test_a_manifest_that_appears_while_it_is_looked_for_is_not_there_yet(
 def test_a_part_that_nobody_would_find_is_not_written(tmp_path: Path) -> None:
     files = open_files(tmp_path)
     work = StageOutput({("responses", 3): build_table("responses", [])})
-    with pytest.raises(ValueError, match="shard 2 of 'generate' writes no part 3 of 'responses'"):
+    with pytest.raises(
+        ValueError, match="shard 2 of 'generate' does not write part 3 of 'responses'"
+    ):
         files.publish("generate", 2, key="key", work=work, packages={})
-    with pytest.raises(ValueError, match="shard 3 of 'judge' writes no part 3 of 'responses'"):
+    with pytest.raises(ValueError, match="shard 3 of 'judge' does not write part 3 of 'responses'"):
         files.publish("judge", 3, key="key", work=work, packages={})
     assert list(tmp_path.iterdir()) == []
 

@@ -117,7 +117,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a check without its object": ({"kwargs": []}, "an object for each of instruction_id_list"),
     "values that are no objects": ({"kwargs": [1]}, "must be a list of objects"),
     "an unknown check": ({"instruction_id_list": ["a:b"]}, "unknown check 'a:b'"),
-    "a check without its value": ({"kwargs": [{}]}, "would choose at random"),
+    "a check without its value": ({"kwargs": [{}]}, "would otherwise be random"),
     "an unknown value": ({"kwargs": [{"num_words": 3, "colour": "red"}]}, "values are invalid"),
     "a relation that is none": (
         {"kwargs": [{"num_words": 3, "relation": "about"}]},

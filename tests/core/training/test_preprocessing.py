@@ -171,5 +171,5 @@ def test_rows_that_cannot_be_read_are_missed(first_model: Path, tmp_path: Path) 
         def __len__(self) -> int:
             return 601
 
-    with pytest.raises(TrainingError, match="600 rows of 601 could be read"):
+    with pytest.raises(TrainingError, match="600 of 601 rows could be read"):
         sort(Short(ROWS), first_model, tmp_path)

@@ -41,12 +41,12 @@ def model(sound: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model_type": "nobody-knows-it"}, "transformers cannot read it"),
-        ({"model_type": None, "architectures": None}, "transformers cannot read it"),
+        ({"model_type": "nobody-knows-it"}, "transformers cannot read the configuration"),
+        ({"model_type": None, "architectures": None}, "transformers cannot read the configuration"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "is not a language model"),
         ({"architectures": ["LlamaForTokenClassification"]}, "is not a language model"),
         ({"architectures": ["LlamaForRewardModelling"]}, "is not a language model"),
-        ({"num_attention_heads": "four"}, "transformers cannot read it"),
+        ({"num_attention_heads": "four"}, "transformers cannot read the configuration"),
     ],
 )
 def test_a_configuration_that_is_no_language_models_is_refused(

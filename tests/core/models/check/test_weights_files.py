@@ -180,4 +180,4 @@ def test_weights_that_are_not_read_are_noted(single: Path) -> None:
 
 def test_a_file_without_tensors_is_refused(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "model.safetensors", {})
-    assert read_weights(tmp_path)[1][0].message == "holds no tensors"
+    assert read_weights(tmp_path)[1][0].message == "contains no tensors"

@@ -202,7 +202,7 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
                           "rename model.fp16.safetensors to it"),
     "files of Mistral": (move(WEIGHTS, "consolidated.safetensors"), RED, WEIGHTS,
                          "download the files for transformers"),
-    "no tensors": (change_weights(lambda _: {}), RED, WEIGHTS, "holds no tensors"),
+    "no tensors": (change_weights(lambda _: {}), RED, WEIGHTS, "contains no tensors"),
     # Several files of weights.
     "shard missing": (one_after_another(shard(), remove(SHARDS[1])), RED, SHARDS[1], "download"),
     "shard cut off": (one_after_another(shard(), cut(SHARDS[0])), RED, SHARDS[0], "is truncated"),
@@ -212,7 +212,7 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
                                    INDEX, "lm_head.bias is not in the file"),
     "index leaves one out": (shard(lambda m: m.pop(UP)), RED, INDEX, f"does not name {UP}"),
     "index leads outside": (shard(lambda m: m.update({UP: "../other.safetensors"})), RED, INDEX,
-                            "should name files in its own folder"),
+                            "must list files in its own folder"),
     "index beside the whole model": (write(INDEX, "{}"), AMBER, INDEX,
                                      "other engines may load the files of the index"),
     "index without names": (one_after_another(remove(WEIGHTS), write(INDEX, "{}")), RED, INDEX,
@@ -221,7 +221,7 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
     # Configuration.
     "no model type": (set_values(CONFIG, model_type=None), RED, CONFIG, "Unrecognized model"),
     "unknown model": (set_values(CONFIG, model_type="llama9"), RED, CONFIG,
-                      "use a model that transformers knows"),
+                      "use a model that transformers supports"),
     "own code": (set_values(CONFIG, auto_map={"AutoModel": "m.M"}), RED, CONFIG, "auto_map"),
     "rope of no kind": (set_values(CONFIG, rope_parameters={"rope_type": "x", "rope_theta": 1.0}),
                         RED, CONFIG, "cannot build the described model"),

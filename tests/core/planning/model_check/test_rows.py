@@ -37,7 +37,7 @@ def judge(*prompts: int, most_inserted: int = 50, is_local: bool = True) -> Role
         (actor(40, 51), 100, Level.AMBER, "refuse 1 of 2 (50%) prompts of the actor"),
         (actor(51, 60), 100, Level.RED, "refuse all 2 prompts of the actor"),
         (judge(20), 100, Level.GREEN, "up to 70 tokens and a completion of 30"),
-        (judge(21), 100, Level.AMBER, "101 tokens with the completion, where the model takes 100"),
+        (judge(21), 100, Level.AMBER, "101 tokens with the completion, but the model accepts 100"),
         (judge(71), 100, Level.RED, "refuse the only prompt of the judge"),
         (judge(71, is_local=False), 100, Level.GREEN, "up to 71 tokens"),
     ],
