@@ -33,7 +33,7 @@ def test_annotations_are_scored_under_the_leaderboards_names(
     assert written["n_total"] == 20
     assert written["avg_length"] == 18
     assert "lc_standard_error" in written
-    for expected in ("model against baseline", "length_controlled_winrate", "look:"):
+    for expected in ("model against baseline", "length_controlled_winrate", "note:"):
         assert expected in shown
 
 

@@ -83,7 +83,7 @@ def test_whoever_games_the_judge_is_flagged_from_files_to_report(
     finished.run("report", "--experiment", "run1", "--output", tmp_path / "mine")
     escaped = finding.replace("_", "\\_")
     assert f"run1 M1, alpaca\\_eval\\_2: {escaped}" in (tmp_path / "mine.md").read_text()
-    assert "look:" in said
+    assert "note:" in said
 
 
 def test_an_honest_model_is_not_flagged_from_files_to_report(

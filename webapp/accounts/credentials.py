@@ -24,7 +24,7 @@ _M2M_CHANGES: Final = frozenset({"post_add", "post_remove", "post_clear"})
 
 
 def get_generation(user: User) -> int:
-    """Return the generation of an account; 0 until it is first raised."""
+    """Return the credential generation of an account, which is initially 0."""
     row = AccountCredentials.objects.filter(user=user).values_list("generation", flat=True).first()
     return row or 0
 

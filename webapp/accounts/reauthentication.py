@@ -105,7 +105,7 @@ def ask_to_confirm(request: HttpRequest, *, then: str) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @sensitive_post_parameters("secret")
 def confirm_identity(request: HttpRequest) -> HttpResponse:
-    """Ask for the password or a code, and return to the page that needed it."""
+    """Ask for the password or a code, then return to the page that required it."""
     user = get_user(request)
     target = _read_target(request)
     form = ConfirmForm(request.POST or None, request=request, user=user)

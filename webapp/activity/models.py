@@ -13,7 +13,7 @@ Values = Mapping[str, Any]
 
 
 class Source(models.TextChoices):
-    """How an action was requested. Unknown: an earlier version did not record it."""
+    """How an action was requested; unknown if an earlier version did not record it."""
 
     UI = "ui", "UI"
     API = "api", "API"

@@ -120,7 +120,7 @@ def list_answered_items(batch: Batch) -> list[Item]:
 
 
 def get_final_value(item: Item, *, adjudicated: bool = True) -> str | float | None:
-    """Return the value that counts for an item: the decision, or else the answer.
+    """Return the final value of an item: the decision if there is one, otherwise the answer.
 
     Args:
         adjudicated: whether to use the decision; False to use only the answer.

@@ -28,7 +28,7 @@ class ItemKind(models.TextChoices):
 
 
 class BatchStatus(models.TextChoices):
-    """Status of a batch; a closed one accepts no answers."""
+    """Status of a batch; a closed batch accepts no answers."""
 
     OPEN = "open", "open"
     CLOSED = "closed", "closed"

@@ -65,7 +65,7 @@ def _find_decision(iteration: Iteration) -> GateOverride | None:
 
 @dataclass(frozen=True, slots=True)
 class PendingBatch:
-    """A requested audit batch that is still being sampled, or failed."""
+    """A requested audit batch that is still being sampled or could not be sampled."""
 
     job: Job
     iteration: int

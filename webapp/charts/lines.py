@@ -73,7 +73,7 @@ class Series:
         return dict(sorted(self.points, key=lambda point: point[0]))
 
     def describe_point(self, x: float, y: float | None) -> str:
-        """Describe a point with all that is known about it."""
+        """Describe a point with its value, and its interval and count if known."""
         said = f"{self.name} at {format_number(x)}: {format_number(y)}"
         if x in self.intervals:
             said += f" (95% CI {_format_interval(self.intervals[x])})"

@@ -61,7 +61,7 @@ class DiskUse:
 
     @property
     def stores_base_model(self) -> bool:
-        """Whether M0 is among the models; usually it is stored elsewhere."""
+        """Whether M0 is stored with the experiment; usually it is stored elsewhere."""
         return any(model.number == 0 for model in self.models)
 
 

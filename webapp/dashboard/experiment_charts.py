@@ -106,7 +106,7 @@ def _chart_spread(known: Mapping[int, Metrics]) -> list[Chart]:
                 ),
             ],
             y_label="characters",
-            description="If chosen responses are longer than rejected ones, responses grow.",
+            description="If chosen responses are longer, training makes responses longer.",
         ),
         _make_chart(
             known,
@@ -174,7 +174,7 @@ def _chart_biases(known: Mapping[int, Metrics]) -> list[Chart]:
             y_label="share of battles",
             within=SHARE,
             reference=(0.5, "no bias"),
-            description="Unbiased: 0.5 for the first three. The fourth should be low.",
+            description="Without bias, the first three shares are 0.5. The fourth should be low.",
         ),
         _make_chart(
             known,

@@ -189,6 +189,6 @@ def _chart_speed(iteration: Iteration) -> Chart:
     return build_bar_chart(
         "Speed of the stages",
         speeds if len(speeds) > 1 else [],  # one bar has nothing to be compared with
-        y_label="tokens a second",
+        y_label="tokens per second",
         description="Per worker, over completed shards, including start-up.",
     )

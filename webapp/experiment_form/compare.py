@@ -106,12 +106,12 @@ class ChartedMetric:
 
     @property
     def is_of_trained_model(self) -> bool:
-        """Whether it measures M_t in iteration t; the others measure M_{t-1}."""
+        """Whether the metric measures M_t in iteration t; other metrics measure M_{t-1}."""
         return self.group in {_TRAINING, _TRUTH}
 
     @property
     def reference(self) -> tuple[float, str] | None:
-        """Return the correct value and its name, if there is one."""
+        """Return the reference value and its name, or None if the metric has none."""
         return (0.0, "correct value") if self.truth == f"judge.{_FILLER}" else None
 
 

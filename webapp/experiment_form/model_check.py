@@ -115,7 +115,7 @@ class ModelCheckState:
 
     @property
     def error(self) -> str:
-        """Why the whole check failed to run; empty if it did not."""
+        """Reason why the check could not run; empty if it ran."""
         has_failed = self.job is not None and self.job.status == JobStatus.REFUSED
         return self.job.message if self.job is not None and has_failed else ""
 

@@ -54,7 +54,7 @@ class FieldView:
 
     @property
     def is_touched(self) -> bool:
-        """Whether it is shown expanded."""
+        """Whether the field is shown expanded."""
         return bool(self.before or self.error)
 
 

@@ -69,7 +69,7 @@ def list_jobs(experiment: Experiment) -> list[Job]:
 
 
 def is_pending(job: Job) -> bool:
-    """Whether it is pending or running."""
+    """Whether the job is pending or running."""
     return job.status in PENDING
 
 

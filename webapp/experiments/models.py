@@ -40,7 +40,7 @@ class RunStatus(models.TextChoices):
 
 
 class Driver(models.TextChoices):
-    """What runs an iteration: one command, in its own process, or the workers."""
+    """What runs an iteration: the workers, or a command in its own process."""
 
     COMMAND = "command", "a command"
     WORKERS = "workers", "workers"

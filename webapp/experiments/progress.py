@@ -80,7 +80,7 @@ class ExperimentSummary:
 
     @property
     def waits_for_audit(self) -> bool:
-        """Whether the audit gate blocks it."""
+        """Whether the audit gate blocks the iteration."""
         return self.latest is not None and is_held_at_gate(self.latest)
 
     @property

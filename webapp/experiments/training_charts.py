@@ -31,7 +31,7 @@ TRAINING_CHARTS: Final = (
         "Parts of the training loss",
         "loss",
         {"DPO": "loss/dpo", "SFT": "loss/sft"},
-        description="They add up to the loss; the SFT part is weighted by training.sft_weight.",
+        description="Both add up to the loss; the SFT part is weighted by training.sft_weight.",
     ),
     TrainingChart(
         "DPO accuracy",

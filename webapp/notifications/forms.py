@@ -32,7 +32,7 @@ class NotificationsForm(forms.Form):
         help_text="URL that accepts a signed POST. Allowed hosts are set by the administrator.",
     )
     only_own = forms.BooleanField(
-        label="Only about my own experiments",
+        label="Only my own experiments",
         required=False,
         help_text="If not selected, notifications cover all experiments that you can see.",
     )

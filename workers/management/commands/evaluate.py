@@ -408,7 +408,7 @@ def print_scorecard(console: Console, card: Scorecard) -> None:
             console.print(f"  no {escape(metric.name)}: {escape(metric.absent)}", soft_wrap=True)
     for issue in card.issues:
         console.print(
-            f"  [bold]look:[/bold] {escape(issue.sentence)} {escape(issue.advice)}",
+            f"  [bold]note:[/bold] {escape(issue.sentence)} {escape(issue.advice)}",
             soft_wrap=True,
         )
 
