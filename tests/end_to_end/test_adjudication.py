@@ -194,6 +194,7 @@ def answer_everything(chromium: Browser, review: Review, auditors: list[str]) ->
             right = review.truth(number)
             choice = OTHER[right] if rng[name].random() < ERROR_RATES[name] else right
             page.keyboard.press(review.letter(number, choice))
+            page.keyboard.press("m")
             with page.expect_navigation():
                 page.keyboard.press("Enter")
             is_known = review.shown(number)[1].startswith("known ")
