@@ -1,4 +1,4 @@
-"""A page and its regions: one address, rendered whole or, for htmx requests, one region only."""
+"""Pages and their regions: a URL renders the whole page or, for htmx requests, one region."""
 
 import hashlib
 from collections.abc import Callable

@@ -89,7 +89,7 @@ class SettingsFilter(SafeExceptionReporterFilter):
 
 
 def build_log_settings(*, form: Literal["text", "json"], level: str) -> dict[str, Any]:
-    """Settings for `logging.config`: everything goes to standard error, in one form."""
+    """Build settings for `logging.config`: all logs go to standard error, in one format."""
     return {
         "version": 1,
         "disable_existing_loggers": False,

@@ -33,7 +33,7 @@ _UNKNOWN: Final = "See the web server log for details. Running experiments are n
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Return whether an error means that a disk is full; databases only have a message for it."""
+    """Whether an error means that a disk is full; databases report this only as a message."""
     if isinstance(error, OSError):
         return error.errno in {errno.ENOSPC, errno.EDQUOT}
     text = str(error)

@@ -1,4 +1,4 @@
-"""Celery tasks. Each is a thin wrapper with one id; everything else is in the rows."""
+"""Celery tasks: thin wrappers that receive only an id; all other data is in the database."""
 
 import logging
 import os

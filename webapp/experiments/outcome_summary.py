@@ -216,7 +216,7 @@ def _join(names: Sequence[str]) -> str:
 
 
 def _name_measure(row: OutcomeRow) -> str:
-    """Name a measure without its unit, with the role that it is about."""
+    """Name a measure without its unit, with the role that it describes."""
     title = row.measure.title.partition(" (")[0]
     has_role = row.measure.group in {_JUDGE, _META_JUDGE}
     return f"{row.measure.group.lower()} {title}" if has_role else title

@@ -59,8 +59,8 @@ class NotificationAdmin(ViewOnlyAdmin):
 
     @admin.action(description="Retry delivery", permissions=["steer"])
     def send_again(self, request: HttpRequest, rows: QuerySet[Notification]) -> None:
-        """Queue notifications that were given up."""
+        """Queue notifications again whose delivery was given up."""
         count = rows.filter(status=NotificationStatus.GIVEN_UP).update(
             status=NotificationStatus.WAITING, attempts=0, due=timezone.now(), error=""
         )
-        self.message_user(request, f"{count} notifications that were given up will be sent again.")
+        self.message_user(request, f"Delivery of {count} notifications will be retried.")

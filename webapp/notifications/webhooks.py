@@ -1,4 +1,4 @@
-"""Webhooks: which addresses are allowed, and one signed POST to such an address.
+"""Webhooks: rules for allowed addresses, and a signed POST to an allowed address.
 
 An address is allowed if the settings list its host. It must use HTTPS, except on this
 machine. Redirects are not followed: they could lead to a host that is not allowed. A host name is
@@ -208,6 +208,6 @@ def _load_trusted_certificates() -> ssl.SSLContext:
 
 
 def sign(body: bytes, *, secret: str, seconds: int) -> str:
-    """Sign a body that is sent at a time, in seconds since 1970."""
+    """Sign a body with the time at which it is sent, in seconds since 1970."""
     signed = hmac.new(secret.encode(), f"{seconds}.".encode() + body, hashlib.sha256)
     return f"t={seconds},v1={signed.hexdigest()}"

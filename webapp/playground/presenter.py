@@ -102,7 +102,7 @@ class ConversationLine:
 
 @dataclass(frozen=True, slots=True)
 class Follower:
-    """A turn after the displayed one."""
+    """A turn that follows the displayed turn."""
 
     row: Job
     title: str

@@ -51,7 +51,7 @@ class BattlePage:
 def read_battle_page(
     opened: OpenIteration, index: IterationIndex, row: int, *, first: int, second: int
 ) -> BattlePage | None:
-    """Read the battles of two judgments, given by their samples; None if they did not battle.
+    """Read the battles of two judgments, given by their sample numbers; None without a battle.
 
     Raises:
         ArtifactError: a file is gone or differs from its manifest.

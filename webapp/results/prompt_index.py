@@ -249,7 +249,7 @@ def build_index_parts(opened: OpenIteration) -> int:
 def _find_index_parts(
     opened: OpenIteration, parts: Sequence[int], *, deadline: float
 ) -> list[pa.Table]:
-    """Yield index parts in order until the time is over; at least one is built."""
+    """Yield index parts in order until the time limit; at least one part is built."""
     facts = _make_part_inputs(opened)
     pieces: list[pa.Table] = []
     has_made = False

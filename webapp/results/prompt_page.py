@@ -142,7 +142,7 @@ class PromptPage:
 
     @property
     def missing(self) -> Sequence[int]:
-        """Unlisted samples below the highest number: duplicates of earlier ones."""
+        """Missing sample numbers below the highest: duplicates of earlier responses."""
         listed = {response.sample for response in self.responses}
         return [sample for sample in range(max(listed, default=0)) if sample not in listed]
 

@@ -105,6 +105,6 @@ class _StreamBuffer(io.RawIOBase):
         return len(taken)
 
     def take_written(self) -> bytes:
-        """Return what was written since the last call."""
+        """Return the bytes written since the last call."""
         taken, self._waiting = b"".join(self._waiting), []
         return taken

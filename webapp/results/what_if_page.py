@@ -1,4 +1,4 @@
-"""What-if: pairs under other rules next to the stored ones."""
+"""What-if page: pairs under changed rules next to the stored pairs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -114,7 +114,7 @@ class EngineHost:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the engine process, if it runs."""
+        """Process id of the engine process; None if it is not running."""
         return self._child.pid if self._child else None
 
     def run(

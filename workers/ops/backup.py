@@ -1,4 +1,4 @@
-"""Back up and restore all rows in one file, for SQLite and PostgreSQL alike.
+"""Back up all rows to one file and restore them, with SQLite or PostgreSQL.
 
 A backup contains rows, and the hashes of the files that they refer to. Back up the files themselves
 with any tool, before or after: they are written once and never changed, so the order does not

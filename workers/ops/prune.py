@@ -1,4 +1,4 @@
-"""Find data that can be deleted, how much space it frees, and what is lost.
+"""Find data that can be deleted, its size, and the consequences of deleting it.
 
 Only data that no running work can need is listed: scratch folders of finished experiments, uploaded
 prompts that no pending job uses, old console output, local copies of models in a remote store,
@@ -218,7 +218,7 @@ def _list_scratch(files: ExperimentFiles) -> list[Path]:
 
 
 def _require_stopped(row: Experiment) -> None:
-    """Require that no worker or command is running it."""
+    """Require that no worker or command is running the experiment."""
     waits = Q(status=RunStatus.RUNNING, driver=Driver.WORKERS) | Q(status=RunStatus.PAUSED)
     if row.iterations.filter(waits).exists():
         cancel = format_command("control_iteration", "cancel", "--experiment", row.name)

@@ -58,7 +58,7 @@ class _RunningService:
         self._delay = _FIRST_DELAY_SECONDS
 
     def start_when_due(self) -> None:
-        """Start it if it is not running and its delay is over."""
+        """Start the service if it is not running and its delay is over."""
         if self.process is None and time.monotonic() >= self._start_at:
             self._began = time.monotonic()
             self._start_at = self._began + _FIRST_DELAY_SECONDS
@@ -72,7 +72,7 @@ class _RunningService:
                 os.set_blocking(self.output, False)
 
     def check_exit(self, *, stopping: bool) -> bool:
-        """Clean up after an ended service; False if it runs."""
+        """Clean up after a service that has ended; False if it is still running."""
         if self.process is None or self.process.poll() is None:
             return False
         code = self.process.returncode
@@ -102,7 +102,7 @@ class _RunningService:
         return chunk
 
     def ask_to_stop(self) -> None:
-        """Ask it to stop gracefully."""
+        """Ask the service to stop gracefully."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
 

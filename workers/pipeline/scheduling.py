@@ -60,7 +60,7 @@ def advance_iteration(iteration: Iteration) -> None:
 
 
 def _take_step(pk: int) -> bool:
-    """Take one step; False if none is possible."""
+    """Take one scheduling step; False if none is possible."""
     iteration = Iteration.objects.select_related("experiment").get(pk=pk)
     if transitions.get_held_iterations().filter(pk=pk).exists():
         return _release_if_passed(iteration)

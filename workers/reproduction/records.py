@@ -49,7 +49,7 @@ class SeedCandidate:
 
 @dataclass(frozen=True, slots=True)
 class SeedModelRecords:
-    """Results of seed models, from the folder of records or else from this machine.
+    """Results of seed models, from the records folder or, failing that, from this machine.
 
     Attributes:
         models: parent folder of trained seed models.
@@ -133,7 +133,7 @@ class RunRecords:
         self._found: dict[str, ExperimentRun] = {}
 
     def find(self, run: PlannedRun) -> ExperimentRun | None:
-        """Return a finished run, or None; also record it if it was made on this machine.
+        """Return a finished run, or None; record it if it was run on this machine.
 
         Raises:
             ArtifactError: a record cannot be written.
