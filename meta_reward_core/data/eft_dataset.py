@@ -108,7 +108,7 @@ def _read_rank(row: NumberedRow) -> float:
         return rank
     score = row.read_number("score")
     if score is None:
-        row.refuse("has neither rank (1 is the best) nor score; add one to every answer.")
+        row.refuse("has neither rank (1 is the best) nor score; add one of them to every answer.")
     return -score
 
 

@@ -40,8 +40,8 @@ def list_installed_engines() -> list[str]:
 def make_vllm_missing_error() -> InputError:
     """Build the error for a missing vLLM."""
     return InputError(
-        f"engine.kind: vllm needs vLLM, which is not installed in {sys.prefix}: install it by the "
-        'command in docs/engines.md under "vLLM", or begin with another engine, '
+        f"engine.kind: vllm needs vLLM, which is not installed in {sys.prefix}: install it with "
+        'the command in docs/engines.md under "vLLM", or use another engine, '
         "such as --engine transformers"
     )
 

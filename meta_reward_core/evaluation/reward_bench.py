@@ -159,7 +159,7 @@ def _judge_of(path: str | Path, rows: Sequence[NumberedRow]) -> str:
     if len(names) > 1:
         raise EvaluationFileError(
             f"{Path(path).name}: model has {len(names)} values ({', '.join(names[:5])}); split the "
-            "file, or name the judge with --judge if all rows are by the same one."
+            "file, or specify the judge with --judge if all rows are by the same judge."
         )
     return names[0] if names else "unnamed"
 
@@ -546,7 +546,7 @@ def _find_issues(
             _count_repeated(scored.items),
             "repeated_ids",
             "Rows that repeat the subset and id of an earlier row: {rows}.",
-            "Each counts as an item of its own, as in the public tool (in Ties, rows of one id are "
+            "Each counts as a separate item, as in the public tool (in Ties, rows of one id are "
             "one item). Check whether the file contains the same items twice.",
         ),
     ]

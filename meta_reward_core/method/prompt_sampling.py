@@ -44,6 +44,6 @@ def _describe_shortage(pool: int, fresh: int, count: int, *, allow_reuse: bool) 
         else "add prompts, lower sample.prompts, or set sample.allow_reuse=true"
     )
     return (
-        f"this iteration needs {count} prompts, but only {fresh} of the pool's {pool} have "
-        f"not been used by an earlier iteration: {remedy}"
+        f"this iteration needs {count} prompts, but only {fresh} of the {pool} prompts in "
+        f"the pool have not been used by an earlier iteration: {remedy}"
     )

@@ -245,7 +245,7 @@ def _check_bytes(remote: _RemoteModel, files: Sequence[str], partial: Path) -> N
         if not is_right:
             here.unlink()
             raise HubError(
-                f"{file} of {remote.name} differs from the copy of {get_hub_address()}: rerun "
+                f"{file} of {remote.name} differs from the copy on {get_hub_address()}: rerun "
                 f"the command to download the file again"
             )
 

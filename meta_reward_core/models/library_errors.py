@@ -59,7 +59,7 @@ _FAULTS: Final = (
     ),
     _Fault(
         ("ValueError",), r"chat_template is not set|chat template", "chat_template.jinja",
-        "there is no chat template", "add chat_template.jinja, or use an instruction model",
+        "there is no chat template", "add chat_template.jinja, or use an instruction-tuned model",
     ),
     _Fault(
         ("RuntimeError",), r"size mismatch|ignore_mismatched_sizes", "model.safetensors",

@@ -98,7 +98,7 @@ def check_model_folder(path: Path, *, allowed_roots: Sequence[Path]) -> Path:
         _check_harmless(file)
         if not file.is_file():
             raise ModelFolderError.from_parts(
-                file, "is a broken link or not a regular file", "remove it"
+                file, "is a broken link or not a regular file", "remove the file"
             )
         _check_content(file)
     check_non_weight_files(folder)
@@ -186,7 +186,7 @@ def _check_harmless(file: Path) -> None:
         )
     if file.suffix.lower() in {".py", ".so", ".pyc"}:
         raise ModelFolderError.from_parts(
-            file, "is custom model code, which is never run", "remove it"
+            file, "is custom model code, which is never run", "remove the file"
         )
 
 
@@ -267,7 +267,7 @@ def _check_weights(folder: Path) -> None:
     shards = read_weights_index(folder)
     if not shards:
         raise ModelFolderError.from_parts(
-            folder / WEIGHTS_INDEX, "does not name any weights (weight_map)", "download it again"
+            folder / WEIGHTS_INDEX, "does not list any weights (weight_map)", "download it again"
         )
     missing = sorted(name for name in shards if not (folder / name).is_file())
     if missing:
@@ -284,12 +284,12 @@ def _suggest_weights(folder: Path) -> str:
     if any(folder.glob("*.gguf")):
         return "a GGUF file cannot be trained; use the original model"
     if any(folder.glob("model-*-of-*.safetensors")):
-        return f"its weight files need {WEIGHTS_INDEX}; download that file"
+        return f"the weight files in this folder need {WEIGHTS_INDEX}; download that file"
     others = [file.name for file in sorted(folder.glob("*.safetensors"))]
     if any(name.startswith("consolidated") for name in others):
         return f"{others[0]} has Mistral's own tensor names; download the files for transformers"
     if len(others) == 1:
-        return f"rename {others[0]} to it if that file holds the whole model"
+        return f"rename {others[0]} to {WEIGHTS_FILE} if it contains the whole model"
     return "convert the model to safetensors, or download it again"
 
 

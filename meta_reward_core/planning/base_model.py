@@ -170,7 +170,7 @@ def _select_source(recipe: Recipe) -> _Source:
         return _TaskModel(models, recipe.model)
     if recipe.model is None:
         raise InputError(
-            f"recipe {recipe.name!r} does not name a model: use --model with a folder or a "
+            f"recipe {recipe.name!r} does not specify a model: use --model with a folder or a "
             "Hugging Face id"
         )
     return _NamedModel(recipe.model)
@@ -234,8 +234,8 @@ class _NamedModel:
         kept = list_local_commits(name, roots.models)
         here = f", and whether it is one of the local versions ({', '.join(kept)})" if kept else ""
         return (
-            f"the model {name} has not been downloaded yet: whether the Hub has it{here}, and "
-            f"whether it can be loaded, is checked when the experiment starts"
+            f"the model {name} has not been downloaded yet: when the experiment starts, "
+            f"Meta-Reward checks whether the Hub has the model{here}, and whether the model can be loaded"
         )
 
     def _require_hub_name(self, roots: StorageRoots) -> HubName:

@@ -117,7 +117,7 @@ def describe_fit(memory: TrainingMemory, settings: TrainingSettings, room: float
     else:
         taken = memory.activations + memory.logits
         largest, remedy = "Activations and logits", _suggest_for_rows(settings)
-    return f"{needed}: it does not fit.  {largest} take {taken / 1e9:.1f} GB. {remedy}"
+    return f"{needed}: the training does not fit.  {largest} take {taken / 1e9:.1f} GB. {remedy}"
 
 
 def _suggest_for_state(settings: TrainingSettings) -> str:

@@ -102,7 +102,7 @@ class StageSpec:
         tables = {name for name in self.writes if name != CHECKPOINT}
         if tables != set(list_written_tables(self.name)):
             raise ValueError(
-                f"stage {self.name!r} writes {sorted(tables)}, but storage.schemas.WRITERS says "
+                f"stage {self.name!r} writes {sorted(tables)}, but storage.schemas.WRITERS lists "
                 f"{sorted(list_written_tables(self.name))}: change both"
             )
 

@@ -133,7 +133,7 @@ def _read_extended(name_or_path: str, *, chain: tuple[str, ...], warn: Warn) -> 
     path = _find_recipe(name_or_path, relative_to=chain[-1] if chain else None)
     if path in chain:
         steps = " -> ".join([*chain[chain.index(path) :], path])
-        raise RecipeError(f"recipes extend each other in a circle: {steps}")
+        raise RecipeError(f"recipes extend each other in a cycle: {steps}")
     values = _read_yaml(path)
     parent = values.pop("extends", None)
     if not isinstance(parent, str | None):

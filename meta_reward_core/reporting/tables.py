@@ -259,7 +259,8 @@ def _make_ground_truth_blocks(
     absent: list[Block] = [
         Absent(
             f"{table} in the miniature: {one.title}",
-            "these runs were evaluated before this metric was introduced; new experiments have it",
+            "these runs were evaluated before this metric was introduced; "
+            "new experiments include it",
         )
         for one in wanted
         if one not in known

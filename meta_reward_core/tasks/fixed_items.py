@@ -130,7 +130,8 @@ def _read_task_items(wanted: EvaluationTaskRecipe) -> FixedItems:
     absent = FixedItems(wanted.name, get_task(wanted.name).version, path.name, None, ())
     if not path.exists():
         return replace(
-            absent, obstacle=f"its data {path.name} was missing when the experiment was created"
+            absent,
+            obstacle=f"its data file {path.name} was missing when the experiment was created",
         )
     obstacle = benchmark.find_obstacle()
     if obstacle is not None:

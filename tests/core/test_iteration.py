@@ -151,7 +151,9 @@ def test_a_pool_that_is_used_up_is_refused_unless_reuse_is_allowed(tmp_path: Pat
     experiment = begin(tmp_path, prompts=39)
     resources = make_scripted_resources(tmp_path)
     STAGES[0].run_shard(experiment.build_context(1), 0, resources)
-    with pytest.raises(InputError, match="only 19 of the pool's 39 have not been used"):
+    with pytest.raises(
+        InputError, match="only 19 of the 39 prompts in the pool have not been used"
+    ):
         STAGES[0].run_shard(second(experiment), 0, resources)
     reusing = begin(tmp_path / "b", prompts=39, sample={"prompts": 20, "allow_reuse": True})
     STAGES[0].run_shard(reusing.build_context(1), 0, resources)

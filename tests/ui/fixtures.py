@@ -81,7 +81,7 @@ CHECKED: Final = CheckReport(
             "weights.dtype",
             "Number format",
             Level.AMBER,
-            "checkpoints are saved in bfloat16 as dtype says (stored: 290 in float32)",
+            "checkpoints are saved in bfloat16, as dtype specifies (stored: 290 in float32)",
             'set "dtype" to the stored format to keep it',
             "config.json",
         ),

@@ -158,7 +158,7 @@ def test_absent_data_is_not_evaluated_and_neither_passes_nor_fails(
     installation: Installation, tmp_path: Path
 ) -> None:
     said = run(installation, f"[{{name: ifeval, data: {tmp_path}/nowhere.jsonl}}]")
-    assert "ifeval will not be evaluated: its data nowhere.jsonl was missing when" in " ".join(
+    assert "ifeval will not be evaluated: its data file nowhere.jsonl was missing when" in " ".join(
         said.split()
     )
     (m0, m1) = read(installation, 1, "task_scorecards")
@@ -359,7 +359,7 @@ def test_page_and_report_show_figures_changes_and_what_was_not_evaluated(
     client.force_login(person)
     page = " ".join(client.get("/experiments/mine/evaluations").content.decode().split())
     assert "prompt_strict_change_from_M0" in page
-    assert "Not evaluated: its data none was missing when the experiment was created." in page
+    assert "Not evaluated: its data file none was missing when the experiment was created." in page
     store = ArtifactStore(str(installation.artifacts))
     for made in iter_scorecard_files(ExperimentFiles(store, "mine")):
         answer: Any = client.get(f"/experiments/mine/files/{made.path}")

@@ -180,7 +180,7 @@ def _check_choice(
     if DEFAULT_TEMPLATE not in names:
         return fail(
             f"the model has {len(names)} chat templates ({', '.join(names)}) but no default",
-            "save the one to use as chat_template.jinja",
+            "save the template to use as chat_template.jinja",
             templates[0].file,
         )
     chosen = _find_default(templates)
@@ -189,7 +189,7 @@ def _check_choice(
     except Exception as error:  # noqa: BLE001 - a template is a program and raises what it likes
         return fail(
             f"the chat template cannot render a prompt ({_shorten(error)})",
-            "correct the template, or use the model's own",
+            "correct the template, or use the model's own template",
             chosen.file,
         )
     if len(names) > 1:
@@ -256,7 +256,7 @@ def _check_prompt_texts(chat: _Chat) -> list[Check]:
     if not changed:
         return []
     message = f"the chat template changes {_join(changed)} of a prompt"
-    remedy = "correct the template, or use the model's own"
+    remedy = "correct the template, or use the model's own template"
     return [chat.check("prompts", "Prompt texts", Level.RED, message, remedy)]
 
 
@@ -268,7 +268,7 @@ def _note_unused_template(chat: _Chat) -> list[Check]:
     if unused is None or unused.strip() == chat.template.text.strip():
         return []
     message = f"contains a different chat template than {_TEMPLATE_READ_FIRST}, which is used"
-    remedy = "compare both, and remove chat_template there"
+    remedy = "compare the templates, and remove chat_template from this file"
     return [chat.check("unused", "Chat template", Level.AMBER, message, remedy, _TOKENIZER_CONFIG)]
 
 
@@ -321,7 +321,7 @@ def _check_inserted_text(chat: _Chat) -> Check:
         message = "actor.system_prompt replaces a text that the template inserts"
         return chat.check("system", title, Level.GREEN, message)
     message = f"the chat template inserts text before every prompt ({excerpt!r})"
-    remedy = "" if given is not None else "set actor.system_prompt to use another one"
+    remedy = "" if given is not None else "set actor.system_prompt to use another text"
     return chat.check("system", title, Level.AMBER, message, remedy)
 
 

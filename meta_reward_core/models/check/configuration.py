@@ -203,7 +203,7 @@ def check_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) ->
     if declared is None:
         message = f"no dtype is set, so checkpoints are saved in float32 (stored: {names})"
     else:
-        message = f"checkpoints are saved in {published} as dtype says (stored: {names})"
+        message = f"checkpoints are saved in {published}, as dtype specifies (stored: {names})"
     return [
         Check(
             "weights.dtype",

@@ -87,7 +87,7 @@ def check_model_class(config: PretrainedConfig) -> list[Check]:
             "config.class",
             _TITLE,
             Level.AMBER,
-            f"architectures names {', '.join(named)}, but model_type {config.model_type!r} is "
+            f"architectures lists {', '.join(named)}, but model_type {config.model_type!r} is "
             f"loaded as {' or '.join(sorted(expected))}; other engines may load the former",
             "correct the wrong one",
             _CONFIG_FILE,
@@ -152,7 +152,7 @@ def check_config_saving(config: PretrainedConfig) -> list[Check]:
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, training would meet it
             return [
-                _fail(f"cannot be saved again ({shorten_error(error)})", "correct the named values")
+                _fail(f"cannot be saved again ({shorten_error(error)})", "correct these values")
             ]
     without_value = sorted(key for key, value in config.to_dict().items() if _has_nan(value))
     if without_value:
@@ -219,7 +219,7 @@ def check_generation_config(folder: Path, *, vocabulary: int | None) -> list[Che
         message = f"cannot be saved again, so training would stop after its first epoch ({found})"
         remedy = 'remove the sampling values, or set "do_sample" to true'
         if "do_sample" not in str(error):
-            remedy = "correct or remove the named values"
+            remedy = "correct or remove these values"
         return [_fail_generation(message, remedy)]
     outside = _list_outside(config, vocabulary)
     if outside:

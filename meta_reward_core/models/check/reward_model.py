@@ -47,7 +47,7 @@ def _check_class(config: Mapping[str, Any]) -> list[Check]:
     if any(isinstance(name, str) and name.endswith(CLASSIFIER_SUFFIX) for name in names):
         return [Check("reward_model.class", _TITLE, Level.GREEN, f"{', '.join(names)}")]
     found = (
-        f"architectures names {', '.join(map(str, names))}" if names else "architectures is empty"
+        f"architectures lists {', '.join(map(str, names))}" if names else "architectures is empty"
     )
     return [
         Check(

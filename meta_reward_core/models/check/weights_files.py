@@ -211,8 +211,8 @@ def _list_weights_files(folder: Path) -> tuple[list[str], dict[str, str] | None]
     outside = [name for name in names if Path(name).name != name]
     if outside or not names:
         raise UnreadableWeightsError(
-            WEIGHTS_INDEX, f"names {outside[0]!r}, not a file of this folder" if outside
-            else "does not name any files",
+            WEIGHTS_INDEX, f"refers to {outside[0]!r}, which is not a file in this folder"
+            if outside else "does not list any files",
         )  # fmt: skip
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
@@ -234,10 +234,10 @@ def _compare_with_index(
     extra = sorted(tensors.keys() - weight_map.keys())
     remedy = "download the index and all weight files again, from the same revision"
     if wrong:
-        message = f"{_list_names(sorted(wrong))} not in the file that the index names"
+        message = f"{_list_names(sorted(wrong))} not in the file that the index specifies"
         return [_fail(WEIGHTS_INDEX, message, remedy)]
     if extra:
-        return [_fail(WEIGHTS_INDEX, f"does not name {_list_names(extra, verb='')}", remedy)]
+        return [_fail(WEIGHTS_INDEX, f"does not list {_list_names(extra, verb='')}", remedy)]
     return []
 
 

@@ -88,7 +88,7 @@ def _parse_item(row: NumberedRow) -> BenchmarkItem:
     if not isinstance(kinds, list) or not kinds or not all(isinstance(k, str) for k in kinds):
         row.refuse("instruction_id_list must be a list of at least one text.")
     if not isinstance(values, list) or len(values) != len(kinds):
-        row.refuse("kwargs must be a list with an object for each of instruction_id_list.")
+        row.refuse("kwargs must be a list with one object for each entry of instruction_id_list.")
     checks = []
     for kind, given in zip(kinds, values, strict=True):
         if not isinstance(given, Mapping):

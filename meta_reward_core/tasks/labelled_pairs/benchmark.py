@@ -117,7 +117,7 @@ def _parse_item(row: NumberedRow, subset: str, number: int) -> BenchmarkItem:
     prompt = row.read_text("input" if "input" in row.values else "instruction")
     outputs = [row.read_text(name) for name in _OUTPUTS]
     if outputs[0] == outputs[1]:
-        row.refuse("both outputs are the same text; leave the pair out.")
+        row.refuse("both outputs have the same text; remove the pair.")
     named = row.read_optional_text("subset") or subset
     values = {"outputs": outputs, "better": int(label) - 1, "subset": named}
     return BenchmarkItem(f"{named}/{number}", prompt, values)

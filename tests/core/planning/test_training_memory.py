@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_told_with_the_setting_to_change(
     changes: tuple[str, ...], remedy: str
 ) -> None:
     told = plan("paper-llama3-8b", "llama3-8b", "rtx4090", *changes)
-    assert "on each device, which has 24 GB: it does not fit." in told
+    assert "on each device, which has 24 GB: the training does not fit." in told
     assert told.endswith(remedy) or f" {remedy}" in told
 
 

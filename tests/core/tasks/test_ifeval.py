@@ -114,7 +114,10 @@ def test_intervals_take_a_prompt_as_one_observation(data: Path) -> None:
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no list of checks": ({"instruction_id_list": []}, "must be a list of at least one text"),
-    "a check without its object": ({"kwargs": []}, "an object for each of instruction_id_list"),
+    "a check without its object": (
+        {"kwargs": []},
+        "one object for each entry of instruction_id_list",
+    ),
     "values that are no objects": ({"kwargs": [1]}, "must be a list of objects"),
     "an unknown check": ({"instruction_id_list": ["a:b"]}, "unknown check 'a:b'"),
     "a check without its value": ({"kwargs": [{}]}, "would otherwise be random"),

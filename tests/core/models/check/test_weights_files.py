@@ -138,11 +138,11 @@ def test_shards_and_their_index_are_read(sharded: Path) -> None:
         (lambda folder: _cut(1)(folder / SECOND), SECOND, "is truncated"),
         (
             lambda folder: write_index(folder, WEIGHT_MAP | {"a.weight": SECOND}),
-            INDEX, "a.weight is not in the file that the index names",
+            INDEX, "a.weight is not in the file that the index specifies",
         ),
         (
             lambda folder: write_index(folder, {"a.weight": FIRST, "c.weight": SECOND}),
-            INDEX, "does not name b.weight",
+            INDEX, "does not list b.weight",
         ),
         (
             lambda folder: write_index(folder, WEIGHT_MAP | {"d": SECOND}),
@@ -150,9 +150,9 @@ def test_shards_and_their_index_are_read(sharded: Path) -> None:
         ),
         (
             lambda folder: write_index(folder, {"a": "../else.safetensors"}),
-            INDEX, "not a file of this folder",
+            INDEX, "not a file in this folder",
         ),
-        (lambda folder: write_index(folder, {}), INDEX, "does not name any files"),
+        (lambda folder: write_index(folder, {}), INDEX, "does not list any files"),
         (lambda folder: (folder / INDEX).write_text("[]"), INDEX, "not an index"),
         (lambda folder: (folder / INDEX).unlink(), "model.safetensors", "does not exist"),
         (

@@ -210,13 +210,13 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
                         "run `git lfs pull`"),
     "index names another tensor": (shard(lambda m: m.update({"lm_head.bias": SHARDS[0]})), RED,
                                    INDEX, "lm_head.bias is not in the file"),
-    "index leaves one out": (shard(lambda m: m.pop(UP)), RED, INDEX, f"does not name {UP}"),
+    "index leaves one out": (shard(lambda m: m.pop(UP)), RED, INDEX, f"does not list {UP}"),
     "index leads outside": (shard(lambda m: m.update({UP: "../other.safetensors"})), RED, INDEX,
                             "must list files in its own folder"),
     "index beside the whole model": (write(INDEX, "{}"), AMBER, INDEX,
                                      "other engines may load the files of the index"),
     "index without names": (one_after_another(remove(WEIGHTS), write(INDEX, "{}")), RED, INDEX,
-                            "does not name any weights (weight_map); download it again"),
+                            "does not list any weights (weight_map); download it again"),
     "no index": (one_after_another(shard(), remove(INDEX)), RED, INDEX, "download that file"),
     # Configuration.
     "no model type": (set_values(CONFIG, model_type=None), RED, CONFIG, "Unrecognized model"),
@@ -258,7 +258,7 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
     "cannot be saved": (set_values(GENERATION, top_k=9, do_sample=False), RED, GENERATION,
                         "cannot be saved again"),
     "beam search alone": (set_values(GENERATION, length_penalty=0.4), RED, GENERATION,
-                          "correct or remove the named values"),
+                          "correct or remove these values"),
     "end token a text": (set_values(GENERATION, eos_token_id="4"), RED, GENERATION,
                          "eos_token_id '4'"),
     "end token negative": (set_values(GENERATION, eos_token_id=-1), RED, GENERATION,
@@ -335,7 +335,7 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
     # The folder.
     "link outside": (lambda folder: (folder / "notes.json").symlink_to("/etc/passwd"), RED,
                      "notes.json", "outside the allowed folders"),
-    "code": (write("modeling_own.py", ""), RED, "modeling_own.py", "never run; remove it"),
+    "code": (write("modeling_own.py", ""), RED, "modeling_own.py", "never run; remove the file"),
     "special tokens": (write("special_tokens_map.json", "[1,"), RED, "special_tokens_map.json",
                        "is not valid JSON"),
 }  # fmt: skip
