@@ -235,7 +235,8 @@ class _NamedModel:
         here = f", and whether it is one of the local versions ({', '.join(kept)})" if kept else ""
         return (
             f"the model {name} has not been downloaded yet: when the experiment starts, "
-            f"Meta-Reward checks whether the Hub has the model{here}, and whether the model can be loaded"
+            f"Meta-Reward checks whether the Hub has the model{here}, and "
+            f"whether the model can be loaded"
         )
 
     def _require_hub_name(self, roots: StorageRoots) -> HubName:
