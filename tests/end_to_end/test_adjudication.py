@@ -325,7 +325,7 @@ def run_review(
         page.on("pageerror", lambda error: problems.append(str(error)))
     lena.goto(f"{review.url}/audits/items?disagreement=auditors")
     listed = lena.locator("main tbody th a").all_inner_texts()
-    assert sorted(int(text.rpartition(" ")[2]) for text in listed) == conflicts
+    assert sorted(int(text.split()[1]) for text in listed) == conflicts
     for number in conflicts[-in_admin:]:
         decide_in_admin(liam, review, number, reason="by liam")
     lena.goto(f"{review.url}/audits/items?disagreement=auditors")
@@ -413,7 +413,7 @@ COVERED = """() => {
   return [...document.querySelectorAll(".review-table, .review-text")].filter((table) => {
     const box = table.getBoundingClientRect();
     const isBeside = box.right <= bar.left || bar.right <= box.left;
-    return !isBeside && box.top < bar.bottom && bar.top < box.bottom;
+    return table.checkVisibility() && !isBeside && box.top < bar.bottom && bar.top < box.bottom;
   }).length;
 }"""
 LINES_OF_A_WORD = """(word) => {
