@@ -119,7 +119,7 @@ def _read_prompt(row: NumberedRow) -> RankedPrompt:
         row.values.get("ranks"),
     )
     if not isinstance(answers, list) or not all(isinstance(text, str) for text in answers):
-        row.refuse("responses must be a list of texts.")
+        row.refuse("responses must be a list of strings.")
     if not isinstance(ranks, list) or len(ranks) != len(answers):
         row.refuse("ranks must be a list with one rank for each response.")
     if len(set(answers)) < len(answers):

@@ -30,7 +30,7 @@ RejectReason = TextReason | UnreadableReason
 
 REJECT_TEXT: Final[dict[RejectReason, str]] = {
     "empty": "The prompt is empty.",
-    "not_a_text": "The prompt is neither a text nor a list of messages.",
+    "not_a_text": "The prompt is neither a string nor a list of messages.",
     "no_user_turn": "The messages contain no text from the user.",
     "null_byte": "The prompt contains a null byte, which databases reject.",
     "lone_surrogate": "The prompt contains half of a surrogate pair, which is not a character.",

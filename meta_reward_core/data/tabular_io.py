@@ -49,7 +49,7 @@ class NumberedRow:
         if is_missing(value):
             return None
         if not isinstance(value, str):
-            self.refuse(f"{column} must be a text, not {format_for_message(value)}.")
+            self.refuse(f"{column} must be a string, not {format_for_message(value)}.")
         return value
 
     def read_text(self, column: str) -> str:

@@ -85,7 +85,7 @@ class CachingEngine:
         size.
         """
         if self._closed:
-            raise EngineError("This engine is closed: create a new one.")
+            raise EngineError("This engine is closed: create a new engine.")
         sampling = replace(sampling, chat_date=sampling.chat_date or self._chat_date)
         sampled: list[list[Completion]] = []
         tokens = 0
@@ -106,7 +106,7 @@ class CachingEngine:
             EngineError: the wrapped engine does not support forced lines.
         """
         if self._closed:
-            raise EngineError("This engine is closed: create a new one.")
+            raise EngineError("This engine is closed: create a new engine.")
         options = replace(options, date=options.date or self._chat_date)
         size = _READINGS_PER_SHARD if self._shard_conversations else max(1, len(requests))
         readings: list[ForcedLineReading | None] = []

@@ -136,7 +136,7 @@ def _read_setting(setting: str) -> str:
     try:
         return Path(setting).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise EndpointError(f"{ENDPOINTS_VARIABLE} names {setting:.200}: {error}") from error
+        raise EndpointError(f"{ENDPOINTS_VARIABLE} specifies {setting:.200}: {error}") from error
 
 
 def _parse(text: str) -> dict[Any, Any]:

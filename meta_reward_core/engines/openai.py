@@ -157,7 +157,7 @@ class OpenAiEngine:
             EngineError: a request failed in every attempt.
         """
         if self._closed:
-            raise EngineError("This engine is closed: make a new one.")
+            raise EngineError("This engine is closed: create a new engine.")
         wanted = min(n, 1) if sampling.temperature == 0 else n
         sampled = asyncio.run(self._draw(conversations, wanted, sampling, seed, progress))
         return [row * n if len(row) < n else row for row in sampled]
@@ -175,7 +175,7 @@ class OpenAiEngine:
                 server failed.
         """
         if self._closed:
-            raise EngineError("This engine is closed: make a new one.")
+            raise EngineError("This engine is closed: create a new engine.")
         if self._load_tokenizer is None:
             raise EngineError(
                 f"endpoint {self._name!r} does not serve the model that is trained, and a "

@@ -52,7 +52,7 @@ def _check_sharing(model: PreTrainedModel) -> None:
     batch = _make_probe_batch(config.vocab_size)
     longest = max(len(prompt) for prompt in batch.prompts) + 1
     if longest > (getattr(config, "max_position_embeddings", None) or longest):
-        raise PrefixSharingUnsupportedError(f"the model takes fewer than {longest} tokens")
+        raise PrefixSharingUnsupportedError(f"the model accepts fewer than {longest} tokens")
     expected = _compute_logits(model, batch, PaddedBatch)
     enable_shared_attention(model)
     if model.config._attn_implementation != ATTENTION_NAME:

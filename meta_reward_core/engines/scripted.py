@@ -63,7 +63,7 @@ class ScriptedEngine:
     ) -> list[list[Completion]]:
         """Call the script `n` times per conversation. See `Engine.sample`."""
         if self._closed:
-            raise EngineError("This engine is closed: make a new one.")
+            raise EngineError("This engine is closed: create a new engine.")
         answers: list[list[Completion]] = []
         for conversation in conversations:
             answers.append(

@@ -166,7 +166,7 @@ def _parse_annotation(
 def _read_instruction(row: NumberedRow) -> str:
     instruction = row.read_text("instruction")
     if not instruction.strip():
-        row.refuse("the instruction is empty; give every row its instruction.")
+        row.refuse("the instruction is empty; add an instruction to every row.")
     return instruction
 
 
@@ -176,7 +176,9 @@ def _resolve_output(row: NumberedRow, side: Literal[1, 2], given: ModelOutput | 
     written = row.read_optional_text(column)
     if written is None and given is None:
         option = "--baseline-outputs" if side == 1 else "--model-outputs"
-        row.refuse(f"has no {column}; add it to the row, or give the file of outputs by {option}.")
+        row.refuse(
+            f"has no {column}; add it to the row, or specify the file of outputs with {option}."
+        )
     if written is not None and given is not None and written != given.output:
         row.refuse(
             f"{column} differs from the file of outputs for this instruction; the annotations "

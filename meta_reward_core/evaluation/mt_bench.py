@@ -201,7 +201,7 @@ def read_questions(path: str | Path) -> dict[str, Question]:
     for row in read_rows(path):
         name, turns = row.read_name("question_id"), row.values.get("turns")
         if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
-            row.refuse("turns must be a list of texts.")
+            row.refuse("turns must be a list of strings.")
         if name in found:
             row.refuse(f"question {name} occurs twice; keep one row.")
         found[name] = Question(name, row.read_text("category"), tuple(turns), _read_reference(row))
@@ -214,7 +214,7 @@ def _read_reference(row: NumberedRow) -> tuple[str, ...]:
     if is_missing(texts):
         return ()
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        row.refuse("reference must be a list of texts, one for each turn.")
+        row.refuse("reference must be a list of strings, one for each turn.")
     return tuple(texts)
 
 

@@ -265,7 +265,7 @@ def _parse_best_of_n(row: NumberedRow) -> ScoredItem:
         )
     answers = (_read_count(row, "chosen") or 0) + (_read_count(row, "rejected") or 0)
     if answers and answers != len(scores):
-        row.refuse(f"has {len(scores)} scores for {answers} answers; give one score each.")
+        row.refuse(f"has {len(scores)} scores for {answers} answers; provide one score for each.")
     item = ScoredItem(
         row.read_name("id"), row.read_text("subset"), scores[:correct], scores[correct:]
     )

@@ -63,7 +63,7 @@ def _read_texts(row: NumberedRow, side: str, version: RewardBenchVersion) -> tup
         return (row.read_text(side),)
     found = row.values.get(side)
     if not isinstance(found, list) or not found or not all(isinstance(t, str) for t in found):
-        row.refuse(f"{side} must be a list of texts, as in version 2; do not mix the versions.")
+        row.refuse(f"{side} must be a list of strings, as in version 2; do not mix the versions.")
     return tuple(found)
 
 

@@ -536,7 +536,9 @@ def to_bound(limit: int | None) -> float:
 
 def _get_rating(judgment: Judgment, ratings: Mapping[str, float]) -> float:
     if judgment.judgment_id not in ratings:
-        raise ArtifactError(f"Judgment {judgment.judgment_id} battled but has no rating.")
+        raise ArtifactError(
+            f"Judgment {judgment.judgment_id} took part in battles but has no rating."
+        )
     return ratings[judgment.judgment_id]
 
 

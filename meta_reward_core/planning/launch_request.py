@@ -77,9 +77,9 @@ class PromptsReference(BaseModel):
         try:
             found = cls(sha256=digest, format=kind)
         except ValidationError as error:
-            raise InputError(f"{stored_name!r:.80} is not a stored file of prompts") from error
+            raise InputError(f"{stored_name!r:.80} is not a stored prompt file") from error
         if found.format not in FORMATS:
-            raise InputError(f"{stored_name!r:.80} is not a stored file of prompts")
+            raise InputError(f"{stored_name!r:.80} is not a stored prompt file")
         return found
 
 

@@ -112,7 +112,7 @@ def describe_removed(key: str, instead: str) -> str:
 
 def _require_absent(values: Mapping[str, Any], new: str, old: str) -> None:
     if new in values or has_value(values, new):
-        raise RecipeError(f"{old} and {new} are the same value: keep {new} and remove {old}")
+        raise RecipeError(f"{old} and {new} set the same value: keep {new} and remove {old}")
 
 
 def _translate_task(values: Values, base: Values, warn: Warn) -> None:

@@ -90,11 +90,11 @@ class RunRecord:
             found = parse_json(data)
             content = {"run": found["run"], "basis": found["basis"]}
             if found["format"] != _FORMAT or hash_json(content) != found["sha256"]:
-                raise ValueError("it was modified, or written by another version")
+                raise ValueError("the record was modified, or was written by another version")
             run = _parse_run(content["run"])
             return cls(run, RunFingerprint(**content["basis"] | {"recipe": run.recipe.sha256}))
         except (ValueError, KeyError, TypeError, RecipeError) as error:
-            raise ArtifactError(f"it is not a run record: {error}") from error
+            raise ArtifactError(f"the file is not a run record: {error}") from error
 
 
 def build_record(store: ArtifactStore, run: ExperimentRun) -> RunRecord:

@@ -98,7 +98,7 @@ def test_a_preview_shows_the_first_and_what_was_rejected(client: Client) -> None
     assert "1 duplicate left out; 2 rejected" in region
     assert "2 rows cannot be used. Correct the file and upload it again, or skip" in region
     assert "Line 2: The prompt is empty." in region
-    assert "Line 4: The prompt is neither a text nor a list of messages." in region
+    assert "Line 4: The prompt is neither a string nor a list of messages." in region
     assert answer.headers["HX-Trigger-After-Swap"] == "prompts-ready"
 
 

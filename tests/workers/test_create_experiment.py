@@ -235,7 +235,7 @@ def test_what_the_hub_refuses_is_what_the_order_says(
     ("changes", "reason"),
     [
         ({}, ""),
-        ({"prompts": "../recipe.yaml"}, "is not a stored file of prompts"),
+        ({"prompts": "../recipe.yaml"}, "is not a stored prompt file"),
         ({"changes": ["actor.samples=1"]}, "greater than or equal to 2"),
         ({"changes": ["judge.top_points=9", "engine.kind=scripted"]}, ""),
     ],

@@ -93,7 +93,7 @@ def test_a_damaged_record_does_not_count_and_says_why(finished: Installation) ->
     path = record(finished)
     path.write_text(path.read_text().replace('"seed": 1', '"seed": 2'))
     said, text = report(finished)
-    assert f"{RUN}.json is not used: it is not a run record: it was modified" in said
+    assert f"{RUN}.json is not used: the file is not a run record: the record was modified" in said
     assert "no run is finished" in text
 
 

@@ -86,7 +86,7 @@ def _parse_item(row: NumberedRow) -> BenchmarkItem:
     prompt = row.read_text("prompt")
     kinds, values = row.values.get("instruction_id_list"), row.values.get("kwargs")
     if not isinstance(kinds, list) or not kinds or not all(isinstance(k, str) for k in kinds):
-        row.refuse("instruction_id_list must be a list of at least one text.")
+        row.refuse("instruction_id_list must be a list of at least one string.")
     if not isinstance(values, list) or len(values) != len(kinds):
         row.refuse("kwargs must be a list with one object for each entry of instruction_id_list.")
     checks = []

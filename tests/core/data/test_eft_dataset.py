@@ -153,7 +153,7 @@ def test_ranked_answers_are_read_in_every_form(tmp_path: Path) -> None:
         ({"instruction": "p", "response": "r"}, "neither rank"),
         ({"instruction": "p", "rank": 1}, "has no response"),
         ({"prompt": "p", "responses": ["a", "b"], "ranks": [1]}, "one rank for each"),
-        ({"prompt": "p", "responses": ["a", 2], "ranks": [1, 2]}, "a list of texts"),
+        ({"prompt": "p", "responses": ["a", 2], "ranks": [1, 2]}, "a list of strings"),
         ({"prompt": "p", "responses": ["a", "a"], "ranks": [1, 2]}, "twice"),
     ],
 )

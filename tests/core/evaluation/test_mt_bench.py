@@ -153,7 +153,7 @@ def test_questions_and_answers_are_read(tmp_path: Path) -> None:
         read_answers([answers, answers])
     with pytest.raises(EvaluationFileError, match="no choices with a list of turns"):
         read_answers([write_lines(tmp_path / "a.jsonl", [answer | {"choices": []}])])
-    with pytest.raises(EvaluationFileError, match="turns must be a list of texts"):
+    with pytest.raises(EvaluationFileError, match="turns must be a list of strings"):
         read_questions(write_lines(tmp_path / "q.jsonl", [question | {"turns": "one"}]))
 
 

@@ -511,7 +511,7 @@ def test_one_judgment_makes_no_pair() -> None:
 def test_a_judgment_without_a_rating_is_refused() -> None:
     judgments, ratings = _rate(1.0, -1.0)
     del ratings["r0.j1"]
-    with pytest.raises(ArtifactError, match=r"r0\.j1 battled but has no rating"):
+    with pytest.raises(ArtifactError, match=r"r0\.j1 took part in battles but has no rating"):
         select_judge_pair(judgments, ratings, weights=EVEN)
 
 

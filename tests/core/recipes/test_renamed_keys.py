@@ -137,7 +137,7 @@ def test_an_old_key_lies_over_the_new_one_of_what_is_extended(tmp_path: Path) ->
     [
         (
             "judge: {top_points: 10, max_score: 10}",
-            "judge.top_points and judge.max_score are the same value: keep judge.max_score",
+            "judge.top_points and judge.max_score set the same value: keep judge.max_score",
         ),
         ("world: miniature\ntask: toy", "keep task and remove world"),
         (

@@ -113,7 +113,7 @@ def test_intervals_take_a_prompt_as_one_observation(data: Path) -> None:
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "no list of checks": ({"instruction_id_list": []}, "must be a list of at least one text"),
+    "no list of checks": ({"instruction_id_list": []}, "must be a list of at least one string"),
     "a check without its object": (
         {"kwargs": []},
         "one object for each entry of instruction_id_list",
