@@ -341,7 +341,7 @@ def test_what_runs_or_is_built_upon_is_not_deleted(
     Iteration.objects.update(status=RunStatus.RUNNING)
     add_run("heir", base_model_folder="/artifacts/first/iteration-1/checkpoint")
     page = get(client, "/experiments/first/delete")
-    assert "An iteration is running. Cancel it first." in page
+    assert "An iteration is running. Stop it first." in page
     assert "base model of 1 other experiment" in page
     assert client.post("/experiments/first/delete", {"name": "first"}).status_code == 422
     assert not Job.objects.exists()

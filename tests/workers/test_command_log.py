@@ -72,7 +72,7 @@ def test_an_export_needs_no_database(
     monkeypatch.setattr(base, "log_event", away)
     finished.run("export_pairs", "--experiment", "mine", "--output", tmp_path / "pairs.jsonl")
     assert (tmp_path / "pairs.jsonl").exists()
-    assert f"not noted: data exported, mine, by {WHO}: no connection" in caplog.text
+    assert f"not recorded: data exported, mine, by {WHO}: no connection" in caplog.text
 
 
 def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ _MAX_REASONS: Final = 20
 _MAX_POSITIONS: Final = 10
 _SHOWN_CHOICES: Final = ("A", "B", PreferenceLabel.TIE, PreferenceLabel.NEITHER)
 _ANSWER: Final = ("choice", "points", "confidence", "tags", "comment")
-"""Fields that make two answers the same; their durations do not matter."""
+"""Fields that must be equal for two answers to count as the same; durations are ignored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -418,7 +418,7 @@ REOPENING: Final = (
     "The audit gate counts the batch again when all items are answered or the batch is closed.",
     "The activity log records the reopening.",
 )
-"""What reopening a batch does, in sentences."""
+"""Effects of reopening a batch, one per sentence."""
 
 
 def describe_log_entry(act: Activity) -> AuditLogLine:

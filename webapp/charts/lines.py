@@ -28,7 +28,7 @@ from webapp.charts.scales import (
 
 Point = tuple[float, float | None]
 Ends = tuple[float, float]
-"""Low and high end of an interval."""
+"""Lower and upper ends of an interval."""
 _MARKS_OF_A_LINE: Final = 12
 _MOST_STEPS: Final = 8
 _FEWEST_STEPS: Final = 4
@@ -37,7 +37,7 @@ _DODGE: Final = 5.0
 """Distance between intervals of different series at the same x."""
 
 COLORS: Final = 6
-"""Colors in `charts.css`; dashes and shapes repeat with other periods, so styles repeat late."""
+"""Number of colors in `charts.css`; dashes and shapes have other periods, so styles repeat late."""
 _DASHES: Final = ("", "7 3", "2 3", "9 3 2 3", "4 2")
 _TARGET: Final = "m-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z"
 """Invisible pointer target of a point without a mark."""

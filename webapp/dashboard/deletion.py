@@ -116,9 +116,9 @@ def plan_deletion(experiment: Experiment) -> DeletionPlan:
 def _iter_obstacles(experiment: Experiment) -> list[str]:
     found = []
     if is_busy(experiment):
-        found.append("An iteration is running. Cancel it first.")
+        found.append("An iteration is running. Stop it first.")
     elif experiment.iterations.filter(status=RunStatus.PAUSED).exists():
-        found.append("An iteration is paused. Cancel it first.")
+        found.append("An iteration is paused. Stop it first.")
     folder = f"{open_experiment_files(experiment)}/"
     heirs = Experiment.objects.exclude(pk=experiment.pk).filter(
         base_model_folder__startswith=folder

@@ -46,7 +46,7 @@ _ARCHIVED: Final = [("", "not archived"), ("1", "archived"), ("all", "all")]
 _NEWEST: Final = ("-created", "-pk")
 _RELATED: Final[Sequence[str]] = ("iterations", "tags")
 _DRAWN: Final = frozenset({"status", "progress", "metric"})
-"""Columns whose cells show more than a value."""
+"""Columns whose cells show more than a plain value."""
 
 
 class FilterForm(forms.Form):

@@ -33,7 +33,7 @@ _KEPT = {
     "meta_judge": "judgments and battles",
     "pair_judge": "pairs",
 }
-"""Description of the kept results of the first iteration, by the last kept stage."""
+"""Description of the results kept from the first iteration, by the last kept stage."""
 
 
 class ForkRequest(BaseModel):

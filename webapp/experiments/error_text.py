@@ -6,7 +6,7 @@ from typing import Final
 
 _FRAME: Final = re.compile(r'\s+File "')
 _CLASS: Final = re.compile(r"\A[A-Za-z_][\w.]*: (?=\S+ )")
-"""The class of an exception in front of a message of several words."""
+"""Pattern of an exception's class name before a message of several words."""
 
 _PLACE: Final = re.compile(r"\n\(shard \d+ of \w+, attempt \d+\)\s*\Z")
 """Last line of the message of a failed iteration; see `workers.pipeline.scheduling`."""

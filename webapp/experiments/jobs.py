@@ -87,7 +87,7 @@ def send_job(job: Job) -> None:
     try:
         current_app.send_task("workers.carry_out", args=[job.pk], queue=queue)
     except (KombuError, RedisError, OSError) as error:
-        _log.warning("the broker refused %s, it will be sent later: %s", job, error)
+        _log.warning("the broker refused %s, which will be sent later: %s", job, error)
 
 
 def cancel_job(job: Job, *, by: User) -> bool:

@@ -21,7 +21,7 @@ from webapp.experiments.models import (
 )
 
 NO_BREAK: Final = "\u00a0"
-"""Space at which a line does not break."""
+"""Non-breaking space."""
 
 _TRAIN: Final = "train"
 _MIN_STEPS: Final = 3

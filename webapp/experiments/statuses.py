@@ -31,7 +31,7 @@ def _list_choices(choices: type[TextChoices]) -> tuple[tuple[str, str], ...]:
 
 
 RUN_STATUSES: Final = _list_choices(RunStatus)
-"""Each status of an experiment or iteration once: its public word and what users see."""
+"""Each status of an experiment or iteration, with its public name and its label for users."""
 
 
 HELD_AT_GATE: Final = "waits before training: "

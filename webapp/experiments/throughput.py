@@ -31,7 +31,7 @@ _CALLS: Final = {"generate": "completions", "judge": "judgments", "meta_judge": 
 _TRAINING_SPEED: Final = (
     "device_batch_size", "dtype", "gradient_checkpointing", "lora", "processes", "sharding",
 )  # fmt: skip
-"""Settings of a training that its speed depends on."""
+"""Training settings that affect the training speed."""
 _MAX_ITERATIONS: Final = 20
 
 

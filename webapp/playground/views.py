@@ -178,7 +178,7 @@ def cancel_playground_turn(request: HttpRequest, name: str, number: int) -> Http
     )
     person = get_user(request)
     if job.created_by_id != person.pk and not can_control(person, experiment):
-        raise PermissionDenied("Another user requested this. Ask them or an admin.")
+        raise PermissionDenied("Another user requested this job. Ask that user or an admin.")
     if not cancel_job(job, by=person):
         messages.info(request, "It had already finished.")
     return redirect("conversation", name=name, number=number)

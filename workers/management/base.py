@@ -117,7 +117,7 @@ def log_command(action: Action, subject: str, *, detail: str = "") -> None:
     try:
         log_event(action, subject, detail=detail, by_name=who)
     except DatabaseError as error:
-        _log.warning("not noted: %s, %s, by %s: %s", action.label, subject, who, error)
+        _log.warning("not recorded: %s, %s, by %s: %s", action.label, subject, who, error)
 
 
 def describe_shell_user() -> str:

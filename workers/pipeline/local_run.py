@@ -68,7 +68,9 @@ def run_and_record(
     context = experiment.build_context(number)
     iteration = record_iteration(row, number, model_in=context.model.sha256)
     if not transitions.start_iteration(iteration, model_in=context.model.sha256):
-        raise ExperimentBusyError(f"{iteration} is being run by another process: wait for it")
+        raise ExperimentBusyError(
+            f"{iteration} is being run by another process: wait until it has finished"
+        )
     watcher = ConsoleCallback(console, context)
     callback = CallbackList(DatabaseCallback(iteration), watcher)
     try:

@@ -104,7 +104,7 @@ def _find_shard(shard_id: int) -> Shard | None:
 
 
 def _run_claimed(shard: Shard, attempt: Attempt, devices: DeviceLease) -> None:
-    _log.info("begun")
+    _log.info("started")
     began = time.monotonic()
     lease = ShardLease(attempt, lease_seconds=settings.META_REWARD_LEASE_SECONDS)
     try:
@@ -229,7 +229,7 @@ def _record_stop(shard: Shard, attempt: Attempt, why: StopReason | None) -> None
     if why is StopReason.LOST:
         _log.warning("%s was lost to another worker", shard)
         return
-    error = "the worker was stopped" if why is StopReason.SHUTDOWN else "stopped by a person"
+    error = "the worker was stopped" if why is StopReason.SHUTDOWN else "stopped by a user"
     _retry_database(
         lambda: shard_claims.fail_attempt(attempt, status=AttemptStatus.INTERRUPTED, error=error)
     )

@@ -158,7 +158,7 @@ def finish_pause_or_cancel(iteration: Iteration) -> bool:
         RunStatus.CANCELLED if iteration.cancel_requested else RunStatus.PAUSED
     )
     with transaction.atomic():
-        won = transitions.stop_iteration(iteration, status=status, message="by a person")
+        won = transitions.stop_iteration(iteration, status=status, message="by a user")
         if won:
             transitions.reset_running_stages(iteration)
     return won
