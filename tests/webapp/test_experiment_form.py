@@ -471,7 +471,7 @@ def test_experiments_are_never_made_by_the_form(client: Client) -> None:
 def test_only_engines_of_running_workers_are_offered(client: Client) -> None:
     """Without a report, an engine that may be missing is not said to be ready."""
     region = text(client.post(NEW, filled(), headers=HTMX))
-    assert "No workers are running. The experiment will wait for one." in region
+    assert "No workers are running. The experiment will wait until one starts." in region
     add_worker(name="old@host", host="old", engines="")  # of a version that reports no engines
     assert "Ready." in text(client.post(NEW, filled(), headers=HTMX))
     vllm = filled(**{"recipe.engine.kind": "vllm"})

@@ -72,7 +72,7 @@ def test_a_damaged_evaluation_hides_no_page(
     name = save_scorecard(on_disk.store, "scripted", 1, card("AlpacaEval 2", win_rate=20.0))
     Path(on_disk.store.root, name).write_text("{")
     assert client.get(PATH).context["outside_charts"] == []
-    assert "evaluations of scripted M1 are not drawn" in caplog.text
+    assert "evaluations of scripted M1 are not plotted" in caplog.text
 
 
 def test_names_in_an_evaluation_are_text(client: Client, row: Experiment, on_disk: OnDisk) -> None:

@@ -28,7 +28,7 @@ class OwnershipForm(forms.Form):
     is_private = forms.BooleanField(
         label="Private",
         required=False,
-        help_text="Only the owner and admins can see it and its results.",
+        help_text="Only the owner and admins can see the experiment and its results.",
     )
 
     def __init__(self, data: Any = None, *, experiment: Experiment) -> None:

@@ -147,12 +147,12 @@ def get_requested_job(person: AnyUser, pk: int, *kinds: JobKind) -> Job:
     """Find a job of some kinds that a user requested; admins can see all.
 
     Raises:
-        Http404: no such job exists, or another user requested it.
+        Http404: the job does not exist, or another user requested it.
     """
     job = get_object_or_404(Job.objects.select_related("experiment"), pk=pk, kind__in=kinds)
     user = _get_active_user(person)
     if user is None or (job.created_by_id != user.pk and not user.has_perm(RUN_ALL)):
-        raise Http404("there is no such job")
+        raise Http404("job not found")
     return job
 
 

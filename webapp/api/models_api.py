@@ -48,7 +48,7 @@ def start_conversation(request: HttpRequest, name: str, given: ConversationIn) -
     made = list_made_models(row)
     if strangers := set(given.judges) - set(given.models):
         raise InputError(
-            f"judges: {_format_model_names(strangers)} must be among the two models that answer"
+            f"judges: {_format_model_names(strangers)} must be among the two models that respond"
         )
     said = given.model_dump(exclude={"models", "judges"}, exclude_none=True)
     first, second = given.models

@@ -250,7 +250,8 @@ class LaunchChanges(Schema):
         Field(description="The last iteration that the workers start."),
     ] = None
     is_private: Annotated[
-        bool | None, Field(description="Whether only the owner and admins can see it.")
+        bool | None,
+        Field(description="Whether the experiment is visible only to its owner and admins."),
     ] = None
     model: Annotated[
         SeedModel | None,

@@ -308,7 +308,7 @@ def explain_withheld(item: Item, person: User) -> str:
         return "In this batch, answers are revealed when the batch is closed."
     coming = Item.objects.filter(original=item, repeat_kind=RepeatKind.SAME, is_answered=False)
     if coming.exists() and Answer.objects.filter(item=item, auditor=person).exists():
-        return "This item is revealed later."
+        return "This item will be revealed later."
     return ""
 
 

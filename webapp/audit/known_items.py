@@ -81,7 +81,7 @@ def _parse_known_row(row: dict[str, Any], kind: str) -> KnownAnswer:
     except ValidationError as error:
         raise InputError(explain_validation_error(error)) from error
     if not (read.instruction.strip() and read.response.strip()):
-        raise InputError("has no instruction or no response")
+        raise InputError("must have both an instruction and a response")
     if kind == ItemKind.RESPONSES:
         return KnownAnswer(read.instruction, read.response, "", "", _parse_score(read))
     if not (read.first.strip() and read.second.strip()):

@@ -151,7 +151,7 @@ def _request_batch(request: HttpRequest, experiment: Experiment, form: BatchForm
     if len(auditors) == 1 and plan.other_share:
         messages.info(
             request,
-            "Only one auditor is assigned, so the repeats for another auditor are left out.",
+            "Only one auditor is assigned, so repeats for another auditor are omitted.",
         )
     warning = format_unblinded_warning(auditors)
     if warning:

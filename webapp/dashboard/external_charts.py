@@ -63,7 +63,7 @@ def _list_readable_scorecards(files: ExperimentFiles, number: int) -> Sequence[S
     try:
         return list_scorecards(files, number)
     except ArtifactError as error:
-        _log.warning("evaluations of %s M%s are not drawn: %s", files.name, number, error)
+        _log.warning("evaluations of %s M%s are not plotted: %s", files.name, number, error)
         return ()
 
 

@@ -41,10 +41,10 @@ class EngineOffer:
         if self.kinds is None and kind == _OPTIONAL:
             return (
                 f"No running worker is known to have the engine {kind}. "
-                "The experiment will wait for one."
+                "The experiment will wait until one starts."
             )
         if not self.has_workers:
-            return "No workers are running. The experiment will wait for one."
+            return "No workers are running. The experiment will wait until one starts."
         return ""
 
     def select_offered(self, kinds: Sequence[str], *, chosen: str) -> list[str]:

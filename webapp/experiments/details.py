@@ -43,7 +43,10 @@ class DetailsForm(forms.Form):
     """Description, tags and notes of an experiment."""
 
     description = forms.CharField(
-        required=False, max_length=200, label="Description", help_text="One line, in the run table."
+        required=False,
+        max_length=200,
+        label="Description",
+        help_text="One line, shown in the run table.",
     )
     tags = forms.CharField(
         required=False,

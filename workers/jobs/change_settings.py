@@ -16,7 +16,7 @@ from workers.pipeline.change_settings import build_outcome, change_settings
 from workers.pipeline.open_experiment import open_row
 
 _CHECK_SECONDS: Final = 60.0
-"""Maximum duration of the model check; pauses and cancellations wait meanwhile."""
+"""Maximum duration of the model check, which delays pauses and cancellations."""
 
 _log = logging.getLogger(__name__)
 

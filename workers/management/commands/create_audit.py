@@ -88,7 +88,7 @@ class Command(BaseCommand):
             console.print(f"batch {batch.pk}: {batch.items.count()} items, /audits/{batch.pk}")
             if len(auditors) == 1 and plan.other_share:
                 console.print(
-                    "Only one auditor is assigned, so the repeats for another auditor are left out."
+                    "Only one auditor is assigned, so repeats for another auditor are omitted."
                 )
             warning = format_unblinded_warning(auditors)
             if warning:
