@@ -66,7 +66,7 @@ def raise_from_missing_weights(model: Path) -> None:
         (raise_from_weights, "model.safetensors", "damaged or incomplete", "download the file"),
         (raise_from_generation_config, "generation_config.json", "cannot be saved", "do_sample"),
         (raise_from_tokenizer, "tokenizer.json", "cannot be loaded", "download all tokenizer"),
-        (raise_from_config, "config.json", "does not know this model", "a supported model"),
+        (raise_from_config, "config.json", "does not support this model", "a supported model"),
         (raise_from_shapes, "model.safetensors", "do not fit config.json", "of the same model"),
         (raise_from_template, "chat_template.jinja", "cannot be rendered", "correct it"),
         (raise_from_missing_weights, "", "a file of the model is missing", "download the model"),

@@ -133,7 +133,7 @@ def test_a_wrong_recipe_is_refused_with_the_place(tmp_path: Path, text: str, mes
 def test_a_circle_of_extends_is_refused_and_shown(tmp_path: Path) -> None:
     write(tmp_path, "a", "extends: b.yaml\nname: a\n")
     path = write(tmp_path, "b", "extends: a.yaml\nname: b\n")
-    with pytest.raises(RecipeError, match=r"circle: .*b\.yaml -> .*a\.yaml -> .*b\.yaml"):
+    with pytest.raises(RecipeError, match=r"cycle: .*b\.yaml -> .*a\.yaml -> .*b\.yaml"):
         load_recipe(path)
 
 

@@ -56,7 +56,7 @@ def test_the_report_of_records_is_the_report_of_the_runs() -> None:
 def test_a_record_that_was_changed_is_refused() -> None:
     values = json.loads(recorded(make_run("a")).to_json())
     values["run"]["figures"][0][4] += 1
-    with pytest.raises(ArtifactError, match="it was modified"):
+    with pytest.raises(ArtifactError, match="the record was modified"):
         RunRecord.from_json(json.dumps(values).encode())
 
 

@@ -187,7 +187,7 @@ def test_files_of_a_folder_are_subsets(tmp_path: Path) -> None:
         ({"label": 0}, "label must be 1 or 2"),
         ({"label": True}, "label must be 1 or 2"),
         ({"output_2": None}, "has no output_2"),
-        ({"output_2": "good 0", "output_1": "good 0"}, "both outputs are the same text"),
+        ({"output_2": "good 0", "output_1": "good 0"}, "both outputs have the same text"),
     ],
 )
 def test_a_row_that_is_no_labelled_pair_is_refused(
