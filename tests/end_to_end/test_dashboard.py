@@ -66,7 +66,7 @@ def fill_in(page: Page, name: str) -> None:
 def launch(page: Page, name: str) -> None:
     """From the list to the page of an experiment that has begun."""
     fill_in(page, name)
-    expect(page.locator("#check").get_by_text("Ready.")).to_be_visible()
+    expect(page.get_by_text("Ready.")).to_be_visible()
     page.get_by_role("button", name="Launch").click()
     page.wait_for_url(f"**/experiments/{name}", timeout=3 * MINUTES)
 

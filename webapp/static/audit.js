@@ -95,7 +95,9 @@
       if (event.target !== form && event.submitter?.name !== "discard") return;
       isSent = true;
       // A draft that arrives after the decision would look like unsaved input.
-      state.dispatchEvent(new CustomEvent("htmx:abort", { bubbles: true }));
+      state.dispatchEvent(
+        new CustomEvent("htmx:abort", { bubbles: true, detail: { elt: state } }),
+      );
     });
     form.addEventListener("htmx:beforeRequest", (event) => {
       if (isSent) event.preventDefault();
