@@ -94,11 +94,8 @@
     document.addEventListener("submit", (event) => {
       if (event.target !== form && event.submitter?.name !== "discard") return;
       isSent = true;
-      // A draft that arrives after the decision would look like unsaved input.
-      state.dispatchEvent(
-        new CustomEvent("htmx:abort", { bubbles: true, detail: { elt: state } }),
-      );
     });
+    // A draft that arrives after the decision would look like unsaved input.
     form.addEventListener("htmx:beforeRequest", (event) => {
       if (isSent) event.preventDefault();
     });
