@@ -216,7 +216,8 @@ def filter_by_disagreement(items: QuerySet[Any], name: str) -> QuerySet[Any]:
 def annotate_drafts(items: QuerySet[Any], person: User) -> QuerySet[Any]:
     """Annotate items with `has_draft`: whether a lead has unsaved input for them."""
     drafts = AdjudicationDraft.objects.filter(item=OuterRef("pk"), lead=person)
-    return items.annotate(has_draft=Exists(drafts))
+    annotated: QuerySet[Any] = items.annotate(has_draft=Exists(drafts))
+    return annotated
 
 
 def filter_by_draft(items: QuerySet[Any]) -> QuerySet[Any]:
