@@ -113,7 +113,7 @@ def test_an_own_link_is_followed(tmp_path: Path) -> None:
     there.mkdir()
     there.chmod(0o755)
     link.symlink_to(there)
-    assert "closed" in close_to_others(link)
+    assert "removed access to" in close_to_others(link)
     assert mode_of(there) == 0o700
 
 

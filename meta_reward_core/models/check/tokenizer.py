@@ -1,5 +1,6 @@
 """Check that the tokenizer loads, can be saved again, and matches the embedding."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -104,6 +105,16 @@ def _check_saving(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[Chec
                     file=_find_tokenizer_file(folder),
                 )
             ]
+    shared = _find_shared_id(folder)
+    if shared is not None:
+        return [
+            _fail(
+                f"the tokens {shared[0]!r} and {shared[1]!r} have the same id, so one of them is "
+                "lost when the tokenizer is saved",
+                "download the tokenizer again, or give each token its own id",
+                file=_find_tokenizer_file(folder),
+            )
+        ]
     for other, when in ((again, "saved and loaded again"), (inherited, "copied to a checkpoint")):
         difference = _find_difference(tokenizer, other)
         if difference is not None:
@@ -129,6 +140,19 @@ def _reload(folder: Path) -> PreTrainedTokenizerBase:
         folder, local_files_only=True, trust_remote_code=False
     )
     return loaded
+
+
+def _find_shared_id(folder: Path) -> tuple[str, str] | None:
+    """Find two tokens with the same id in the file: a loaded tokenizer keeps one of them."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return None
+    vocabulary = json.loads(file.read_text(encoding="utf-8"))["model"].get("vocab")
+    first: dict[int, str] = {}
+    for token, number in vocabulary.items() if isinstance(vocabulary, dict) else ():
+        if first.setdefault(number, token) != token:
+            return first[number], token
+    return None
 
 
 def _find_difference(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str | None:

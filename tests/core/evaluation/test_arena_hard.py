@@ -306,8 +306,8 @@ def test_games_without_a_verdict_are_told_with_their_reasons() -> None:
     ]
     sentences = [issue.sentence for issue in score_arena(rows)[0].issues]
     assert (
-        "Games without a verdict: 3 (the score is null: 1; the score '{A}' is not valid in "
-        "version 0.1: 2)."
+        "Games without a verdict: 3 (the score '{A}' is not valid in version 0.1: 2; the score is "
+        "null: 1)."
     ) in sentences
 
 

@@ -199,7 +199,7 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
         name: one[:100] if "embed" in name else one for name, one in t.items()}), RED, WEIGHTS,
         "has the shape (100, 128)"),
     "another file name": (move(WEIGHTS, "model.fp16.safetensors"), RED, WEIGHTS,
-                          "rename model.fp16.safetensors to it"),
+                          "rename model.fp16.safetensors to model.safetensors"),
     "files of Mistral": (move(WEIGHTS, "consolidated.safetensors"), RED, WEIGHTS,
                          "download the files for transformers"),
     "no tensors": (change_weights(lambda _: {}), RED, WEIGHTS, "contains no tensors"),
@@ -251,7 +251,8 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
     "comma at the end": (edit_text(CONFIG, lambda text: text.rstrip()[:-1] + ",}"), RED, CONFIG,
                          "is not valid JSON"),
     "unknown activation": (set_values(CONFIG, hidden_act="swoosh"), RED, CONFIG, "'swoosh'"),
-    "no heads": (set_values(CONFIG, num_attention_heads=0), RED, CONFIG, "cannot read it"),
+    "no heads": (set_values(CONFIG, num_attention_heads=0), RED, CONFIG,
+                 "cannot read the configuration"),
     "fewer layers": (set_values(CONFIG, num_hidden_layers=2), RED, WEIGHTS,
                      "9 tensors belong to no parameter"),
     # Generation config.
@@ -282,7 +283,7 @@ BROKEN: dict[str, tuple[Break, Level, str, str]] = {
     "padding token without a row": (set_values(TOKENIZER_CONFIG, pad_token="<|fill|>"), RED,
                                     TOKENIZER, "('<|fill|>')"),
     "two tokens with one id": (edit_text(TOKENIZER, lambda text: text.replace(": 51,", ": 50,")),
-                               RED, TOKENIZER, "the vocabulary differs"),
+                               RED, TOKENIZER, "have the same id"),
     "tokenizer of no known kind": (edit_text(TOKENIZER, lambda text: text.replace(
         '"WordLevel"', '"Other"')), RED, TOKENIZER, "cannot be loaded"),
     "end token without a text": (set_values(TOKENIZER_CONFIG, eos_token={"lstrip": False}), RED,
