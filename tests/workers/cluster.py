@@ -134,7 +134,8 @@ class Cluster:
             process
             for process in psutil.process_iter(["cmdline", "environ"])
             if "workers.engine.process" in (process.info["cmdline"] or [])
-            and (process.info["environ"] or {}).get("CELERY_BROKER_URL") == self.site.broker_url
+            and (process.info["environ"] or {}).get("META_REWARD_ARTIFACT_ROOT")
+            == str(self.site.artifacts)
         ]
 
     def wait_until(
