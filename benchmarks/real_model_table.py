@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from meta_reward_core.data.tabular_io import read_rows
 from meta_reward_core.evaluation.clustered_intervals import (
     compute_clustered_change_interval,
     compute_clustered_share_interval,
 )
+from meta_reward_core.evaluation.judge_metrics import compute_spearman
 from meta_reward_core.evaluation.score_baselines import (
     FloatArray,
     measure_score_entropy,
@@ -265,23 +265,21 @@ def _correlate(scores: Mapping[Response, float], other: Mapping[Response, float]
     for response, score in scores.items():
         by_prompt[response[0]].append((score, other[response]))
     groups = list(by_prompt.values())
-    value = _compute_spearman([row for group in groups for row in group])
+    value = _correlate_groups(groups)
     if value is None:
         return _make_estimate(None, None, None, len(scores))
     rng = np.random.default_rng(0)
     sampled = [
-        _compute_spearman([row for at in chosen for row in groups[at]])
+        _correlate_groups([groups[at] for at in chosen])
         for chosen in rng.integers(len(groups), size=(_RESAMPLES, len(groups)))
     ]
     low, high = np.percentile([one for one in sampled if one is not None], (2.5, 97.5))
     return _make_estimate(value, float(low), float(high), len(scores))
 
 
-def _compute_spearman(rows: Sequence[tuple[float, float]]) -> float | None:
-    one, other = zip(*rows, strict=True)
-    if len(set(one)) < 2 or len(set(other)) < 2:
-        return None
-    return float(spearmanr(one, other).statistic)
+def _correlate_groups(groups: Sequence[Sequence[tuple[float, float]]]) -> float | None:
+    first, second = zip(*(row for group in groups for row in group), strict=True)
+    return compute_spearman(first, second)
 
 
 def _make_estimate(

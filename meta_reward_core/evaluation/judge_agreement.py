@@ -25,6 +25,7 @@ from meta_reward_core.evaluation.confidence_intervals import (
     compute_bounded_mean_interval,
     compute_graded_mean_interval,
 )
+from meta_reward_core.evaluation.judge_metrics import compute_spearman
 from meta_reward_core.evaluation.rater_agreement import compute_cohen_kappa
 from meta_reward_core.evaluation.ratings_io import (
     EPSILON,
@@ -195,7 +196,7 @@ def _make_score_metrics(
         return []
     metrics = [
         _make_correlation_metric(
-            "spearman", own, other, _compute_spearman, variance=lambda n: 1.06 / (n - 3)
+            "spearman", own, other, compute_spearman, variance=lambda n: 1.06 / (n - 3)
         ),
         _make_within_prompts_metric(own, other),
         _make_correlation_metric(
@@ -259,18 +260,10 @@ def _standardize_ranks(values: Column) -> FloatArray:
     return standardized
 
 
-def _compute_spearman(own: Column, other: Column) -> float | None:
-    if len(set(own)) < 2 or len(set(other)) < 2:
-        return None
-    from scipy.stats import spearmanr  # a third of the start-up time of the site
-
-    return float(spearmanr(own, other).statistic)
-
-
 def _compute_kendall(own: Column, other: Column) -> float | None:
     if len(set(own)) < 2 or len(set(other)) < 2:
         return None
-    from scipy.stats import kendalltau  # as above
+    from scipy.stats import kendalltau  # a third of the start-up time of the site
 
     return float(kendalltau(own, other).statistic)
 
@@ -307,8 +300,7 @@ def _make_within_prompts_metric(
     found = [
         value
         for keys in by_prompt.values()
-        if (value := _compute_spearman([own[k] for k in keys], [other[k] for k in keys]))
-        is not None
+        if (value := compute_spearman([own[k] for k in keys], [other[k] for k in keys])) is not None
     ]
     name = "spearman_within_prompts"
     if not found:

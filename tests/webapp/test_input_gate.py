@@ -237,15 +237,20 @@ def test_strangers_keep_no_forms_in_the_database(db: None) -> None:
     assert not Session.objects.exists()
 
 
+def end_session(user: User, *, by_expiry: bool) -> None:
+    """End sessions by their age, or by a change of the account."""
+    if by_expiry:
+        Session.objects.update(expire_date=timezone.now() - timedelta(days=1))
+    else:
+        raise_generation(user)
+
+
 @pytest.mark.parametrize("has_expired", [True, False])
 def test_who_had_signed_in_keeps_a_form(alice: User, has_expired: bool) -> None:
     """The session expired, or a change of the account ended it."""
     client = Client()
     client.force_login(alice)
-    if has_expired:
-        Session.objects.update(expire_date=timezone.now() - timedelta(days=1))
-    else:
-        raise_generation(alice)
+    end_session(alice, by_expiry=has_expired)
     answer = client.post("/experiments/new", {"name": "written for an hour"})
     assert answer["Location"] == "/account/login?next=/account/unsent-form"
     client.post("/account/login", {"username": "alice", "password": "correct horse"})
@@ -259,10 +264,7 @@ def test_a_form_is_not_shown_to_the_next_user_of_the_browser(
     make_person("bob", "operator")
     client = Client()
     client.force_login(alice)
-    if has_expired:
-        Session.objects.update(expire_date=timezone.now() - timedelta(days=1))
-    else:
-        raise_generation(alice)
+    end_session(alice, by_expiry=has_expired)
     client.post("/experiments/new", {"name": "private-plan"})
     client.post("/experiments/new", {"name": "another-private-plan"})
     client.post("/account/login", {"username": "bob", "password": "correct horse"})

@@ -28,6 +28,7 @@ from webapp.experiments.outcome_summary import (
     OutcomeRow,
     build_outcome_summary,
     describe_difference,
+    join_names,
 )
 from webapp.htmx import render_page_or_partial
 
@@ -437,17 +438,12 @@ def describe_identical_curves(values: Mapping[str, Mapping[float, float | None]]
         for names in alike.values():
             if len(names) > 1 and not any(set(names) <= group for group in covered):
                 covered.append(set(names))
-                said.append(f"{_join(names)}: identical {_describe_models(models[:end])}.")
+                said.append(f"{join_names(names)}: identical {_describe_models(models[:end])}.")
     return " ".join(said)
 
 
 def _describe_models(models: Sequence[float]) -> str:
     return f"at M{models[0]:g}" if len(models) == 1 else f"from M{models[0]:g} to M{models[-1]:g}"
-
-
-def _join(names: Sequence[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}"
 
 
 def _sort_iterations(row: Experiment) -> list[Iteration]:

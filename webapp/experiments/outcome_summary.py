@@ -196,21 +196,22 @@ def _write_answer(rows: Sequence[OutcomeRow], latest: int) -> str:
     if not any(names.values()):
         return f"No clear change from M0 to M{latest}: each 95% interval includes zero."
     parts = [
-        f"M{latest} is {verdict} than M0 in {_join(names[verdict])}."
+        f"M{latest} is {verdict} than M0 in {join_names(names[verdict])}."
         for verdict in ("better", "worse")
         if names[verdict]
     ]
     parts += [
-        f"{_join(names[verdict]).capitalize()}: {verdict}."
+        f"{join_names(names[verdict]).capitalize()}: {verdict}."
         for verdict in ("higher", "lower")
         if names[verdict]
     ]
     if unclear:
-        parts.append(f"No clear change in {_join(unclear)}.")
+        parts.append(f"No clear change in {join_names(unclear)}.")
     return " ".join(parts)
 
 
-def _join(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
+    """Join names with commas and "and"; there is at least one."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
 
