@@ -1,6 +1,5 @@
 """Check that the tokenizer loads, can be saved again, and matches the embedding."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 from meta_reward_core.models.check.result import Check, Level
 from meta_reward_core.models.template_files import DEFAULT_TEMPLATE
 from meta_reward_core.models.validation import INHERITED_FILES
+from meta_reward_core.system.untrusted_input import parse_json
 
 _TITLE: Final = "Tokenizer"
 _VOCABULARY_TITLE: Final = "Vocabulary"
@@ -147,7 +147,7 @@ def _find_shared_id(folder: Path) -> tuple[str, str] | None:
     file = folder / "tokenizer.json"
     if not file.is_file():
         return None
-    vocabulary = json.loads(file.read_text(encoding="utf-8"))["model"].get("vocab")
+    vocabulary = parse_json(file.read_bytes(), leave_scalars=True)["model"].get("vocab")
     first: dict[int, str] = {}
     for token, number in vocabulary.items() if isinstance(vocabulary, dict) else ():
         if first.setdefault(number, token) != token:
