@@ -50,9 +50,9 @@ _HEAD = """\
 
 Written by `make bench` (`benchmarks/table.py`). Each ratio is the median of at least five pairs
 that are measured alternately in one run, unless the note says otherwise; the lowest and the highest
-ratio are in brackets. Above 1 is in our favour unless the bound is an upper one; "target" is what
-we aimed for. Absolute times depend on the machines named below and are not for comparison. The
-sections below the table are older measurements.
+ratio are in brackets. A ratio above 1 is in our favour, except where the target is an upper bound;
+"target" is what we aimed for. Absolute times depend on the machines named below and are not for
+comparison. The sections after the table are older measurements.
 
 | row | against | ratio | target | reached | measured | note |
 |---|---|--:|--:|---|---|---|
