@@ -6,7 +6,8 @@ Real workers run the judge and the meta-judge stage of the toy task: messages th
 rows, engine processes, files. Their time is from the first claim of the judge stage to the last
 finished shard of the meta-judge stage. A bare process has the same engine on one core, loaded, and
 makes the same calls (prompts, samples, seeds) for every second shard of each stage; the rates of
-both are added. All engines are loaded before. What is not measured waits, or is stopped (SIGSTOP).
+both are added. All engines are loaded before. What is not measured waits, or is stopped (SIGSTOP),
+also the reconciler and the command that follows the iteration: they belong to the site.
 """
 
 import json
@@ -38,7 +39,7 @@ from meta_reward_core.recipes.schema import EngineRecipe
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.tasks.toy.base_model import get_shipped_seed_model
 from tests.services import broker
-from tests.workers.cluster import Cluster, cluster
+from tests.workers.cluster import Cluster, Process, cluster
 
 STAGE_NAMES = ("judge", "meta_judge")
 SHARDS = 8
@@ -64,6 +65,12 @@ ENDED = (
     "where i.status not in ('waiting', 'running') and e.name = '{}'"
 )
 """The iteration waits for the audit."""
+STARTED = (
+    "select 1 from experiments_shard s join experiments_stage t on t.id = s.stage_id "
+    "join experiments_iteration i on i.id = t.iteration_id "
+    "join experiments_experiment e on e.id = i.experiment_id "
+    "where t.name = 'judge' and s.status = 'running' and e.name = '{}'"
+)
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,7 @@ class WorkerSite:
     """Workers that run one experiment after the other."""
 
     cluster: Cluster
+    reconciler: Process
     settings: Sequence[str]
 
     def warm_up(self) -> Experiment:
@@ -145,13 +153,24 @@ class WorkerSite:
             following = self.cluster.start(
                 "manage.py", "run_iteration", *options, *changes, "--queue"
             )
-            ended = ENDED.format(name)
-            self.cluster.wait_until(lambda: site.rows(ended), seconds=900, every_seconds=0.5)
+            self._wait_for(STARTED.format(name))
+            self._stop_others(following)
+            self._wait_for(ENDED.format(name))
             self.cluster.kill_tree(following)
         experiment = open_experiment(ArtifactStore(str(site.artifacts)), name)
         assert experiment is not None
         ((seconds,),) = site.rows(SPAN.format(name))
         return experiment, count_tokens(experiment) / float(seconds)
+
+    def _wait_for(self, question: str) -> None:
+        self.cluster.wait_until(
+            lambda: self.cluster.site.rows(question), seconds=900, every_seconds=0.5
+        )
+
+    def _stop_others(self, following: Process) -> None:
+        """Stop the reconciler and the command, which run on the machine of a site, not here."""
+        for process in (self.reconciler, following):
+            process.send_signal(signal.SIGSTOP)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -181,8 +200,7 @@ def start_workers(
             process = here.start_worker(processes=2 // workers)
             if workers > 1:
                 psutil.Process(process.pid).cpu_affinity([core])
-        here.start_reconciler()
-        yield WorkerSite(here, settings)
+        yield WorkerSite(here, here.start_reconciler(), settings)
 
 
 class BareEngines:

@@ -19,7 +19,7 @@ Source: arXiv 2407.19594, section 2.1 and the prompts of its appendix; arXiv 240
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import cast
+from typing import Final, cast
 
 from meta_reward_core.method.parsing.outcomes import (
     JUDGMENT_CUT_OFF,
@@ -59,6 +59,8 @@ __all__ = [
 ]  # fmt: skip
 
 _grammar_of = lru_cache(maxsize=32)(make_score_grammar)
+_KEPT_REPLIES: Final = 4096
+"""Number of parsed replies to keep: samples of one prompt often repeat a short reply."""
 
 
 def parse_score(
@@ -72,6 +74,11 @@ def parse_score(
             scale from 0 to 5, which all later steps use.
         is_cut_off: whether the token limit ended the judgment.
     """
+    return _parse_score(text, max_score, is_cut_off)
+
+
+@lru_cache(maxsize=_KEPT_REPLIES)
+def _parse_score(text: str, max_score: float, is_cut_off: bool) -> ParsedScore:  # noqa: FBT001
     reading = read_reply(text, _grammar_of(max_score), is_cut_off=is_cut_off)
     if reading is None:
         return ParsedScore(None, NO_SCORE_LINE)
@@ -90,6 +97,11 @@ def parse_verdict(text: str, *, is_cut_off: bool = False) -> ParsedVerdict:
         text: a meta-judgment, or an annotator's reply, as the engine returned it.
         is_cut_off: whether the token limit ended the reply.
     """
+    return _parse_verdict(text, is_cut_off)
+
+
+@lru_cache(maxsize=_KEPT_REPLIES)
+def _parse_verdict(text: str, is_cut_off: bool) -> ParsedVerdict:  # noqa: FBT001
     reading = read_reply(text, VERDICT_GRAMMAR, is_cut_off=is_cut_off)
     if reading is None:
         return ParsedVerdict(None, NO_WINNER_LINE)
