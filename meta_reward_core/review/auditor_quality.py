@@ -8,12 +8,12 @@ estimate.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import median
 from typing import Final
 
 from meta_reward_core.review.stratified_estimators import (
     Estimate,
     estimate_difference,
+    estimate_median,
     estimate_simple_share,
 )
 
@@ -74,7 +74,7 @@ class AuditorQuality:
         drift: accuracy of the second half of the answers minus that of the first half.
         trend: accuracy over time, in blocks of about equal size; empty if there are too few
             answers for two blocks.
-        seconds: median time per answer; None if unknown.
+        seconds: median time per answer, over the answers whose time is known.
         is_flagged: whether the whole interval of the accuracy is below the bound.
     """
 
@@ -88,7 +88,7 @@ class AuditorQuality:
     consistency: Estimate
     drift: Estimate
     trend: tuple[AccuracyBlock, ...]
-    seconds: float | None
+    seconds: Estimate
     is_flagged: bool
 
 
@@ -124,7 +124,7 @@ def _measure(name: str, answers: Sequence[AuditorAnswer], min_accuracy: float) -
             _measure_accuracy(answers[:half]), _measure_accuracy(answers[half:])
         ),
         trend=tuple(_iter_blocks(answers)),
-        seconds=median(spent) if spent else None,
+        seconds=estimate_median(spent),
         is_flagged=accuracy.high is not None and accuracy.high < min_accuracy,
     )
 

@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from statistics import NormalDist
+from statistics import NormalDist, median
 from typing import Final
 
 import numpy as np
@@ -184,6 +184,28 @@ def estimate_simple_share(yes: int, count: int, *, confidence: float = CONFIDENC
         return NO_ESTIMATE
     z = _compute_normal_quantile(confidence)
     return Estimate(yes / count, *compute_wilson_interval(yes / count, count, z=z), count)
+
+
+def estimate_median(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Estimate:
+    """Estimate the median of independent values, with an interval between two of them.
+
+    The interval assumes no distribution: it lies between the k-th smallest and the k-th largest
+    value, with the largest k for which a binomial(n, 1/2) count falls below k with a probability of
+    at most `(1 - confidence) / 2`. With fewer than six values there is none at 95%.
+    """
+    count = len(values)
+    if count == 0:
+        return NO_ESTIMATE
+    ordered = sorted(values)
+    rank, below = 0, 0.0
+    while True:
+        below += math.comb(count, rank) / 2**count
+        if below > (1 - confidence) / 2:
+            break
+        rank += 1
+    if rank == 0:
+        return Estimate(median(ordered), None, None, count)
+    return Estimate(median(ordered), ordered[rank - 1], ordered[count - rank], count)
 
 
 def estimate_difference(before: Estimate, after: Estimate) -> Estimate:

@@ -90,7 +90,7 @@ class AuditorLine:
     name: str
     answers: int
     shares: tuple[MetricLine, ...]
-    seconds: float | None
+    seconds: MetricLine
     is_flagged: bool
 
 
@@ -281,7 +281,8 @@ def _make_auditor_line(found: AuditorQuality) -> AuditorLine:
         ("Change in accuracy", found.drift),
     )
     lines = tuple(format_share_line(name, share) for name, share in shares)
-    return AuditorLine(found.name, found.answers, lines, found.seconds, found.is_flagged)
+    seconds = _make_line("Median seconds", found.seconds, lambda value: f"{value:.0f}")
+    return AuditorLine(found.name, found.answers, lines, seconds, found.is_flagged)
 
 
 def make_headline(found: MetaJudgeResults | JudgeResults | None) -> tuple[MetricLine, ...]:

@@ -1,5 +1,6 @@
 """What the answers of an auditor say about the auditor."""
 
+import math
 import random
 
 import pytest
@@ -113,3 +114,26 @@ def test_accuracy_over_time_is_measured_in_blocks_of_answers_whose_truth_is_know
     (many,) = measure_auditors([right] * 500, min_accuracy=0.7)
     assert len(many.trend) == 8
     assert sum(block.accuracy.count for block in many.trend) == 500
+
+
+def test_the_interval_of_the_median_time_holds_it_at_its_level() -> None:
+    """Of 400 auditors at least 380 - 3 * 4.4: the ranks make the level 95% or a little more."""
+    held = 0
+    for seed in range(400):
+        rng = random.Random(seed)
+        answers = [
+            AuditorAnswer("carol", "tie", seconds=rng.lognormvariate(3.0, 1.0)) for _ in range(30)
+        ]
+        held += holds(measure_auditors(answers, min_accuracy=0.7)[0].seconds, math.exp(3.0))
+    assert 367 <= held <= 395
+
+
+def test_few_times_have_a_median_without_an_interval() -> None:
+    """Below six, even the interval from the least to the most misses more than 5%: 2 / 2**5."""
+    for count, interval in ((5, (None, None)), (6, (1.0, 6.0)), (9, (2.0, 8.0))):
+        answers = [AuditorAnswer("carol", "tie", seconds=1.0 + place) for place in range(count)]
+        found = measure_auditors(answers, min_accuracy=0.7)[0].seconds
+        assert (found.value, found.count) == ((count + 1) / 2, count)
+        assert (found.low, found.high) == interval
+    unknown = measure_auditors([AuditorAnswer("carol", "tie")], min_accuracy=0.7)[0].seconds
+    assert (unknown.value, unknown.count) == (None, 0)
