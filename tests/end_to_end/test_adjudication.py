@@ -30,7 +30,13 @@ ADMIN_MODELS: Final = (
 )
 OTHER_PAGES: Final = (
     *("/audits/items", "/audits/items?state=all&disagreement=all"),
-    *("/audits/1/items/{conflict}/review", "/audits/1", "/audits/2/items/1/review", "/admin/"),
+    *(
+        "/audits/1/items/{conflict}/review",
+        "/audits/1",
+        "/audits/1/close",
+        "/audits/2/items/1/review",
+        "/admin/",
+    ),
     *("/admin/audit/item/?disagreement=any&state=open", "/admin/audit/item/{closed}/change/"),
     *(f"/admin/audit/{name}/" for name in ADMIN_MODELS),
     *(f"/admin/audit/{name}/{{{name}}}/change/" for name in ADMIN_MODELS),
@@ -450,6 +456,8 @@ def test_the_admin_keeps_drafts_undoes_and_skips_by_keys(chromium: Browser, smal
     expect(page.locator("#draft-state")).to_contain_text("Draft saved")
     page.reload()
     expect(page.locator(".review-draft")).to_contain_text("Draft restored from")
+    announced = page.locator(".review-draft [role=status]")
+    expect(announced).to_have_text("Draft restored. It is not a decision yet.")
     expect(page.get_by_label("A is better")).to_be_checked()
     page.keyboard.press("r")
     page.keyboard.type(", continued")
@@ -492,6 +500,8 @@ def test_a_restored_draft_is_continued_or_discarded_on_the_site(
     write_draft(page, "half a reason")
     page.reload()
     expect(page.locator("main")).to_contain_text("Draft restored from")
+    announced = page.locator("form.notice [role=status]")
+    expect(announced).to_have_text("Draft restored. It is not a decision yet.")
     page.keyboard.press("r")
     page.keyboard.type(", and more")
     expect(reason).to_have_value("half a reason, and more")
@@ -517,8 +527,54 @@ def test_the_admin_names_the_batch_that_it_closes(chromium: Browser, small: Revi
     assert not is_too_wide(page)
     status = "SELECT status FROM audit_batch WHERE id = 1"
     assert small.query(status) == [("open",)]
-    page.get_by_role("button", name="Close batch 1").click()
+    button = page.get_by_role("button", name="Close batch 1")
+    expect(button).to_have_css("background-color", "rgb(186, 33, 33)")
+    button.click()
     expect(page.locator(".messagelist")).to_contain_text("Batch 1 was closed.")
+    assert small.query(status) == [("closed",)]
+
+
+def test_an_earlier_reason_is_filled_in_by_a_key(chromium: Browser, small: Review) -> None:
+    page = sign_in(chromium, small, "lena")
+    page.goto(f"{small.url}/audits/1/items/1/review?state=undecided&disagreement=all")
+    page.keyboard.press("a")
+    page.keyboard.press("r")
+    page.keyboard.type("it states a fact that is wrong")
+    with page.expect_navigation():
+        page.keyboard.press("Control+Enter")
+    reason = page.locator("textarea[name=reason]")
+    expect(reason).to_have_value("")
+    page.keyboard.press("b")
+    page.keyboard.press("r")
+    with page.expect_response("**/review/draft"):
+        page.keyboard.press("Alt+Digit1")
+    expect(reason).to_have_value("it states a fact that is wrong")
+    page.keyboard.type(", too")
+    with page.expect_navigation():
+        page.keyboard.press("Control+Enter")
+    decided = "SELECT adjudication FROM audit_item WHERE adjudicated <> '' ORDER BY number"
+    first = "it states a fact that is wrong"
+    assert small.query(decided) == [(first,), (f"{first}, too",)]
+
+
+def test_closing_a_batch_looks_dangerous_and_asks_first_on_the_site(
+    chromium: Browser, small: Review
+) -> None:
+    page = sign_in(chromium, small, "lena")
+    page.goto(f"{small.url}/audits/1")
+    red = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--bad')")
+    assert red == "#a51d2d"
+    close = page.get_by_role("link", name="Close batch 1…")
+    expect(close).to_have_css("color", "rgb(165, 29, 45)")
+    close.click()
+    expect(page.locator("h1")).to_have_text("Close batch 1?")
+    expect(page.locator("main")).to_contain_text("Auditors can no longer answer")
+    status = "SELECT status FROM audit_batch WHERE id = 1"
+    assert small.query(status) == [("open",)]
+    button = page.get_by_role("button", name="Close batch 1")
+    expect(button).to_have_css("background-color", "rgb(165, 29, 45)")
+    button.click()
+    expect(page.locator(".message")).to_contain_text("Batch 1 was closed.")
     assert small.query(status) == [("closed",)]
 
 

@@ -165,7 +165,12 @@ def comment_and_reload(page: Page) -> None:
     with page.expect_response("**/draft"):
         page.keyboard.type("seen twice")
     page.wait_for_timeout(1200)
+    expect(page.locator("#draft-state")).to_contain_text("Draft saved")
     page.reload()
+    expect(page).to_have_title(re.compile("^Draft restored"))
+    expect(page.locator("main")).to_contain_text("Draft restored. It is not an answer yet.")
+    announced = page.locator("form.notice [role=status]")
+    expect(announced).to_have_text("Draft restored. It is not an answer yet.")
     expect(page.locator("textarea")).to_have_value("seen twice")
     expect(page.locator("input[value=neither]")).to_be_checked()
     expect(page.locator("input[name=confidence][value='3']")).to_be_checked()

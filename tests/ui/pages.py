@@ -137,6 +137,8 @@ PAGES: Final = (
     Page("audit_report", "judgments", "/audits/{judgments}"),
     Page("audit_report", "responses", "/audits/{responses}"),
     Page("audit_report", "unanswered", "/audits/{untouched}"),
+    Page("audit_close", "close", "/audits/{judgments}/close", LEAD),
+    Page("audit_close", "reopen", "/audits/{closed}/close"),
     _empty("audit_items", "/audits/items", LEAD),
     Page("audit_items", "all", "/audits/items", LEAD),
     Page("audit_items", "every-item", "/audits/items?state=all&disagreement=all"),

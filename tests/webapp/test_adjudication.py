@@ -275,7 +275,8 @@ def test_a_closed_batch_shows_its_items_without_a_decision(answered: Batch, lead
     shown = client.get(f"/audits/{answered.pk}").content.decode()
     count = re.search(r"Adjudicate: (\d+) items without a decision", shown)
     assert count
-    closed = client.post(f"/audits/{answered.pk}/close", follow=True).content.decode()
+    path = f"/audits/{answered.pk}/close"
+    closed = client.post(path, {"status": "closed"}, follow=True).content.decode()
     assert f"Batch {answered.pk} was closed." in closed
     said = f"closed, {count[1]} items without a decision"
     assert said in closed
@@ -288,7 +289,7 @@ def test_a_closed_batch_shows_its_items_without_a_decision(answered: Batch, lead
         page = client.get(path).content.decode()
         assert said in page
         assert "adjudicate batch" not in page
-    reopened = client.post(f"/audits/{answered.pk}/close", follow=True).content.decode()
+    reopened = client.post(path, {"status": "open"}, follow=True).content.decode()
     assert f"Batch {answered.pk} was reopened." in reopened
 
 
@@ -493,6 +494,7 @@ FILTERS: Final[Mapping[str, Callable[[Item], dict[str, Any]]]] = {
     },
     "text": lambda item: {"q": item.instruction[:12]},
     "comment": lambda _: {"q": "quite 100% odd_"},
+    "comments": lambda _: {"comments": "yes"},
     "experiment": lambda item: {"experiment": item.batch.experiment_name, "iteration": 1},
 }
 
@@ -517,6 +519,23 @@ def test_a_filter_keeps_what_it_names_and_leaves_out_others(
     if nothing is not None:
         field = {"text": "q", "comment": "q"}.get(name, name)
         assert list_numbers(client, everything | {field: nothing}) == []
+
+
+def test_items_are_listed_with_or_without_comments(answered: Batch, lead: User) -> None:
+    """Comments on repeats count, as the list shows them."""
+    client = browser(lead)
+    everything = {"state": "all", "disagreement": "all"}
+    commented = [item.number for item in conflicts(answered)]
+    assert list_numbers(client, everything | {"comments": "yes"}) == commented
+    others = list_numbers(client, everything | {"comments": "no"})
+    assert sorted(others + commented) == sorted(list_numbers(client, everything))
+    User.objects.update(is_staff=True)
+    listed = client.get(f"{reverse('admin:audit_item_changelist')}?comments=yes")
+    assert f"{len(commented)} items" in listed.content.decode()
+    answers = reverse("admin:audit_answer_changelist")
+    for wanted, count in (("yes", 2), ("no", Answer.objects.count() - 2)):
+        page = client.get(f"{answers}?comments={wanted}").content.decode()
+        assert f"{count} answers" in page
 
 
 def test_the_start_page_counts_what_is_to_adjudicate_in_each_batch(
@@ -657,6 +676,44 @@ def test_the_list_as_csv_has_the_rows_of_the_list(answered: Batch, lead: User) -
     assert "carol" in rows[0]["answers"]
 
 
+def test_answers_join_the_items_by_ids_and_codes(answered: Batch, lead: User) -> None:
+    """A program can join both files, and a reader needs no code book."""
+    client = browser(lead)
+    item = conflicts(answered)[0]
+    decide(client, item, "B")
+    query = {"state": "all", "disagreement": "all"}
+    files = [
+        list(csv.DictReader(io.StringIO(client.get(path, query).content.decode())))
+        for path in ("/audits/items.csv", "/audits/answers.csv")
+    ]
+    items = {row["item_id"]: row for row in files[0]}
+    assert len(items) == len(files[0]) == answered.items.filter(repeat_kind="").count()
+    assert len(files[1]) == Answer.objects.count()
+    assert {row["reviewed_item_id"] for row in files[1]} <= items.keys()
+    found = items[str(item.pk)]
+    answers = [row for row in files[1] if row["reviewed_item_id"] == found["item_id"]]
+    assert {row["auditor"] for row in answers} == {"carol", "dave"}
+    accounts = User.objects.filter(username__in=("carol", "dave"))
+    assert {row["auditor_id"] for row in answers} == {str(one.pk) for one in accounts}
+    for name in ("batch", "key", "stratum", "forward", "backward", "judge_mean"):
+        assert {row[name] for row in answers} == {found[name]}, name
+    (own,) = (row for row in answers if row["item_id"] == found["item_id"])
+    assert (own["item"], own["adjudicated"]) == (found["item"], found["adjudicated"])
+    assert found["adjudicated"] == to_item_choice("B", item)
+    assert found["adjudicated_label"] == "judgment B is better"
+    assert found["adjudicated_by_id"] == str(lead.pk)
+    assert found["disagreement"].split("; ")[0] == "auditors"
+    assert found["disagreement_label"].split("; ")[0] == "auditors differ"
+    assert found["path"] == where(item)
+    assert own["answer_label"] in {
+        "judgment A is better", "judgment B is better", "tie", "neither is acceptable"
+    }  # fmt: skip
+    assert (own["confidence"], own["confidence_label"]) == ("2", "fairly sure")
+    alone = client.get("/audits/answers.csv", {"disagreement": "auditors"}).content.decode()
+    rows = list(csv.DictReader(io.StringIO(alone)))
+    assert {row["reviewed_item_id"] for row in rows} == {str(conflicts(answered)[1].pk)}
+
+
 def test_a_decision_counts_in_results_and_training_pairs_and_both_figures_are_shown(
     answered: Batch, lead: User
 ) -> None:
@@ -687,6 +744,37 @@ def test_a_decision_counts_in_results_and_training_pairs_and_both_figures_are_sh
     assert "before adjudication: meta-judge,agreement without ties" in findings
 
 
+def test_the_activity_log_leads_to_the_item_and_the_batch(
+    answered: Batch, lead: User, alice: User
+) -> None:
+    client = browser(lead)
+    item = conflicts(answered)[0]
+    decide(client, item)
+    page = client.get("/activity").content.decode()
+    assert f'<a href="{where(item)}">item {item.number} of batch {answered.pk}</a>' in page
+    assert f'<a href="/audits/{answered.pk}">batch {answered.pk}</a>' in page
+    of_others = browser(alice).get("/activity").content.decode()
+    assert "/review" not in of_others, "only leads see what was done to items"
+
+
+def test_links_lead_to_the_prompt_the_response_and_the_battle(answered: Batch, lead: User) -> None:
+    User.objects.update(is_staff=True)
+    client = browser(lead)
+    item = conflicts(answered)[0]
+    facts = item.hidden_verdict.facts
+    prompt = f"/experiments/scripted/iterations/1/prompts/{facts['prompt_id']}"
+    sample = facts["response_id"].rpartition(".r")[2]
+    change = reverse("admin:audit_item_change", args=[item.pk])
+    for path in (where(item), change, reverse("admin:audit_item_changelist")):
+        page = client.get(path).content.decode()
+        assert f'href="{prompt}"' in page, path
+        assert f'href="{prompt}#response-{sample}"' in page, path
+        assert f'href="{prompt}/battle?first=' in page, path
+    there = client.get(prompt)
+    if there.status_code == 200:
+        assert f'id="response-{sample}"' in there.content.decode()
+
+
 def test_a_decision_in_the_admin_has_the_rules_and_the_log_of_the_site(
     answered: Batch, lead: User, second: User
 ) -> None:
@@ -695,7 +783,8 @@ def test_a_decision_in_the_admin_has_the_rules_and_the_log_of_the_site(
     item = conflicts(answered)[0]
     change = reverse("admin:audit_item_change", args=[item.pk])
     page = client.get(change).content.decode()
-    assert "A is better" in page
+    assert "<kbd>A</kbd> is better</label>" in page
+    assert re.search(r"Tie <kbd[^>]*>T</kbd>", page)
     assert 'type="radio"' in page
     for bad in ({"adjudicated": "both"}, {"adjudication": "no"}, {"adjudication": ""}):
         given = {"adjudicated": "tie", "adjudication": "both miss it", "version": 0} | bad
@@ -823,7 +912,7 @@ def test_the_admin_edits_nothing_that_was_drawn_or_answered(answered: Batch, lea
 @pytest.mark.parametrize(
     "query",
     ["disagreement=auditors", "disagreement=any", "state=open", "state=adjudicated",
-     "confidence=1", "tag=too%20long", "q=rubric", "disagreement=zz", "tag=%27%22"],
+     "confidence=1", "comments=yes", "tag=too%20long", "q=rubric", "disagreement=zz", "tag=%27%22"],
 )  # fmt: skip
 def test_the_filters_of_the_admin_answer(answered: Batch, lead: User, query: str) -> None:
     User.objects.update(is_staff=True)
@@ -860,6 +949,19 @@ def test_items_are_filtered_by_auditor_and_exported_in_the_admin(
     rows = list(csv.DictReader(io.StringIO(sent.content.decode())))
     assert [row["item"] for row in rows] == [str(both.number)]
     assert "erin" in rows[0]["answers"]
+    sent = client.post(path, {"action": "export_answers", "_selected_action": [both.pk]})
+    given = list(csv.DictReader(io.StringIO(sent.content.decode())))
+    assert {row["reviewed_item_id"] for row in given} == {rows[0]["item_id"]}
+    assert {"erin"} < {row["auditor"] for row in given}
+    answers = reverse("admin:audit_answer_changelist")
+    chosen = {"action": "export", "_selected_action": [both.answer.pk]}
+    of_erin = client.post(answers, chosen).content.decode()
+    (row,) = csv.DictReader(io.StringIO(of_erin))
+    assert (row["auditor"], row["answer_id"]) == ("erin", str(both.answer.pk))
+    carol = User.objects.get(username="carol")
+    chosen["_selected_action"] = [Answer.objects.filter(auditor=carol)[0].pk]
+    refused = browser(carol).post(answers, chosen)
+    assert "forward" not in refused.content.decode(), "auditors export no verdicts"
     listed = client.get(reverse("admin:audit_answer_changelist"), {"auditor": "erin"})
     assert "1 answer" in listed.content.decode()
 
@@ -1080,6 +1182,21 @@ def test_an_earlier_decision_is_undone_on_its_page(answered: Batch, lead: User) 
     assert (first.adjudicated, second.adjudicated) == ("", "tie")
 
 
+def test_earlier_reasons_of_ones_own_can_be_filled_in(
+    answered: Batch, lead: User, second: User
+) -> None:
+    items = list(answered.items.filter(repeat_kind=""))
+    for place, reason in enumerate(["alpha one", "beta two", "alpha one", f"{HOSTILE}"]):
+        decide(browser(lead), items[place], reason=reason)
+    decide(browser(second), items[4], reason="gamma three")
+    page = browser(lead).get(where(items[5])).content.decode()
+    offered = [html.unescape(one) for one in re.findall(r'data-reason="([^"]*)"', page)]
+    assert offered == [HOSTILE, "alpha one", "beta two"]
+    assert "<script>alert" not in page
+    reader = browser(make_person("vera", "viewer")).get(where(items[5])).content.decode()
+    assert "data-reason" not in reader
+
+
 def test_what_a_decision_requires_is_marked(answered: Batch, lead: User) -> None:
     User.objects.update(is_staff=True)
     item = conflicts(answered)[0]
@@ -1178,16 +1295,52 @@ def test_a_conflict_in_the_admin_keeps_the_input_and_shows_the_newer_decision(
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "lacks"),
     [
-        ({}, "Nothing was saved: choose a decision and give a reason."),
-        ({"adjudicated": "tie"}, "Nothing was saved: give a reason."),
-        ({"adjudication": "both miss it"}, "Nothing was saved: choose a decision."),
+        ({}, ["adjudicated", "adjudication"]),
+        ({"adjudicated": "tie"}, ["adjudication"]),
+        ({"adjudicated": "tie", "adjudication": "no"}, ["adjudication"]),
+        ({"adjudication": "both miss it"}, ["adjudicated"]),
     ],
 )
 def test_the_admin_names_what_a_decision_lacks(
-    answered: Batch, lead: User, given: dict[str, str], said: str
+    answered: Batch, lead: User, given: dict[str, str], lacks: list[str]
 ) -> None:
+    """Each message stands in the row of its field, and fields refer to their messages."""
     User.objects.update(is_staff=True)
     change = reverse("admin:audit_item_change", args=[conflicts(answered)[0].pk])
-    assert said in browser(lead).post(change, given | {"version": 0}).content.decode()
+    page = browser(lead).post(change, given | {"version": 0}).content.decode()
+    rows = dict(re.findall(r'class="form-row errors field-(\w+)">\s*(<ul.*?</ul>)', page, re.S))
+    assert sorted(rows) == lacks
+    for name, errors in rows.items():
+        assert SAID[name] in errors
+        assert f'id="id_{name}_error"' in errors
+    assert page.count('class="errorlist"') == len(lacks), "and nowhere else"
+    assert not Item.objects.exclude(adjudicated="").exists()
+
+
+SAID: Final = {
+    "adjudicated": "Choose a decision.",
+    "adjudication": "Give a reason of at least 5 characters.",
+    "choice": "Choose a decision.",
+    "reason": "Give a reason of at least 5 characters.",
+}
+
+
+@pytest.mark.parametrize(
+    ("letter", "reason", "lacks"),
+    [("", "", ["choice", "reason"]), ("A", "no", ["reason"]), ("", "both miss it", ["choice"])],
+)
+def test_the_site_names_what_a_decision_lacks_at_its_field_and_at_the_top(
+    answered: Batch, lead: User, letter: str, reason: str, lacks: list[str]
+) -> None:
+    page = decide(browser(lead), conflicts(answered)[0], letter, reason=reason)
+    assert page.status_code == 422
+    text = page.content.decode()
+    top, _, form = text.partition('<form id="answer"')
+    for name in lacks:
+        assert re.search(rf'<a href="#id_{name}">[^<]*</a>: {SAID[name]}', top)
+        assert f'id="id_{name}_error"><li>{SAID[name]}</li>' in form
+        assert f'aria-describedby="id_{name}_error"' in form
+        assert f'id="id_{name}"' in form
+    assert form.count('class="errorlist"') == len(lacks)

@@ -235,14 +235,40 @@ def test_a_draft_survives_a_reload(batch: Batch, carol: User) -> None:
     item = take(client, batch)
     draft = {"choice": "B", "confidence": "1", "tags": ["too long"], "comment": "so far",
              "seconds": "42"}  # fmt: skip
-    assert client.post(address(item, "/draft"), draft).status_code == 204
+    assert "Draft restored" not in client.get(address(item)).content.decode()
+    kept = client.post(address(item, "/draft"), draft)
+    assert re.fullmatch(r"Draft saved \d\d:\d\d:\d\d\.", kept.content.decode())
     page = client.get(address(item)).content.decode()
+    assert "<title>Draft restored · Item" in page
+    assert "Draft restored. It is not an answer yet. <button" in page
     assert re.search(r'value="B"[^>]*checked', page)
     assert re.search(r'name="confidence" value="1"[^>]*checked', page)
     assert re.search(r'value="too long"[^>]*checked', page)
     assert "so far" in page
     assert 'name="seconds" value="42"' in page
     assert not Answer.objects.exists()
+
+
+def test_a_restored_draft_can_be_discarded(batch: Batch, carol: User, dave: User) -> None:
+    client = browser(carol)
+    item = take(client, batch)
+    client.post(address(item, "/draft"), {"choice": "B", "comment": "so far", "seconds": "42"})
+    browser(dave).post(address(item, "/draft"), {"discard": "1"})
+    assert "so far" in client.get(address(item)).content.decode(), "drafts of others stay"
+    left = client.post(address(item, "/draft"), {"discard": "1"})
+    assert left["Location"] == address(item)
+    page = client.get(address(item)).content.decode()
+    assert "Draft restored" not in page
+    assert "so far" not in page
+    assert "checked" not in page.split("audit-shortcuts")[0]
+    assert 'name="seconds" value="42"' in page, "the time was spent"
+
+
+def test_a_page_left_without_input_leaves_no_draft(batch: Batch, carol: User) -> None:
+    client = browser(carol)
+    item = take(client, batch)
+    client.post(address(item, "/draft"), {"comment": "", "seconds": "5"})
+    assert "Draft restored" not in client.get(address(item)).content.decode()
 
 
 def test_a_draft_of_an_item_that_was_lost_is_refused(batch: Batch, carol: User, dave: User) -> None:
@@ -405,7 +431,11 @@ def test_an_answer_without_a_choice_is_sent_back(batch: Batch, carol: User) -> N
     item = take(client, batch)
     answer = client.post(address(item), {"confidence": "2", "comment": "kept"})
     assert answer.status_code == 422
-    assert "Choose an answer." in answer.content.decode()
+    top, _, form = answer.content.decode().partition('<form id="answer"')
+    assert '<a href="#id_choice">Which judgment is better?</a>: Choose an answer.' in top
+    assert 'id="id_choice_error"><li>Choose an answer.</li>' in form
+    assert 'aria-describedby="id_choice_error"' in form
+    assert "Draft restored" not in top, "what was just sent is no restored draft"
     assert "kept" in answer.content.decode()
 
 

@@ -166,10 +166,28 @@ def test_a_batch_that_cannot_be_drawn_is_sent_back(
     assert not Batch.objects.exists()
 
 
+def test_the_form_computes_the_size_for_a_wanted_interval(
+    client: Client, audited: Experiment
+) -> None:
+    """Wilson at one half, +- 8 points: (1.96 / 0.16)^2 - 1.96^2 = 146.2, and 30% repeats."""
+    path = "/experiments/scripted/audits/new"
+    page = client.get(path, {"points": "8"}).content.decode()
+    assert "± 8 percentage points: 147 distinct items, 191 answers with repeats" in page
+    assert 'name="size" value="147"' in page
+    for wrong in ("0", "nan", "x", "60"):
+        refused = client.get(path, {"points": wrong})
+        assert refused.status_code == 422
+        assert 'id="id_points_error"' in refused.content.decode()
+    assert 'name="size" value="100"' in client.get(path).content.decode()
+
+
 def test_an_unfinished_stage_is_not_drawn_from(client: Client, audited: Experiment) -> None:
     Stage.objects.filter(name="pair_judge").update(status="running")
     answer = client.post("/experiments/scripted/audits/new", NEW)
-    assert "has no finished stage" in answer.content.decode()
+    top, _, form = answer.content.decode().partition('<section aria-labelledby="size">')
+    assert re.search(r'<a href="#id_iteration">Iteration</a>: [^<]*has no finished stage', top)
+    assert re.search(r'id="id_iteration_error"><li>[^<]*has no finished stage', form)
+    assert 'aria-describedby="id_iteration_error"' in form
     assert not Batch.objects.exists()
 
 
@@ -250,9 +268,9 @@ def test_strangers_see_no_private_audits(client: Client, batch: Batch) -> None:
 def test_viewers_read_and_change_nothing(batch: Batch) -> None:
     viewer = browser(make_person("bob", "viewer"))
     assert viewer.get(f"/audits/{batch.pk}").status_code == 200
-    for what in ("close", "auditors", "import"):
+    for what, of_get in {"close": 403, "auditors": 405, "import": 405}.items():
         assert viewer.post(f"/audits/{batch.pk}/{what}").status_code == 403
-        assert viewer.get(f"/audits/{batch.pk}/{what}").status_code == 405
+        assert viewer.get(f"/audits/{batch.pk}/{what}").status_code == of_get
     other = browser(make_person("charlie", "operator"))
     assert other.post(f"/audits/{batch.pk}/close").status_code == 403
 
@@ -265,7 +283,7 @@ def test_review_leads_close_and_assign_on_the_site_as_in_the_admin(
     assert "Close batch" in page
     assert "Import answers" not in page
     lead.post(f"/audits/{batch.pk}/auditors", {"auditors": [dave.pk]})
-    lead.post(f"/audits/{batch.pk}/close")
+    lead.post(f"/audits/{batch.pk}/close", {"status": "closed"})
     batch.refresh_from_db()
     assert (batch.status, list(batch.auditors.all())) == ("closed", [dave])
     acts = Activity.objects.filter(actor_name="lena").values_list("action", flat=True)
@@ -276,16 +294,21 @@ def test_review_leads_close_and_assign_on_the_site_as_in_the_admin(
 
 
 def test_a_batch_is_closed_and_opened(client: Client, batch: Batch) -> None:
-    client.post(f"/audits/{batch.pk}/close")
+    client.post(f"/audits/{batch.pk}/close", {"status": "closed"})
     assert Batch.objects.get().status == "closed"
-    client.post(f"/audits/{batch.pk}/close")
+    client.post(f"/audits/{batch.pk}/close", {"status": "open"})
     assert Batch.objects.get().status == "open"
 
 
 def test_only_auditors_are_assigned(client: Client, batch: Batch, alice: User, dave: User) -> None:
     client.post(f"/audits/{batch.pk}/auditors", {"auditors": [dave.pk]})
     assert list(batch.auditors.all()) == [dave]
-    client.post(f"/audits/{batch.pk}/auditors", {"auditors": [alice.pk]})
+    refused = client.post(f"/audits/{batch.pk}/auditors", {"auditors": [alice.pk]})
+    assert refused.status_code == 422
+    top, _, form = refused.content.decode().partition('<h2 id="assigned">')
+    said = "Only active accounts with the role auditor can be chosen."
+    assert f'<a href="#id_auditors">Auditors</a>: {said}' in top
+    assert f'id="id_auditors_error"><li>{said}</li>' in form
     assert list(batch.auditors.all()) == [dave]
 
 

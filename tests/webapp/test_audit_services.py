@@ -110,8 +110,8 @@ def test_a_gate_of_the_recipe_is_written_down(audited: Experiment) -> None:
 
 
 def test_closing_and_opening_a_batch_are_written_down(client: Client, batch: Batch) -> None:
-    for _ in range(2):
-        client.post(f"/audits/{batch.pk}/close")
+    for status in ("closed", "open"):
+        client.post(f"/audits/{batch.pk}/close", {"status": status})
     assert actions()[1:] == [("closed", "alice"), ("reopened", "alice")]
     page = client.get(AUDITS).content.decode()
     assert f"reopened a batch: batch {batch.pk}" in page
@@ -159,6 +159,7 @@ def test_the_admin_asks_before_it_closes_or_reopens_a_batch(
     assert f"Close batch {first.pk}…" in client.get(change).content.decode()
     from_form = client.post(change, {"_status": "1"}).content.decode()
     assert f"Close batch {first.pk}?" in from_form
+    assert 'class="review-danger"' in from_form
     client.post(change, {"status": "closed", "auditors": [carol.pk]})
     assert not Batch.objects.filter(status="closed").exists(), "nothing closes without being asked"
     one = {"action": "close_batches", "_selected_action": [first.pk], "confirmed": "1"}
@@ -174,19 +175,37 @@ def test_the_admin_asks_before_it_closes_or_reopens_a_batch(
 
 
 def test_the_site_says_what_closing_does(client: Client, batch: Batch) -> None:
-    page = client.get(f"/audits/{batch.pk}").content.decode()
-    assert f"Close batch {batch.pk}…</summary>" in page
-    assert "12 of 12 answers are missing" in page
-    client.post(f"/audits/{batch.pk}/close")
-    page = client.get(f"/audits/{batch.pk}").content.decode()
-    assert f"Reopen batch {batch.pk}…</summary>" in page
+    report, path = f"/audits/{batch.pk}", f"/audits/{batch.pk}/close"
+    page = client.get(report).content.decode()
+    assert f'class="button danger" href="{path}">Close batch {batch.pk}…</a>' in page
+    asked = client.get(path).content.decode()
+    assert f"Close batch {batch.pk}?" in asked
+    assert "12 of 12 answers are missing" in asked
+    assert f'class="danger filled">Close batch {batch.pk}</button>' in asked
+    assert client.post(path, {}).status_code == 422
+    assert Batch.objects.get().status == "open", "nothing closes without a named status"
+    done = client.post(path, {"status": "closed"}, follow=True).content.decode()
+    assert f"Batch {batch.pk} was closed." in done
+    assert f'class="button quiet" href="{path}">Reopen batch {batch.pk}…</a>' in done
+    assert "The audit gate counts the batch again" in client.get(path).content.decode()
+
+
+def test_a_batch_that_two_leads_close_is_not_reopened(client: Client, batch: Batch) -> None:
+    path = f"/audits/{batch.pk}/close"
+    pages = [client.get(path).content.decode() for _ in range(2)]
+    assert all('name="status" value="closed"' in page for page in pages)
+    client.post(path, {"status": "closed"})
+    second = client.post(path, {"status": "closed"}, follow=True).content.decode()
+    assert f"Batch {batch.pk} is already closed." in second
+    assert Batch.objects.get().status == "closed"
+    assert actions()[1:] == [("closed", "alice")]
 
 
 def test_auditors_of_a_closed_batch_cannot_be_changed(
     client: Client, batch: Batch, carol: User, dave: User
 ) -> None:
     client.post(f"/audits/{batch.pk}/auditors", {"auditors": [carol.pk]})
-    client.post(f"/audits/{batch.pk}/close")
+    client.post(f"/audits/{batch.pk}/close", {"status": "closed"})
     refusal = f"Batch {batch.pk} is closed. Reopen it to change its auditors."
     page = client.get(f"/audits/{batch.pk}").content.decode()
     assert f"carol. {refusal}" in page

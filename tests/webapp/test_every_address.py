@@ -30,13 +30,13 @@ pytestmark = pytest.mark.django_db
 WITH_A_FORM: Final = {
     *("login", "password_change", "tokens", "notifications", "ownership"),
     *("new_experiment", "duplicate", "playground", "conversation", "publish", "audit_new"),
-    "send_to_audit",
+    *("send_to_audit", "audit_close"),
     *("audit_item", "audit_review", "settings", "fork", "confirm_identity", "details", "delete"),
 }
 """Pages whose own form is sent back to them."""
 NO_PAGES: Final = {
     *("livez", "healthz", "health_report", "metrics"),
-    *("file", "published_archive", "audit_export", "audit_items_csv"),
+    *("file", "published_archive", "audit_export", "audit_items_csv", "audit_answers_csv"),
     *("annotate", "login", "unsent_form"),  # these lead elsewhere whoever has signed in
 }
 TRIED: Final = {

@@ -47,7 +47,7 @@ VIEWERS: Final = {
     ),
     *("publish", "published_archive", "job"),
     *("audits", "audit_report", "audit_export", "experiment_audits"),
-    *("iteration_audits", "audit_items", "audit_items_csv", "audit_review"),
+    *("iteration_audits", "audit_items", "audit_items_csv", "audit_answers_csv", "audit_review"),
     *("tokens", "revoke_token", "notifications", "renew_webhook_secret", "send_test_notification"),
 }
 OPERATORS: Final = {
@@ -87,7 +87,7 @@ ASKED_BY_POST: Final = {
     *("logout", "revoke_token", "renew_webhook_secret", "send_test_notification"),
     *("new_experiment_prompts", "request_action", "cancel_turn", "compare_models"),
     *("bulk_action", "archive"),
-    *("audit_close", "audit_auditors", "audit_import", "audit_draft", "audit_skip", "audit_undo"),
+    *("audit_auditors", "audit_import", "audit_draft", "audit_skip", "audit_undo"),
     *("audit_gate", "audit_gate_remove", "audit_override", "audit_reveal", "audit_skipped"),
     *("audit_review_draft", "audit_review_undo"),
 }

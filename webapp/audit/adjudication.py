@@ -33,6 +33,11 @@ CLAIM_SECONDS: Final = 10 * 60.0
 MIN_REASON_CHARS: Final = 5
 MAX_REASON_CHARS: Final = 2000
 MAX_SCORE: Final = 5.0
+RECENT_REASONS: Final = 5
+"""Number of earlier reasons that the review page offers."""
+_REASONS_READ: Final = 50
+DECISION_REQUIRED: Final = "Choose a decision."
+REASON_REQUIRED: Final = f"Give a reason of at least {MIN_REASON_CHARS} characters."
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,7 @@ def check_reason(reason: str) -> str:
     """
     reason = reason.strip()
     if len(reason) < MIN_REASON_CHARS:
-        raise InputError(f"Give a reason of at least {MIN_REASON_CHARS} characters.")
+        raise InputError(REASON_REQUIRED)
     if len(reason) > MAX_REASON_CHARS:
         raise InputError(f"Give a reason of at most {MAX_REASON_CHARS} characters.")
     return reason
@@ -305,6 +310,13 @@ def release_other_items(item: Item, lead: User) -> None:
     unfinished = AdjudicationDraft.objects.filter(lead=lead).values("item")
     left = Item.objects.filter(claimed_by=lead).exclude(pk=item.pk).exclude(pk__in=unfinished)
     left.update(claimed_by=None, claimed_until=None)
+
+
+def list_recent_reasons(lead: User) -> list[str]:
+    """List the last different reasons that a lead gave, the latest first."""
+    own = Item.objects.filter(adjudicated_by=lead).exclude(adjudication="")
+    latest = own.order_by("-adjudicated_at", "-pk").values_list("adjudication", flat=True)
+    return list(dict.fromkeys(latest[:_REASONS_READ]))[:RECENT_REASONS]
 
 
 def find_last_decision(lead: User) -> Item | None:

@@ -22,6 +22,7 @@ from webapp.accounts.security_log import log_event
 from webapp.activity.models import Action
 from webapp.audit import adjudication
 from webapp.audit.adjudication import MAX_REASON_CHARS, explain_refusal
+from webapp.audit.exports import export_answers_to
 from webapp.audit.forms import (
     AdjudicationForm,
     make_adjudication_form,
@@ -101,12 +102,26 @@ def download_items(request: HttpRequest) -> HttpResponse:
     person = get_user(request)
     values = _read_filter(ReviewFilterForm(person, request.GET or None))
     text = format_items_csv(select_items(person, values)[:_MAX_CSV_ROWS], person)
-    log_event(Action.EXPORTED, "audit items", detail=encode_filter(values)[:200])
+    return _send_csv("audit-items", text.encode(), values)
+
+
+@require_safe
+@require_view
+def download_answers(request: HttpRequest) -> HttpResponse:
+    """Send all answers and comments to the listed items as CSV, one row per answer."""
+    person = get_user(request)
+    values = _read_filter(ReviewFilterForm(person, request.GET or None))
+    content = export_answers_to(select_items(person, values)[:_MAX_CSV_ROWS])
+    return _send_csv("audit-answers", content, values)
+
+
+def _send_csv(name: str, content: bytes, values: dict[str, Any]) -> HttpResponse:
+    log_event(Action.EXPORTED, name.replace("-", " "), detail=encode_filter(values)[:200])
     return HttpResponse(
-        text.encode(),
+        content,
         content_type="text/csv; charset=utf-8",
         headers={
-            "Content-Disposition": 'attachment; filename="audit-items.csv"',
+            "Content-Disposition": f'attachment; filename="{name}.csv"',
             "X-Content-Type-Options": "nosniff",
         },
     )
@@ -203,6 +218,7 @@ def _render_item(
         "form": form if may_adjudicate else None,
         "refusal": explain_refusal(item),
         "is_conflict": status == 409,
+        "reasons": adjudication.list_recent_reasons(person) if may_adjudicate else [],
         "draft": None if form.is_bound or status == 409 else adjudication.find_draft(item, person),
         "decision": format_decision(item),
         "disagreements": list_disagreements(item),

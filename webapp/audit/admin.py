@@ -42,7 +42,9 @@ from webapp.accounts.roles import ADJUDICATE, ANSWER, RUN_ALL
 from webapp.accounts.security_log import log_event
 from webapp.activity.models import Action, Activity, ObjectType
 from webapp.audit.adjudication import (
+    DECISION_REQUIRED,
     MIN_REASON_CHARS,
+    REASON_REQUIRED,
     Decision,
     adjudicate_item,
     check_reason,
@@ -58,6 +60,7 @@ from webapp.audit.adjudication import (
 from webapp.audit.admin_filters import (
     AgreementFilter,
     AuditorFilter,
+    CommentFilter,
     ConfidenceFilter,
     DisagreementFilter,
     FailureFilter,
@@ -78,7 +81,7 @@ from webapp.audit.admin_formatting import (
 )
 from webapp.audit.annotation_queue import get_possible_auditors
 from webapp.audit.batch_sampling import format_strategy
-from webapp.audit.exports import export_answers
+from webapp.audit.exports import export_answers, export_answers_to, export_given
 from webapp.audit.forms import JUDGMENT_CHOICES, SCORE_CHOICES, to_item_choice
 from webapp.audit.item_presenter import format_choice
 from webapp.audit.models import (
@@ -286,11 +289,7 @@ class BatchAdmin(ReviewerAdmin):
             "audit batches",
             detail=", ".join(str(batch.pk) for batch in rows)[:200],
         )
-        return HttpResponse(
-            export_answers(rows),
-            content_type="text/csv; charset=utf-8",
-            headers={"Content-Disposition": 'attachment; filename="audit-answers.csv"'},
-        )
+        return _send_csv("audit-answers", export_answers(rows))
 
     @admin.display(description="answers")
     def format_progress(self, row: Any) -> str:
@@ -423,6 +422,7 @@ class BatchAdmin(ReviewerAdmin):
                 for batch, said in zip(batches, consequences, strict=True)
             ],
             "batches": batches,
+            "is_closing": is_closing,
             "action": "close_batches" if is_closing else "open_batches",
             "button": f"{verb} {_name_batches(batches)}",
         }
@@ -448,6 +448,14 @@ class BatchAdmin(ReviewerAdmin):
         self._assign(request, {form.instance: form.cleaned_data["auditors"]})
 
 
+def _send_csv(name: str, content: bytes) -> HttpResponse:
+    return HttpResponse(
+        content,
+        content_type="text/csv; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{name}.csv"'},
+    )
+
+
 def _name_batches(batches: Sequence[Batch]) -> str:
     numbers = [str(batch.pk) for batch in batches]
     if len(numbers) == 1:
@@ -465,7 +473,7 @@ class AnswerAdmin(ReviewerAdmin):
 
     list_display = ("format_item", "format_auditor", "get_answer", "confidence", "get_agreement",
                     "format_tags", "format_comment", "list_links", "format_submitted")  # fmt: skip
-    list_filter = (AgreementFilter, "confidence", TagFilter, AuditorFilter,
+    list_filter = (AgreementFilter, "confidence", TagFilter, CommentFilter, AuditorFilter,
                    ("item__batch", admin.RelatedOnlyFieldListFilter))  # fmt: skip
     search_fields = ("comment", "auditor_name", "item__instruction")
     search_help_text = "Search comments, auditors and prompts."
@@ -473,6 +481,7 @@ class AnswerAdmin(ReviewerAdmin):
                            "item__original__batch__experiment",
                            "item__original__hidden_verdict")  # fmt: skip
     list_per_page = _ROWS_ON_A_PAGE
+    actions = ("export",)
     fields = readonly_fields = ("format_item", "list_links", "format_auditor", "get_answer",
                                 "confidence", "format_tags", "show_comment", "format_seconds",
                                 "format_submitted", "format_revealed", "source",
@@ -504,6 +513,16 @@ class AnswerAdmin(ReviewerAdmin):
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
         """Answers can be changed on the annotation page only; reviewers adjudicate the item."""
         return False
+
+    def has_export_permission(self, request: HttpRequest) -> bool:
+        """Exports contain verdicts of the meta-judge."""
+        return request.user.has_perm(ADJUDICATE)
+
+    @admin.action(description="Export answers as CSV", permissions=["export"])
+    def export(self, request: HttpRequest, rows: QuerySet[Answer]) -> HttpResponse:  # noqa: ARG002
+        """Download the selected answers with the columns of the site's exports."""
+        log_event(Action.EXPORTED, "audit answers", detail=f"{rows.count()} answers")
+        return _send_csv("audit-answers", export_given(rows))
 
     def get_list_filter(self, request: HttpRequest) -> Any:
         """Show filters that reveal verdicts of the meta-judge to reviewers only."""
@@ -592,10 +611,15 @@ class AnswerAdmin(ReviewerAdmin):
 class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
     """A decision on an item, with the same rules as on the site."""
 
-    adjudicated = ChoiceField(label="Decision (required)", widget=RadioSelect)
+    adjudicated = ChoiceField(
+        label="Decision (required)",
+        widget=RadioSelect,
+        error_messages={"required": DECISION_REQUIRED},
+    )
     adjudication = CharFormField(
         label=f"Reason (required, at least {MIN_REASON_CHARS} characters)",
         widget=Textarea(attrs={"rows": 4}),
+        error_messages={"required": REASON_REQUIRED},
     )
     version = IntegerFormField(widget=HiddenInput)
 
@@ -627,9 +651,6 @@ class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
     def clean(self) -> dict[str, Any]:
         """Refuse a decision that is based on an outdated state of the item."""
         values = super().clean() or {}
-        missing = [words for name, words in _REQUIRED.items() if not self.data.get(name)]
-        if missing:
-            self.add_error(None, f"Nothing was saved: {' and '.join(missing)}.")
         now = Item.objects.select_related("batch").get(pk=self.instance.pk)
         if "version" in values and values["version"] != now.adjudication_version:
             self._keep_input(now)
@@ -648,7 +669,6 @@ class ItemDecisionForm(ModelForm):  # type: ignore[type-arg]
 
 _RESPONSE_FIELDS: Final = ("list_links", "format_disagreements", "show_instruction",
                            "show_response")  # fmt: skip
-_REQUIRED: Final = {"adjudicated": "choose a decision", "adjudication": "give a reason"}
 
 
 def _describe_conflict(now: Item) -> str:
@@ -663,11 +683,25 @@ def _describe_conflict(now: Item) -> str:
 
 
 def _list_decisions(item: Item) -> list[tuple[str, str]]:
+    """List the possible decisions and their labels, with the key beside each."""
     if item.batch.kind == ItemKind.JUDGMENTS:
-        return [(to_item_choice(value, item), label) for value, label in JUDGMENT_CHOICES]
+        return [
+            (to_item_choice(value, item), _label_choice(value, label))
+            for value, label in JUDGMENT_CHOICES
+        ]
     scores = [score for score, _ in SCORE_CHOICES]
     known = scores if item.adjudicated in ("", *scores) else [*scores, item.adjudicated]
-    return [(score, score) for score in known]
+    return [
+        (score, format_html("<kbd>{}</kbd>", score) if len(score) == 1 else score)
+        for score in known
+    ]
+
+
+def _label_choice(value: str, label: str) -> str:
+    if len(value) == 1:
+        return format_html("<kbd>{}</kbd> is better", value)
+    key = "T" if value == "tie" else "X"
+    return format_html('{} <kbd aria-hidden="true">{}</kbd>', label, key)
 
 
 @admin.register(Item)
@@ -685,12 +719,13 @@ class ItemAdmin(ReviewerAdmin):
                     "format_meta_judge", "format_decided", "list_brief_links")  # fmt: skip
     list_display_links = ("format_place", "format_prompt")
     list_filter = (DisagreementFilter, StateFilter, AuditorFilter, ConfidenceFilter, TagFilter,
-                   ("batch", admin.RelatedOnlyFieldListFilter), "stratum")  # fmt: skip
+                   CommentFilter, ("batch", admin.RelatedOnlyFieldListFilter),
+                   "stratum")  # fmt: skip
     search_fields = ("instruction", "response", "answer__comment", "repeats__answer__comment",
                      "adjudication")  # fmt: skip
     search_help_text = "Search prompts, responses, comments and reasons."
     list_per_page = _ROWS_ON_A_PAGE
-    actions = ("export",)
+    actions = ("export", "export_answers")
     readonly_fields = ("list_links", "format_disagreements", "show_instruction",
                        "show_response", "show_judgments", "show_guidelines", "show_rubric",
                        "list_answers",
@@ -753,11 +788,13 @@ class ItemAdmin(ReviewerAdmin):
     def export(self, request: HttpRequest, rows: QuerySet[Item]) -> HttpResponse:
         """Download the selected items with their answers and decisions, as on the site."""
         log_event(Action.EXPORTED, "audit items", detail=f"{rows.count()} items")
-        return HttpResponse(
-            format_items_csv(rows, get_user(request)),
-            content_type="text/csv; charset=utf-8",
-            headers={"Content-Disposition": 'attachment; filename="audit-items.csv"'},
-        )
+        return _send_csv("audit-items", format_items_csv(rows, get_user(request)).encode())
+
+    @admin.action(description="Export answers and comments as CSV", permissions=["view"])
+    def export_answers(self, request: HttpRequest, rows: QuerySet[Item]) -> HttpResponse:  # noqa: ARG002
+        """Download all answers to the selected items, one row per answer, as on the site."""
+        log_event(Action.EXPORTED, "audit answers", detail=f"{rows.count()} items")
+        return _send_csv("audit-answers", export_answers_to(rows))
 
     @admin.display(ordering="number", description="item")
     def format_place(self, row: Item) -> str:

@@ -25,7 +25,9 @@ from webapp.accounts.permissions import get_user
 from webapp.audit.annotation_queue import TAGS
 from webapp.audit.models import Answer, Confidence, OnGateFailure
 from webapp.audit.review_items import (
+    COMMENTS,
     DISAGREEMENTS,
+    filter_by_comments,
     filter_by_disagreement,
     filter_by_draft,
     filter_by_state,
@@ -107,6 +109,20 @@ class ConfidenceFilter(ChoiceFilter):
     def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
         """Items with such an answer."""
         return _select_by_answers(rows, Answer.objects.filter(confidence=int(value)))
+
+
+class CommentFilter(ChoiceFilter):
+    """Answers with a comment, or items with such an answer."""
+
+    title = "comment"
+    parameter_name = "comments"
+    options: ClassVar = COMMENTS
+
+    def select(self, rows: QuerySet[Any], value: str) -> QuerySet[Any]:
+        """Select rows with or without a comment."""
+        if rows.model is Answer:
+            return rows.exclude(comment="") if value == "yes" else rows.filter(comment="")
+        return filter_by_comments(rows, value)
 
 
 class AuditorFilter(admin.SimpleListFilter):

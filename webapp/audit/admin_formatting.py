@@ -26,6 +26,7 @@ def list_item_links(item: Item) -> list[tuple[str, str]]:
     links = [
         (reverse("audit_review", args=[item.batch_id, item.number]), "open in the site"),
         (found.prompt, "prompt"),
+        (found.response, "response"),
         (found.battle, "battle"),
     ]
     return [one for one in links if one[0]]

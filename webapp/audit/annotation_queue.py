@@ -221,6 +221,11 @@ def save_draft(item: Item, person: User, draft: Mapping[str, Any], seconds: floa
     return held.update(draft=dict(draft), seconds=seconds, lease_until=from_now(LEASE_SECONDS)) == 1
 
 
+def has_draft(item: Item) -> bool:
+    """Whether the draft of an item contains any input."""
+    return any(value not in (None, "", []) for value in item.draft.values())
+
+
 def submit_answer(item: Item, person: User, given: AnswerInput) -> bool:
     """Store an answer; False if another auditor has the item, or the batch is closed.
 

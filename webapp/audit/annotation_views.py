@@ -7,6 +7,7 @@ from django.contrib.auth.decorators import permission_required
 from django.contrib.auth.models import User
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
@@ -105,6 +106,7 @@ def _render_item(
         "item": make_item_view(found, found.batch, differences=differences),
         "form": form,
         "differences": differences,
+        "is_restored": not form.is_bound and annotation_queue.has_draft(found),
         "progress": annotation_queue.compute_progress(found.batch, person),
         "last": annotation_queue.get_last_answer(found.batch, person),
     }
@@ -136,9 +138,12 @@ def _render_answered(
 @require_POST
 @require_annotate
 def save_draft(request: HttpRequest, pk: int, number: int) -> HttpResponse:
-    """Save what is filled in so far; htmx calls this while the user types."""
+    """Save what is filled in so far, which htmx sends while the user types, or discard it."""
     person = get_user(request)
     found = get_assigned_item(person, pk, number)
+    if "discard" in request.POST:
+        annotation_queue.save_draft(found, person, {}, found.seconds)
+        return redirect("audit_item", pk=pk, number=number)
     form = make_answer_form(found.batch.kind, request.POST)
     form.is_valid()
     values = form.cleaned_data
@@ -146,9 +151,12 @@ def save_draft(request: HttpRequest, pk: int, number: int) -> HttpResponse:
     if "choice" in given:
         given["choice"] = to_item_choice(given["choice"], found)
     kept = annotation_queue.save_draft(found, person, given, values.get("seconds") or 0.0)
+    if kept:
+        said = f"Draft saved {timezone.localtime():%H:%M:%S}."
+        return HttpResponse(said, content_type="text/plain; charset=utf-8")
     # The last draft may arrive after the answer.
     is_answered = find_own_answer(found, person) is not None
-    return HttpResponse(status=204 if kept or is_answered else 409)
+    return HttpResponse(status=204 if is_answered else 409)
 
 
 @require_POST

@@ -8,11 +8,13 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from django.db.models import Q, QuerySet
 
 from meta_reward_core.data.csv_safety import format_csv
 from webapp.audit.batch_report import iter_named_estimates, make_report
 from webapp.audit.human_preference_pairs import build_pair_rows
-from webapp.audit.models import Answer, Batch, Item, ItemKind
+from webapp.audit.item_presenter import format_answer_value
+from webapp.audit.models import Answer, Batch, Confidence, Item, ItemKind
 from webapp.audit.rendering import get_shown_judgments
 
 Row = dict[str, Any]
@@ -22,11 +24,14 @@ COLUMNS: Final = (
     "confidence", "tags", "comment", "seconds", "given", "adjudicated", "is_swapped",
     "forward", "backward", "elo_first", "elo_second", "judge_mean",
     "instruction", "response", "first", "second",
+    "answer_id", "item_id", "reviewed_item_id", "auditor_id", "answer_label", "confidence_label",
 )  # fmt: skip
 """Columns of exported answers; `answer` is first, second, tie or neither.
 
 `forward` and `backward` are the meta-judge's outcomes with the first or the second judgment shown
-first, respectively.
+first, respectively. The ids and codes are stable. `reviewed_item_id` is the item that a repeat
+repeats, otherwise the item itself: the `item_id` of the CSV file of items. Labels have the letters
+that the auditor saw.
 """
 
 
@@ -44,11 +49,15 @@ class ExportFile:
 
 def iter_answer_rows(batch: Batch) -> Iterator[Row]:
     """Yield one row per answer, repeats included, in batch order."""
-    answers = Answer.objects.filter(item__batch=batch).select_related("item__hidden_verdict")
-    for answer in answers.order_by("item__number"):
+    return iter_rows(Answer.objects.filter(item__batch=batch).order_by("item__number"))
+
+
+def iter_rows(answers: QuerySet[Answer]) -> Iterator[Row]:
+    """Yield one row per answer; see `COLUMNS`."""
+    for answer in answers.select_related("item__batch", "item__hidden_verdict"):
         item, facts = answer.item, answer.item.hidden_verdict.facts
         yield {
-            "batch": batch.pk,
+            "batch": item.batch_id,
             "item": item.number,
             "key": item.key,
             "again": item.repeat_kind,
@@ -70,17 +79,35 @@ def iter_answer_rows(batch: Batch) -> Iterator[Row]:
             "response": item.response,
             "first": item.first,
             "second": item.second,
+            "answer_id": answer.pk,
+            "item_id": item.pk,
+            "reviewed_item_id": item.original_id or item.pk,
+            "auditor_id": answer.auditor_id,
+            "answer_label": format_answer_value(answer, item),
+            "confidence_label": str(Confidence(answer.confidence).label),
         }
 
 
 def export_answers(batches: Iterable[Batch]) -> bytes:
     """Export the answers of several batches as one CSV file; see `COLUMNS`."""
-    rows = (
-        row | {"tags": "; ".join(row["tags"])}
-        for batch in batches
-        for row in iter_answer_rows(batch)
-    )
-    return format_csv([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)]).encode()
+    return _format_rows(row for batch in batches for row in iter_answer_rows(batch))
+
+
+def export_answers_to(items: Iterable[Item]) -> bytes:
+    """Export the answers to items and their repeats as one CSV file; see `COLUMNS`."""
+    keys = [item.pk for item in items]
+    answers = Answer.objects.filter(Q(item__in=keys) | Q(item__original__in=keys))
+    return export_given(answers.order_by("item__batch", "item__number"))
+
+
+def export_given(answers: QuerySet[Answer]) -> bytes:
+    """Export answers as a CSV file; see `COLUMNS`."""
+    return _format_rows(iter_rows(answers))
+
+
+def _format_rows(rows: Iterable[Row]) -> bytes:
+    lines = (row | {"tags": "; ".join(row["tags"])} for row in rows)
+    return format_csv([COLUMNS, *([line[name] for name in COLUMNS] for line in lines)]).encode()
 
 
 def _export_csv(batch: Batch) -> bytes:
@@ -106,6 +133,8 @@ _ANSWERS: Final = pa.schema(
             "elo_first": pa.float64(), "elo_second": pa.float64(), "judge_mean": pa.float64(),
             "points": pa.float64(), "confidence": pa.int64(), "seconds": pa.float64(),
             "is_swapped": pa.bool_(), "tags": pa.list_(pa.string()),
+            "answer_id": pa.int64(), "item_id": pa.int64(), "reviewed_item_id": pa.int64(),
+            "auditor_id": pa.int64(),
         }.get(name, pa.string()))
         for name in COLUMNS
     ]

@@ -7,7 +7,13 @@ from django.contrib.auth.models import User
 
 from meta_reward_core.errors import InputError
 from meta_reward_core.review.stratified_sampling import STRATEGIES, STRATEGIES_BY_KIND
-from webapp.audit.adjudication import MAX_REASON_CHARS, MIN_REASON_CHARS, Decision
+from webapp.audit.adjudication import (
+    DECISION_REQUIRED,
+    MAX_REASON_CHARS,
+    MIN_REASON_CHARS,
+    REASON_REQUIRED,
+    Decision,
+)
 from webapp.audit.annotation_queue import TAGS, AnswerInput, get_possible_auditors
 from webapp.audit.batch_sampling import BatchPlan, KnownAnswer, format_strategy
 from webapp.audit.gate import (
@@ -132,6 +138,7 @@ class AdjudicationForm(forms.Form):
         max_length=MAX_REASON_CHARS,
         widget=forms.Textarea(attrs={"rows": 2}),
         label="Reason",
+        error_messages={"required": REASON_REQUIRED, "min_length": REASON_REQUIRED},
     )
     version = forms.IntegerField(min_value=0, max_value=2**31 - 1, widget=forms.HiddenInput)
 
@@ -150,6 +157,7 @@ class PairDecisionForm(AdjudicationForm):
         choices=JUDGMENT_CHOICES,
         widget=forms.RadioSelect,
         label="Which judgment is better?",
+        error_messages={"required": DECISION_REQUIRED},
     )
     field_order = ("choice", "reason", "version")
 
@@ -161,6 +169,7 @@ class ScoreDecisionForm(AdjudicationForm):
         choices=SCORE_CHOICES,
         widget=forms.RadioSelect,
         label="How good is this response, from 0 to 5?",
+        error_messages={"required": DECISION_REQUIRED},
     )
     field_order = ("points", "reason", "version")
 
@@ -179,6 +188,24 @@ class PlainForm(forms.Form):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.label_suffix = ""
+
+
+class IntervalForm(PlainForm):
+    """The interval for which the form of a new batch computes a number of items."""
+
+    points = forms.FloatField(
+        required=False,
+        min_value=1,
+        max_value=40,
+        label="Half-width (percentage points)",
+        widget=forms.NumberInput(attrs={"step": "any", "size": 6}),
+    )
+
+    @property
+    def half_width(self) -> float | None:
+        """The half-width as a share; None if none was entered."""
+        points = self.cleaned_data.get("points") if self.is_bound and self.is_valid() else None
+        return None if points is None else points / 100
 
 
 class BatchForm(PlainForm):
@@ -311,7 +338,12 @@ class AuditorsForm(PlainForm):
     """Auditors of a batch."""
 
     auditors = forms.ModelMultipleChoiceField(
-        queryset=User.objects.none(), required=False, widget=forms.CheckboxSelectMultiple
+        queryset=User.objects.none(),
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        error_messages={
+            "invalid_choice": "Only active accounts with the role auditor can be chosen."
+        },
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

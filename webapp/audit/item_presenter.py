@@ -85,10 +85,14 @@ def _render_judgments(item: Item, *, differences: bool, hides_score_lines: bool)
 
 def format_answer(found: Answer, item: Item) -> str:
     """Format an answer for the annotation page."""
-    sure = Confidence(found.confidence).label
+    return f"{format_answer_value(found, item)} ({Confidence(found.confidence).label})"
+
+
+def format_answer_value(found: Answer, item: Item) -> str:
+    """Format the choice or the score of an answer, with the letters of an item's page."""
     if found.points is not None:
-        return f"{found.points:g} of 5 ({sure})"
-    return f"{format_choice(found.choice, item)} ({sure})"
+        return f"{found.points:g} of 5"
+    return format_choice(found.choice, item)
 
 
 def format_choice(choice: str | None, item: Item) -> str:

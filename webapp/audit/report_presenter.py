@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from meta_reward_core.review.auditor_quality import AuditorQuality
 from meta_reward_core.review.judge_results import JudgeResults
 from meta_reward_core.review.meta_judge_results import OUTCOMES, MetaJudgeResults
-from meta_reward_core.review.sample_size import SampleSize, plan_sample_sizes
+from meta_reward_core.review.sample_size import HALF_WIDTHS, SampleSize, plan_sample_sizes
 from meta_reward_core.review.stratified_estimators import Estimate
 from meta_reward_core.review.stratified_sampling import STRATEGY_GUIDE
 from webapp.activity.models import Activity, ObjectType
@@ -206,25 +206,38 @@ class PlanningView:
     """Data that helps to plan a batch.
 
     Attributes:
+        wanted: size for the interval that the user entered; None if there is none.
         seconds: median of the timed answers; None if there are none.
         timed: number of timed answers.
         guide: strategies with their purposes.
     """
 
     sizes: tuple[SampleSize, ...]
+    wanted: SampleSize | None
     repeat_share: float
     seconds: float | None
     timed: int
     guide: tuple[tuple[str, str], ...]
 
 
-def make_planning_view(person: User, experiment: Experiment) -> PlanningView:
-    """Compute the items needed for an interval and their cost, and describe each strategy."""
+def make_planning_view(
+    person: User, experiment: Experiment, *, half_width: float | None = None
+) -> PlanningView:
+    """Compute the items needed for an interval and their cost, and describe each strategy.
+
+    Args:
+        half_width: of the interval that the user entered, as a share; None if there is none.
+    """
     spent = list_answer_seconds(person, experiment)
     seconds = median(spent) if spent else None
-    sizes = plan_sample_sizes(repeat_share=USUAL_REPEAT_SHARE, seconds=seconds)
+    sizes = plan_sample_sizes(
+        repeat_share=USUAL_REPEAT_SHARE,
+        seconds=seconds,
+        half_widths=HALF_WIDTHS if half_width is None else (half_width, *HALF_WIDTHS),
+    )
+    wanted = sizes.pop(0) if half_width is not None else None
     guide = ((format_strategy(name), text) for name, text in STRATEGY_GUIDE.items())
-    return PlanningView(tuple(sizes), USUAL_REPEAT_SHARE, seconds, len(spent), tuple(guide))
+    return PlanningView(tuple(sizes), wanted, USUAL_REPEAT_SHARE, seconds, len(spent), tuple(guide))
 
 
 def make_report_view(report: BatchReport) -> ReportView:

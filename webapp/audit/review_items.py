@@ -58,6 +58,8 @@ STATES: Final[Mapping[str, str]] = {
     "drafts": "my drafts",
     "all": "all",
 }
+COMMENTS: Final[Mapping[str, str]] = {"yes": "with a comment", "no": "without a comment"}
+"""Filters by whether an answer to the item, or to a repeat of it, has a comment."""
 SORTS: Final[Mapping[str, str]] = {
     "": "disagreements first",
     "number": "batch and item number",
@@ -105,6 +107,9 @@ class ReviewFilterForm(forms.Form):
         label="Confidence",
         required=False,
         choices=[("", "any"), *((str(value), label) for value, label in Confidence.choices)],
+    )
+    comments = forms.ChoiceField(
+        label="Comments", required=False, choices=[("", "any"), *COMMENTS.items()]
     )
     decided = forms.ChoiceField(
         label="Became a preference pair",
@@ -251,6 +256,7 @@ def select_items(person: User, values: Mapping[str, Any]) -> QuerySet[Any]:
     items = items.filter(**{name: value for name, value in equal.items() if value})
     if values.get("decided"):
         items = items.filter(hidden_verdict__facts__decided_pair=values["decided"] == "yes")
+    items = filter_by_comments(items, values.get("comments", ""))
     items = _filter_by_answers(items, values)
     items = _filter_by_text(items, values.get("q", ""))
     related = items.select_related("batch", "answer", "hidden_verdict", "claimed_by")
@@ -270,6 +276,13 @@ def _filter_by_answers(items: QuerySet[Any], values: Mapping[str, Any]) -> Query
     if values.get("tag"):
         wanted["tag_text__contains"] = f'"{values["tag"]}"'
     return items.filter(Exists(answers.filter(**wanted))) if wanted else items
+
+
+def filter_by_comments(items: QuerySet[Any], name: str) -> QuerySet[Any]:
+    """Filter by a choice of `COMMENTS`; "" does not filter."""
+    of_item = Q(item=OuterRef("pk")) | Q(item__original=OuterRef("pk"))
+    commented = Exists(Answer.objects.filter(of_item).exclude(comment=""))
+    return items.filter(commented if name == "yes" else ~commented) if name else items
 
 
 def _filter_by_text(items: QuerySet[Any], text: str) -> QuerySet[Any]:

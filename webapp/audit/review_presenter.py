@@ -14,7 +14,12 @@ from django.utils import timezone
 
 from meta_reward_core.data.csv_safety import format_csv
 from webapp.audit.adjudication import list_item_activity
-from webapp.audit.item_presenter import RevealedFact, format_choice, list_revealed_facts
+from webapp.audit.item_presenter import (
+    RevealedFact,
+    format_answer_value,
+    format_choice,
+    list_revealed_facts,
+)
 from webapp.audit.models import Answer, Confidence, Item, ItemKind, RepeatKind
 from webapp.audit.review_items import AGAINST_META_JUDGE, DISAGREEMENTS, ReviewFilterForm
 
@@ -22,13 +27,22 @@ _FLAGS: Final = dict(zip(DISAGREEMENTS, ("differs", "contradicts", "against"), s
 _AGAINST_JUDGE: Final = "auditor against judge"
 _EXCERPT_CHARS: Final = 90
 _SAMPLE: Final = re.compile(r"\.j(\d{1,5})$")
+_RESPONSE: Final = re.compile(r"\.r(\d{1,5})$")
 _HISTORY_SHOWN: Final = 100
 
 ITEM_COLUMNS: Final = (
-    *("batch", "item", "experiment", "iteration", "stratum", "disagreement", "answers"),
-    *("comments", "meta_judge", "adjudicated", "reason", "adjudicated_by", "adjudicated_at"),
-    "instruction",
+    *("batch", "item", "item_id", "key", "path", "experiment", "iteration", "kind", "stratum"),
+    *("disagreement", "disagreement_label", "answers", "comments", "forward", "backward"),
+    *("judge_mean", "verdict_label", "adjudicated", "adjudicated_label", "reason"),
+    *("adjudicated_by", "adjudicated_by_id", "adjudicated_at", "is_swapped", "instruction"),
 )
+"""Columns of exported items.
+
+Codes and ids are stable, and those that the export of answers also has have the same names there.
+`disagreement` has the names of `DISAGREEMENTS`; `forward`, `backward` and `adjudicated` name the
+judgments first and second in stored order. Columns that end in `_label`, and `answers`, have the
+letters of the item's page.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +95,7 @@ class ItemLinks:
     """Addresses of the sources of an item; empty if they are gone."""
 
     prompt: str = ""
+    response: str = ""
     battle: str = ""
 
 
@@ -115,9 +130,14 @@ def describe_undone(now: Item, undone: str) -> str:
     return f"{said} The decision of {who} applies again: {format_decision(now)}."
 
 
+def list_disagreement_codes(item: Any) -> list[str]:
+    """List the names in `DISAGREEMENTS` of an item annotated by `annotate_disagreements`."""
+    return [name for name in DISAGREEMENTS if getattr(item, _FLAGS[name])]
+
+
 def list_disagreements(item: Any) -> tuple[str, ...]:
     """List the disagreements of an item annotated by `annotate_disagreements`."""
-    found = [name for name in DISAGREEMENTS if getattr(item, _FLAGS[name])]
+    found = list_disagreement_codes(item)
     by_score = item.batch.kind == ItemKind.RESPONSES
     return tuple(
         _AGAINST_JUDGE if name == AGAINST_META_JUDGE and by_score else DISAGREEMENTS[name]
@@ -215,9 +235,7 @@ def make_answer_views(item: Item, person: User) -> list[AnswerRowView]:
             occasion=f"{occasions[one.item.repeat_kind]}, item {one.item.number}"
             if one.item.repeat_kind
             else "first answer",
-            answer=f"{one.points:g} of 5"
-            if one.points is not None
-            else format_choice(one.choice, item),
+            answer=format_answer_value(one, item),
             confidence=str(Confidence(one.confidence).label),
             tags=tuple(one.tags),
             comment=one.comment,
@@ -270,21 +288,28 @@ def _format_changed_value(name: str, value: Any, item: Item) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def get_item_path(item: Item) -> str:
+    """Return the permanent path of an item's page."""
+    return reverse("audit_review", args=[item.batch_id, item.number])
+
+
 def make_links(item: Item) -> ItemLinks:
-    """Build links to the prompt and the battle of an item."""
+    """Build links to the prompt, the response with its judgments, and the battle of an item."""
     batch, facts = item.batch, item.hidden_verdict.facts
     if batch.experiment is None:
         return ItemLinks()
     place = (batch.experiment.name, batch.iteration, facts["prompt_id"])
     prompt = reverse("prompt", args=place)
+    written = _RESPONSE.search(facts["response_id"])
+    response = f"{prompt}#response-{written[1]}" if written else ""
     samples = [
         _SAMPLE.search(facts.get(f"{side}_judgment_id") or "") for side in ("first", "second")
     ]
     if not all(samples):
-        return ItemLinks(prompt)
+        return ItemLinks(prompt, response)
     first, second = (found[1] for found in samples if found)
     query = urlencode({"first": first, "second": second})
-    return ItemLinks(prompt, f"{reverse('battle', args=place)}?{query}")
+    return ItemLinks(prompt, response, f"{reverse('battle', args=place)}?{query}")
 
 
 def format_items_csv(items: Iterable[Item], person: User) -> str:
@@ -299,12 +324,15 @@ def _iter_csv_rows(items: list[Item], person: User) -> Iterator[list[object]]:
         comments = [f"{one.auditor_name}: {one.comment}" for one in answers[item.pk]
                     if one.comment]  # fmt: skip
         yield [
-            *(item.batch_id, item.number, item.batch.experiment_name, item.batch.iteration),
-            *(item.stratum, "; ".join(row.disagreements), "; ".join(row.answers)),
-            *("\n".join(comments), row.meta_judge, row.decision, item.adjudication),
-            item.adjudicated_by_name,
+            *(item.batch_id, item.number, item.pk, item.key, get_item_path(item)),
+            *(item.batch.experiment_name, item.batch.iteration, item.batch.kind, item.stratum),
+            *("; ".join(list_disagreement_codes(item)), "; ".join(row.disagreements)),
+            *("; ".join(row.answers), "\n".join(comments)),
+            *(item.hidden_verdict.facts.get(name) for name in ("forward", "backward", "mean")),
+            *(row.meta_judge, item.adjudicated, row.decision, item.adjudication),
+            *(item.adjudicated_by_name, item.adjudicated_by_id),
             item.adjudicated_at.isoformat() if item.adjudicated_at else "",
-            item.instruction,
+            *(item.is_swapped, item.instruction),
         ]
 
 

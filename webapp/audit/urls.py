@@ -8,6 +8,7 @@ urlpatterns = [
     path("audits", views.list_audits, name="audits"),
     path("audits/items", adjudication_views.list_items, name="audit_items"),
     path("audits/items.csv", adjudication_views.download_items, name="audit_items_csv"),
+    path("audits/answers.csv", adjudication_views.download_answers, name="audit_answers_csv"),
     path(
         "audits/<int:pk>/items/<int:number>/review",
         adjudication_views.review_item,

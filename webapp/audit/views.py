@@ -33,6 +33,7 @@ from webapp.audit.forms import (
     BatchForm,
     GateForm,
     ImportForm,
+    IntervalForm,
     OverrideForm,
     RemovalForm,
 )
@@ -120,32 +121,34 @@ def create_batch(request: HttpRequest, name: str) -> HttpResponse:
     """Request a batch of an iteration."""
     experiment = get_controllable_experiment(request.user, name)
     numbers = list(experiment.iterations.order_by("-number").values_list("number", flat=True))
-    form = BatchForm(request.POST or None, request.FILES or None, numbers=numbers)
+    interval = IntervalForm(request.GET or None)
+    planning = make_planning_view(get_user(request), experiment, half_width=interval.half_width)
+    initial = {"size": planning.wanted.items} if planning.wanted else {}
+    form = BatchForm(request.POST or None, request.FILES or None, numbers=numbers, initial=initial)
     if request.method == "POST" and form.is_valid():
         try:
+            require_finished(experiment, form.cleaned_data["iteration"], form.cleaned_data["kind"])
             _request_batch(request, experiment, form)
+        except InputError as error:
+            form.add_error("iteration", str(error))
         except MetaRewardError as error:
             form.add_error(None, str(error))
         else:
             return redirect("experiment_audits", name=name)
-    status = 422 if form.errors else 200
+    status = 422 if form.errors or interval.errors else 200
     context = {
         "experiment": experiment,
         "form": form,
+        "interval": interval,
         "has_iterations": bool(numbers),
-        "planning": make_planning_view(get_user(request), experiment),
+        "planning": planning,
     }
     return render(request, "audit/new_batch.html", context, status=status)
 
 
 def _request_batch(request: HttpRequest, experiment: Experiment, form: BatchForm) -> None:
-    """Request the batch described by a form, after checks that need no job.
-
-    Raises:
-        InputError: the iteration has no finished stage to sample from.
-    """
+    """Request the batch described by a form."""
     number, plan = form.cleaned_data["iteration"], form.plan()
-    require_finished(experiment, number, plan.kind)
     auditors = form.cleaned_data["auditors"]
     request_batch(experiment, number, plan, by=get_user(request), auditors=auditors)
     if len(auditors) == 1 and plan.other_share:
@@ -172,6 +175,7 @@ def _render_report(
     batch: Batch,
     import_form: ImportForm,
     *,
+    auditors_form: AuditorsForm | None = None,
     done: ImportResult | None = None,
     status: int = 200,
 ) -> HttpResponse:
@@ -191,14 +195,9 @@ def _render_report(
         "may_import": person.has_perm(RUN)
         and (batch.experiment is None or can_control(person, batch.experiment)),
         "may_manage": can_manage(person, batch),
-        "auditors_form": AuditorsForm(initial={"auditors": batch.auditors.all()}),
+        "auditors_form": auditors_form or AuditorsForm(initial={"auditors": batch.auditors.all()}),
         "fixed_auditors": explain_fixed_auditors(batch),
         "auditor_names": [] if is_open else list_auditor_names(batch),
-        "consequences": describe_closing(
-            answers=made.items, given=made.answered, undecided=undecided
-        )
-        if is_open
-        else REOPENING,
         "import_form": import_form,
         "imported": done,
         "reasons": group_reasons(done.left_out) if done else [],
@@ -221,16 +220,51 @@ def _make_auditor_context(person: User, batch: Batch) -> dict[str, Any]:
     }
 
 
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 @require_view
 def set_batch_status(request: HttpRequest, pk: int) -> HttpResponse:
-    """Close or reopen a batch."""
+    """Ask whether to close or reopen a batch, and do it.
+
+    The form names the new status, so that two leads who close a batch at the same time do not
+    reopen it.
+    """
     person = get_user(request)
     batch = get_manageable_batch(person, pk)
-    is_open = batch.status == BatchStatus.OPEN
-    set_status(batch, BatchStatus.CLOSED if is_open else BatchStatus.OPEN, by=person)
-    messages.success(request, f"Batch {pk} was {'closed' if is_open else 'reopened'}.")
+    wanted = request.POST.get("status", "")
+    if wanted not in BatchStatus.values:
+        status = 422 if request.method == "POST" else 200
+        return render(
+            request, "audit/close_batch.html", _describe_change(batch, person), status=status
+        )
+    if set_status(batch, wanted, by=person):
+        done = "closed" if wanted == BatchStatus.CLOSED else "reopened"
+        messages.success(request, f"Batch {pk} was {done}.")
+    else:
+        messages.info(request, f"Batch {pk} is already {BatchStatus(wanted).label}.")
     return redirect("audit_report", pk=pk)
+
+
+def _describe_change(batch: Batch, person: User) -> dict[str, Any]:
+    """Describe what closing an open batch, or reopening a closed one, does."""
+    if batch.status != BatchStatus.OPEN:
+        return {
+            "batch": batch,
+            "verb": "Reopen",
+            "wanted": BatchStatus.OPEN.value,
+            "consequences": REOPENING,
+        }
+    counted = annotate_counts(Batch.objects.filter(pk=batch.pk)).get()
+    consequences = describe_closing(
+        answers=counted.item_count,
+        given=counted.answer_count,
+        undecided=count_undecided(person, batch),
+    )
+    return {
+        "batch": batch,
+        "verb": "Close",
+        "wanted": BatchStatus.CLOSED.value,
+        "consequences": consequences,
+    }
 
 
 @require_POST
@@ -240,14 +274,13 @@ def update_auditors(request: HttpRequest, pk: int) -> HttpResponse:
     person = get_user(request)
     batch = get_manageable_batch(person, pk)
     form = AuditorsForm(request.POST)
-    if form.is_valid():
-        try:
-            for said in assign_auditors(batch, form.cleaned_data["auditors"], by=person):
-                messages.warning(request, said)
-        except InputError as error:
-            messages.error(request, str(error))
-    else:
-        messages.error(request, "Only active accounts with the role auditor can be chosen.")
+    if not form.is_valid():
+        return _render_report(request, batch, ImportForm(), auditors_form=form, status=422)
+    try:
+        for said in assign_auditors(batch, form.cleaned_data["auditors"], by=person):
+            messages.warning(request, said)
+    except InputError as error:
+        messages.error(request, str(error))
     return redirect("audit_report", pk=pk)
 
 

@@ -1,5 +1,6 @@
 """The activity log for pages and programs: filters, visibility, entries, CSV."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -8,6 +9,7 @@ from typing import Any, Final
 from django import forms
 from django.contrib.auth.models import User
 from django.db.models import Q, QuerySet
+from django.urls import reverse
 from django.utils import timezone
 
 from meta_reward_core.data.csv_safety import format_csv
@@ -50,6 +52,7 @@ KINDS: Final = [
     ("accounts", "accounts, roles and tokens"),
     ("experiments", "archive, deletion and tags"),
 ]
+_BATCH: Final = re.compile(r"(?:item (\d{1,9}) of )?batch (\d{1,9})")
 _SOURCES: Final = [("", "everywhere"), *Source.choices]
 
 
@@ -93,6 +96,7 @@ class ActivityEntry:
         details: further details, as displayed on the page.
         reason: the user's reason, if one is required.
         before, after: the values that the action changed, if they are recorded.
+        address: page of the item or the batch that the entry is about; empty for other objects.
         source: UI, API, CLI, system, or unknown for entries of an earlier version.
     """
 
@@ -110,6 +114,7 @@ class ActivityEntry:
     reason: str = ""
     before: Mapping[str, Any] = field(default_factory=dict)
     after: Mapping[str, Any] = field(default_factory=dict)
+    address: str = ""
     source: str = ""
 
 
@@ -222,7 +227,21 @@ def make_entry(row: Activity) -> ActivityEntry:
         reason=row.reason,
         before=row.before,
         after=row.after,
+        address=_find_address(row),
         source=row.get_source_display(),
+    )
+
+
+def _find_address(row: Activity) -> str:
+    """Find the page of the batch or the item that an entry names; batches are never deleted."""
+    named = _BATCH.fullmatch(row.object_name)
+    if row.object_type not in (ObjectType.BATCH, ObjectType.ITEM) or named is None:
+        return ""
+    item, batch = named.groups()
+    return (
+        reverse("audit_review", args=[batch, item])
+        if item
+        else reverse("audit_report", args=[batch])
     )
 
 

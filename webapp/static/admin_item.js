@@ -9,6 +9,13 @@ document.addEventListener("DOMContentLoaded", () => {
   const next = form.querySelector('input[name="_next"]');
   const isScore = boxes.some((box) => box.value === "0");
 
+  // Screen readers announce text that is added to a live region after the page has loaded.
+  for (const region of document.querySelectorAll("[data-announce]")) {
+    setTimeout(() => {
+      region.textContent = region.dataset.announce;
+    }, 500);
+  }
+
   const find = (key) => {
     if (!isScore) return boxes["abtx".indexOf(key)];
     const chosen = boxes.find((box) => box.checked);

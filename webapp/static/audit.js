@@ -43,6 +43,15 @@
     return Boolean(box);
   };
 
+  const fillIn = (digit) => {
+    const button = document.querySelectorAll("[data-reason]")[digit - 1];
+    if (!button) return false;
+    const box = form.querySelector("textarea");
+    box.value = button.dataset.reason;
+    box.dispatchEvent(new Event("change", { bubbles: true }));
+    return comment();
+  };
+
   const press = (key) => {
     const target = document.querySelector(`[data-key="${CSS.escape(key)}"]`);
     if (target) target.click();
@@ -52,7 +61,10 @@
   const act = (event) => {
     const isShifted = event.shiftKey && event.key === "Enter";
     const key = isShifted ? "Shift+Enter" : event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    if (event.altKey) return /^Digit[1-8]$/.test(event.code) && tag(Number(event.code.slice(5)));
+    if (event.altKey) {
+      const digit = /^Digit[1-8]$/.test(event.code) && Number(event.code.slice(5));
+      return Boolean(digit) && (tag(digit) || fillIn(digit));
+    }
     if (key in choices && pick("choice", choices[key])) return true;
     if (/^[0-5]$/.test(key) && pick("points", key)) return true;
     if ((key === "." || key === ",") && pickHalf()) return true;
@@ -70,14 +82,33 @@
     if (event.ctrlKey || event.metaKey || event.repeat) return;
     const place = event.target;
     const isText = place.matches("textarea, select, input:not([type=radio], [type=checkbox])");
+    if (isText && event.key === "Escape") place.blur();
+    if (toggle && !toggle.checked) return;
     if (isText) {
-      if (event.key === "Escape") place.blur();
+      if (event.altKey && place.name === "reason" && act(event)) event.preventDefault();
       return;
     }
-    if (toggle && !toggle.checked) return;
     if (event.key === "Enter" && place.closest("a, button, summary")) return;
     if (act(event)) event.preventDefault();
   });
+
+  // Screen readers announce text that is added to a live region after the page has loaded.
+  window.addEventListener("load", () => {
+    for (const region of document.querySelectorAll("[data-announce]")) {
+      setTimeout(() => {
+        region.textContent = region.dataset.announce;
+      }, 500);
+    }
+  });
+
+  const reasons = document.getElementById("reasons");
+  if (reasons) {
+    reasons.hidden = false;
+    reasons.addEventListener("click", (event) => {
+      const place = [...reasons.querySelectorAll("[data-reason]")].indexOf(event.target);
+      if (place >= 0) fillIn(place + 1);
+    });
+  }
 
   // Drafts also include text that was entered before htmx was ready, or just before the user leaves
   // the page.
