@@ -521,6 +521,24 @@ def test_a_filter_keeps_what_it_names_and_leaves_out_others(
         assert list_numbers(client, everything | {field: nothing}) == []
 
 
+def test_headings_sort_the_list_and_keep_its_filter(answered: Batch, lead: User) -> None:
+    client = browser(lead)
+    everything = {"state": "all", "disagreement": "all"}
+    page = client.get("/audits/items", everything).content.decode()
+    found = re.findall(r'<th scope="col"( aria-sort="other")?><a href="([^"]*)" title="', page)
+    assert [bool(current) for current, _ in found] == [False, True, False, False]
+    orders = {}
+    for _, link in found:
+        path = html.unescape(link)
+        listed = client.get(path).content.decode()
+        assert listed.count('aria-sort="other"') == 1
+        orders[path.partition("sort=")[2]] = re.findall(r"/items/(\d+)/review", listed)[1:]
+    by_number = list(dict.fromkeys(orders["number"]))
+    assert by_number == sorted(by_number, key=int)
+    assert len(by_number) == answered.items.filter(repeat_kind="").count(), "the filter is kept"
+    assert orders[""] != orders["number"], "disagreements come first"
+
+
 def test_items_are_listed_with_or_without_comments(answered: Batch, lead: User) -> None:
     """Comments on repeats count, as the list shows them."""
     client = browser(lead)

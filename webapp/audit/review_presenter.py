@@ -21,7 +21,7 @@ from webapp.audit.item_presenter import (
     list_revealed_facts,
 )
 from webapp.audit.models import Answer, Confidence, Item, ItemKind, RepeatKind
-from webapp.audit.review_items import AGAINST_META_JUDGE, DISAGREEMENTS, ReviewFilterForm
+from webapp.audit.review_items import AGAINST_META_JUDGE, DISAGREEMENTS, SORTS, ReviewFilterForm
 
 _FLAGS: Final = dict(zip(DISAGREEMENTS, ("differs", "contradicts", "against"), strict=True))
 _AGAINST_JUDGE: Final = "auditor against judge"
@@ -359,6 +359,44 @@ def make_filter_chips(form: ReviewFilterForm, values: Mapping[str, Any]) -> list
         )
         for name, value in values.items()
         if value not in ("", None)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading of the item list.
+
+    Attributes:
+        label: the order that its link selects; empty if it has no link.
+        query: query string of the list in that order.
+        is_current: whether the list is in that order.
+    """
+
+    text: str
+    label: str = ""
+    query: str = ""
+    is_current: bool = False
+
+
+_HEADINGS: Final[Mapping[str, str | None]] = {
+    "Item": "number",
+    "Prompt": None,
+    "Disagreement": "",
+    "Answers and comments": "unsure",
+    "Meta-judge or judge": None,
+    "Decision": "recent",
+}
+"""Orders of `SORTS` that the headings of the item list select."""
+
+
+def make_headings(values: Mapping[str, Any]) -> list[Heading]:
+    """Build the headings of the item list, with links that keep the filter."""
+    current = values.get("sort", "")
+    return [
+        Heading(text)
+        if sort is None
+        else Heading(text, SORTS[sort], encode_filter({**values, "sort": sort}), sort == current)
+        for text, sort in _HEADINGS.items()
     ]
 
 

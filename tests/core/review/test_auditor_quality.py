@@ -88,7 +88,7 @@ def test_consistency_counts_own_repeats_alone() -> None:
     found = measure_auditors(answers, min_accuracy=0.7)[0]
     assert (found.consistency.value, found.consistency.count) == (0.5, 2)
     assert found.accuracy.value is None
-    assert found.seconds is None
+    assert (found.seconds.value, found.seconds.count) == (None, 0)
 
 
 @pytest.mark.parametrize("value, is_right", [(3.0, True), (4.0, True), (4.5, False), (2.0, True)])
