@@ -317,7 +317,7 @@ class BatchAdmin(ReviewerAdmin):
         """Show the guidelines for auditors."""
         return format_text(row.guidelines)
 
-    @admin.display(description="history")
+    @admin.display(description="activity")
     def list_history(self, row: Batch) -> str:
         """List all activity on the batch, newest first."""
         return format_activity(
@@ -900,7 +900,7 @@ class ItemAdmin(ReviewerAdmin):
         ]
         return format_html_join("", "<div>{}</div>", [(part,) for part in parts if part])
 
-    @admin.display(description="history")
+    @admin.display(description="activity")
     def list_history(self, row: Item) -> str:
         """List all activity on the item."""
         return format_item_history(row)

@@ -24,7 +24,7 @@ def list_item_links(item: Item) -> list[tuple[str, str]]:
     """List the pages of the site about an item: address and name."""
     found = make_links(item)
     links = [
-        (reverse("audit_review", args=[item.batch_id, item.number]), "open in the site"),
+        (reverse("audit_review", args=[item.batch_id, item.number]), "site"),
         (found.prompt, "prompt"),
         (found.response, "response"),
         (found.battle, "battle"),
