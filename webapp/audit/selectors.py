@@ -113,6 +113,11 @@ def annotate_counts(batches: QuerySet[Batch]) -> QuerySet[Any]:
     return counted.order_by("-created", "-pk")  # an aggregate drops the default order of the model
 
 
+def load_with_counts(batch: Batch) -> Any:
+    """Load a batch again with its item and answer counts."""
+    return annotate_counts(Batch.objects.filter(pk=batch.pk)).get()
+
+
 def get_changeable_batch(person: User, pk: int) -> Batch:
     """Find a batch that a user can change: they control its experiment, or created it.
 

@@ -70,6 +70,7 @@ from webapp.audit.selectors import (
     list_audit_activity,
     list_own_batches,
     list_pending_batches,
+    load_with_counts,
 )
 from webapp.audit.services import (
     assign_auditors,
@@ -253,7 +254,7 @@ def _describe_change(batch: Batch, person: User) -> dict[str, Any]:
             "wanted": BatchStatus.OPEN.value,
             "consequences": REOPENING,
         }
-    counted = annotate_counts(Batch.objects.filter(pk=batch.pk)).get()
+    counted = load_with_counts(batch)
     consequences = describe_closing(
         answers=counted.item_count,
         given=counted.answer_count,
