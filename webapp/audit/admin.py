@@ -683,7 +683,7 @@ def _describe_conflict(now: Item) -> str:
 
 
 def _list_decisions(item: Item) -> list[tuple[str, str]]:
-    """List the possible decisions and their labels, with the key beside each."""
+    """List the possible decisions and their labels, which include the keys."""
     if item.batch.kind == ItemKind.JUDGMENTS:
         return [
             (to_item_choice(value, item), _label_choice(value, label))
