@@ -63,7 +63,7 @@ def format_item_history(item: Item) -> str:
 
 def format_text(text: str) -> str:
     """Format a text of a model or a user with its line ends."""
-    return format_html('<div class="review-text">{}</div>', text) if text else "–"
+    return format_html('<div class="review-text" tabindex="0">{}</div>', text) if text else "–"
 
 
 def format_table(headings: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
@@ -74,7 +74,7 @@ def format_table(headings: Iterable[str], lines: Iterable[Iterable[object]]) -> 
     named = [(heading,) for heading in headings if heading]
     head = format_html_join("", '<th scope="col">{}</th>', named)
     return format_html(
-        '<div class="review-table"><table>{}<tbody>{}</tbody></table></div>',
+        '<div class="review-table" tabindex="0"><table>{}<tbody>{}</tbody></table></div>',
         format_html("<thead><tr>{}</tr></thead>", head) if head else "",
         format_html_join("", "<tr>{}</tr>", rows),
     )
