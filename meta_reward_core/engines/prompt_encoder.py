@@ -9,11 +9,12 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from jinja2 import TemplateError as ChatTemplateError
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from meta_reward_core.engines.base import Conversation, Message
+from meta_reward_core.engines.base import Completion, Conversation, Message
 from meta_reward_core.errors import ModelFolderError
 from meta_reward_core.models.chat import (
     ChatOptions,
@@ -23,6 +24,13 @@ from meta_reward_core.models.chat import (
 )
 
 TokenIds = tuple[int, ...]
+
+RENDERING_ERRORS: Final = (
+    ChatTemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
+)  # fmt: skip
+"""Errors of a chat template for a conversation; templates evaluate expressions of any type."""
+
+_PLAIN_CONVERSATION: Final[Conversation] = [{"role": "user", "content": "Reply with the word OK."}]
 _Render = Callable[[Conversation], str]
 
 
@@ -51,6 +59,37 @@ class PromptEncoder:
         """Encode each conversation with its generation prompt, in order."""
         render = partial(render_chat, self._tokenizer, add_generation_prompt=True, options=options)
         return self._encode(conversations, render)
+
+    def encode_or_refuse(
+        self,
+        conversations: Sequence[Conversation],
+        options: ChatOptions = ChatOptions(),  # noqa: B008 frozen
+    ) -> list[TokenIds | Completion]:
+        """Encode each conversation like `encode`; one that the template rejects is refused.
+
+        A template that rejects every conversation is at fault itself, so its error is raised.
+        """
+        try:
+            return [*self.encode(conversations, options)]
+        except RENDERING_ERRORS:
+            if not self.renders_plain_prompt(options):
+                raise
+        encoded: list[TokenIds | Completion] = []
+        for conversation in conversations:
+            try:
+                encoded += self.encode([conversation], options)
+            except RENDERING_ERRORS as error:
+                refusal = f"the chat template rejects the prompt: {error}"
+                encoded.append(Completion("", 0, "refused", refusal=refusal))
+        return encoded
+
+    def renders_plain_prompt(self, options: ChatOptions) -> bool:
+        """Whether the chat template renders a plain prompt, so that it is not at fault itself."""
+        try:
+            self.encode([_PLAIN_CONVERSATION], options)
+        except RENDERING_ERRORS:
+            return False
+        return True
 
     def encode_answer_contexts(
         self,

@@ -169,19 +169,21 @@ class TransformersEngine:
         A prompt is refused unless it AND `max_new_tokens` fit into the model: a reply cut off by
         the model's limit would look like a reply cut off by the recipe's limit.
         """
-        prompts = self._encoder.encode(conversations, sampling.chat_options)
-        refusals = [self._make_refusal(len(prompt), sampling.max_new_tokens) for prompt in prompts]
+        encoded = self._encoder.encode_or_refuse(conversations, sampling.chat_options)
+        prompts = [self._refuse_if_too_long(item, sampling.max_new_tokens) for item in encoded]
         wanted: dict[TokenIds, int] = {}
-        for prompt, refusal in zip(prompts, refusals, strict=True):
-            if refusal is None:
+        for prompt in prompts:
+            if not isinstance(prompt, Completion):
                 wanted[prompt] = wanted.get(prompt, 0) + n
         tally = _ProgressCounter(
-            progress, completions=n * sum(item is not None for item in refusals)
+            progress, completions=n * sum(isinstance(prompt, Completion) for prompt in prompts)
         )
         sampled = self._draw(wanted, sampling, seed=seed, tally=tally)
         return [
-            [refusal] * n if refusal else [next(sampled[prompt]) for _ in range(n)]
-            for prompt, refusal in zip(prompts, refusals, strict=True)
+            [prompt] * n
+            if isinstance(prompt, Completion)
+            else [next(sampled[prompt]) for _ in range(n)]
+            for prompt in prompts
         ]
 
     def read_forced_lines(
@@ -231,12 +233,16 @@ class TransformersEngine:
             return plan_shared_batches, SharedPrefixBatch
         return plan_padded_batches, PaddedBatch
 
-    def _make_refusal(self, prompt_tokens: int, max_new_tokens: int) -> Completion | None:
+    def _refuse_if_too_long(
+        self, prompt: TokenIds | Completion, max_new_tokens: int
+    ) -> TokenIds | Completion:
+        if isinstance(prompt, Completion):
+            return prompt
         limit = self._max_model_len
-        if limit is None or prompt_tokens + max_new_tokens <= limit:
-            return None
+        if limit is None or len(prompt) + max_new_tokens <= limit:
+            return prompt
         reason = (
-            f"the prompt of {prompt_tokens} tokens and a reply of up to {max_new_tokens} "
+            f"the prompt of {len(prompt)} tokens and a reply of up to {max_new_tokens} "
             f"exceed the model's limit of {limit} tokens"
         )
         return Completion(text="", tokens=0, finish_reason="refused", refusal=reason)

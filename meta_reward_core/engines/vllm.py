@@ -185,19 +185,21 @@ class VllmEngine:
         """
         if self._llm is None:
             raise EngineError("This engine is closed: load the model again.")
-        prompts = self._encoder.encode(conversations, sampling.chat_options)
-        refusals = [self._make_refusal(len(prompt), sampling.max_new_tokens) for prompt in prompts]
+        encoded = self._encoder.encode_or_refuse(conversations, sampling.chat_options)
+        prompts = [self._refuse_if_too_long(item, sampling.max_new_tokens) for item in encoded]
         wanted: dict[TokenIds, int] = {}
-        for prompt, refusal in zip(prompts, refusals, strict=True):
-            if refusal is None:
+        for prompt in prompts:
+            if not isinstance(prompt, Completion):
                 wanted[prompt] = wanted.get(prompt, 0) + n
-        done = n * sum(refusal is not None for refusal in refusals)
+        done = n * sum(isinstance(prompt, Completion) for prompt in prompts)
         sampled = self._draw(
             wanted, sampling, seed=seed, tell=_make_progress_counter(progress, done=done)
         )
         return [
-            [refusal] * n if refusal else [next(sampled[prompt]) for _ in range(n)]
-            for prompt, refusal in zip(prompts, refusals, strict=True)
+            [prompt] * n
+            if isinstance(prompt, Completion)
+            else [next(sampled[prompt]) for _ in range(n)]
+            for prompt in prompts
         ]
 
     def close(self) -> None:
@@ -210,11 +212,15 @@ class VllmEngine:
         import_module("vllm.distributed").cleanup_dist_env_and_memory()
         self._on_close()
 
-    def _make_refusal(self, prompt_tokens: int, max_new_tokens: int) -> Completion | None:
-        if prompt_tokens + max_new_tokens <= self._limit:
-            return None
+    def _refuse_if_too_long(
+        self, prompt: TokenIds | Completion, max_new_tokens: int
+    ) -> TokenIds | Completion:
+        if isinstance(prompt, Completion):
+            return prompt
+        if len(prompt) + max_new_tokens <= self._limit:
+            return prompt
         reason = (
-            f"the prompt of {prompt_tokens} tokens and a reply of up to {max_new_tokens} "
+            f"the prompt of {len(prompt)} tokens and a reply of up to {max_new_tokens} "
             f"exceed the model's limit of {self._limit} tokens"
         )
         return Completion(text="", tokens=0, finish_reason="refused", refusal=reason)

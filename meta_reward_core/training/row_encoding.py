@@ -15,7 +15,7 @@ from typing import Any, Final
 from transformers import PreTrainedTokenizerBase
 
 from meta_reward_core.engines.base import Message
-from meta_reward_core.engines.prompt_encoder import PromptEncoder
+from meta_reward_core.engines.prompt_encoder import RENDERING_ERRORS, PromptEncoder
 from meta_reward_core.models.chat import (
     ChatOptions,
     render_answer_context,
@@ -35,6 +35,7 @@ TOO_LONG: Final = "longer_than_max_length"
 """Refusal reason of a row that is longer than `max_length`."""
 
 EQUAL_REPLIES: Final = "equal_after_rendering"
+NOT_RENDERED: Final = "rejected_by_chat_template"
 """Refusal reason of a pair whose chosen and rejected completion are the same tokens."""
 
 
@@ -98,6 +99,7 @@ class _Planned:
         reply_ids: ids of the completions, for a row with sampled tokens.
         stands_alone: for a row with sampled tokens, whether `texts` omit the prompt because it
             contains the text of a control token.
+        problem: why the row cannot be trained on; then it has no texts.
     """
 
     row: TrainingRow
@@ -106,6 +108,7 @@ class _Planned:
     reply_ids: tuple[list[int], ...] = ()
     is_rewritten: bool = False
     stands_alone: bool = False
+    problem: str | None = None
 
 
 class RowEncoder:
@@ -143,11 +146,27 @@ class RowEncoder:
         """Yield each row with its token ids; several rows are tokenized per call."""
         source = iter(rows)
         while some := list(islice(source, BATCH_ROWS)):
-            planned = [self._plan(row) for row in some]
+            planned = [self._plan_or_refuse(row) for row in some]
             texts = [text for plan in planned for text in plan.texts]
-            ids = iter(self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
+            ids = iter(self._tokenize(texts))
             for plan in planned:
                 yield self._finish(plan, [next(ids) for _ in plan.texts])
+
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
+        """Tokenize texts; there are none if all rows of a batch are refused."""
+        if not texts:
+            return []
+        encoded = self._tokenizer(texts, add_special_tokens=False, verbose=False)
+        return [list(ids) for ids in encoded["input_ids"]]
+
+    def _plan_or_refuse(self, row: TrainingRow) -> _Planned:
+        """Plan a row; one that the chat template rejects is refused, unless it rejects all."""
+        try:
+            return self._plan(row)
+        except RENDERING_ERRORS:
+            if not self._encoder.renders_plain_prompt(self._get_options(row)):
+                raise
+        return _Planned(row, [], problem=NOT_RENDERED)
 
     def _plan(self, row: TrainingRow) -> _Planned:
         sampled = self._select_sampled_ids(row)
@@ -163,6 +182,8 @@ class RowEncoder:
         ]
         if sampled is None:
             return _Planned(row, [context, *dialogues])
+        if len(dialogues) > 1 and dialogues[0] == dialogues[1]:
+            return _Planned(row, [], problem=EQUAL_REPLIES)
         texts = self._tokenizer.batch_decode(
             [self._drop_end(ids) for ids in sampled], skip_special_tokens=True
         )
@@ -180,6 +201,8 @@ class RowEncoder:
         )
 
     def _finish(self, plan: _Planned, ids: list[list[int]]) -> EncodedRow:
+        if plan.problem is not None:
+            return EncodedRow(plan.row, [], [], plan.problem)
         if plan.prompt_ids is None:
             return self._finish_rendered(plan.row, *ids)
         skipped = 0 if plan.stands_alone else len(plan.prompt_ids)

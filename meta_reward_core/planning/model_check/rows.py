@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from meta_reward_core.context import PromptTemplates
-from meta_reward_core.engines.base import Conversation
+from meta_reward_core.engines.base import Completion, Conversation
 from meta_reward_core.method.generation import build_actor_conversation
 from meta_reward_core.method.judging import build_judge_conversation
 from meta_reward_core.models.check.result import Check, Level
@@ -97,7 +97,8 @@ def measure_roles(
     actor, judge, meta_judge = recipe.actor, recipe.judge, recipe.meta_judge
 
     def measure(conversations: list[Conversation]) -> list[int]:
-        return [len(ids) for ids in encoder.encode(conversations)]
+        encoded = encoder.encode_or_refuse(conversations)
+        return [0 if isinstance(ids, Completion) else len(ids) for ids in encoded]
 
     roles = [
         RoleLengths(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from meta_reward_core.engines.base import Conversation, SamplingParams
@@ -88,6 +89,46 @@ def expected(folder: Path) -> list[tuple[str, int]]:
         reply = output[0, inputs["input_ids"].shape[1] :]
         replies.append((tokenizer.decode(reply, skip_special_tokens=True), len(reply)))
     return replies
+
+
+REJECTING_TEMPLATES = {
+    "raises": "{{ raise_exception('no colors, please') }}",
+    "adds a number to text": "{{ message['content'] + 1 }}",
+    "reads an undefined value": "{{ message.parts.first }}",
+    "divides by zero": "{{ 1 // (message['content'] | length - message['content'] | length) }}",
+}
+
+
+@pytest.fixture
+def choosy(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A model whose chat template fails for the prompts that mention a color."""
+    tokenizer = make_tokenizer()
+    rejects = REJECTING_TEMPLATES[request.param]
+    before = "{% for message in messages %}{% if 'red' in message['content'] %}"
+    tokenizer.chat_template = (
+        f"{before}{rejects}{{% endif %}}{{% endfor %}}{tokenizer.chat_template}"
+    )
+    return save_model(make_random(MODELS["llama"]), tokenizer, tmp_path)
+
+
+@pytest.mark.parametrize("choosy", REJECTING_TEMPLATES, indirect=True)
+def test_a_prompt_that_the_chat_template_rejects_does_not_cost_the_others(choosy: Path) -> None:
+    engine = load(choosy)
+    asked = [user("one two"), user("red green"), user("three")]
+    sampled = engine.sample(asked, 2, sampling=GREEDY, seed=0)
+    assert [row[0].finish_reason == "refused" for row in sampled] == [False, True, False]
+    assert [len(row) for row in sampled] == [2, 2, 2]
+    assert "the chat template rejects the prompt: " in str(sampled[1][0].refusal)
+    alone = engine.sample([user("one two"), user("three")], 2, sampling=GREEDY, seed=0)
+    assert [sampled[0], sampled[2]] == alone
+
+
+def test_a_chat_template_that_rejects_every_prompt_is_at_fault_itself(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    engine = load(save_model(make_random(MODELS["llama"]), tokenizer, tmp_path))
+    with pytest.raises(TemplateError, match="roles must alternate"):
+        engine.sample([user("one")], 1, sampling=GREEDY, seed=0)
 
 
 @pytest.mark.parametrize("max_batch_tokens", [1, 150, 100_000])

@@ -316,6 +316,29 @@ def test_a_pair_whose_texts_a_template_renders_alike_is_refused(
     assert encode(tokenizer, row).find_refusal(max_length=512) == expected
 
 
+def test_sampled_texts_that_a_template_renders_alike_are_refused() -> None:
+    """Their tokens differ by a space at the end, which the template removes."""
+    tokenizer: Any = make_chat_tokenizer("llama3_1")
+    row = make_row(tokenizer, texts=("Yes.", "Yes. "))
+    assert row["chosen_drawn"]["token_ids"] != row["rejected_drawn"]["token_ids"]
+    assert encode(tokenizer, row).find_refusal(max_length=512) == "equal_after_rendering"
+
+
+@pytest.mark.parametrize("is_sampled", [False, True])
+def test_a_row_that_the_chat_template_rejects_does_not_cost_the_others(*, is_sampled: bool) -> None:
+    tokenizer: Any = make_chat_tokenizer("qwen2_5")
+    good, bad = make_row(tokenizer), make_row(tokenizer, prompt="A forbidden prompt.")
+    tokenizer.chat_template = (
+        "{% if 'forbidden' in messages[-1]['content'] or 'forbidden' in messages[0]['content'] %}"
+        f"{{{{ raise_exception('no') }}}}{{% endif %}}{tokenizer.chat_template}"
+    )
+    rows = [good, bad, good] if is_sampled else [*map(without_tokens, (good, bad, good))]
+    encoded = list(RowEncoder(tokenizer, end_ids=[tokenizer.eos_token_id]).encode(rows))
+    refusals = [one.find_refusal(max_length=512) for one in encoded]
+    assert refusals == [None, "rejected_by_chat_template", None]
+    assert encoded[0].reply_ids == encoded[2].reply_ids != [[], []]
+
+
 def test_a_prompt_with_the_text_of_a_control_token_is_trained_on_as_it_was_given() -> None:
     """The engine spells the text; a rendered row would hold the control token, and is refused."""
     tokenizer: Any = make_chat_tokenizer("qwen2_5")
