@@ -29,7 +29,8 @@ class Endpoint(BaseModel):
         key_file: the file that holds the key.
         concurrency: maximum concurrent requests.
         timeout_seconds: maximum duration of one request, including its response.
-        attempts: maximum attempts per request.
+        attempts: maximum attempts per request; four times as many while the server only wants
+            fewer requests (429).
         context_tokens: maximum length of prompt and reply together. Some servers shorten a reply
             that does not fit instead of refusing the prompt; with this setting the prompt is
             refused.

@@ -58,7 +58,11 @@ MAX_RETRY_SECONDS: Final = 600.0
 """A server that requests a longer delay counts as failed."""
 
 MAX_FAILED_SHARE: Final = 0.1
-"""Share of the prompts of one call without a usable reply above which the server is tested."""
+"""Share of the prompts of one call without a usable reply above which the server is tested again.
+"""
+
+RATE_LIMIT_FACTOR: Final = 4
+"""How many times as many attempts are made if the server only wants fewer requests (429)."""
 
 PLAIN_PROMPT: Final = "Reply with the word OK."
 """Prompt that tests whether a server works after it returned errors for other prompts."""
@@ -258,7 +262,7 @@ class OpenAiEngine:
         tell = _make_progress_counter(progress)
         async with self._make_client() as client:
             caller = self._make_sender(client, seed=seed)
-            failures = _Failures(caller, sampling, conversations=len(conversations))
+            failures = _Failures(caller, sampling, n, conversations=len(conversations))
 
             async def work(waiting: Iterator[int]) -> None:
                 for at in waiting:
@@ -333,17 +337,18 @@ class _Failures:
     """Failed prompts of one call, and whether the prompts or the server are at fault.
 
     A plain prompt decides: if it is answered under the same settings, the other prompts are at
-    fault. It is sent when the server rejects a prompt without a reason, and when many prompts fail.
+    fault. It is sent when the first prompt fails, and again when many have failed.
     """
 
     def __init__(
-        self, caller: "_RequestSender", sampling: SamplingParams, *, conversations: int
+        self, caller: "_RequestSender", sampling: SamplingParams, n: int, *, conversations: int
     ) -> None:
         self._caller = caller
         self._sampling = sampling
+        self._n = n
         self._count = 0
-        self._allowed = max(1.0, conversations * MAX_FAILED_SHARE)
-        self._rejections_allowed = False
+        self._allowed = 0.0
+        self._few = conversations * MAX_FAILED_SHARE
         self._asking = asyncio.Lock()
 
     async def add(self, error: "UnusablePromptError | RejectedRequestError") -> None:
@@ -354,19 +359,13 @@ class _Failures:
         """
         self._count += 1
         async with self._asking:
-            if self._is_allowed(error):
+            if self._count <= self._allowed:
                 return
-            if not await self._caller.answers_plain_prompt(self._sampling):
+            if not await self._caller.answers_plain_prompt(self._sampling, self._n):
                 if isinstance(error, RejectedRequestError):
                     raise error
-                others = f"{self._count - 1} other prompts failed too"
-                raise EngineError(f"{error} ({others})") from None
-            self._rejections_allowed = True
-            self._allowed = max(self._allowed, 2.0 * self._count)
-
-    def _is_allowed(self, error: Exception) -> bool:
-        is_known = self._rejections_allowed or not isinstance(error, RejectedRequestError)
-        return is_known and self._count <= self._allowed
+                raise EngineError(f"{error} (a plain prompt failed too)") from None
+            self._allowed = max(self._few, 2.0 * self._count)
 
 
 def _refuse(refusal: str, n: int) -> list[Completion]:
@@ -426,14 +425,14 @@ class _RequestSender:
             f"exceed the endpoint's limit of {limit} tokens"
         )
 
-    async def answers_plain_prompt(self, sampling: SamplingParams) -> bool:
-        """Whether the server responds to a prompt that is certainly valid."""
+    async def answers_plain_prompt(self, sampling: SamplingParams, n: int) -> bool:
+        """Whether the server responds to a prompt that is certainly valid, with `n` choices."""
         body = build_request_body(
             self._endpoint,
             model=self._model,
             conversation=[{"role": "user", "content": PLAIN_PROMPT}],
             sampling=sampling,
-            n=1,
+            n=min(n, self._endpoint.max_choices or n),
             seed=0,
         )
         try:
@@ -450,18 +449,22 @@ class _RequestSender:
             EngineError: no attempt succeeded, for other reasons.
         """
         suspicion: RetryableResponseError | None = None
-        for attempt in range(self._endpoint.attempts):
+        failures = rate_limits = 0
+        while True:
             await self._wait_until_allowed()
             try:
                 return await self._send_once(body)
             except RetryableResponseError as error:
+                failures += not error.is_rate_limit
+                rate_limits += error.is_rate_limit
                 if error.may_be_prompt:
                     suspicion = error
-                if attempt + 1 == self._endpoint.attempts:
+                allowed = self._endpoint.attempts
+                if failures >= allowed or rate_limits >= allowed * RATE_LIMIT_FACTOR:
                     kind = EngineError if suspicion is None else UnusablePromptError
-                    raise kind(f"{suspicion or error} (attempt {attempt + 1})") from None
-                await self._wait(attempt, error)
-        raise AssertionError("an endpoint needs at least one attempt")
+                    made = failures + rate_limits
+                    raise kind(f"{suspicion or error} (attempt {made})") from None
+                await self._wait(failures + rate_limits - 1, error)
 
     async def _send_once(self, body: dict[str, Any]) -> ParsedResponse:
         """Make one attempt."""

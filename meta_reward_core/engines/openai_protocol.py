@@ -31,25 +31,49 @@ REDIRECTS: Final = range(300, 400)
 _RETRYABLE_STATUSES: Final = frozenset({408, 409, 425, 429, *range(500, 600)})
 _PAYLOAD_TOO_LARGE: Final = 413
 _SERVER_ERROR: Final = 500
-_PROMPT_ERROR_STATUSES: Final = frozenset({400, 413, 422, _SERVER_ERROR})
-_AUTH_ERROR_STATUSES: Final = frozenset({401, 403})
+_BUSY: Final = 429
+_BUSY_STATUSES: Final = frozenset({408, 409, 425, _BUSY, 503, 529})
+_NOT_ALLOWED: Final = 403
+_PROMPT_ERROR_STATUSES: Final = frozenset({400, _NOT_ALLOWED, 413, 422, 451, _SERVER_ERROR})
+_AUTH_ERROR_STATUS: Final = 401
 _MAX_ERROR_CHARS: Final = 300
 _MAX_TOKEN_IDS: Final = 2**31
 _TOO_LONG_CODES: Final = frozenset(
     {"context_length_exceeded", "exceed_context_size_error", "string_above_max_length"}
 )
 _CONTEXT_LENGTH_ERROR: Final = re.compile(
-    r"context[ _](length|size|window)|max(imum)? (prompt|input|sequence|model)[ _](length|len)"
+    r"context[ _](length|size|window)"
+    r"|max(imum)? (prompt|input|sequence|model)[ _](length|len|tokens|characters)"
     r"|(prompt|input|text|string|messages?|sequence|request)\b.{0,40}\btoo (long|large)"
-    r"|too many (input )?tokens|too large for model|reduce the (length|size)"
-    r"|tokens?\b.{0,60}\b(exceed|longer than|greater than|more than|over the)"
-    r"|(exceed|longer than|greater than|more than)s?\b.{0,60}\b(context|tokens?|max_model_len)"
-    r"|max_model_len|must be <= \d+|context_length",
+    r"|too many (input |prompt )?tokens|too large for model|reduce the (length|size)"
+    r"|tokens?\b.{0,60}\b(exceed|(longer|greater|larger|more) than|over the)"
+    r"|(exceed(ed|s|ing)?|(longer|greater|larger|more) than)\b.{0,60}"
+    r"\b(context|tokens?|input length|max_model_len)"
+    r"|exceeds? (the )?max(imum)? length|less than [\d,]+ tokens"
+    r"|token count .{0,80}\bonly supports\b|range of input length"
+    r"|max_tokens must be at least 1, got -|max_model_len|must be <= \d+|context_length"
+    r"|expected maxlength|超长|过长|长度超|超出.{0,10}长度",
     re.IGNORECASE | re.DOTALL,
 )
 """Messages of servers about prompts that are too long; each server has its own, few have a code."""
 
-_ACCOUNT_ERROR: Final = re.compile(r"quota|billing|credit|rate.?limit", re.IGNORECASE)
+_TOO_LARGE_FOR_RATE: Final = re.compile(r"request (is )?too large", re.IGNORECASE)
+"""A request that exceeds a rate limit by itself, so that waiting does not help."""
+
+_FILTER_CODES: Final = frozenset(
+    {"content_filter", "content_policy_violation", "data_inspection_failed", "moderation_blocked"}
+)
+_CONTENT_FILTER_ERROR: Final = re.compile(
+    r"content[ _-]?(filter|polic|management|moderation)|inappropriate content|content exists risk"
+    r"|\bmoderation\b|\bflagged\b|data_inspection_failed|sensitive (content|information|words?)"
+    r"|safety (system|polic|filter)|usage polic|prohibited content|敏感|违规",
+    re.IGNORECASE,
+)
+"""Messages of servers about prompts that a content filter refuses."""
+
+_ACCOUNT_ERROR: Final = re.compile(
+    r"quota|billing|credit|rate.?limit|\baccount\b|suspended", re.IGNORECASE
+)
 _SETTING_ERROR: Final = re.compile(
     r"at most [\d,]+ (completion|output) tokens|model .{0,80}(not found|does not exist)",
     re.IGNORECASE,
@@ -60,10 +84,18 @@ _FINISH_REASONS: Final[Mapping[str, FinishReason]] = {
     "eos_token": "stop",
     "end_turn": "stop",
     "stop_sequence": "stop",
+    "stop_token": "stop",
+    "complete": "stop",
     "length": "length",
     "max_tokens": "length",
+    "max_length": "length",
+    "max_output_tokens": "length",
+    "model_length": "length",
     "content_filter": "refused",
+    "safety": "refused",
+    "refusal": "refused",
 }
+"""By reason in lower case; servers differ in their names and case."""
 
 
 class RetryableResponseError(Exception):
@@ -72,14 +104,21 @@ class RetryableResponseError(Exception):
     Attributes:
         wait_seconds: delay requested by the server, in seconds, if any.
         may_be_prompt: whether this one prompt may be the cause, instead of the server.
+        is_rate_limit: whether the server only wants fewer requests.
     """
 
     def __init__(
-        self, message: str, *, wait_seconds: float | None = None, may_be_prompt: bool = False
+        self,
+        message: str,
+        *,
+        wait_seconds: float | None = None,
+        may_be_prompt: bool = True,
+        is_rate_limit: bool = False,
     ) -> None:
         super().__init__(message)
         self.wait_seconds = wait_seconds
         self.may_be_prompt = may_be_prompt
+        self.is_rate_limit = is_rate_limit
 
 
 class RejectedRequestError(EndpointError):
@@ -147,13 +186,32 @@ def parse_response(
         RejectedRequestError: the prompt may be the cause, but the server does not say so.
     """
     if status in range(200, 300):
-        return _parse_chat_completion(body, max_new_tokens)
+        inner = _find_inner_error_status(body)
+        if inner is None:
+            return _parse_chat_completion(body, max_new_tokens)
+        status = inner
+    return _parse_error(status, headers, body)
+
+
+def _find_inner_error_status(body: bytes) -> int | None:
+    """Return the status of an error that a server sent as a success; None if there is none."""
+    said = _parse(body)
+    if not isinstance(said, dict) or not said.get("error") or said.get("choices"):
+        return None
+    error = said["error"]
+    code = error.get("code") if isinstance(error, dict) else None
+    is_status = re.fullmatch("[45][0-9]{2}", str(code)) is not None
+    return int(str(code)) if is_status else _SERVER_ERROR
+
+
+def _parse_error(status: int, headers: Mapping[str, str], body: bytes) -> ParsedResponse:
+    """Return why the prompt was refused, or raise; see `parse_response`."""
     words = extract_error_text(body)
     if status in REDIRECTS:
         raise EndpointError(
             f"the server responded with a redirect ({status}), which is not followed"
         )
-    if status in _AUTH_ERROR_STATUSES:
+    if status == _AUTH_ERROR_STATUS:
         raise EndpointError(f"the API key is missing or was rejected ({status}): {words}")
     refusal = _find_refusal(status, body, words)
     if refusal is not None:
@@ -162,7 +220,12 @@ def parse_response(
         raise RetryableResponseError(
             f"the server responded with status {status}: {words}",
             wait_seconds=parse_retry_after(headers),
-            may_be_prompt=status == _SERVER_ERROR,
+            may_be_prompt=status not in _BUSY_STATUSES,
+            is_rate_limit=status == _BUSY,
+        )
+    if status == _NOT_ALLOWED:
+        raise RejectedRequestError(
+            f"the server does not allow this request with the API key ({status}): {words}"
         )
     kind = RejectedRequestError if status in _PROMPT_ERROR_STATUSES else EndpointError
     raise kind(f"the server rejected the request ({status}): {words}")
@@ -170,19 +233,22 @@ def parse_response(
 
 def _find_refusal(status: int, body: bytes, words: str) -> str | None:
     """Return why the server refuses this prompt, if it does."""
+    too_long = f"the server refused the prompt as too long: {words}"
+    if status == _PAYLOAD_TOO_LARGE:
+        return too_long
+    if status == _BUSY:
+        return too_long if _TOO_LARGE_FOR_RATE.search(words) else None
     if status not in _PROMPT_ERROR_STATUSES:
         return None
     code = _read_error_code(body)
-    if code in ("content_filter", "content_policy_violation"):
+    if code in _FILTER_CODES:
         return f"the server's content filter refused the prompt: {words}"
     if _ACCOUNT_ERROR.search(words) or _SETTING_ERROR.search(words):
         return None
-    if (
-        code in _TOO_LONG_CODES
-        or status == _PAYLOAD_TOO_LARGE
-        or _CONTEXT_LENGTH_ERROR.search(words)
-    ):
-        return f"the server refused the prompt as too long: {words}"
+    if code in _TOO_LONG_CODES or _CONTEXT_LENGTH_ERROR.search(words):
+        return too_long
+    if _CONTENT_FILTER_ERROR.search(words):
+        return f"the server's content filter refused the prompt: {words}"
     return None
 
 
@@ -191,14 +257,16 @@ def _parse_chat_completion(body: bytes, max_new_tokens: int) -> ParsedResponse:
     said = _parse(body)
     choices = said.get("choices") if isinstance(said, dict) else None
     if not isinstance(choices, list):
-        raise RetryableResponseError("the response is not a chat completion: it has no choices")
+        raise RetryableResponseError(
+            f"the response is not a chat completion: it has no choices ({extract_error_text(body)})"
+        )
     if not choices:
         raise RetryableResponseError("the response has an empty list of choices")
     tokens = _count_tokens(said, choices, max_new_tokens)
     read = [_parse_choice(*item) for item in zip(choices, tokens, strict=True)]
     usable = tuple(item for item in read if isinstance(item, Completion))
     if not usable:
-        raise RetryableResponseError(f"the response cannot be used: {read[0]}", may_be_prompt=True)
+        raise RetryableResponseError(f"the response cannot be used: {read[0]}")
     return ParsedResponse(usable, prompt_tokens=_read_usage(said, "prompt_tokens"))
 
 
@@ -208,7 +276,7 @@ def _parse_choice(choice: Any, tokens: int) -> Completion | str:
     if not isinstance(message, dict):
         return "a choice without a message"
     reason = _parse_finish_reason(choice)
-    text, refused = message.get("content"), message.get("refusal")
+    text, refused = _join_text_parts(message.get("content")), message.get("refusal")
     if reason is None:
         return f"a reply that ended with {choice.get('finish_reason')!r:.40}"
     if reason == "refused" or (isinstance(refused, str) and text is None):
@@ -225,6 +293,14 @@ def _parse_choice(choice: Any, tokens: int) -> Completion | str:
         choices=_parse_token_choices(choice),
         token_ids=_parse_token_ids(choice),
     )
+
+
+def _join_text_parts(content: Any) -> Any:
+    """Join the text parts of a content that is a list; other parts are reasoning."""
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        return content
+    texts = [part.get("text") for part in content if part.get("type") == "text"]
+    return "".join(map(str, texts)) if texts else None
 
 
 def _parse_token_ids(choice: dict[str, Any]) -> "array[int] | None":
@@ -321,17 +397,20 @@ def apportion_tokens(total: int, lengths_chars: Sequence[int]) -> list[int]:
 
 def _parse_finish_reason(choice: dict[str, Any]) -> FinishReason | None:
     ended = choice.get("finish_reason")
-    return _FINISH_REASONS.get(ended) if isinstance(ended, str) else None
+    return _FINISH_REASONS.get(ended.lower()) if isinstance(ended, str) else None
 
 
 def _count_chars(choice: dict[str, Any]) -> int:
     message = choice.get("message")
-    text = message.get("content") if isinstance(message, dict) else None
+    text = _join_text_parts(message.get("content")) if isinstance(message, dict) else None
     return len(text) if isinstance(text, str) else 0
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
     """Parse `Retry-After`: seconds or a date. None if absent or invalid."""
+    milliseconds = headers.get("retry-after-ms", "").strip()
+    if milliseconds.isascii() and milliseconds.isdigit():
+        return int(milliseconds) / 1000
     value = headers.get("retry-after", "").strip()
     try:
         seconds = float(value)
