@@ -6,6 +6,7 @@ with its line and the reason; the user decides whether the other rows are used
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +48,16 @@ REJECT_TEXT: Final[dict[RejectReason, str]] = {
 
 _SHOWN_REJECTS: Final = 10
 _USER_ROLES: Final = frozenset({"user", "human", "prompter"})
-_ASSISTANT_ROLES: Final = frozenset({"assistant", "gpt", "bot", "model", "chatgpt"})
+_OTHER_ROLES: Final = frozenset(
+    {"assistant", "gpt", "bot", "model", "chatgpt", "ai", "system", "developer", "tool", "function"}
+)
+_NO_PARENT: Final = frozenset({"", "none", "null", "nan", "na", "n/a"})
+"""Texts that tables contain for a message without a parent."""
+
+_FIRST_TURN: Final = re.compile(r"\s*(?:#{1,6} ?(?:human|user|prompter)|\n\nhuman):", re.IGNORECASE)
+_NEXT_TURN: Final = re.compile(r"(?:#{1,6} ?|\n\n)(?:assistant|gpt|bot):", re.IGNORECASE)
+"""Turns of a conversation in one text: `### Human: ... ### Assistant: ...`, or after blank lines.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +135,10 @@ def read_prompts(
     """Read all prompts of a file. The format is detected from the content, then from the suffix.
 
     Texts are kept exactly as written, without normalization, except that blank lines of a text file
-    are ignored. In a conversation (a list of messages, an OpenAssistant tree or message row), the
-    first user turn is the prompt, never an assistant's turn; its content may be a list of text
-    parts. In rows with `instruction` and a non-empty `input` (Alpaca), the prompt consists of both.
+    are ignored. In a conversation (a list of messages, an OpenAssistant tree or message row, or one
+    text with `### Human:` and `### Assistant:`), the first user turn is the prompt, never an
+    assistant's turn; its content may be a list of text parts. In rows with `instruction` and a
+    non-empty `input` (Alpaca), the prompt consists of both.
 
     Args:
         path: path of the file.
@@ -208,10 +219,15 @@ def _is_other_turn(row: Row) -> bool:
 
     OpenAssistant's flat files have one message per row, with its role and the id of its parent.
     """
-    role = row.get("role")
-    if not isinstance(role, str) or "text" not in row:
+    role = _fold_role(row.get("role"))
+    if role is None or "text" not in row:
         return False
-    return role in _ASSISTANT_ROLES or (role in _USER_ROLES and bool(row.get("parent_id")))
+    parent = str(row.get("parent_id") or "").strip().lower()
+    return role in _OTHER_ROLES or (role in _USER_ROLES and parent not in _NO_PARENT)
+
+
+def _fold_role(role: object) -> str | None:
+    return role.strip().lower() if isinstance(role, str) else None
 
 
 def _parse_prompt(row: Row) -> Prompt | TextReason:
@@ -219,7 +235,7 @@ def _parse_prompt(row: Row) -> Prompt | TextReason:
     column = find_prompt_column(row)
     text = row[column] if column else None
     if isinstance(text, dict) and "role" in text:  # the root of an OpenAssistant tree
-        if text["role"] not in _USER_ROLES:
+        if _fold_role(text["role"]) not in _USER_ROLES:
             return "no_user_turn"
         text = text.get("text")
     elif column in ("messages", "conversations") or isinstance(text, list):
@@ -228,6 +244,7 @@ def _parse_prompt(row: Row) -> Prompt | TextReason:
             return "no_user_turn"
     if not isinstance(text, str):
         return "not_a_text"
+    text = _take_first_turn(text)
     if column == "instruction" and isinstance(row.get("input"), str) and row["input"].strip():
         text = f"{text}\n\n{row['input']}"
     return find_reject_reason(text) or Prompt(compute_prompt_id(text), text)
@@ -246,10 +263,18 @@ def find_reject_reason(text: str) -> TextReason | None:
     return None
 
 
+def _take_first_turn(text: str) -> str:
+    """Return the first user turn of a conversation in one text, or any other text unchanged."""
+    first = _FIRST_TURN.match(text)
+    following = _NEXT_TURN.search(text, first.end()) if first else None
+    return text[first.end() : following.start()].strip() if first and following else text
+
+
 def _find_user_turn(messages: object) -> str | None:
     """Return the content of the first user message if it is text."""
     for message in messages if isinstance(messages, list) else []:
-        if isinstance(message, dict) and message.get("role", message.get("from")) in _USER_ROLES:
+        role = message.get("role", message.get("from")) if isinstance(message, dict) else None
+        if _fold_role(role) in _USER_ROLES:
             content = message.get("content", message.get("value"))
             if isinstance(content, list):
                 return _join_text_parts(content)

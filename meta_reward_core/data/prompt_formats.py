@@ -55,10 +55,26 @@ MAX_COLUMNS: Final = 1000
 _LINES_PER_ROW: Final = 4
 """Maximum lines per row of a table or JSON file, including blank lines and lines within values."""
 _VALUES_PER_ROW: Final = 5
+_SEPARATOR_LINE: Final = re.compile(f'"?sep=([{re.escape(_DELIMITERS)}])"?\\r?\\n', re.IGNORECASE)
 _JSON_OBJECT: Final = re.compile(r"\s*\{\s*[\"}]")
 _JSON_ARRAY: Final = re.compile(r"\s*\[\s*(?:[{\"\[\]]|$)")
-_WEB_PAGE: Final = re.compile(rb"\s*(?:<!doctype html|<html[\s>])", re.IGNORECASE)
-_LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
+_WEB_PAGE: Final = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:<!doctype html|<html[\s>].*</html>)", re.IGNORECASE | re.DOTALL
+)
+_XML: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*<\?xml\s")
+_POINTERS: Final = {
+    re.compile(
+        rb"version https://(?:git-lfs\.github|hawser\.github)\.com/spec/"
+    ): "a Git LFS pointer, not the file itself; run `git lfs pull` where it was cloned, or "
+    "download the file",
+    re.compile(
+        rb"(?:\.\./)*(?:\.git)?/?annex/objects/\S+\s*\Z"
+    ): "a git-annex pointer, not the file itself; run `git annex get` where it was cloned",
+    re.compile(rb"# xet version \d"): "an Xet pointer, not the file itself; download the file",
+    re.compile(
+        rb"(?:md5: \w+\s+)?outs:\s*\n\s*- (?:md5|hash|etag|checksum): "
+    ): "a DVC pointer, not the file itself; run `dvc pull` where it was cloned",
+}
 _COMPRESSED: Final = {
     b"PK\x03\x04": "a zip archive or a spreadsheet",
     b"\x1f\x8b": "compressed by gzip",
@@ -66,6 +82,7 @@ _COMPRESSED: Final = {
     b"BZh": "compressed by bzip2",
     b"\xfd7zXZ": "compressed by xz",
     b"%PDF-": "a PDF document",
+    b"{\\rtf": "an RTF document",
 }
 _WIDE_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
 _MAX_NULL_SHARE: Final = 0.05
@@ -105,20 +122,18 @@ def detect_format(data: bytes, name: str) -> PromptFormat:
 
 def _refuse_other_files(data: bytes, name: str) -> None:
     """Refuse files that cannot be prompt files, by their first bytes."""
-    if data.startswith(_LFS_POINTER):
-        raise PromptFileError(
-            f"{name}: is a Git LFS pointer, not the file itself; run `git lfs pull` where it was "
-            "cloned, or download the file."
-        )
+    for pointer, what in _POINTERS.items():
+        if pointer.match(data):
+            raise PromptFileError(f"{name}: is {what}.")
     for magic, kind in _COMPRESSED.items():
         if data.startswith(magic):
             raise PromptFileError(
                 f"{name}: is {kind}; unpack it or export it as one of {', '.join(FORMATS)}."
             )
-    if _WEB_PAGE.match(data) and b"</html>" in data.lower():
+    if _WEB_PAGE.match(data) or _XML.match(data):
         raise PromptFileError(
-            f"{name}: is a web page, not a file of prompts; download the file itself (on code "
-            "hosting sites, its raw version)."
+            f"{name}: is {'an XML document' if _XML.match(data) else 'a web page'}, not a file of "
+            "prompts; download the file itself (on code hosting sites, its raw version)."
         )
     if data.startswith(_WIDE_MARKS):
         raise PromptFileError(f"{name}, line 1: is not UTF-8 text; save the file as UTF-8.")
@@ -132,18 +147,30 @@ def _refuse_other_files(data: bytes, name: str) -> None:
 def _detect_table(text: str, suffix: str) -> PromptFormat | None:
     """Detect CSV or TSV: the first line is a header with a known column; else None.
 
-    A .txt file is a table only if its other lines have as many cells as the header: a prompt may
-    be a list of words, one of which is "text".
+    A .txt file is a table only if most of its other lines have as many cells as the header: a
+    prompt may be a list of words, one of which is "text".
     """
     delimiter = find_delimiter(text)
-    sample = list(_iter_sample_records(text, delimiter))
-    if not sample or find_prompt_column(dict.fromkeys(sample[0])) is None:
+    sample = list(_iter_sample_records(_split_separator_line(text)[1], delimiter))
+    if not sample or find_prompt_column(dict.fromkeys(_fold_names(sample[0]))) is None:
         return None
     if suffix == "txt":
-        is_table = len(sample[0]) > 1 and all(len(row) == len(sample[0]) for row in sample)
-        if not is_table:
+        width, rows = len(sample[0]), sample[1:]
+        fitting = sum(len(row) == width for row in rows)
+        if width == 1 or (rows and 2 * fitting <= len(rows)):
             return None
     return "tsv" if delimiter == "\t" else "csv"
+
+
+def _split_separator_line(text: str) -> tuple[str | None, str]:
+    """Return the separator that Excel's first line `sep=;` states, if any, and the other lines."""
+    stated = _SEPARATOR_LINE.match(text)
+    return (stated[1], text[stated.end() :]) if stated else (None, text)
+
+
+def _fold_names(cells: Sequence[str]) -> list[str]:
+    """Write the names of known columns in lower case, as in `PROMPT_COLUMNS`."""
+    return [cell.lower() if cell.lower() in PROMPT_COLUMNS else cell for cell in cells]
 
 
 def _iter_sample_records(text: str, delimiter: str) -> Iterator[list[str]]:
@@ -162,16 +189,19 @@ def find_delimiter(text: str) -> str:
     If none or several separators fit, Python's own detection decides from the first lines; for a
     table with one column, a comma is assumed.
     """
+    stated, text = _split_separator_line(text)
+    if stated is not None:
+        return stated
     header = text[:_SAMPLE_CHARS].lstrip("\n\r").split("\n", 1)[0]
     fitting = [
         delimiter
         for delimiter in _DELIMITERS
         for cells in itertools.islice(_iter_sample_records(header, delimiter), 1)
-        if len(cells) > 1 and find_prompt_column(dict.fromkeys(cells)) is not None
+        if len(cells) > 1 and find_prompt_column(dict.fromkeys(_fold_names(cells))) is not None
     ]
     if len(fitting) == 1:
         return fitting[0]
-    if header.strip().strip('"') in PROMPT_COLUMNS:
+    if header.strip().strip('"').lower() in PROMPT_COLUMNS:
         return ","
     try:
         return csv.Sniffer().sniff(text[:_SAMPLE_CHARS], delimiters=_DELIMITERS).delimiter
@@ -201,6 +231,15 @@ def decode_leniently(data: bytes) -> str:
 def has_wrong_bytes(text: str) -> bool:
     """Whether a text of `decode_leniently` contains bytes that were not UTF-8."""
     return any("\udc80" <= char <= "\udcff" for char in text) if not text.isascii() else False
+
+
+_WRONG_BYTE: Final = "\ufdd0wrong byte\ufdd1"
+"""Placeholder for a wrong byte; Unicode reserves its first and last code point."""
+
+
+def _mark_wrong_bytes(text: str) -> str:
+    """Replace the wrong bytes in a text of `decode_leniently` by a placeholder."""
+    return re.sub("[\udc80-\udcff]", _WRONG_BYTE, text)
 
 
 def iter_rows(
@@ -290,15 +329,21 @@ def _require_column(row: Row | UnreadableReason) -> Row | UnreadableReason:
 
 
 def _iter_json_rows(text: str, name: str, limits: InputLimits) -> Iterator[IndexedRow]:
-    """Yield the elements of a JSON array (objects or texts), or the single object of a file."""
-    if has_wrong_bytes(text):
-        line = next(number for number, line in _iter_lines(text) if has_wrong_bytes(line))
-        raise PromptFileError(f"{name}, line {line}: is not UTF-8 text; save the file as UTF-8.")
+    """Yield the elements of a JSON array (objects or texts), or the single object of a file.
+
+    The elements are parsed with a placeholder for each wrong byte, so that only theirs are wrong.
+    """
+    wrong = has_wrong_bytes(text)
+    if wrong:
+        text = _mark_wrong_bytes(text)
     try:
         value = parse_json(text, limits, nan_is_null=True, leave_scalars=True)
     except MalformedInputError as error:
         raise PromptFileError(f"{name}: {_describe_json_error(text, error)}") from error
     for number, element in enumerate(value if isinstance(value, list) else [value], start=1):
+        if wrong and _WRONG_BYTE in json.dumps(element, ensure_ascii=False):
+            yield number, "not_utf8"
+            continue
         row = {"prompt": element} if isinstance(element, str) else element
         yield number, _require_column(row) if isinstance(row, dict) else "not_an_object"
 
@@ -334,10 +379,12 @@ def _is_one_object(text: str) -> bool:
 def _iter_csv_rows(text: str, name: str, delimiter: str) -> Iterator[IndexedRow]:
     # The limit applies to the whole process and protects nothing here, so it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
+    stated, text = _split_separator_line(text)
+    skipped = int(stated is not None)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     header: Sequence[str] | None = None
     while True:
-        first = reader.line_num + 1
+        first = reader.line_num + skipped + 1
         try:
             cells = next(reader, None)
         except csv.Error as error:
@@ -346,7 +393,8 @@ def _iter_csv_rows(text: str, name: str, delimiter: str) -> Iterator[IndexedRow]
                     f"{name}, line {first}: a quoted cell is never closed; close it with a double "
                     'quote, and write a quote inside a cell as "".'
                 ) from error
-            yield first, "cells"
+            for line in range(first, reader.line_num + skipped + 1):
+                yield line, "cells"
             continue
         if cells is None:
             return
@@ -354,12 +402,12 @@ def _iter_csv_rows(text: str, name: str, delimiter: str) -> Iterator[IndexedRow]
         if not cells or (is_blank and (header is None or len(cells) > 1)):
             continue
         if header is None:
-            header = [cell.strip() for cell in cells]
+            header = _fold_names([cell.strip() for cell in cells])
             _require_few_columns(len(header), name)
             _require_prompt_column(header, f"{name}, line {first}")
             _require_one_prompt_column(header, f"{name}, line {first}")
             continue
-        yield reader.line_num, _make_row(header, cells)
+        yield first, _make_row(header, cells)
 
 
 def _make_row(header: Sequence[str], cells: Sequence[str]) -> Row | UnreadableReason:

@@ -216,7 +216,7 @@ def test_a_value_that_is_no_prompt_is_rejected_with_its_reason(
         ("p.jsonl", '{"prompt": "a", "id": "\\ud800"}', "line 1: Another column contains a value"),
         ("p.jsonl", '{"prompt": "a", "\\u0000": 1}', "line 1: Another column contains a value"),
         ("p.jsonl", '{"prompt": "a", "n": [1e999]}', "line 1: Another column contains a value"),
-        ("p.json", b'[\n"\xe9"]', r"p\.json, line 2: is not UTF-8 text"),
+        ("p.json", b'[\n"\xe9"]', r"row 1: The row is not UTF-8 text; save the file as UTF-8"),
         ("p.json", "nothing like it", r"p\.json: line 1: is not valid JSON"),
         (
             "p.json",
@@ -262,6 +262,23 @@ def test_a_value_that_is_no_prompt_is_rejected_with_its_reason(
             "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n",
             r"p\.parquet: is a Git LFS pointer",
         ),
+        (
+            "p.txt",
+            "version https://hawser.github.com/spec/v1\noid sha256:ab\nsize 12\n",
+            r"p\.txt: is a Git LFS pointer",
+        ),
+        ("p.txt", "/annex/objects/SHA256E-s12--ab.txt\n", r"is a git-annex pointer"),
+        ("p.txt", "../.git/annex/objects/X/Y/SHA256E-s1--a/SHA256E-s1--a", r"a git-annex pointer"),
+        ("p.txt", "# xet version 0\nfilesize = 1\nhash = 'ab'\n", r"is an Xet pointer"),
+        ("p.txt", "outs:\n- md5: ab\n  size: 12\n  path: p.txt\n", r"is a DVC pointer"),
+        ("p.txt", "<!DOCTYPE html>\n<html><head>\n<title>Sign in", r"p\.txt: is a web page"),
+        (
+            "p.txt",
+            '<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>',
+            r"p\.txt: is an XML document",
+        ),
+        ("p.txt", "{\\rtf1\\ansi One prompt}", r"p\.txt: is an RTF document"),
+        ("p.csv", "prompt\ttopic\na\tb\n".encode("utf-16"), r"is not UTF-8 text; save the file as"),
         ("p.csv", "<!DOCTYPE html>\n<html><body>404</body></html>", r"p\.csv: is a web page"),
         ("prompts", b"", r"prompts: contains no prompt; add"),
         ("p.txt", b"\n \n", r"p\.txt: contains no prompt; add"),
@@ -319,6 +336,14 @@ BAD_ROWS = [
     ("p.jsonl", b'{"prompt": "a"}\n{"prompt": "\xe9"}\n{"prompt": "c"}\n', [2]),
     ("p.jsonl", '{"prompt": "a"}\n\n{"prompt": ' + "9" * 5_000 + "}\n" + '{"prompt": "c"}', [3]),
     ("p.json", '["a", 7, {"x": 1}, {"prompt": "c"}]', [2, 3]),
+    ("p.json", b'[{"prompt": "a"}, {"prompt": "\xe9"}, {"prompt": "c"}]', [2]),
+    ("p.json", b'[{"prompt": "a"}, {"prompt": "b", "who": "Ren\xe9"}, {"prompt": "c"}]', [2]),
+    ("p.csv", 'n,prompt\n1,a\n2,"open\n3,x\n4,y "z"\n5,c\n', [3, 4, 5]),
+    ("p.csv", 'prompt,n\na,1\n"b\nb"\nc,2\n', [3]),
+    ("p.csv", "prompt;n\na;1\nb\nc;2\n", [3]),
+    ("p.txt", "prompt;n\na;1\nb\nc;2\n", [3]),
+    ("p.txt", "prompt\tn\na\t1\nb\t2\t3\nc\t2\n", [3]),
+    ("p.csv", "sep=;\nprompt;n\na;1\nb\nc;2\n", [4]),
     ("p.csv", 'prompt\na\nb, b\n"x" y\nc\n', [3, 4]),
     ("p.csv", "n,prompt\n1,a\n2\n3,c\n", [3]),
     ("p.csv", b"prompt\na\n\xe9\nc\n", [3]),
@@ -355,6 +380,13 @@ def test_the_separator_of_a_table_is_found(tmp_path: Path, name: str, separator:
     found = read_prompts(write(tmp_path, name, "\n".join(lines)))
     assert [prompt.text for prompt in found.prompts] == ["one, two; three", "four|five\tsix"]
     assert found.extra[compute_prompt_id("one, two; three")] == {"id": "1", "topic": "x"}
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.txt", "p.tsv", "upload"])
+def test_names_of_columns_may_be_capitalized(tmp_path: Path, name: str) -> None:
+    found = read_prompts(write(tmp_path, name, "Topic;Prompt\nx;one\ny;two\n"))
+    assert [prompt.text for prompt in found.prompts] == ["one", "two"]
+    assert found.extra[compute_prompt_id("one")] == {"Topic": "x"}
 
 
 @pytest.mark.parametrize(
@@ -424,6 +456,49 @@ def test_of_a_conversation_only_the_first_user_turn_becomes_a_prompt(
         found = read_prompts(file)
         assert [prompt.text for prompt in found.prompts] == ["First?"]
         assert (found.other_turns, found.rejected) == (other_turns, [])
+
+
+@pytest.mark.parametrize("role", ["Assistant", "ASSISTANT", "ai", "system", "tool", "gpt"])
+def test_a_turn_of_another_role_never_becomes_a_prompt(tmp_path: Path, role: str) -> None:
+    flat = [{"text": "First?", "role": "Prompter"}, {"text": "Yes.", "role": role}]
+    tree = [{"prompt": row} for row in flat]
+    messages = [{"messages": [{"role": row["role"], "content": row["text"]}]} for row in flat]
+    for rows in (flat, tree, messages):
+        found = read_prompts(write(tmp_path, "p.jsonl", "\n".join(map(json.dumps, rows))))
+        assert [prompt.text for prompt in found.prompts] == ["First?"]
+
+
+@pytest.mark.parametrize("none", ["", "None", "null", "NaN"])
+def test_a_message_without_a_parent_is_known_in_a_table(tmp_path: Path, none: str) -> None:
+    lines = [
+        "parent_id,text,role",
+        f"{none},First?,prompter",
+        "a,Yes.,assistant",
+        "b,Why?,prompter",
+    ]
+    found = read_prompts(write(tmp_path, "p.csv", "\n".join(lines)))
+    assert ([prompt.text for prompt in found.prompts], found.other_turns) == (["First?"], 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "### Human: First?### Assistant: Yes.### Human: Why?",
+        "### Human: First?\n### Assistant: Yes.",
+        "\n\nHuman: First?\n\nAssistant: Yes.\n\nHuman: Why?\n\nAssistant:",
+    ],
+)
+def test_of_a_conversation_in_one_text_only_the_first_turn_becomes_a_prompt(
+    tmp_path: Path, text: str
+) -> None:
+    found = read_prompts(write(tmp_path, "p.jsonl", json.dumps({"text": text})))
+    assert [prompt.text for prompt in found.prompts] == ["First?"]
+
+
+@pytest.mark.parametrize("text", ["### Human: alone", "Who is Human: or Assistant:?", "# Human:"])
+def test_a_text_without_an_assistant_turn_is_a_prompt_as_written(tmp_path: Path, text: str) -> None:
+    found = read_prompts(write(tmp_path, "p.jsonl", json.dumps({"text": text})))
+    assert [prompt.text for prompt in found.prompts] == [text]
 
 
 def test_the_text_parts_of_a_message_are_one_prompt(tmp_path: Path) -> None:
