@@ -218,6 +218,7 @@ def check_shard(
     measured = _measure_shard(spec.name, context.files, shard, work, is_finished)
     if measured is None:
         return False
+    measured.tally.prompts = len(measured.prompts)
     if _diagnose(spec.name, measured.tally, context.recipe):
         note = BreakerNote(spec.name, shard, key, len(measured.prompts), measured.tally)
         context.files.replace_note(

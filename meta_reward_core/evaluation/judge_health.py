@@ -30,14 +30,28 @@ Cause = Literal[
     "prompts_filtered",
     "prompts_rejected",
     "few_pairs",
+    "not_tested",
 ]
 
 _TURN_MARK: Final = re.compile(
     r"<\|[a-z_]+\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>"
-    r"|^\s*(?:#+\s*)?(?:user|human|assistant|system)\s*:?\s*$",
+    r"|^\s*(?:#+\s*)?(?:user|human|assistant|system|model)\s*:?\s*$"
+    r"|(?<=[\d.!?)\]*\"'`])(?:user|assistant|system|model)\s*$",
     re.IGNORECASE | re.MULTILINE,
 )
-"""Start of another turn: control tokens generated as text, or a role name alone on a line."""
+"""Start of another turn: control tokens generated as text, a role name alone on a line, or one that
+follows a sentence without a space, because the control tokens between them are not part of a text.
+"""
+
+_STATEMENT: Final = re.compile(
+    r"^\W{0,8}(?:(?:final|total|overall)\s+)?(?:score|winner)\W{1,6}"
+    r"(?:\d[\d./]*|(?:judge?ment\s+)?(?:[AB]\b|tie\b))(?:\s*(?:/|out of)\s*\d+)?",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""A line that starts with a score or a winner, whatever follows it."""
+
+_MIN_WORDS_AFTER: Final = 5
+"""Minimum number of words after a statement in a reply that does not end with it."""
 
 _MIN_ENDED: Final = 5
 """Minimum number of complete replies for a conclusion about the reply format."""
@@ -48,10 +62,16 @@ _MIN_ENDED_UNREADABLE: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A count out of a total, with its 95% Wilson interval."""
+    """A count out of a total, with its 95% Wilson interval.
+
+    Attributes:
+        prompts: if the counted items of one prompt nearly always agree, the number of prompts, from
+            which the interval is computed; None for other items.
+    """
 
     count: int
     total: int
+    prompts: int | None = None
 
     @property
     def value(self) -> float | None:
@@ -71,14 +91,17 @@ class Share:
     def _compute_interval(self) -> tuple[float, float]:
         if not self.total:
             return 0.0, 1.0
-        found = compute_wilson_interval(self.count / self.total, self.total)
+        size = self.total if self.prompts is None else self.prompts
+        found = compute_wilson_interval(self.count / self.total, size)
         return found.low, found.high
 
     def describe(self) -> str:
         """The share with its interval and count, for messages."""
         if self.value is None:
             return "none (n = 0)"
-        return f"{self.value:.1%} (95% CI {self.low:.0%} to {self.high:.0%}, n = {self.total:,})"
+        of = "" if self.prompts is None else f" of {self.prompts:,} prompts"
+        interval = f"95% CI {self.low:.0%} to {self.high:.0%}"
+        return f"{self.value:.1%} ({interval}, n = {self.total:,}{of})"
 
     def to_json(self) -> dict[str, Any]:
         """Convert it for a report."""
@@ -120,6 +143,8 @@ class ReplyTally:
         scores: frequency of each score.
         refusals: number of refused replies by kind, as far as the reason is known.
         tokens: number of tokens of all replies.
+        prompts: number of prompts that the replies are about; None if unknown. An engine refuses
+            all replies to a prompt or none, so refusals are as certain as this number allows.
     """
 
     replies: int = 0
@@ -133,6 +158,7 @@ class ReplyTally:
     reasons: Counter[str] = field(default_factory=Counter)
     scores: Counter[float] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
+    prompts: int | None = None
 
     def add_judgments(self, judgments: Iterable[Judgment]) -> Self:
         """Add judgments to the counts."""
@@ -142,7 +168,7 @@ class ReplyTally:
                 tokens=one.tokens,
                 is_cut_off=one.is_cut_off,
                 problem=one.unscored_reason if one.score is None else None,
-                has_statement=one.is_cut_off and has_judge_line(one.text),
+                has_statement=one.is_cut_off and _passes_statement(one.text),
             )
             if one.refusal is not None:
                 self.refusals[classify_refusal(one.refusal)] += 1
@@ -158,7 +184,8 @@ class ReplyTally:
                 tokens=one.tokens,
                 is_cut_off=one.finish_reason == "length",
                 problem=one.unparsed_reason if one.verdict is None else None,
-                has_statement=one.verdict is not None,
+                has_statement=one.verdict is not None
+                or (one.finish_reason == "length" and _passes_statement(one.text)),
             )
             if one.refusal is not None:
                 self.refusals[classify_refusal(one.refusal)] += 1
@@ -214,7 +241,12 @@ class ReplyTally:
     @property
     def refused_share(self) -> Share:
         """Prompts that the engine refused, usually because they are too long."""
-        return Share(self.refused, self.replies)
+        return Share(self.refused, self.replies, self.prompts)
+
+    def is_refused_beyond(self, limits: HealthLimits) -> bool:
+        """Whether more prompts were refused than allowed; one prompt alone shows nothing."""
+        is_enough = self.prompts is None or self.prompts > 1
+        return is_enough and self.refused_share.low > limits.max_refused_share
 
     @property
     def same_score_share(self) -> Share:
@@ -255,9 +287,10 @@ def diagnose_replies(
         max_new_tokens: token limit of the role, for the remedy.
     """
     found = []
-    if tally.refused_share.low > limits.max_refused_share:
+    if tally.is_refused_beyond(limits):
         found.append(_describe_refused(tally, role))
-    is_unreadable = tally.readable_share.high < limits.min_readable_share
+    answered = Share(tally.readable, tally.replies - tally.refused)
+    is_unreadable = answered.high < limits.min_readable_share
     is_cut_off = tally.cut_off_share.low > limits.max_cut_off_share
     if (is_unreadable or is_cut_off) and not found:
         found.append(_find_reply_cause(tally, role, limits, max_new_tokens))
@@ -289,7 +322,7 @@ def diagnose_actor(
         limits: limits beyond which a share is a fault.
         max_new_tokens: token limit of the actor, for the remedy.
     """
-    if tally.refused_share.low > limits.max_refused_share:
+    if tally.is_refused_beyond(limits):
         return [_describe_refused(tally, "actor")]
     if tally.cut_off_share.low <= limits.max_cut_off_share:
         return []
@@ -328,6 +361,14 @@ def _knows_no_format(tally: ReplyTally, limits: HealthLimits) -> bool:
         return True
     ended = Share(tally.readable_ended, tally.ended)
     return tally.ended >= _MIN_ENDED and ended.high < max(limits.min_readable_share, 0.5)
+
+
+def _passes_statement(text: str) -> bool:
+    """Whether a text that was cut off continues after a score or a verdict."""
+    if has_judge_line(text):
+        return True
+    stated = _STATEMENT.search(text)
+    return stated is not None and len(text[stated.end() :].split()) >= _MIN_WORDS_AFTER
 
 
 def _goes_on(tally: ReplyTally) -> bool:
@@ -372,7 +413,8 @@ def _find_reply_cause(
             role,
             "limit_too_low",
             f"{seen} Replies end before they state a score or a verdict.",
-            f"Raise {key}.max_new_tokens (now {max_new_tokens:,}).",
+            f"Raise {key}.max_new_tokens (now {max_new_tokens:,}). If the replies do not look like "
+            f"{what}, fine-tune the base model on judgments (`manage.py train_seed`) instead.",
         )
     return _describe_unknown_format(tally, role)
 
@@ -430,6 +472,36 @@ def _describe_constant(tally: ReplyTally) -> Finding:
         "hardly any prompt can give a preference pair.",
         "Raise judge.temperature, use another template or rubric, or fine-tune the base model on "
         "judgments whose scores vary (`manage.py train_seed`).",
+    )
+
+
+def describe_untested(
+    *, responses: int, answers: int, unfinished: int, seconds: float, limit: float
+) -> Finding:
+    """Describe a probe without any judgment that can be measured.
+
+    Args:
+        responses: number of responses of the probe.
+        answers: number of those that contain a finished answer.
+        unfinished: number of judgments that the probe cut off to save time.
+        seconds: duration of the probe.
+        limit: time limit of the probe, in seconds.
+    """
+    remedy = "use a faster engine, or lower actor.max_new_tokens"
+    if unfinished:
+        seen = f"none of its {unfinished:,} judgments was finished"
+    elif answers:
+        seen = f"{responses:,} responses were generated, but none was judged"
+    elif responses:
+        seen = f"none of the {responses:,} responses contains a finished answer"
+        remedy = "raise actor.max_new_tokens, or use a faster engine"
+    else:
+        seen = "no response was finished"
+    return Finding(
+        "judge",
+        "not_tested",
+        f"The judge was not tested: {seen} in {seconds:.0f} s.",
+        f"Raise probe.seconds (now {limit:g}), {remedy}.",
     )
 
 

@@ -8,6 +8,7 @@ never used for training.
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
@@ -20,6 +21,8 @@ from meta_reward_core.evaluation.judge_health import (
     HealthLimits,
     ReplyTally,
     Share,
+    describe_untested,
+    diagnose_actor,
     diagnose_pairs,
     diagnose_replies,
 )
@@ -32,7 +35,7 @@ from meta_reward_core.method.meta_judging import ComparisonSet, PlannedBattle, r
 from meta_reward_core.method.pairing import ActorPair, score_responses, select_actor_pair
 from meta_reward_core.method.reasoning import select_answers, select_finished
 from meta_reward_core.recipes.schema import DecodingRecipe, Recipe, get_scheduled_value
-from meta_reward_core.storage.records import Battle, Judgment, Prompt, Response
+from meta_reward_core.storage.records import Battle, Judgment, Prompt, RefusedPrompt, Response
 
 FIRST_JUDGMENTS: Final = 1
 """Judgments per response in the first round, sufficient to detect an unusable judge."""
@@ -53,17 +56,29 @@ class RoleCost:
         tokens: number of tokens of all these replies.
         seconds: wall time of these replies.
         planned: maximum replies in one iteration of the recipe.
+        planned_in_run: maximum replies in all iterations from this one on.
     """
 
     replies: int
     tokens: int
     seconds: float
     planned: int
+    planned_in_run: int
 
     @property
     def projected_seconds(self) -> float | None:
         """Seconds of a whole iteration at this rate; None without samples."""
         return self.seconds / self.replies * self.planned if self.replies else None
+
+    @property
+    def projected_run_seconds(self) -> float | None:
+        """Seconds of all remaining iterations at this rate; None without samples."""
+        return self.seconds / self.replies * self.planned_in_run if self.replies else None
+
+    @property
+    def tokens_per_reply(self) -> float | None:
+        """Mean tokens of a reply; None without samples."""
+        return self.tokens / self.replies if self.replies else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +98,7 @@ class ProbeReport:
         verdicts: share of battles with a readable verdict.
         same_order: share of pairs of judgments with the same outcome in both orders.
         actor_pairs, judge_pairs: share of prompts that would have a pair.
+        iterations: number of iterations of the run from this one on.
         costs: costs by role.
         seconds: duration of the whole probe.
         findings: why the run should not continue; empty if it may.
@@ -100,6 +116,7 @@ class ProbeReport:
     same_order: Share
     actor_pairs: Share
     judge_pairs: Share
+    iterations: int
     costs: dict[str, RoleCost]
     seconds: float
     findings: tuple[Finding, ...]
@@ -108,6 +125,11 @@ class ProbeReport:
     def projected_seconds(self) -> float:
         """Seconds of a whole iteration for the roles that were tested."""
         return sum(cost.projected_seconds or 0.0 for cost in self.costs.values())
+
+    @property
+    def projected_run_seconds(self) -> float:
+        """Seconds of all remaining iterations for the roles that were tested."""
+        return sum(cost.projected_run_seconds or 0.0 for cost in self.costs.values())
 
     def to_json(self) -> dict[str, Any]:
         """Convert the report to plain values."""
@@ -121,11 +143,18 @@ class ProbeReport:
             "scores": list(self.scores),
             "entropy_bits": self.entropy_bits,
             "costs": {
-                role: {**asdict(cost), "projected_seconds": cost.projected_seconds}
+                role: {
+                    **asdict(cost),
+                    "projected_seconds": cost.projected_seconds,
+                    "projected_run_seconds": cost.projected_run_seconds,
+                    "tokens_per_reply": cost.tokens_per_reply,
+                }
                 for role, cost in self.costs.items()
             },
             "seconds": self.seconds,
             "projected_seconds": self.projected_seconds,
+            "iterations": self.iterations,
+            "projected_run_seconds": self.projected_run_seconds,
             "findings": [asdict(finding) for finding in self.findings],
         }
 
@@ -161,6 +190,7 @@ class _Probe:
         self.iteration, self.seed, self.budget = iteration, seed, budget
         self.prompts: list[Prompt] = []
         self.responses: list[Response] = []
+        self.refused: list[RefusedPrompt] = []
         self.judgments: list[Judgment] = []
         self.battles: list[Battle] = []
         self.judged: list[Prompt] = []
@@ -170,8 +200,10 @@ class _Probe:
         """Let the actor answer some prompts."""
         actor = self.recipe.actor
 
-        def make(limit: int, progress: Progress) -> tuple[list[Response], int]:
-            sampled, _, counts = generate_responses(
+        def make(
+            limit: int, progress: Progress
+        ) -> tuple[tuple[list[Response], list[RefusedPrompt]], int]:
+            sampled, refused, counts = generate_responses(
                 prompts,
                 self.engine,
                 samples=actor.samples,
@@ -181,9 +213,9 @@ class _Probe:
                 seed=self._derive_seed("generate"),
                 progress=progress,
             )
-            return sampled, counts["tokens"]
+            return (sampled, refused), counts["tokens"]
 
-        sampled = self.budget.call(
+        sampled, refused = self.budget.call(
             "actor",
             make,
             replies=len(prompts) * actor.samples,
@@ -191,12 +223,17 @@ class _Probe:
         )
         self.prompts += prompts
         self.responses += sampled
+        self.refused += refused
         return sampled
+
+    def select_answered(self, responses: Sequence[Response]) -> list[Response]:
+        """Select the responses that contain a finished answer."""
+        return select_finished(responses, self.recipe.actor.reasoning)[0]
 
     def score(self, responses: Sequence[Response], *, first: int, count: int) -> None:
         """Let the judge write some judgments of each of some responses, from number `first`."""
         recipe, policy = self.recipe.judge, self.recipe.actor.reasoning
-        finished, _ = select_finished(responses, policy)
+        finished = self.select_answered(responses)
 
         def make(limit: int, progress: Progress) -> tuple[list[Judgment], int]:
             sampled, counts = judge_responses(
@@ -381,7 +418,7 @@ def run_judge_probe(
         except TimeUpError:
             break
         done += len(group)
-    findings = _diagnose(probe, limits, is_complete=True)
+    findings = _diagnose(probe, limits, is_complete=True) if prompts else []
     report = _make_report(probe, wanted=len(prompts), findings=findings)
     return ProbeResult(report, probe.responses, probe.judgments, probe.battles)
 
@@ -430,10 +467,20 @@ def _judge_group(
 
 
 def _diagnose(probe: _Probe, limits: HealthLimits, *, is_complete: bool) -> list[Finding]:
-    """Find faults; where most replies were not finished in time, the others are not typical."""
+    """Find faults; where most replies were not finished in time, the others are not typical.
+
+    Refusals take no time, so they count only when the probe is complete. A complete probe without
+    any measured judgment is a fault, because nothing is known of the judge.
+    """
+    if not is_complete:
+        limits = replace(limits, max_refused_share=1.0)
     judge, meta_judge = _tally(probe)
     unfinished_judgments, unfinished_battles = probe.count_unfinished()
-    found: list[Finding] = []
+    found = diagnose_actor(
+        _tally_actor(probe),
+        limits=limits,
+        max_new_tokens=probe.recipe.actor.max_new_tokens,
+    )
     if judge.replies >= unfinished_judgments:
         found += diagnose_replies(
             judge,
@@ -449,6 +496,16 @@ def _diagnose(probe: _Probe, limits: HealthLimits, *, is_complete: bool) -> list
             max_new_tokens=probe.recipe.meta_judge.max_new_tokens,
         )
     if is_complete and not found:
+        if judge.replies == judge.refused and limits.min_readable_share:
+            return [
+                describe_untested(
+                    responses=len(probe.responses),
+                    answers=len(probe.select_answered(probe.responses)),
+                    unfinished=unfinished_judgments,
+                    seconds=probe.budget.measure_elapsed(),
+                    limit=probe.budget.seconds,
+                )
+            ]
         found += diagnose_pairs(probe.count_actor_pairs(), kind="actor", limits=limits)
         if probe.compared:
             found += diagnose_pairs(probe.count_judge_pairs(), kind="judge", limits=limits)
@@ -457,7 +514,19 @@ def _diagnose(probe: _Probe, limits: HealthLimits, *, is_complete: bool) -> list
 
 def _tally(probe: _Probe) -> tuple[ReplyTally, ReplyTally]:
     judgments, battles = probe.select_measured()
-    return ReplyTally().add_judgments(judgments), ReplyTally().add_battles(battles)
+    judge = ReplyTally(prompts=len({one.prompt_id for one in judgments}))
+    meta_judge = ReplyTally(prompts=len({one.prompt_id for one in battles}))
+    return judge.add_judgments(judgments), meta_judge.add_battles(battles)
+
+
+def _tally_actor(probe: _Probe) -> ReplyTally:
+    """Count the responses except those cut off only by the probe's time limit."""
+    is_lowered = "actor" in probe.budget.lowered
+    responses = [
+        one for one in probe.responses if not (is_lowered and one.finish_reason == "length")
+    ]
+    tally = ReplyTally(prompts=len(probe.prompts)).add_refusals(probe.refused)
+    return tally.add_responses(responses, refused=sum(one.replies for one in probe.refused))
 
 
 def _make_report(probe: _Probe, *, wanted: int, findings: Sequence[Finding]) -> ProbeReport:
@@ -466,6 +535,10 @@ def _make_report(probe: _Probe, *, wanted: int, findings: Sequence[Finding]) -> 
     orders = measure_meta_judge(probe.battles, by_id)
     changed = round((orders.inconsistency or 0.0) * orders.both_orders)
     spent = probe.budget.spent
+    coming = range(probe.iteration, max(probe.iteration, probe.recipe.iterations) + 1)
+    in_run = Counter[str]()
+    for iteration in coming:
+        in_run.update(_plan_replies(probe.recipe, iteration))
     return ProbeReport(
         prompts=len(probe.judged),
         wanted=wanted,
@@ -479,8 +552,15 @@ def _make_report(probe: _Probe, *, wanted: int, findings: Sequence[Finding]) -> 
         same_order=Share(orders.both_orders - changed, orders.both_orders),
         actor_pairs=probe.count_actor_pairs(),
         judge_pairs=probe.count_judge_pairs(),
+        iterations=len(coming),
         costs={
-            role: RoleCost(spent[role].replies, spent[role].tokens, spent[role].seconds, planned)
+            role: RoleCost(
+                spent[role].replies,
+                spent[role].tokens,
+                spent[role].seconds,
+                planned,
+                in_run[role],
+            )
             for role, planned in _plan_replies(probe.recipe, probe.iteration).items()
             if role in spent
         },

@@ -17,6 +17,7 @@ from meta_reward_core.evaluation.iteration_metrics import (
     measure_iteration,
 )
 from meta_reward_core.evaluation.judge_metrics import IterationMetrics
+from meta_reward_core.evaluation.probe_gate import read_probe
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.records import PairKind
 from meta_reward_core.storage.shards import Counts, IterationFiles
@@ -107,6 +108,7 @@ def summarize_iteration(
         "audit": _summarize_audit(files),
         "truth": _summarize_ground_truth(files, before, number),
         "refused": summarize_refusals(files),
+        "probe": _summarize_probe(files),
         "alarms": [
             asdict(alarm)
             for alarm in find_alarms(
@@ -116,6 +118,14 @@ def summarize_iteration(
             )
         ],
     }
+
+
+def _summarize_probe(files: IterationFiles) -> Summary | None:
+    """Return the report of the judge probe, and who accepted its findings."""
+    found = read_probe(files)
+    if found is None:
+        return None
+    return found.report | {"accepted_by": (found.accepted or {}).get("by")}
 
 
 def summarize_refusals(files: IterationFiles) -> list[Summary]:

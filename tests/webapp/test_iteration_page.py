@@ -1,6 +1,7 @@
 """The page of one iteration: stages, shards, attempts, failures, and charts from its files."""
 
 import json
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
+from meta_reward_core.evaluation.judge_health import describe_untested
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.layout import PROBE_ACCEPTANCE, PROBE_REPORT
 from meta_reward_core.storage.records import Judgment, Rating, RefusedPrompt, ResponseScore
@@ -414,6 +416,24 @@ def test_the_page_does_not_call_a_probe_without_a_judgment_passed(
     assert "At this rate" not in page
 
 
+def test_the_page_shows_why_a_probe_without_a_judgment_stopped_the_run(
+    client: Client, iteration: Iteration, files: IterationFiles
+) -> None:
+    none = {"value": None, "low": 0.0, "high": 1.0, "n": 0}
+    shares = ("readable", "cut_off", "verdicts", "same_order", "actor_pairs", "judge_pairs")
+    found = describe_untested(responses=7, answers=7, unfinished=0, seconds=120.4, limit=120)
+    report = dict.fromkeys(shares, none) | {
+        "prompts": 0, "wanted": 8, "seconds": 120.4, "projected_seconds": 0,
+        "findings": [asdict(found)],
+    }  # fmt: skip
+    files.replace_note(PROBE_REPORT, json.dumps({"key": "k", "report": report}).encode())
+    page = get(client, PATH)
+    assert "Judge probe: failed" in page
+    assert found.sentence in page
+    assert found.remedy in page
+    assert "At this rate" not in page
+
+
 def test_the_page_shows_what_the_judge_probe_found(
     client: Client, iteration: Iteration, files: IterationFiles
 ) -> None:
@@ -428,6 +448,20 @@ def test_the_page_shows_what_the_judge_probe_found(
     }  # fmt: skip
     files.replace_note(PROBE_REPORT, json.dumps({"key": "k", "report": report}).encode())
     page = get(client, PATH)
+    assert "Tokens per reply" not in page, "reports of earlier versions have no such counts"
+    report |= {
+        "unscored": {"judgment_cut_off": 107, "no_score_line": 49},
+        "scores": [0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 0], "entropy_bits": 0.811,
+        "iterations": 4, "projected_run_seconds": 4 * 86_400.0,
+        "costs": {"actor": {"tokens_per_reply": 160.2}, "meta_judge": {"tokens_per_reply": None}},
+    }  # fmt: skip
+    files.replace_note(PROBE_REPORT, json.dumps({"key": "k", "report": report}).encode())
+    page = get(client, PATH)
+    assert "Judgments without a score: cut off (107), no score line (49)" in page
+    assert "Scores, rounded down to halves: 1 (1), 3 (3)" in page
+    assert "Entropy of the scores: 0.81 bits" in page
+    assert "Tokens per reply: actor 160" in page
+    assert "for 4 iterations" in page
     assert "Judge probe: failed" in page
     assert "Tried 1 of 8 prompts in 1\u00a0min\u00a015\u00a0s" in page
     assert "0.6%" in page

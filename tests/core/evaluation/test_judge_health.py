@@ -56,6 +56,10 @@ GOOD = [("Fine.\nScore: 3", "stop"), ("Weak.\nScore: 2", "stop"), ("Good.\nScore
         ([("The response is relevant and", "length")] * 2 + [("Nice.", "stop")], ["wrong_format"]),
         ([("Fine.\nScore: 3\n\nUser: and now?\nScore: 5\nyes", "length")] * 3, ["end_token"]),
         ([("Fine.\nScore: 3<|im_end|>\n<|im_start|>user\nHi", "length")] * 3, ["end_token"]),
+        ([("Fine.\nScore: 3assistant\n\nThank you for", "length")] * 3, ["end_token"]),
+        ([("Fine.\nScore: 3\nmodel\nThank you for", "length")] * 3, ["end_token"]),
+        ([("Fine.\nScore: 3 Fine, it is a good answer", "length")] * 3, ["end_token"]),
+        ([("Relevance: 2 of 3, completeness: 1 of 2, and", "length")] * 3, ["limit_too_low"]),
         ([("Good.\nScore: 4", "stop")] * 3, ["constant_judge"]),
         ([("", "refused")] * 3, ["prompts_too_long"]),
     ],
@@ -70,6 +74,28 @@ def test_scores_read_before_a_missing_end_token_do_not_hide_it() -> None:
                      ("Fine.\nScore: 2\n\nuser\nThanks", "length"), times=30)  # fmt: skip
     assert all(one.score is not None for one in made)
     assert diagnose(made) == ["end_token"]
+
+
+def test_verdicts_that_are_followed_by_other_text_reveal_a_missing_end_token() -> None:
+    battles = [
+        Battle("p", "r", "a", "b", text, None, "judgment_cut_off", 10, "length")
+        for text in (
+            "Both are fine.\nWinner: Judgement A I hope that this helps you",
+            "A+2;\nWinner: B even; B A+1; even; A",
+        )
+        for _ in range(20)
+    ]
+    tally = ReplyTally().add_battles(battles)
+    [found] = diagnose_replies(tally, role="meta-judge", limits=LIMITS, max_new_tokens=200)
+    assert (found.role, found.cause) == ("meta-judge", "end_token")
+
+
+def test_refusals_are_as_certain_as_their_prompts_allow() -> None:
+    """All 10 replies to one of two prompts: 50% of 2, not of 20; Wilson's low end is 9%."""
+    made = judgments(("", "refused"), times=10) + judgments(*GOOD[:2], times=5)
+    tally = ReplyTally(prompts=2).add_judgments(made)
+    assert diagnose_replies(tally, role="judge", limits=LIMITS, max_new_tokens=200) == []
+    assert tally.refused_share.describe() == "50.0% (95% CI 9% to 91%, n = 20 of 2 prompts)"
 
 
 def test_few_replies_stop_nothing() -> None:

@@ -45,6 +45,7 @@ def probe(
     *,
     pace: float = 0.01,
     seconds: float = 120,
+    limits: HealthLimits = HealthLimits(),  # noqa: B008 frozen
     **changes: Any,
 ) -> tuple[ProbeResult, ScriptedEngine]:
     experiment = begin(root, **changes)
@@ -60,7 +61,7 @@ def probe(
         iteration=1,
         seed=7,
         seconds=seconds,
-        limits=HealthLimits(),
+        limits=limits,
         clock=clock,
     )
     return result, engine
@@ -85,6 +86,12 @@ def test_a_good_judge_is_tried_on_all_prompts(tmp_path: Path) -> None:
     assert report.costs["judge"].planned == 20 * 5 * 6
     assert report.costs["meta_judge"].planned == 20 * 6 * 5
     assert report.costs["judge"].projected_seconds == pytest.approx(20 * 5 * 6 * 0.01)
+    assert report.iterations == 4
+    assert report.costs["judge"].planned_in_run == 4 * 20 * 5 * 6
+    assert report.costs["meta_judge"].planned_in_run == 2 * 20 * 6 * 5, "judge pairs in two of them"
+    assert report.projected_run_seconds == pytest.approx(
+        0.01 * (4 * 20 * 5 + 4 * 20 * 5 * 6 + 2 * 20 * 6 * 5)
+    )
     assert json.loads(json.dumps(report.to_json()))["prompts"] == 8
 
 
@@ -137,11 +144,91 @@ def test_a_judge_is_tried_as_far_as_the_time_goes(tmp_path: Path) -> None:
     assert result.report.seconds == pytest.approx(8 * 20.0)
 
 
-def test_answers_that_use_up_the_time_are_reported_without_judgments(tmp_path: Path) -> None:
-    result, _ = probe(tmp_path, unreadable_judge, pace=20.0, seconds=60)
-    report = result.report
-    assert (report.prompts, report.readable.total, report.findings) == (0, 0, ())
+def test_a_judge_that_was_not_tested_in_time_stops_the_run(tmp_path: Path) -> None:
+    """Five responses of 20 s each exceed 60 s, so no judgment is written."""
+    report = probe(tmp_path, pace=20.0, seconds=60)[0].report
+    assert (report.prompts, report.readable.total) == (0, 0)
     assert (report.readable.low, report.readable.high) == (0.0, 1.0)
+    [found] = report.findings
+    assert (found.role, found.cause) == ("judge", "not_tested")
+    assert "5 responses were generated, but none was judged in 100 s" in found.sentence
+    assert "Raise probe.seconds (now 60)" in found.remedy
+
+
+def test_a_judge_that_need_not_be_readable_need_not_be_tested(tmp_path: Path) -> None:
+    off = HealthLimits(min_readable_share=0)
+    assert probe(tmp_path, pace=20.0, seconds=60, limits=off)[0].report.findings == ()
+
+
+def test_responses_without_a_finished_answer_are_no_reason_for_a_longer_probe(
+    tmp_path: Path,
+) -> None:
+    def thinks(conversation: Conversation, sample: int, seed: int) -> Reply:
+        return f"<think> {seed} {sample} and", "length"
+
+    actor = {"samples": 2, "reasoning": "strip"}
+    report = probe(tmp_path, thinks, actor=actor)[0].report
+    [found] = report.findings
+    assert (found.role, found.cause) == ("judge", "not_tested")
+    assert "none of the 16 responses contains a finished answer" in found.sentence
+    assert "raise actor.max_new_tokens" in found.remedy
+
+
+def refuse(bad: set[int], *, in_judge: bool = False) -> Script:
+    """Refuse the prompts with these numbers, as prompts of the actor or only of the judge."""
+    asked = [prompt.text for prompt in prompt_file(8).prompts]
+
+    def reply(conversation: Conversation, sample: int, seed: int) -> Reply:
+        text = conversation[-1]["content"]
+        usual = make_fake_reply(conversation, sample, seed)
+        is_bad = any(asked[number] in text.splitlines() for number in bad)
+        if is_bad and not (in_judge and text in asked):
+            return "", "refused"
+        return usual
+
+    return reply
+
+
+def test_an_actor_whose_prompts_are_refused_stops_the_run(tmp_path: Path) -> None:
+    report = probe(tmp_path, refuse(set(range(8))))[0].report
+    [found] = report.findings
+    assert (found.role, found.cause) == ("actor", "prompts_rejected")
+    assert "n = 40 of 8 prompts" in found.sentence
+
+
+@pytest.mark.parametrize("in_judge", [False, True])
+@pytest.mark.parametrize("bad", [{0}, {1}, {0, 1}])
+def test_refused_prompts_among_the_first_stop_nothing(
+    tmp_path: Path, bad: set[int], *, in_judge: bool
+) -> None:
+    """All replies to a prompt are refused together."""
+    result, _ = probe(tmp_path, refuse(bad, in_judge=in_judge))
+    assert result.report.findings == ()
+    assert result.report.prompts == 8
+    assert result.report.readable.count < result.report.readable.total or not in_judge
+
+
+def test_a_judge_whose_prompts_are_refused_stops_the_run(tmp_path: Path) -> None:
+    report = probe(tmp_path, refuse(set(range(8)), in_judge=True))[0].report
+    assert [(one.role, one.cause) for one in report.findings] == [("judge", "prompts_rejected")]
+
+
+def test_a_judge_whose_only_prompt_in_time_was_refused_was_not_tested(tmp_path: Path) -> None:
+    script = refuse(set(range(8)), in_judge=True)
+    report = probe(tmp_path, script, pace=4.0, seconds=60)[0].report
+    assert report.prompts == 1
+    assert [one.cause for one in report.findings] == ["not_tested"]
+
+
+def test_an_actor_that_is_always_cut_off_stops_the_run(tmp_path: Path) -> None:
+    def cut(conversation: Conversation, sample: int, seed: int) -> Reply:
+        text = make_fake_reply(conversation, sample, seed)
+        return (
+            text if "Score:" in text or "Winner" in text else (f"{text} {sample} {seed}", "length")
+        )
+
+    report = probe(tmp_path, cut)[0].report
+    assert [(one.role, one.cause) for one in report.findings] == [("actor", "limit_too_low")]
 
 
 class StepEngine(ScriptedEngine):
@@ -195,6 +282,7 @@ def test_a_running_call_ends_when_the_time_is_up(tmp_path: Path, seconds_per_ste
         clock=clock,
     ).report
     assert report.seconds <= 60 + seconds_per_step
-    assert report.findings == (), "what the probe itself cut off is no fault of the judge"
+    causes = [one.cause for one in report.findings]
+    assert causes == ([] if report.readable.total else ["not_tested"]), "only the probe cut it off"
     assert (report.readable.total > 0) == (seconds_per_step == 0.1)
     assert (report.unfinished > 0) == (seconds_per_step == 0.5)
