@@ -70,6 +70,37 @@ def compute_clustered_change_interval(
     return Interval(max(-1.0, mean - half), min(1.0, mean + half))
 
 
+def compute_clustered_mean_interval(
+    sums: Sequence[float], sizes: Sequence[float], *, is_share: bool = False
+) -> Interval | None:
+    """Compute the interval of a mean from the values of each cluster, already summed.
+
+    A statistic whose error is, to first order, a mean over items (an entropy, a correlation) has
+    the interval of the mean of these linearized values.
+
+    Args:
+        sums: sum of each cluster's values.
+        sizes: number of each cluster's values; 0 for a cluster without one.
+        is_share: whether the values are in [0, 1], for Wilson's interval as in
+            `compute_clustered_share_interval`; otherwise, a t interval.
+
+    Returns:
+        None if fewer than two clusters have a value.
+    """
+    clusters = [(total, size) for total, size in zip(sums, sizes, strict=True) if size]
+    if len(clusters) < 2:
+        return None
+    count, items = len(clusters), math.fsum(size for _, size in clusters)
+    mean = math.fsum(total for total, _ in clusters) / items
+    squares = math.fsum((total - mean * size) ** 2 for total, size in clusters)
+    variance = count / (count - 1) * squares / items**2
+    if not is_share:
+        half = compute_t_quantile(count - 1, 0.975) * math.sqrt(variance)
+        return Interval(mean - half, mean + half)
+    size = mean * (1 - mean) / variance if variance > 0 else float(count)
+    return compute_wilson_interval(mean, min(max(size, 1.0), items))
+
+
 def _compute_mean_and_variance(
     values: Sequence[float], clusters: Sequence[str]
 ) -> tuple[float, float]:

@@ -85,6 +85,20 @@ def compute_graded_mean_interval(
     return Interval(max(lowest, low), min(highest, high))
 
 
+def compute_difference_interval(
+    first: float, of_first: Interval, second: float, of_second: Interval
+) -> Interval:
+    """Compute the interval of `second` minus `first`, measured on different items.
+
+    Combines the intervals of both, which may be asymmetric: Zou and Donner 2008, "Construction of
+    confidence limits about effect measures", Statistics in Medicine 27.
+    """
+    change = second - first
+    down = np.hypot(second - of_second.low, of_first.high - first)
+    up = np.hypot(of_second.high - second, first - of_first.low)
+    return Interval(change - float(down), change + float(up))
+
+
 def _compute_t_interval(values: Sequence[float]) -> Interval:
     mean, error = float(np.mean(values)), compute_standard_error(values) or 0.0
     half = compute_t_quantile(len(values) - 1, 0.975) * error

@@ -4,12 +4,15 @@ A change is a mean over the same items, measured on both models; it is paired, a
 prompt. If the items of a metric differ between two models, only the common items count.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow.compute as pc
 
-from meta_reward_core.evaluation.clustered_intervals import compute_clustered_change_interval
+from meta_reward_core.evaluation.clustered_intervals import (
+    compute_clustered_change_interval,
+    compute_clustered_mean_interval,
+)
 from meta_reward_core.evaluation.scorecard import Metric
 from meta_reward_core.reporting.scorecard_schema import ScorecardDict, parse_scorecard
 from meta_reward_core.storage.experiment_files import ExperimentFiles
@@ -22,6 +25,7 @@ _Results = Mapping[_ResultKey, tuple[float, str]]
 _ORDER_AGREEMENT: Final = "judge.order_agreement"
 _SCALES: Final = {
     "actor.true_quality": 5.0,
+    "actor.true_quality_greedy": 5.0,
     "actor.win_rate": 100.0,
     "judge.single_judgment_exact": 1.0,
     _ORDER_AGREEMENT: 1.0,
@@ -73,8 +77,8 @@ def measure_ground_truth_levels(
 ) -> dict[str, Metric]:
     """Compute the ground-truth metrics of M_number, as means of the held-out items.
 
-    Metrics with a scale have an interval; that of order agreement as in
-    `measure_ground_truth_changes`. Metrics without single items have only their value and count.
+    The interval of order agreement is as in `measure_ground_truth_changes`. Metrics without single
+    items have only their value and count.
 
     Returns:
         By `<subject>.<metric>`.
@@ -100,7 +104,8 @@ def _measure_level(name: str, results: _Results) -> Metric:
     mean = sum(value for value, _ in own) / len(own)
     scale = _SCALES.get(name)
     if scale is None:
-        return Metric(name, mean, len(own), None, None)
+        free = compute_clustered_mean_interval(*_sum_by_prompt(own))
+        return Metric(name, mean, len(own), *(free or (None, None)))
     # Grades in [0, scale] as changes in [-1, 1]: the same t interval, with a grade at either end.
     interval = compute_clustered_change_interval(
         [2 * value / scale - 1 for value, _ in own], [prompt for _, prompt in own]
@@ -110,6 +115,16 @@ def _measure_level(name: str, results: _Results) -> Metric:
         mean + width * (scale * (end + 1) / 2 - mean) for end in (interval.low, interval.high)
     )
     return Metric(name, mean, len(own), max(0.0, low), min(scale, high))
+
+
+def _sum_by_prompt(values: Sequence[tuple[float, str]]) -> tuple[list[float], list[float]]:
+    """Sum and count the values of each prompt."""
+    sums: dict[str, float] = {}
+    sizes: dict[str, float] = {}
+    for value, prompt in values:
+        sums[prompt] = sums.get(prompt, 0.0) + value
+        sizes[prompt] = sizes.get(prompt, 0.0) + 1
+    return list(sums.values()), list(sizes.values())
 
 
 def _measure_scaled_change(name: str, then: _Results, now: _Results) -> Metric | None:

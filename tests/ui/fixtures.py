@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from uuid import uuid4
@@ -17,13 +17,14 @@ from uuid import uuid4
 import pyarrow.parquet as pq
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db.models import Model
+from django.db.models import F, Model
 from django.urls import reverse
 from django.utils import timezone
 
 from meta_reward_core.models.check.result import Check, CheckReport, Level
 from meta_reward_core.planning.launch_request import LaunchRequest
 from meta_reward_core.storage.layout import label_folder
+from tests.ui.names import NAMES, OTHER
 from tests.webapp.audit_fixtures import draw
 from tests.webapp.conftest import make_person
 from tests.webapp.watching_fixtures import add_attempt, add_worker
@@ -50,7 +51,7 @@ from webapp.notifications.models import Notification, Recipient, Subscription
 
 Row = TypeVar("Row", bound=Model)
 
-REAL: Final = "finished"
+REAL: Final = NAMES["finished"]
 LONG_NAME: Final = "a-name-as-long-as-one-may-be-without-any-place-to-break-it-anywh"
 OUT_OF_MEMORY: Final = (
     "Traceback (most recent call last):\n"
@@ -98,8 +99,8 @@ CHECKED: Final = CheckReport(
     ),
 ).to_json()
 PUBLISHED: Final = {
-    "folder": "finished/M1",
-    "archive": "finished/M1.tar",
+    "folder": f"{REAL}/M1",
+    "archive": f"{REAL}/M1.tar",
     "bytes": 2_400_000,
     "files": ["README.md", "config.json", "model.safetensors", "tokenizer.json"],
 }
@@ -121,6 +122,7 @@ def fill(noted: Path) -> None:
     Experiment.objects.update(owner=alice)
     real = Experiment.objects.get(name=REAL)
     _add_states(real)
+    _spread_in_time()
     notes = _add_audits(real) | _add_jobs(real, alice) | _places_of(real) | _add_outputs()
     _add_own_things(alice)
     noted.write_text(json.dumps(notes), encoding="utf-8")
@@ -148,6 +150,7 @@ def _places_of(real: Experiment) -> dict[str, str]:
     examples["path"] = "iteration-1/judgments/part-00000.parquet"
     return {
         "long": LONG_NAME,
+        "compared": OTHER if Experiment.objects.filter(name=OTHER).exists() else NAMES["running"],
         "prompt": prompt,
         "last": str(last),
         "last_prompt": of_last,
@@ -192,24 +195,24 @@ def _first_prompt(iteration: Path) -> str:
 
 
 def _add_states(real: Experiment) -> None:
-    running = _taken_back(real, "running", to="judge")
+    running = _taken_back(real, NAMES["running"], to="judge")
     _run_halfway(running, "judge")
-    _run_training(_taken_back(real, "training", to="train"))
-    paused = _taken_back(real, "paused", to="generate")
+    _run_training(_taken_back(real, NAMES["training"], to="train"))
+    paused = _taken_back(real, NAMES["paused"], to="generate")
     _set_status(paused, RunStatus.PAUSED)
     first = paused.experiment.iterations.get(number=1)
     Iteration.objects.filter(pk=first.pk).update(metrics=first.metrics | {"alarms": [ALARM]})
-    failed = _taken_back(real, "failed", to="judge")
+    failed = _taken_back(real, NAMES["failed"], to="judge")
     _fail(failed, "judge")
-    no_pairs = _taken_back(real, "no-pairs", to="train")
+    no_pairs = _taken_back(real, NAMES["no-pairs"], to="train")
     _set_status(no_pairs, RunStatus.NO_PAIRS, message="actor: all 12 scored responses are equal")
-    held = _taken_back(real, "held", to="train")
+    held = _taken_back(real, NAMES["held"], to="train")
     Gate.objects.create(experiment=held.experiment, min_answers=20)
     _set_status(held, RunStatus.NEEDS_ATTENTION, message=explain_hold(held))
     _set_status(_taken_back(real, LONG_NAME, to="meta_judge"), RunStatus.CANCELLED)
-    private = _copied(real, "private")
+    private = _copied(real, NAMES["private"])
     Experiment.objects.filter(pk=private.pk).update(is_private=True)
-    begun = _copied(real, "begun")
+    begun = _copied(real, NAMES["begun"])
     begun.iterations.all().delete()
     Experiment.objects.filter(pk=begun.pk).update(status=RunStatus.WAITING, target_iteration=0)
 
@@ -275,19 +278,59 @@ def _begin_stage(iteration: Iteration, name: str, shards: int) -> Stage:
     return stage
 
 
+_HALFWAY_SECONDS: Final = 12 * 41 + 20
+"""Since when the halfway iteration judges: twelve shards one after another, and the running one."""
+_FAILING_SECONDS: Final = 90
+
+
+def _add_timed_attempt(shard: Shard, begin: datetime, seconds: float, **values: Any) -> None:
+    number = shard.attempts.count() + 1
+    attempt = add_attempt(
+        shard, number, seconds=seconds, finished=begin + timedelta(seconds=seconds), **values
+    )
+    Attempt.objects.filter(pk=attempt.pk).update(started=begin)
+
+
+def _shift(experiment: Experiment, by: timedelta) -> None:
+    """Move everything that happened in an experiment to an earlier time."""
+    mine = {"shard__stage__iteration__experiment": experiment}
+    Experiment.objects.filter(pk=experiment.pk).update(created=F("created") - by)
+    Iteration.objects.filter(experiment=experiment).update(
+        started=F("started") - by, finished=F("finished") - by
+    )
+    Attempt.objects.filter(**mine).update(started=F("started") - by, finished=F("finished") - by)
+
+
+def _spread_in_time() -> None:
+    """Let experiments that do not run have been created hours apart."""
+    rows = Experiment.objects.exclude(status=RunStatus.RUNNING).order_by("pk")
+    for place, row in enumerate(rows, start=1):
+        _shift(row, timedelta(hours=5 * place, minutes=17 * place))
+
+
 def _run_halfway(iteration: Iteration, name: str) -> None:
     """Sixty shards, of which some are finished and two run: several pages of them."""
+    _shift(iteration.experiment, timedelta(seconds=_HALFWAY_SECONDS))
     _set_status(iteration, RunStatus.RUNNING)
     stage = _begin_stage(iteration, name, shards=60)
-    for shard in stage.shards.filter(index__lt=23):
-        add_attempt(shard, status="finished", seconds=41.0, finished=timezone.now())
+    begin = timezone.now() - timedelta(seconds=_HALFWAY_SECONDS)
+    for shard in stage.shards.filter(index__lt=23):  # two workers take turns
+        _add_timed_attempt(
+            shard, begin + timedelta(seconds=41 * (shard.index // 2)), 41.0, status="finished"
+        )
     stage.shards.filter(index__lt=23).update(
         status="finished", attempt_count=1, counts={"judgments": 924, "tokens": 41_300}
     )
     lost = stage.shards.get(index=23)
-    add_attempt(lost, status="lost", error="Its worker went silent for 30 seconds.")
+    _add_timed_attempt(
+        lost,
+        begin + timedelta(seconds=11 * 41),
+        30.0,
+        status="lost",
+        error="Its worker went silent for 30 seconds.",
+    )
     for number, shard in enumerate(stage.shards.filter(index__in=(23, 24)), start=7):
-        _begin_shard(shard, tokens=9_000 + number)
+        _begin_shard(shard, tokens=20_000 + number)
         add_worker(name=f"worker-{number}@gpu-{number}", host=f"gpu-{number}", pid=number,
                    device="NVIDIA H100", shard=shard, heartbeat=_in_an_hour())  # fmt: skip
     _add_machine_load("gpu-7", "gpu-8", "host-1")
@@ -336,20 +379,30 @@ def _run_training(iteration: Iteration) -> None:
     _set_status(iteration, RunStatus.RUNNING)
     stage = _begin_stage(iteration, "train", shards=1)
     figures = [
-        {"step": step, "loss": 0.69 - step / 40, "rewards/accuracies": 0.5 + step / 30}
+        {
+            "step": step,
+            "loss": 0.69 - step / 40,
+            "rewards/accuracies": 0.5 + step / 30,
+            "rewards/margins": step / 20,
+        }
         for step in range(1, 4)
     ]
     _begin_shard(stage.shards.get(), done=3, training_metrics=figures)
 
 
 def _fail(iteration: Iteration, name: str) -> None:
+    _shift(iteration.experiment, timedelta(seconds=_FAILING_SECONDS))
     _set_status(iteration, RunStatus.FAILED)
     stage = _begin_stage(iteration, name, shards=4)
+    begin = timezone.now() - timedelta(seconds=_FAILING_SECONDS)
+    _add_timed_attempt(stage.shards.get(index=0), begin, 12.0, status="finished")
     shard = stage.shards.get(index=1)
     for number in range(1, 4):
-        add_attempt(shard, number, error=OUT_OF_MEMORY, seconds=12.0, finished=timezone.now())
+        _add_timed_attempt(shard, begin + timedelta(seconds=17 * number), 12.0, error=OUT_OF_MEMORY)
     Shard.objects.filter(pk=shard.pk).update(status="failed", failures=3, attempt_count=3)
-    stage.shards.filter(index=0).update(status="finished", counts={"judgments": 60})
+    stage.shards.filter(index=0).update(
+        status="finished", attempt_count=1, counts={"judgments": 60}
+    )
     Stage.objects.filter(pk=stage.pk).update(status="failed")
     Iteration.objects.filter(pk=iteration.pk).update(
         message=f"{OUT_OF_MEMORY}\n(shard 1 of judge, attempt 3)"
@@ -515,5 +568,9 @@ def _add_own_things(alice: User) -> None:
     common = {"recipient": mine, "event": "failed", "channel": "webhook", "due": timezone.now()}
     for status, error in (("sent", ""), ("given_up", "the host answered 503, eight times")):
         Notification.objects.create(
-            subject="failed, iteration 2: failed", text="why", status=status, error=error, **common
+            subject=f"{NAMES['failed']}, iteration 2: failed",
+            text="why",
+            status=status,
+            error=error,
+            **common,
         )

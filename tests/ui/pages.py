@@ -79,7 +79,7 @@ PAGES: Final = (
     Page("job", "waiting", "/jobs/{launch_waiting}"),
     Page("job", "refused", "/jobs/{launch_refused}"),
     _empty("compare", "/experiments/compare"),
-    Page("compare", "two", "/experiments/compare?name=finished&name=running"),
+    Page("compare", "two", "/experiments/compare?name={compared}&name=finished"),
     *(Page("experiment", state.strip("{}"), f"/experiments/{state}") for state in _STATES),
     *(
         Page("iteration", state.strip("{}"), f"/experiments/{state}/iterations/{{last}}")

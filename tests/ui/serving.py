@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, StorageState, exp
 
 from tests.end_to_end.conftest import Site, make_site
 from tests.end_to_end.serving import serving_pages
+from tests.ui.names import NAMES, OTHER, name_experiments
 from tests.ui.pages import NOBODY, read_notes
 from tests.ui.pages import Page as Row
 
@@ -35,32 +36,43 @@ class Sites:
 
     def address(self, row: Row) -> str:
         """Where a page is."""
-        return f"{self.url_of(row)}{row.path.format_map(self.noted)}"
+        return f"{self.url_of(row)}{name_experiments(row.path.format_map(self.noted))}"
 
 
 @contextlib.contextmanager
-def served_sites(root: Path, *, recipe: str, iterations: int) -> Iterator[Sites]:
+def served_sites(root: Path, *, recipe: str, iterations: int, other: str = "") -> Iterator[Sites]:
     """Make both sites, unless they are there already, and serve them.
 
     The real experiment takes as long as its recipe does.
+
+    Args:
+        other: recipe of a second real experiment, which is compared with the first.
     """
     empty, filled, notes = Site(root / "empty"), Site(root / "filled"), root / "notes.json"
     if not notes.exists():
-        _make_sites(empty, filled, notes, recipe=recipe, iterations=iterations)
+        _make_sites(empty, filled, notes, recipe=recipe, iterations=iterations, other=other)
     with serving_pages(empty) as empty_url, serving_pages(filled) as filled_url:
         yield Sites(filled_url, empty_url, read_notes(notes))
 
 
-def _make_sites(empty: Site, filled: Site, notes: Path, *, recipe: str, iterations: int) -> None:
+def _make_sites(
+    empty: Site, filled: Site, notes: Path, *, recipe: str, iterations: int, other: str
+) -> None:
     make_site(empty.root)
     _shell(empty, "from tests.ui.fixtures import add_people; add_people()")
     shutil.copytree(empty.root, filled.root)
-    running = filled.start("manage.py", "run_iteration", "--experiment", "finished", "--recipe",
-                           recipe, "--iterations", str(iterations))  # fmt: skip
-    output, _ = running.communicate()  # as long as it takes: four iterations on a busy machine
-    assert running.returncode == 0, output
+    if other:
+        _run(filled, OTHER, other, max(1, iterations - 1))
+    _run(filled, NAMES["finished"], recipe, iterations)
     _shell(filled, f"from pathlib import Path; from tests.ui.fixtures import fill; "
                    f"fill(Path({str(notes)!r}))")  # fmt: skip
+
+
+def _run(site: Site, name: str, recipe: str, iterations: int) -> None:
+    running = site.start("manage.py", "run_iteration", "--experiment", name, "--recipe", recipe,
+                         "--iterations", str(iterations))  # fmt: skip
+    output, _ = running.communicate()  # as long as it takes: four iterations on a busy machine
+    assert running.returncode == 0, output
 
 
 def _shell(site: Site, code: str) -> None:

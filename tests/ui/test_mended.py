@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser import serious_violations
+from tests.ui.names import NAMES
 from tests.ui.pages import AUDITOR, PAGES
 from tests.ui.pages import Page as Row
 from tests.ui.serving import PASSWORD, People, Sites
@@ -82,7 +83,7 @@ def test_the_bar_of_a_training_moves_with_its_steps(people: People) -> None:
     page = open_path(people, "/experiments/training")
     bar = page.get_by_label("Train with DPO: completed shards")
     assert 0 < float(bar.get_attribute("value") or 0) < float(bar.get_attribute("max") or 0)
-    expect(page.locator(".stage-running .numbers")).to_contain_text("step 3 of at most")
+    expect(page.locator(".stage-running .numbers").first).to_contain_text("step 3 of at most")
     people.close()
 
 
@@ -103,7 +104,7 @@ def test_the_filter_finds_completed_experiments_by_both_names(people: People, na
 
 
 def test_a_filter_stays_on_the_next_page(people: People) -> None:
-    iteration = f"/experiments/running/iterations/{people.sites.noted['last']}"
+    iteration = f"/experiments/{NAMES['running']}/iterations/{people.sites.noted['last']}"
     page = open_path(people, f"{iteration}?stage=judge&status=waiting")
     page.get_by_role("link", name="Next").first.click()
     page.wait_for_url(re.compile(r"page=2"))

@@ -5,6 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.ui.names import NAMES
 from tests.ui.pages import PAGES
 from tests.ui.serving import People, Sites
 
@@ -20,18 +21,18 @@ def test_a_selection_survives_updates_and_is_archived(sites: Sites, browser: Bro
     archive = page.get_by_role("button", name="Archive")
     expect(page.locator("#selected-count")).to_contain_text("0 selected")
     expect(archive).to_be_disabled()
-    page.get_by_label("Select paused").check()
+    page.get_by_label(f"Select {NAMES['paused']}").check()
     expect(archive).to_be_enabled()
     with page.expect_response(re.compile(r"/$")):
         pass  # something runs, so the table asks for itself
     page.wait_for_timeout(500)
-    expect(page.get_by_label("Select paused")).to_be_checked()
+    expect(page.get_by_label(f"Select {NAMES['paused']}")).to_be_checked()
     expect(page.locator("#selected-count")).to_contain_text("1 selected")
-    page.get_by_label("Select finished").check()
+    page.get_by_label(f"Select {NAMES['finished']}").check()
     expect(archive).to_be_enabled()
     archive.click()
     expect(page.locator(".notice")).to_contain_text(["Archived: 2 experiments."])
-    expect(page.get_by_label("Select finished")).to_have_count(0)
+    expect(page.get_by_label(f"Select {NAMES['finished']}")).to_have_count(0)
     assert people.errors == []
     people.close()
 
@@ -39,7 +40,7 @@ def test_a_selection_survives_updates_and_is_archived(sites: Sites, browser: Bro
 def test_chosen_columns_stand_in_the_address(sites: Sites, browser: Browser) -> None:
     people = People(browser, (1280, 800), dark=False, sites=sites)
     page = people.open(INDEX)
-    page.get_by_text("Columns, order and archive").click()
+    page.get_by_text("Columns and sorting").click()
     page.get_by_label("Tokens", exact=True).check()
     page.get_by_role("button", name="Apply columns").click()
     assert "col=tokens" in page.url
@@ -48,8 +49,8 @@ def test_chosen_columns_stand_in_the_address(sites: Sites, browser: Browser) -> 
     assert "col=tokens" in page.url
     page.reload()
     expect(page.locator("th[aria-sort=ascending]")).to_contain_text("Tokens")
-    page.goto(f"{sites.filled}/experiments/running")
-    assert re.fullmatch(r"\d+% · running · Meta-Reward", page.title())
+    page.goto(f"{sites.filled}/experiments/{NAMES['running']}")
+    assert re.fullmatch(rf"\d+% · Experiment {NAMES['running']} · Meta-Reward", page.title())
     assert people.errors == []
     people.close()
 

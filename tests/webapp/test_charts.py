@@ -175,10 +175,34 @@ def test_a_reference_is_on_the_axis_and_in_the_legend() -> None:
         reference=(0.0, "correct value"),
     )
     assert chart.reference is not None
-    assert chart.reference.y == chart.bottom
+    assert chart.reference.y < chart.bottom, "on the axis it could not be seen"
     html = drawn(chart)
     assert html.count('class="reference"') == 2
     assert "correct value: 0" in html
+
+
+def test_models_have_their_letter_and_series_stand_beside_each_other() -> None:
+    points: list[tuple[float, float | None]] = [(0, 0.5), (1, 0.5)]
+    series = [Series(name, points) for name in ("a", "b")]
+    chart = build_line_chart("Loss", series, x_label="model", y_label="loss", x_prefix="M")
+    assert [tick.text for tick in chart.x_ticks] == ["M0", "M1"]
+    assert [row[0] for row in chart.table.rows] == ["M0", "M1"]
+    assert chart.lines[1].marks[1].text == "b at M1: 0.5"
+    first, second = (float(line.marks[0].path[1:].split()[0]) for line in chart.lines)
+    assert second - first == 5
+    assert lines(*series).lines[0].path == lines(*series).lines[1].path, "other axes as before"
+
+
+def test_the_bins_of_a_histogram_are_labelled_at_their_ends() -> None:
+    chart = build_histogram(
+        "Variance", [("0 to 2", 3), ("2 to 4", 1)], x_label="variance", edges=("0", "2", "4"),
+        tones=("below", ""), verdict="Most are small.",
+    )  # fmt: skip
+    assert [tick.text for tick in chart.x_ticks] == ["0", "2", "4"]
+    assert (chart.x_ticks[0].x, chart.x_ticks[-1].x) == (chart.left, chart.right)
+    html = drawn(chart)
+    assert 'class="bar bar-below"' in html
+    assert '<p class="chart-verdict">Most are small.</p>' in html
 
 
 def test_the_axis_of_a_share_does_not_magnify_noise() -> None:

@@ -101,7 +101,7 @@ def test_results_from_m0_on_stand_before_the_charts(client: Client) -> None:
     assert "0.700 → 0.800</span> <b>+0.100</b>" in page
     assert "no interval: only totals over the held-out prompts are stored" in page
     drawn = chart(answer, "Judge: order agreement")
-    assert [cells[0] for cells in drawn.table.rows] == ["0", "1", "2"], "M0 is there"
+    assert [cells[0] for cells in drawn.table.rows] == ["M0", "M1", "M2"], "M0 is there"
     assert drawn.table.rows[0][1] == "0.7"
     assert Experiment.objects.get(name="b") == other
 
@@ -135,12 +135,38 @@ def test_identical_curves_are_named_and_the_legend_stands_once(client: Client) -
     answer = client.get(f"{COMPARE}?name=a&name=b&name=c")
     note = "a and b: identical from M0 to M1. a, b and c: identical at M0."
     (group,) = answer.context["comparison"].groups
-    assert group.note == note
+    assert group.note == f"{note} M3 has generated no data yet."
     assert [one.description for one in group.charts] == ["", ""]
     page = answer.content.decode()
     assert page.count(note) == 1
     assert page.count('class="chart-legend"') == 1
     assert chart(answer, "Mean score").table.columns[1:3] == ("a", "a: n")
+
+
+def test_the_settings_that_differ_are_one_sentence(client: Client) -> None:
+    make_experiment("a")
+    make_experiment("b", changes=["actor.samples=5"], seed=2)
+    make_experiment("c")
+    said = "Different settings: seed (1 / 2) and actor.samples (7 / 5). All others are identical."
+    assert said in client.get(f"{COMPARE}?name=a&name=b").content.decode()
+    same = client.get(f"{COMPARE}?name=a&name=c").content.decode()
+    assert "Recipe, seed and base model are identical." in same
+
+
+def test_each_chart_has_the_difference_at_the_last_common_model(client: Client) -> None:
+    rows = {name: make_experiment(name) for name in "ab"}
+    for number, means in ((1, (3.0, 3.2)), (2, (3.0, None))):
+        for row, mean in zip(rows.values(), means, strict=True):
+            judge = {"mean": mean, "parse_rate": 1.0, "scored": 40}
+            finished(row, number, judge=judge, response_chars=50.0 + number)
+    answer = client.get(f"{COMPARE}?name=a&name=b")
+    assert chart(answer, "Mean score").verdict == "M0: b − a +0.20."
+    assert chart(answer, "Mean score").count == "n = 40 judgments"
+    assert chart(answer, "Length of responses").verdict == "M1: b equals a."
+    (group,) = answer.context["comparison"].groups
+    assert group.constant == "Equal for all models of all experiments: Readable judgments 1."
+    assert "Readable judgments" not in [one.title for one in group.charts]
+    assert '<div class="sticky"><ul class="chart-legend">' in answer.content.decode()
 
 
 def test_curves_that_differ_from_the_start_have_no_note() -> None:

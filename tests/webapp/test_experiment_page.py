@@ -7,6 +7,7 @@ from django.test import Client
 from pytest_django.fixtures import Settings
 
 from meta_reward_core.evaluation.alarms import AlarmName
+from meta_reward_core.evaluation.confidence_intervals import Interval
 from meta_reward_core.evaluation.scorecard import Metric
 from meta_reward_core.recipes.canonical import canonicalize_recipe
 from meta_reward_core.recipes.loader import load_recipe
@@ -26,6 +27,7 @@ from webapp.dashboard.alarms import MEANINGS
 from webapp.dashboard.experiment_charts import build_experiment_charts
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import Experiment, Iteration, JobKind, Shard
+from webapp.experiments.own_data_intervals import OwnDataInterval
 
 pytestmark = pytest.mark.django_db
 
@@ -126,9 +128,9 @@ def test_curves_and_their_numbers_stand_on_the_page(client: Client, iteration: I
     finish(iteration)
     finish(Iteration.objects.create(experiment=iteration.experiment, number=2))
     page = get(client, PATH)
-    assert "True quality: quality, 0 to 5 by model M" in page
+    assert "True quality: quality, 0 to 5 by model" in page
     for model, quality in ((0, 3), (1, 4), (2, 5)):
-        assert f'<th scope="row">{model}</th><td>{quality}</td>' in page
+        assert f'<th scope="row">M{model}</th><td>{quality}</td>' in page
     assert "actor: all scores equal" in page
     assert "Biases of the meta-judge" not in page  # nobody measured them
 
@@ -154,15 +156,15 @@ def test_all_charts_have_the_models_on_one_axis() -> None:
     rows = [Iteration(number=number, metrics=metrics) for number in (1, 2)]
     drawn = {one.title: one for one in build_experiment_charts(rows)}
     assert [[tick.text for tick in chart.x_ticks] for chart in drawn.values()] == [
-        ["0", "1", "2"]
+        ["M0", "M1", "M2"]
     ] * 3
     models = {title: [row[0] for row in chart.table.rows] for title, chart in drawn.items()}
     assert models == {
-        "True quality": ["0", "1", "2"],
-        "Mean judge score": ["0", "1"],
-        "DPO: loss": ["1", "2"],
+        "True quality": ["M0", "M1", "M2"],
+        "Mean judge score": ["M0", "M1"],
+        "DPO: loss": ["M1", "M2"],
     }
-    assert drawn["Mean judge score"].table.rows[0] == ("0", "3", "40")
+    assert drawn["Mean judge score"].table.rows[0] == ("M0", "3", "40")
 
 
 def test_intervals_and_counts_of_held_out_items_are_drawn() -> None:
@@ -171,8 +173,8 @@ def test_intervals_and_counts_of_held_out_items_are_drawn() -> None:
     levels = {0: {"judge.order_agreement": found}}
     (chart,) = build_experiment_charts([Iteration(number=1, metrics={"truth": truth})], levels)
     name = "judge ranks two responses correctly"
-    assert chart.table.columns == ("model M", name, f"{name}: 95% CI", f"{name}: n")
-    assert chart.table.rows == (("0", "0.7", "0.6 to 0.75", "32"), ("1", "0.8", "–", "–"))
+    assert chart.table.columns == ("model", name, f"{name}: 95% CI", f"{name}: n")
+    assert chart.table.rows == (("M0", "0.7", "0.6 to 0.75", "32"), ("M1", "0.8", "–", "–"))
     assert chart.lines[0].intervals.count("V") == 1
 
 
@@ -181,7 +183,41 @@ def test_the_effect_of_filler_is_drawn_with_its_correct_value() -> None:
     (chart,) = build_experiment_charts([Iteration(number=1, metrics={"truth": truth})])
     assert chart.reference is not None
     assert chart.reference.text == "correct value: 0"
-    assert chart.y_ticks[0].text == "0.0"
+    assert chart.y_ticks[0].text == "-0.5", "the correct value is not on the axis itself"
+
+
+def test_a_chart_says_what_has_changed_and_from_how_many_values() -> None:
+    """The interval of the change is paired, and moved to the displayed change of +0.1."""
+    truth = [{"subject": "judge", "metric": "order_agreement", "before": 0.7, "after": 0.8}]
+    found = Metric("judge.order_agreement", 0.7, 32, 0.6, 0.75)
+    change = Metric("judge.order_agreement", 0.11, 32, 0.03, 0.19)
+    (chart,) = build_experiment_charts(
+        [Iteration(number=1, metrics={"truth": truth})],
+        {0: {"judge.order_agreement": found}},
+        {},
+        {"judge.order_agreement": change},
+    )
+    assert chart.verdict == "M0 to M1: +0.100 [+0.020, +0.180], better."
+    assert chart.count == "n = 32 held-out items"
+    assert not chart.has_legend, "one line needs none"
+
+
+def test_metrics_of_generated_data_have_intervals_of_different_prompts() -> None:
+    """3.0 -+ 0.3 and 3.6 -+ 0.4 differ by 0.6 -+ 0.5: the half-widths are at right angles."""
+    rows = [
+        Iteration(number=number, metrics={"judge": {"mean": mean, "scored": count}})
+        for number, mean, count in ((1, 3.0, 40), (2, 3.6, 44))
+    ]
+    own = {
+        number: {"judge.mean": OwnDataInterval(Interval(mean - half, mean + half), 20)}
+        for number, mean, half in ((1, 3.0, 0.3), (2, 3.6, 0.4))
+    }
+    (chart,) = build_experiment_charts(rows, {}, own)
+    assert chart.title == "Mean judge score"
+    assert chart.verdict == "M0 to M1: +0.60 [+0.10, +1.10], higher."
+    assert chart.count == "n = 40 to 44 judgments"
+    assert chart.lines[0].intervals.count("V") == 2
+    assert "M2 has generated no data yet." in chart.description
 
 
 def test_the_lineage_says_what_each_model_was_trained_on(

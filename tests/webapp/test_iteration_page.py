@@ -1,6 +1,7 @@
 """The page of one iteration: stages, shards, attempts, failures, and charts from its files."""
 
 import json
+import re
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -114,12 +115,10 @@ def test_the_timeline_shows_speed_and_what_is_left(client: Client, iteration: It
     run_judging(iteration)
     page = get(client, PATH).replace("\u00a0", " ")
     assert "1. Judge" in page
-    for text in ("3 min 10 s", "3 min 9 s", "3 min 8 s"):
-        if f"2 of 4 shards · about {text} left · 1 running" in page:
-            break
-    else:
-        pytest.fail("work and time left are not at the beginning")
+    assert "about 3 min left · 2 of 4 shards done</span>" in page
+    assert re.search(r"so far · 1 running · 13,400 tokens · [\d,]+ tokens/s", page)
     assert "stage 1 of 1: Judge" in page
+    assert "live, updated" in page
     part = get(client, PATH, **HTMX)
     assert '<p id="iteration-now" class="state" hx-swap-oob="true">' in part
 
@@ -129,9 +128,9 @@ def test_a_stage_of_one_shard_shows_no_shards(client: Client, iteration: Iterati
     shard = Shard.objects.create(stage=train, index=0, status="running", token="1" * 32, done=3)
     add_attempt(shard, status="running", seconds_ago=60)
     (progress,) = list_stage_progress([iteration])[iteration.pk]
-    assert progress.facts[0] == "step 3"
-    assert progress.facts[-1].endswith("so far")
-    assert not any("shard" in fact or "running" in fact for fact in progress.facts)
+    assert progress.facts == ["step 3"]
+    (time,) = progress.details
+    assert time.endswith("so far")
 
 
 def test_nobody_says_how_long_it_takes_before_a_shard_is_finished(iteration: Iteration) -> None:
@@ -160,7 +159,15 @@ def test_a_training_shows_its_step_of_at_most_so_many(iteration: Iteration) -> N
 
 @pytest.mark.parametrize(
     "seconds, text",
-    [(0.2, "under 1 s"), (59, "59 s"), (61, "1 min 1 s"), (7260, "2 h 1 min"), (90_000, "1 d 1 h")],
+    [
+        (0.2, "under 1 s"),
+        (59, "59 s"),
+        (61, "1 min 1 s"),
+        (60, "1 min"),
+        (3600, "1 h"),
+        (7260, "2 h 1 min"),
+        (90_000, "1 d 1 h"),
+    ],
 )
 def test_durations_have_two_units(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text.replace(" ", "\u00a0"), "a line must not break it"
@@ -180,6 +187,7 @@ def test_a_failure_shows_the_end_of_what_was_said_and_a_button(
     assert "Attempt 4 failed on host-1 (process 71)" in page
     above = page.split("Shards and attempts")[0]
     assert above.count("line 999</p>") == 1
+    assert "<summary>Attempts and console output</summary>" in above
     assert "Judge, shard 3: 3 attempts, same error" in above
     assert "line 991 " not in above
     assert above.index("line 999</p>") < above.index(">Retry</button>") < above.index("Stages</h2>")
@@ -206,9 +214,11 @@ def test_a_traceback_is_folded_below_its_cause(client: Client, iteration: Iterat
     assert "Judge, shard 3: attempt 3 failed" in page
     assert "Judge, shard 3: 2 attempts, same error" in page
     cause = (
-        '<p class="finding status-failed">CUDA out of memory.\nLower engine.max_batch_tokens.</p>'
+        '<p class="finding status-failed">CUDA out of memory.</p>\n'
+        '<p class="finding">Lower engine.max_batch_tokens.</p>'
     )
     assert page.count(cause) == 2, "why it stopped, and the two attempts"
+    assert "at stage 1 of 1: Judge · CUDA out of memory</p>" in page
     assert page.index(cause) < page.index("<summary>Traceback</summary>")
     assert cause in get(client, "/experiments/first")
     assert "Traceback (most" not in get(client, "/")
@@ -314,8 +324,8 @@ def test_a_finished_iteration_shows_all_charts(
     publish(files, "train", 0, {"training_log": log})
     page = get(client, PATH)
     for title in (
-        "Length of chosen and rejected responses",
-        "Length of chosen and rejected judgments",
+        "Length of chosen minus rejected responses",
+        "Length of chosen minus rejected judgments",
         "Range of Elo ratings per response",
         "Training loss",
         "Log-probabilities",
@@ -324,6 +334,87 @@ def test_a_finished_iteration_shows_all_charts(
     assert "Speed of the stages" not in page, "only one stage generates, so nothing is compared"
     assert '<th scope="row">2</th><td>0.7</td><td>0.8</td>' in page
     assert "so far" not in page.split(">Results")[1][:10]
+
+
+def test_the_difference_in_length_is_drawn_pair_by_pair(
+    iteration: Iteration, files: IterationFiles
+) -> None:
+    """Chosen are 10, 20 and 30 characters longer: 20 -+ 4.303 * 10 / sqrt(3)."""
+    pairs = [pair("a" * (50 + more), "b" * 50) for more in (10, 20, 30)]
+    publish(files, "pair_actor", 0, {"actor_pairs": pairs})
+    drawn = {chart.title: chart for chart in build_iteration_charts(Iteration.objects.get()).charts}
+    chart = drawn["Length of chosen minus rejected responses"]
+    assert chart.verdict == (
+        "Mean: chosen responses 70, rejected 50 characters; +20.0 [−4.8, +44.8], "
+        "no clear difference."
+    )
+    assert chart.description.startswith("n = 3 actor pairs.")
+    assert chart.x_ticks[0].text == "10", "the left end of the first bar"
+
+
+def test_a_failed_stage_shows_what_failed_and_what_never_began(
+    client: Client, iteration: Iteration
+) -> None:
+    stage = run_judging(iteration)
+    add_stage(iteration, name="train", title="Train", position=6, status="waiting")
+    Attempt.objects.filter(status="running").delete()
+    stage.shards.filter(index=2).update(status="failed", token=None)
+    Stage.objects.filter(pk=stage.pk).update(status="failed")
+    Iteration.objects.update(status="failed")
+    page = get(client, PATH)
+    assert "1 failed · 1 not started" in page
+    assert 'Judge: 2 of 4 shards done, 1 failed"><rect class="done" width="2"' in page
+    assert '<span class="status status-waiting">blocked</span>' in page
+
+
+@pytest.mark.parametrize(
+    "advice, label, query",
+    [
+        ("Lower engine.max_batch_tokens.", "Retry with engine.max_batch_tokens 32,768…", "32768"),
+        ("Raise engine.max_batch_tokens.", "Retry with engine.max_batch_tokens 131,072…", "131072"),
+        ("Check engine.max_batch_tokens.", "Change engine.max_batch_tokens and retry…", ""),
+    ],
+)
+def test_a_retry_proposes_the_value_that_the_error_names(
+    client: Client, iteration: Iteration, advice: str, label: str, query: str
+) -> None:
+    run_judging(iteration)
+    Attempt.objects.filter(status="running").delete()
+    recipe = {"name": "smoke", "engine": {"max_batch_tokens": 65_536}}
+    Experiment.objects.update(status="failed", recipe=recipe)
+    Iteration.objects.update(status="failed", message=f"Out of memory.\n{advice}")
+    for path in (PATH, "/experiments/first"):
+        page = get(client, path)
+        assert f">{label}</a>" in page
+        assert f"recipe.engine.max_batch_tokens={query}" in page or not query
+        assert "Now 65,536." in page
+        assert 'id="steer-resume" class="quiet"' in page
+
+
+def test_an_error_that_names_no_setting_leads_to_all_settings(
+    client: Client, iteration: Iteration
+) -> None:
+    Iteration.objects.update(status="failed", message="The host is gone. See workers.log")
+    Experiment.objects.update(status="failed")
+    page = get(client, PATH)
+    assert ">Retry with changes</a>" in page
+    assert 'id="steer-resume" class=""' in page
+
+
+def test_the_charts_of_a_running_training_come_first(
+    iteration: Iteration, files: IterationFiles
+) -> None:
+    publish(files, "judge", 0, judged(0, 3.0, 4.0))
+    train = add_stage(iteration, name="train", shard_count=1)
+    Shard.objects.create(
+        stage=train, index=0, status="running", token="1" * 32,
+        training_metrics=[{"step": 1.0, "loss": 0.69}],
+    )  # fmt: skip
+    titles = [chart.title for chart in build_iteration_charts(Iteration.objects.get()).charts]
+    assert titles[:2] == ["Training loss", "Judge scores"]
+    Shard.objects.update(status="finished", token=None)
+    titles = [chart.title for chart in build_iteration_charts(Iteration.objects.get()).charts]
+    assert titles[0] == "Judge scores"
 
 
 def test_a_part_is_read_once(

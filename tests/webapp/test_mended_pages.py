@@ -44,7 +44,16 @@ def test_a_training_bar_moves_with_its_steps(client: Client, iteration: Iteratio
 
 
 @pytest.mark.parametrize(
-    "seconds, text", [(None, ""), (0.4, "under 1 s left"), (65.0, "about 1 min 5 s left")]
+    "seconds, text",
+    [
+        (None, ""),
+        (0.4, "under 1 s left"),
+        (7.3, "about 7 s left"),
+        (74.0, "about 1 min 15 s left"),
+        (726.0, "about 12 min left"),
+        (9000.0, "about 2 h 30 min left"),
+        (200_000.0, "about 2 d 8 h left"),
+    ],
 )
 def test_the_time_left_reads_as_a_phrase(seconds: float | None, text: str) -> None:
     assert format_time_left(seconds).replace("\u00a0", " ") == text

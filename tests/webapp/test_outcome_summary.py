@@ -168,7 +168,11 @@ def test_ground_truth_of_each_model_has_an_interval_of_its_own(measured: Experim
     assert levels[1]["judge.order_agreement"].high == 1.0
     filler = levels[0]["judge.points_per_10_words"]
     assert (filler.value, filler.count, filler.low) == (1.2, 24, None)
-    assert levels[0]["actor.length_chars"].low is None
+    length = levels[0]["actor.length_chars"]
+    assert length.low is not None
+    assert length.high is not None
+    half = 2.0930 * 0.125 * (20 / 19) ** 0.5 / 20**0.5
+    assert (length.high - length.low) / 2 == pytest.approx(half, abs=1e-4)
     moved = list_intervals(levels, "meta_judge.accuracy", {0: 0.4})
     assert moved == {0: pytest.approx((one.low + 0.025, one.high + 0.025))}
 

@@ -114,6 +114,28 @@ def test_a_run_that_waits_for_an_audit_links_to_its_audits(
     assert "must show" in get(client, "/experiments/middle")
 
 
+def test_the_main_metric_is_a_number_that_sorts(client: Client, three: list[Experiment]) -> None:
+    """Quality is 2 + number before the only iteration and 3 + number after it."""
+    assert names(client, "sort=metric") == ["small", "middle", "large"]
+    page = get(client, "/?sort=-metric")
+    assert "True quality ▼" in page
+    assert '<span class="facts of">M1</span> 6.00<span class="facts">+1.00</span>' in page
+    assert "sorted by: Main metric, descending" in page
+
+
+def test_a_run_that_stopped_says_where(client: Client, three: list[Experiment]) -> None:
+    row = next(one for one in three if one.name == "large")
+    stopped = Iteration.objects.create(
+        experiment=row, number=2, model_in="b" * 64, status=RunStatus.FAILED, message="No disk."
+    )
+    add_stage(stopped, title="Judge responses", status="failed")
+    page = get(client)
+    assert "Stopped at iteration 2: Judge responses" in page
+    assert page.index('status-failed">failed') < page.index("No disk.</span>")
+    assert "Sorted by" not in page
+    assert "sorted by: needs attention, then newest" in page
+
+
 def test_runs_without_a_value_come_last_in_both_directions(
     client: Client, three: list[Experiment], experiment: Experiment
 ) -> None:

@@ -37,7 +37,7 @@ def running(iteration: Iteration) -> Stage:
 def test_a_running_experiment_shows_stage_shards_and_speed(client: Client, running: Stage) -> None:
     """13,400 tokens in 210 seconds: completed shards count, as in the summary."""
     page = get(client)
-    assert '<progress value="0.5" max="1"' in page
+    assert '<progress value="0.500" max="1"' in page
     assert "stage 1 of 1: Judge" in page
     assert "2 of 4 shards" in page
     assert any(f"{speed:,} tokens/s" in page for speed in range(50, 65))
@@ -94,9 +94,13 @@ def test_an_experiment_at_rest_says_what_it_waits_for(client: Client, iteration:
 
 def test_a_finished_experiment_shows_its_last_figure(client: Client, iteration: Iteration) -> None:
     finish(iteration)
-    assert "M1 true quality 4" in get(client)
+    page = get(client)
+    assert "True quality</a>" in page
+    assert '<span class="facts of">M1</span> 4.00<span class="facts">+1.00</span>' in page
     finish(iteration, truth=[])
-    assert "mean score 3.1 in iteration 1" in get(client)
+    page = get(client)
+    assert "Mean judge score</a>" in page
+    assert '<span class="facts of">M0</span> 3.10</td>' in page
 
 
 def test_names_and_status_narrow_the_list(client: Client, alice: User) -> None:

@@ -1,6 +1,7 @@
 """Bar charts and histograms."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from webapp.charts.chart import (
@@ -64,24 +65,45 @@ def build_bar_chart(
 
 
 def build_histogram(
-    title: str, counts: Sequence[tuple[str, int]], *, x_label: str, description: str = ""
+    title: str,
+    counts: Sequence[tuple[str, int]],
+    *,
+    x_label: str,
+    y_label: str = "count",
+    edges: Sequence[str] = (),
+    tones: Sequence[str] = (),
+    verdict: str = "",
+    description: str = "",
 ) -> Chart:
     """Draw how often each value, or range of values, occurs, in the given order.
+
+    Args:
+        edges: if the bars are ranges, both ends of all of them; labels then stand between bars.
+        tones: style of each bar; see `.bar-<tone>` in `charts.css`.
 
     Raises:
         ValueError: a count is not finite.
     """
     require_finite(count for _, count in counts)
-    table = Table((x_label, "count"), tuple((name, format_number(count)) for name, count in counts))
+    table = Table((x_label, y_label), tuple((name, format_number(count)) for name, count in counts))
     if not any(count for _, count in counts):
         return make_empty_chart(title, description, table)
     scale = make_wide_scale((count for _, count in counts), from_zero=True)
     plot = make_plot_area(scale)
     width = (plot.right - plot.left) / len(counts)
     boxes = tuple(
-        _make_column(name, count, x=plot.left + place * width, width=width, plot=plot, scale=scale)
+        replace(
+            _make_column(
+                name, count, x=plot.left + place * width, width=width, plot=plot, scale=scale
+            ),
+            tone=tones[place] if tones else "",
+        )
         for place, (name, count) in enumerate(counts)
     )
+    labels = [
+        Label(round(plot.left + place * width, 1), plot.bottom + 15, edge)
+        for place, edge in enumerate(edges)
+    ] or [Label(box.label.x, plot.bottom + 15, box.name) for box in boxes]
     return Chart(
         title,
         description,
@@ -92,10 +114,11 @@ def build_histogram(
         right=plot.right,
         bottom=plot.bottom,
         x_label=x_label,
-        y_label="count",
-        x_ticks=tuple(_iter_column_labels(boxes, plot.bottom + 15)),
+        y_label=y_label,
+        x_ticks=tuple(_iter_fitting_labels(labels, width)),
         y_ticks=make_y_ticks(plot, scale),
         boxes=boxes,
+        verdict=verdict,
     )
 
 
@@ -128,9 +151,7 @@ def _make_column(
     )
 
 
-def _iter_column_labels(boxes: Sequence[Box], y: float) -> Iterator[Label]:
+def _iter_fitting_labels(labels: Sequence[Label], width: float) -> Iterator[Label]:
     """Yield the labels that fit, starting with the first, spaced by the widest one."""
-    widest = CHAR_WIDTH * max(len(box.name) for box in boxes) + 6
-    every = max(1, -int(-widest // (boxes[0].width + 1)))
-    for box in boxes[::every]:
-        yield Label(box.label.x, y, box.name)
+    widest = CHAR_WIDTH * max(len(label.text) for label in labels) + 6
+    yield from labels[:: max(1, -int(-widest // width))]

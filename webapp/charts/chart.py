@@ -95,6 +95,8 @@ class Chart:
         identity: stable while values change; depends on the title and the columns.
         left, right, top, bottom: the edges of the plot in the view box.
         has_legend: False where the page shows one legend for several charts.
+        verdict: one line that says what the chart shows.
+        count: number of values behind the points, as text.
     """
 
     title: str
@@ -117,6 +119,8 @@ class Chart:
     zero: float | None = None
     reference: ReferenceLine | None = None
     has_legend: bool = True
+    verdict: str = ""
+    count: str = ""
 
 
 @dataclass(frozen=True, slots=True)

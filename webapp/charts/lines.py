@@ -34,7 +34,7 @@ _MOST_STEPS: Final = 8
 _FEWEST_STEPS: Final = 4
 _CAP: Final = 3.0
 _DODGE: Final = 5.0
-"""Distance between intervals of different series at the same x."""
+"""Distance between points of different series at the same x."""
 
 COLORS: Final = 6
 """Number of colors in `charts.css`; dashes and shapes have other periods, so styles repeat late."""
@@ -72,9 +72,9 @@ class Series:
         """The points in the order of x."""
         return dict(sorted(self.points, key=lambda point: point[0]))
 
-    def describe_point(self, x: float, y: float | None) -> str:
+    def describe_point(self, x: float, y: float | None, prefix: str = "") -> str:
         """Describe a point with its value, and its interval and count if known."""
-        said = f"{self.name} at {format_number(x)}: {format_number(y)}"
+        said = f"{self.name} at {prefix}{format_number(x)}: {format_number(y)}"
         if x in self.intervals:
             said += f" (95% CI {_format_interval(self.intervals[x])})"
         return f"{said}, n = {self.counts[x]:,}" if x in self.counts else said
@@ -91,7 +91,10 @@ def build_line_chart(
     from_zero: bool = False,
     reference: tuple[float, str] | None = None,
     shown_x: Sequence[float] = (),
+    x_prefix: str = "",
     has_legend: bool = True,
+    verdict: str = "",
+    count: str = "",
     description: str = "",
 ) -> Chart:
     """Plot lines over a numeric axis, such as metrics by iteration or step.
@@ -103,7 +106,10 @@ def build_line_chart(
         from_zero: start the vertical axis at zero.
         reference: a value to compare with and its name, drawn as a horizontal line.
         shown_x: positions that the horizontal axis includes, so that charts can be compared.
+        x_prefix: text before each number of the horizontal axis, such as M for models. Points of
+            different series at the same x are then drawn beside each other.
         has_legend: False where the page shows one legend for several charts.
+        verdict, count: see `Chart`.
 
     Raises:
         ValueError: a number is not finite.
@@ -113,7 +119,7 @@ def build_line_chart(
     ys = [y for points in known.values() for y in points.values() if y is not None]
     ends = [end for one in series for interval in one.intervals.values() for end in interval]
     require_finite([*xs, *ys, *ends, *(reference or ())[:1]])
-    table = _tabulate_lines(series, x_label)
+    table = _tabulate_lines(series, x_label, x_prefix)
     if not ys:
         return make_empty_chart(title, description, table)
     shown = [*ys, *ends]
@@ -122,10 +128,15 @@ def build_line_chart(
     if reference is not None:
         shown.append(reference[0])
     y_scale = make_wide_scale(shown, within=within, from_zero=from_zero)
+    if reference is not None and reference[0] in (y_scale.low, y_scale.high) and within is None:
+        # A reference value on the axis itself could not be seen.
+        shown.append(reference[0] + y_scale.step * (1 if reference[0] == y_scale.high else -1) / 2)
+        y_scale = make_wide_scale(shown, from_zero=from_zero)
     plot = make_plot_area(y_scale)
     x_scale = _make_x_scale([*xs, *shown_x], plot)
-    with_intervals = [one.name for one in series if one.intervals]
-    inset = _compute_inset(len(with_intervals))
+    has_intervals = any(one.intervals for one in series)
+    dodged = len(series) if has_intervals or x_prefix else 1
+    inset = _compute_inset(dodged) if has_intervals or dodged > 1 else 0.0
     inner = replace(plot, left=plot.left + inset, right=plot.right - inset)
     return Chart(
         title,
@@ -139,7 +150,11 @@ def build_line_chart(
         x_label=x_label,
         y_label=y_label,
         x_ticks=tuple(
-            Label(inner.place_x(x_scale, tick), plot.bottom + 15, x_scale.format_tick(tick))
+            Label(
+                inner.place_x(x_scale, tick),
+                plot.bottom + 15,
+                f"{x_prefix}{x_scale.format_tick(tick)}",
+            )
             for tick in x_scale.ticks
         ),
         y_ticks=make_y_ticks(plot, y_scale),
@@ -147,7 +162,7 @@ def build_line_chart(
             _make_line(
                 number,
                 one,
-                _Place(inner, x_scale, y_scale, _compute_shift(one.name, with_intervals)),
+                _Place(inner, x_scale, y_scale, _compute_shift(number, dodged), x_prefix),
             )
             for number, one in enumerate(series)
         ),
@@ -157,6 +172,8 @@ def build_line_chart(
         if reference
         else None,
         has_legend=has_legend,
+        verdict=verdict,
+        count=count,
     )
 
 
@@ -179,6 +196,7 @@ class _Place:
     x_scale: Scale
     y_scale: Scale
     shift: float
+    x_prefix: str
 
     def place_x(self, x: float) -> float:
         return round(self.plot.place_x(self.x_scale, x) + self.shift, 1)
@@ -188,15 +206,13 @@ class _Place:
 
 
 def _compute_inset(count: int) -> float:
-    """Compute the margin that intervals of several series need at both ends of the axis."""
-    return _DODGE * (count - 1) / 2 + _CAP if count else 0.0
+    """Compute the margin that the points of several series need at both ends of the axis."""
+    return _DODGE * (count - 1) / 2 + _CAP
 
 
-def _compute_shift(name: str, with_intervals: Sequence[str]) -> float:
-    """Move series with intervals apart, so that the intervals do not cover each other."""
-    if name not in with_intervals:
-        return 0.0
-    return _DODGE * (with_intervals.index(name) - (len(with_intervals) - 1) / 2)
+def _compute_shift(number: int, count: int) -> float:
+    """Move series apart, so that the points of one do not cover those of another."""
+    return _DODGE * (number - (count - 1) / 2) if count > 1 else 0.0
 
 
 def _make_line(number: int, series: Series, place: _Place) -> Line:
@@ -214,7 +230,7 @@ def _make_line(number: int, series: Series, place: _Place) -> Line:
             is_marked = at % every == 0 or at == len(positions) - 1
             found = marks if is_marked else targets
             drawn = shape if is_marked else _TARGET
-            found.append(Mark(f"M{x} {y}{drawn}", series.describe_point(*run[at])))
+            found.append(Mark(f"M{x} {y}{drawn}", series.describe_point(*run[at], place.x_prefix)))
     return Line(
         name=series.name,
         colour=number % COLORS,
@@ -254,7 +270,7 @@ def _iter_runs(points: Mapping[float, float | None]) -> Iterator[list[tuple[floa
         yield run
 
 
-def _tabulate_lines(series: Sequence[Series], x_label: str) -> Table:
+def _tabulate_lines(series: Sequence[Series], x_label: str, x_prefix: str) -> Table:
     """Tabulate the values of each series, then its intervals and counts where it has any."""
     xs = sorted({x for one in series for x, _ in one.points})
     columns: dict[str, Mapping[float, str]] = {}
@@ -267,7 +283,10 @@ def _tabulate_lines(series: Sequence[Series], x_label: str) -> Table:
         if one.counts:
             columns[f"{one.name}: n"] = {x: f"{count:,}" for x, count in one.counts.items()}
     rows = (
-        (format_number(x), *(cells.get(x, format_number(None)) for cells in columns.values()))
+        (
+            f"{x_prefix}{format_number(x)}",
+            *(cells.get(x, format_number(None)) for cells in columns.values()),
+        )
         for x in xs
     )
     return Table((x_label, *columns), tuple(rows))

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 from typing import Final
 
@@ -12,12 +13,17 @@ from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast
 
 from meta_reward_core.errors import ArtifactError
-from meta_reward_core.evaluation.judge_metrics import BIN_WIDTH, HISTOGRAM_BINS
+from meta_reward_core.evaluation.clustered_intervals import compute_clustered_mean_interval
+from meta_reward_core.evaluation.judge_metrics import (
+    BIN_WIDTH,
+    HISTOGRAM_BINS,
+    compute_entropy_bits,
+)
 from meta_reward_core.reporting.summary import LogRow
 from webapp.charts.bars import build_bar_chart, build_histogram
 from webapp.charts.chart import Chart
 from webapp.charts.lines import Point, Series, build_line_chart
-from webapp.charts.scales import Scale, make_wide_scale
+from webapp.charts.scales import Scale, format_number, make_wide_scale
 from webapp.dashboard.table_reader import Numbers, ScoreCounts, TableReader
 from webapp.experiments.files import open_iteration_files
 from webapp.experiments.models import Attempt, AttemptStatus, Iteration, Shard, ShardStatus
@@ -36,16 +42,18 @@ class IterationCharts:
 
 
 def build_iteration_charts(iteration: Iteration) -> IterationCharts:
-    """Draw the results and the speed of an iteration's finished shards."""
+    """Draw the results and the speed of an iteration's finished shards.
+
+    The charts of a running training are first; the others have the order of the stages.
+    """
     charts, problem = [_chart_speed(iteration)], ""
     try:
         tables = TableReader(open_iteration_files(iteration.experiment, iteration.number))
+        running = _read_running_log(iteration)
+        training = list(_iter_training_charts(tables.read_training_log() or running))
         scores = [] if _has_reward_model(iteration) else [tables.read_score_counts()]
-        charts = [
-            *map(_chart_scores, scores),
-            *_iter_table_charts(tables, running=_read_running_log(iteration)),
-            *charts,
-        ]
+        results = [*map(_chart_scores, scores), *_iter_table_charts(tables)]
+        charts = [*training, *results, *charts] if running else [*results, *training, *charts]
     except ArtifactError as error:
         problem = str(error)
     return IterationCharts(tuple(chart for chart in charts if chart.drawing), problem)
@@ -71,24 +79,31 @@ def _read_running_log(iteration: Iteration) -> list[LogRow]:
     ]
 
 
-def _iter_table_charts(tables: TableReader, *, running: Sequence[LogRow]) -> Iterator[Chart]:
-    yield _chart_histogram(
-        "Variance of scores per response",
-        tables.read_variances(),
-        x_label="variance of the scores",
-        description="Counts scored responses. 0 means that all judgments have the same score.",
-    )
-    for kind, texts in (("actor", "responses"), ("judge", "judgments")):
-        yield _chart_lengths(kind, texts, tables)
-    yield _chart_histogram(
-        "Range of Elo ratings per response",
-        tables.read_elo_spreads(),
-        x_label="best minus worst Elo, in nats",
-        description="Counts responses whose judgments were compared.",
-    )
-    log = tables.read_training_log() or running
+def _iter_training_charts(log: Sequence[LogRow]) -> Iterator[Chart]:
     for chart in TRAINING_CHARTS:
         yield _chart_training_log(chart, log)
+
+
+def _iter_table_charts(tables: TableReader) -> Iterator[Chart]:
+    variances = tables.read_variances()
+    yield _chart_histogram(
+        "Variance of scores per response",
+        variances,
+        x_label="variance of the scores",
+        y_label="responses",
+        description=f"{_describe_values(variances, 'responses')} At 0, all judgments of a "
+        "response have the same score.",
+    )
+    yield _chart_length_differences("actor", "response", tables)
+    spreads = tables.read_elo_spreads()
+    yield _chart_histogram(
+        "Range of Elo ratings per response",
+        spreads,
+        x_label="best minus worst Elo, in nats",
+        y_label="responses",
+        description=f"{_describe_values(spreads, 'responses with compared judgments')}",
+    )
+    yield _chart_length_differences("judge", "judgment", tables)
 
 
 def _chart_scores(scores: ScoreCounts) -> Chart:
@@ -96,22 +111,59 @@ def _chart_scores(scores: ScoreCounts) -> Chart:
     named = [
         (f"{start:g}", count) for start, count in zip(HISTOGRAM_BINS, scores.bins, strict=True)
     ]
-    description = f"Each bar covers a range of {BIN_WIDTH:g}; the last bar, only the score 5."
+    count, entropy = sum(scores.bins), compute_entropy_bits(scores.bins)
+    description = f"n = {count:,} judgments with a score."
+    if scores.mean is not None and entropy is not None:
+        description += f" Mean {scores.mean:.2f}, entropy {entropy:.2f} bits."
     if scores.are_whole:
-        named, description = named[:: round(1 / BIN_WIDTH)], ""
-    return build_histogram("Judge scores", named, x_label="score", description=description)
+        named = named[:: round(1 / BIN_WIDTH)]
+    else:
+        description += f" Each bar covers a range of {BIN_WIDTH:g}; the last bar, only the score 5."
+    return build_histogram(
+        "Judge scores", named, x_label="score", y_label="judgments", description=description
+    )
 
 
-def _chart_histogram(title: str, values: Numbers, *, x_label: str, description: str) -> Chart:
+def _describe_values(values: Numbers, unit: str) -> str:
+    """Describe the number of values and their mean; empty without any."""
+    if not values.size:
+        return ""
+    return f"n = {values.size:,} {unit}. Mean {format_number(float(values.mean()))}."
+
+
+def _chart_histogram(
+    title: str,
+    values: Numbers,
+    *,
+    x_label: str,
+    y_label: str,
+    tones: tuple[str, str] | None = None,
+    verdict: str = "",
+    description: str = "",
+) -> Chart:
+    """Draw a histogram with labels at the ends of its bins.
+
+    Args:
+        tones: styles of the bars below zero and of the others.
+    """
     if not values.size:
         return build_histogram(title, [], x_label=x_label)
     scale = _make_bins(values)
     counts, _ = np.histogram(values, bins=scale.ticks)
-    named = [
-        (scale.format_tick(start), int(count))
-        for start, count in zip(scale.ticks, counts, strict=False)
-    ]
-    return build_histogram(title, named, x_label=x_label, description=description)
+    edges = [scale.format_tick(edge).replace("-", "−") for edge in scale.ticks]
+    return build_histogram(
+        title,
+        [
+            (f"{low} to {high}", int(count))
+            for (low, high), count in zip(pairwise(edges), counts, strict=True)
+        ],
+        x_label=x_label,
+        y_label=y_label,
+        edges=edges,
+        tones=[tones[edge >= 0] for edge in scale.ticks[:-1]] if tones else (),
+        verdict=verdict,
+        description=description,
+    )
 
 
 def _make_bins(values: Numbers) -> Scale:
@@ -119,30 +171,36 @@ def _make_bins(values: Numbers) -> Scale:
     return make_wide_scale([float(values.min()), float(values.max())], about=_BINS)
 
 
-def _chart_lengths(kind: str, texts: str, tables: TableReader) -> Chart:
-    title = f"Length of chosen and rejected {texts}"
-    sides = {side: tables.read_lengths(kind, side) for side in ("chosen", "rejected")}
-    both = np.concatenate(list(sides.values()))
-    if not both.size:
-        return build_line_chart(title, [], x_label="characters", y_label="pairs")
-    scale = _make_bins(both)
-    return build_line_chart(
-        title,
-        [Series(side, _count_by_bin(values, scale)) for side, values in sides.items()],
-        x_label="characters",
+def _chart_length_differences(kind: str, text: str, tables: TableReader) -> Chart:
+    """Draw by how much the chosen text of each pair is longer than the rejected one."""
+    chosen, rejected = (tables.read_lengths(kind, side) for side in ("chosen", "rejected"))
+    differences = chosen - rejected
+    return _chart_histogram(
+        f"Length of chosen minus rejected {text}s",
+        differences,
+        x_label="difference in characters",
         y_label="pairs",
-        description=(
-            f"Number of {kind} pairs by length, in steps of {scale.format_tick(scale.step)}."
-        ),
+        tones=("below", ""),
+        verdict=_describe_lengths(chosen, rejected, text) if differences.size else "",
+        description=f"n = {differences.size:,} {kind} pairs. Right of 0, the chosen {text} is "
+        "longer.",
     )
 
 
-def _count_by_bin(values: Numbers, scale: Scale) -> list[Point]:
-    counts, edges = np.histogram(values, bins=scale.ticks)
-    return [
-        (float(edge + scale.step / 2), float(count))
-        for edge, count in zip(edges, counts, strict=False)
-    ]
+def _describe_lengths(chosen: Numbers, rejected: Numbers, text: str) -> str:
+    """Describe the mean difference in length, with its interval if there are several pairs."""
+    differences = chosen - rejected
+    interval = compute_clustered_mean_interval(differences.tolist(), [1.0] * differences.size)
+    mean = float(differences.mean())
+    ends = "" if interval is None else f" [{interval.low:+.1f}, {interval.high:+.1f}]"
+    which = f"chosen {text}s {chosen.mean():.0f}, rejected {rejected.mean():.0f} characters"
+    clear = interval is not None and (interval.low > 0 or interval.high < 0)
+    said = (
+        ("chosen are longer" if mean > 0 else "chosen are shorter")
+        if clear
+        else ("no clear difference")
+    )
+    return f"Mean: {which}; {mean:+.1f}{ends}, {said}.".replace("-", "−")
 
 
 def _chart_training_log(chart: TrainingChart, log: Sequence[LogRow]) -> Chart:
@@ -163,6 +221,7 @@ def _chart_training_log(chart: TrainingChart, log: Sequence[LogRow]) -> Chart:
         x_label="step",
         y_label=chart.y_label,
         within=chart.within,
+        has_legend=len(series) > 1,
         description=" ".join(filter(None, (chart.description, means))),
     )
 

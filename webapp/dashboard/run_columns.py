@@ -18,6 +18,7 @@ from django.utils import timezone
 from meta_reward_core.recipes.canonical import restore_names
 from meta_reward_core.recipes.dataflow import flatten_values
 from webapp.charts.scales import format_number
+from webapp.dashboard.main_metric import get_true_quality
 from webapp.experiment_form.compare import METRIC_TITLES
 from webapp.experiment_form.recipe_fields import write_value
 from webapp.experiments.models import (
@@ -190,6 +191,19 @@ def read_last_metrics(rows: Rows, section: str) -> dict[int, Any]:
     return found
 
 
+def _read_main_metric(rows: Rows) -> Values:
+    """True quality, if any of the experiments has it, else the mean judge score."""
+    truth = read_last_metrics(rows, "truth")
+    values = {pk: get_true_quality(found, "after") for pk, found in truth.items()}
+    known = {pk: value for pk, value in values.items() if value is not None}
+    if known:
+        return known
+    judged = {
+        pk: (found or {}).get("mean") for pk, found in read_last_metrics(rows, "judge").items()
+    }
+    return {pk: mean for pk, mean in judged.items() if mean is not None}
+
+
 def _read_alarms(rows: Rows) -> Values:
     return {pk: len(alarms or []) for pk, alarms in read_last_metrics(rows, "alarms").items()}
 
@@ -240,7 +254,8 @@ COLUMNS: Final[Mapping[str, Column]] = {
                explanation="Time that workers spent on all attempts"),
         Column("alarms", "Alarms", _read_alarms, format_number, is_number=True,
                explanation="Alarms of the last completed iteration"),
-        Column("metric", "Latest metric", partial(_read_field, "pk")),
+        Column("metric", "Main metric", _read_main_metric, format_number, is_number=True,
+               explanation="Of the latest measured model, with its change from M0"),
         Column("recipe", "Recipe", _read_recipe_name, get=lambda row: row.recipe.get("name")),
         Column("tags", "Tags", _read_tags,
                get=lambda row: ", ".join(tag.name for tag in row.tags.all())),
@@ -251,7 +266,7 @@ COLUMNS: Final[Mapping[str, Column]] = {
                get=lambda row: row.created),
     )
 }  # fmt: skip
-DEFAULT: Final = ("status", "progress", "duration", "alarms", "metric", "owner", "created")
+DEFAULT: Final = ("status", "progress", "metric", "duration", "alarms", "owner", "created")
 
 
 def find_column(key: str) -> Column | None:

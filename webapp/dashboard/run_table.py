@@ -13,6 +13,12 @@ from django.http import QueryDict
 
 from meta_reward_core.data.csv_safety import format_csv
 from webapp.accounts.permissions import AnyUser, can_control, get_visible_experiments
+from webapp.dashboard.main_metric import (
+    MEAN_SCORE,
+    TRUE_QUALITY,
+    MainMetric,
+    read_main_metric,
+)
 from webapp.dashboard.run_columns import (
     COLUMNS,
     DEFAULT,
@@ -83,7 +89,6 @@ class FilterForm(forms.Form):
         field.choices = [(_ATTENTION_FIRST, "needs attention, then newest")] + [
             (f"{sign}{column.key}", f"{column.label}, {direction}")
             for column in columns
-            if column.key != "metric"
             for sign, direction in (("", "ascending"), ("-", "descending"))
         ]
 
@@ -116,6 +121,7 @@ class Line:
 
     summary: ExperimentSummary
     cells: Sequence[Cell]
+    metric: MainMetric | None
     tags: Sequence[str]
     may_control: bool
 
@@ -132,6 +138,7 @@ class RunTable:
 
     form: FilterForm
     is_filtered: bool
+    sort: str
     page: Page[Any]
     headings: Sequence[Heading]
     lines: Sequence[Line]
@@ -141,6 +148,19 @@ class RunTable:
     lacks_workers: bool
     may_control: bool
     shows_archived: bool
+
+    @property
+    def metric_title(self) -> str:
+        """Name of the main metric: true quality, if any row has it."""
+        titles = {line.metric.title for line in self.lines if line.metric is not None}
+        return MEAN_SCORE if titles == {MEAN_SCORE} else TRUE_QUALITY
+
+    @property
+    def order(self) -> str:
+        """Description of the order of the rows."""
+        field = cast("forms.ChoiceField", self.form.fields["sort"])
+        labels = {str(value): str(label) for value, label in cast("Any", field.choices)}
+        return labels.get(self.sort, labels[_ATTENTION_FIRST])
 
     @cached_property
     def metrics(self) -> Sequence[Column]:
@@ -209,6 +229,7 @@ def read_run_table(user: AnyUser, query: QueryDict) -> RunTable:
         rows=rows,
         form=form,
         is_filtered=any(query.get(name) for name in ("q", "status", "owner", "tag", "archived")),
+        sort=sort,
         page=page,
         headings=[_make_heading(column, sort) for column in columns],
         lines=lines,
@@ -274,6 +295,7 @@ def _make_lines(user: AnyUser, rows: Sequence[Experiment], columns: Sequence[Col
         for column in columns
         if column.key not in _DRAWN
     }
+    has_metric = any(column.key == "metric" for column in columns)
     return [
         Line(
             summary=summary,
@@ -281,6 +303,7 @@ def _make_lines(user: AnyUser, rows: Sequence[Experiment], columns: Sequence[Col
                 Cell(column, _write_value(column, values.get(column.key, {}).get(summary.row.pk)))
                 for column in columns
             ],
+            metric=read_main_metric(summary.row) if has_metric else None,
             tags=[tag.name for tag in summary.row.tags.all()],
             may_control=can_control(user, summary.row),
         )

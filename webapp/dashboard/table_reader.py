@@ -28,10 +28,17 @@ _VARIANCE_WIDTH: Final = 0.25
 
 @dataclass(frozen=True, slots=True)
 class ScoreCounts:
-    """Scores by bin of `HISTOGRAM_BINS`, and whether all are whole numbers."""
+    """Scores by bin of `HISTOGRAM_BINS`, their sum, and whether all are whole numbers."""
 
     bins: Sequence[int]
     are_whole: bool
+    total: float = 0.0
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the scores; None without any."""
+        count = sum(self.bins)
+        return self.total / count if count else None
 
 
 class TableReader:
@@ -47,6 +54,7 @@ class TableReader:
         return ScoreCounts(
             _add_counts([one.bins for one in found], len(HISTOGRAM_BINS)),
             all(one.are_whole for one in found),
+            sum(one.total for one in found),
         )
 
     def read_variances(self) -> Numbers:
@@ -96,7 +104,8 @@ def _count_scores(root: str, path: str, sha256: str) -> ScoreCounts:
     scores = _read_column(root, path, sha256, "score")
     bins = np.floor(scores / BIN_WIDTH).astype(np.int64)
     counts = tuple(np.bincount(bins, minlength=len(HISTOGRAM_BINS)).tolist())
-    return ScoreCounts(counts, bool(np.all(scores == np.round(scores))))
+    are_whole = bool(np.all(scores == np.round(scores)))
+    return ScoreCounts(counts, are_whole, float(scores.sum()))
 
 
 @lru_cache(maxsize=_PARTS_KEPT)

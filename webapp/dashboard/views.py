@@ -11,6 +11,7 @@ from django.db.models import prefetch_related_objects
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
@@ -30,6 +31,7 @@ from webapp.accounts.permissions import (
 from webapp.accounts.security_log import log_event
 from webapp.activity.models import Action
 from webapp.audit.selectors import make_training_notes
+from webapp.charts.chart import Chart
 from webapp.dashboard import activity_log as log_entries
 from webapp.dashboard.alarms import list_alarms
 from webapp.dashboard.attempts import (
@@ -76,7 +78,8 @@ from webapp.experiments.models import (
     RunStatus,
     ShardStatus,
 )
-from webapp.experiments.outcome_summary import build_outcome_summary
+from webapp.experiments.outcome_summary import build_outcome_summary, find_changes
+from webapp.experiments.own_data_intervals import read_own_data_intervals
 from webapp.experiments.progress import (
     count_finished,
     count_live_workers,
@@ -90,6 +93,7 @@ from webapp.experiments.progress import (
     needs_workers,
     summarize_experiments,
 )
+from webapp.experiments.retry_advice import RetryAdvice, find_retry_advice
 from webapp.experiments.stage_progress import (
     StageProgress,
     format_time_left,
@@ -240,10 +244,12 @@ def _build_state(request: HttpRequest, row: Experiment) -> dict[str, Any]:
     unfinished = latest if latest and latest.status != RunStatus.FINISHED else None
     (summary,) = summarize_experiments([row])
     stages = summary.all_stages
+    error = split_error(unfinished.message) if unfinished and unfinished.message else None
     return {
         "experiment": row,
         "iteration": unfinished,
-        "error": split_error(unfinished.message) if unfinished and unfinished.message else None,
+        "error": error,
+        "advice": _find_advice(unfinished, error),
         "is_running": unfinished is not None and _is_running(unfinished),
         "stages": stages,
         "stage": find_current_stage(stages),
@@ -291,12 +297,22 @@ def _build_history(row: Experiment) -> dict[str, Any]:
     return _build_lineage(row) | {
         "outcome": build_outcome_summary(row, iterations),
         "disk": read_disk_use(row) if is_on_this_machine(row) else None,
-        "charts": build_experiment_charts(iterations, read_ground_truth_levels(row, iterations)),
+        "charts": _draw_charts(row, iterations),
         "machines": build_charts_of_run(row),
         "outside_charts": build_external_charts(row, models=len(iterations) + 1),
         "alarms": list_alarms(iterations),
         "recipe": make_recipe_view(row.recipe),
     }
+
+
+def _draw_charts(row: Experiment, iterations: Sequence[Iteration]) -> list[Chart]:
+    measured = [one for one in iterations if one.status == RunStatus.FINISHED and one.metrics]
+    return build_experiment_charts(
+        iterations,
+        read_ground_truth_levels(row, iterations),
+        read_own_data_intervals(row, iterations),
+        find_changes(row, measured[0], measured[-1]) if measured else {},
+    )
 
 
 def _build_lineage(row: Experiment) -> dict[str, Any]:
@@ -405,6 +421,8 @@ def _build_progress(request: HttpRequest, row: Iteration) -> dict[str, Any]:
         steering["controls"] = []
     stages, left = _read_stages(row)
     failures = list_last_failures(row)
+    error = _explain_stop(row, failures)
+    cause = error or (failures[0].error if failures else None)
     return {
         "experiment": experiment,
         "iteration": row,
@@ -415,7 +433,10 @@ def _build_progress(request: HttpRequest, row: Iteration) -> dict[str, Any]:
         "left": left,
         "training_notes": make_training_notes(row),
         "failures": failures,
-        "error": _explain_stop(row, failures),
+        "error": error,
+        "cause": cause,
+        "advice": _find_advice(row, cause),
+        "now": timezone.now(),
         "page": page,
         "shards": shards,
         "stage_shown": stage,
@@ -443,6 +464,13 @@ def _explain_stop(row: Iteration, failures: Sequence[Failure]) -> ErrorText | No
     if not row.message or (failures and failures[0].error.cause == error.cause):
         return None
     return error
+
+
+def _find_advice(row: Iteration | None, error: ErrorText | None) -> RetryAdvice | None:
+    """Find a setting to change before a failed iteration is retried."""
+    if row is None or error is None or row.status != RunStatus.FAILED:
+        return None
+    return find_retry_advice(error.cause, row.experiment.recipe)
 
 
 @require_POST

@@ -13,8 +13,9 @@ from meta_reward_core.recipes.dataflow import flatten_values
 from webapp.accounts.permissions import get_visible_experiments, require_view
 from webapp.charts.chart import Chart, Line
 from webapp.charts.lines import Series, build_line_chart
-from webapp.charts.scales import SHARE
+from webapp.charts.scales import SHARE, format_number
 from webapp.experiment_form.recipe_fields import write_value
+from webapp.experiments.chart_texts import combine_intervals, describe_change, describe_counts
 from webapp.experiments.ground_truth import (
     Levels,
     list_counts,
@@ -30,10 +31,15 @@ from webapp.experiments.outcome_summary import (
     describe_difference,
     join_names,
 )
+from webapp.experiments.own_data_intervals import OwnData, read_own_data_intervals
 from webapp.htmx import render_page_or_partial
 
 _MAX_COMPARED: Final = 6
 _MAX_OFFERED: Final = 200
+_MAX_NAMED: Final = 4
+_MAX_VALUE_CHARS: Final = 40
+_LABELS: Final = frozenset({"name", "description"})
+"""Recipe keys that change nothing."""
 
 _JUDGING: Final = "Judge and responses"
 _META_JUDGING: Final = "Meta-judge"
@@ -82,7 +88,9 @@ _TRUTH_TITLES: Final = {
     _FILLER: "score gained by ten filler words",
 }
 """Titles of ground-truth metrics whose names are not readable."""
-_GROUPS: Final = (_JUDGING, _META_JUDGING, _PAIRS, _TRAINING, _TRUTH)
+_GROUPS: Final = (_TRUTH, _JUDGING, _META_JUDGING, _PAIRS, _TRAINING)
+_OWN_DATA: Final = frozenset({_JUDGING, _META_JUDGING, _PAIRS})
+"""Groups of metrics of generated data, which the latest model has not generated yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,7 @@ class ChartedMetric:
 
     Attributes:
         count: path in an iteration's summary to the number of values behind it; empty if unknown.
+        path: path of the metric itself, as in `OwnData`; empty for ground-truth metrics.
         truth: `<subject>.<metric>` of a ground-truth metric, else empty.
     """
 
@@ -99,6 +108,12 @@ class ChartedMetric:
     unit: str
     count: str = ""
     truth: str = ""
+    path: str = ""
+
+    @property
+    def counted(self) -> str:
+        """Return what the count counts."""
+        return "held-out items" if self.truth else _COUNTED.get(self.count, "")
 
     @property
     def within(self) -> tuple[float, float] | None:
@@ -116,7 +131,16 @@ class ChartedMetric:
         return (0.0, "correct value") if self.truth == f"judge.{_FILLER}" else None
 
 
-_BY_PATH: Final = {
+_COUNTED: Final = {
+    "judge.scored": "judgments",
+    "judge.judgments": "judgments",
+    "meta_judge.battles": "battles",
+    "meta_judge.decided": "decided battles",
+    "meta_judge.both_orders": "pairs of judgments",
+    "meta_judge.unequal_scores": "battles of unequal scores",
+    "meta_judge.unequal_lengths": "battles of unequal lengths",
+}
+_METRICS: Final = {
     "judge.mean": ChartedMetric(_JUDGING, "Mean score", "score, 0 to 5", "judge.scored"),
     "judge.entropy_bits": ChartedMetric(
         _JUDGING, "Entropy of the scores", "entropy in bits", "judge.scored"
@@ -148,6 +172,7 @@ _BY_PATH: Final = {
     "training.accuracy.last": ChartedMetric(_TRAINING, "Final DPO accuracy", "share"),
     "training.margin.last": ChartedMetric(_TRAINING, "Final reward margin", "margin"),
 }
+_BY_PATH: Final = {path: replace(metric, path=path) for path, metric in _METRICS.items()}
 METRIC_TITLES: Final[Mapping[str, str]] = {path: metric.title for path, metric in _BY_PATH.items()}
 """Titles of metrics by their paths in an iteration's summary."""
 
@@ -200,11 +225,13 @@ class ChartGroup:
 
     Attributes:
         note: what is true of all its charts; empty if nothing is.
+        constant: metrics that are equal for all models of all experiments, as text.
     """
 
     title: str
     charts: Sequence[Chart]
     note: str
+    constant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +246,12 @@ class Comparison:
     @property
     def legend(self) -> Sequence[Line]:
         """The lines of the experiments, which look the same in all charts."""
-        return self.groups[0].charts[0].lines if self.groups else ()
+        return next((group.charts[0].lines for group in self.groups if group.charts), ())
+
+    @property
+    def settings(self) -> str:
+        """One sentence that names the settings that differ."""
+        return describe_differences(self.differences)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +346,25 @@ def list_recipe_differences(experiments: Sequence[Experiment]) -> list[RecipeDif
     return [one for one in found if len({cell.text for cell in one.cells}) > 1]
 
 
+def describe_differences(differences: Sequence[RecipeDifference]) -> str:
+    """Name the settings that differ, with their values, in one sentence."""
+    settings = [one for one in differences if one.key not in _LABELS]
+    if not settings:
+        return "Recipe, seed and base model are identical."
+    shown = [
+        f"{one.key} ({' / '.join(_shorten(cell.text) for cell in one.cells)})"
+        for one in settings[:_MAX_NAMED]
+    ]
+    further = len(settings) - len(shown)
+    if further:
+        shown.append(f"{further} other setting{'s'[: further != 1]}")
+    return f"Different settings: {join_names(shown)}. All others are identical."
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_VALUE_CHARS else f"{text[:_MAX_VALUE_CHARS]}…"
+
+
 def _format_value(values: Mapping[str, Any], key: str) -> str:
     return write_value(values[key]) if key in values else "not in its recipe"
 
@@ -345,22 +396,61 @@ def build_chart_groups(
             curve.values[model] = value
             if count is not None:
                 curve.counts[model] = int(count)
-    levels = {row.name: read_ground_truth_levels(row, _sort_iterations(row)) for row in experiments}
-    last = max((one.number for row in experiments for one in row.iterations.all()), default=0)
+    data = _ChartInput(
+        experiments,
+        {row.name: read_ground_truth_levels(row, _sort_iterations(row)) for row in experiments},
+        {row.name: read_own_data_intervals(row, _sort_iterations(row)) for row in experiments},
+        last=max((one.number for row in experiments for one in row.iterations.all()), default=0),
+        is_whole=is_whole,
+    )
     charts: dict[str, list[Chart]] = {group: [] for group in _GROUPS}
+    constant: dict[str, list[str]] = {group: [] for group in _GROUPS}
     for metric, curves in found.items():
-        if any(value is not None for curve in curves.values() for value in curve.values.values()):
-            drawn = _make_chart(metric, experiments, curves, levels, last=last, is_whole=is_whole)
-            charts[metric.group].append(drawn)
-    return [_make_group(title, charted) for title, charted in charts.items() if charted]
+        values = [
+            value for one in curves.values() for value in one.values.values() if value is not None
+        ]
+        if len(values) > 1 and len(set(values)) == 1:
+            constant[metric.group].append(f"{metric.title} {format_number(values[0])}")
+        elif values:
+            charts[metric.group].append(_make_chart(metric, data, curves))
+    return [
+        _make_group(title, charts[title], constant[title], last=data.last)
+        for title in _GROUPS
+        if charts[title] or constant[title]
+    ]
 
 
-def _make_group(title: str, charts: Sequence[Chart]) -> ChartGroup:
+@dataclass(frozen=True, slots=True)
+class _ChartInput:
+    """What all charts of a comparison have in common.
+
+    Attributes:
+        levels, own: intervals by experiment.
+        last: number of the latest model of all experiments.
+    """
+
+    experiments: Sequence[Experiment]
+    levels: Mapping[str, Levels]
+    own: Mapping[str, Mapping[int, OwnData]]
+    last: int
+    is_whole: bool
+
+
+def _make_group(
+    title: str, charts: Sequence[Chart], constant: Sequence[str], *, last: int
+) -> ChartGroup:
     """Show what is true of all charts once, instead of below each."""
+    said = [f"M{last} has generated no data yet."] if title in _OWN_DATA and charts else []
     notes = {chart.description for chart in charts}
-    if len(charts) < 2 or len(notes) > 1:
-        return ChartGroup(title, charts, "")
-    return ChartGroup(title, [replace(chart, description="") for chart in charts], notes.pop())
+    if len(charts) > 1 and len(notes) == 1:
+        charts = [replace(chart, description="") for chart in charts]
+        said = [notes.pop(), *said]
+    return ChartGroup(
+        title,
+        charts,
+        " ".join(filter(None, said)),
+        f"Equal for all models of all experiments: {', '.join(constant)}." if constant else "",
+    )
 
 
 def _iter_points(
@@ -380,32 +470,52 @@ def _iter_points(
             yield model, metric, value, count
 
 
-def _make_chart(
-    metric: ChartedMetric,
-    experiments: Sequence[Experiment],
-    curves: _Curves,
-    levels: Mapping[str, Levels],
-    *,
-    last: int,
-    is_whole: bool,
-) -> Chart:
+def _make_chart(metric: ChartedMetric, data: _ChartInput, curves: _Curves) -> Chart:
     """Build one line per experiment, with the same style in all charts; missing values are gaps."""
     models = sorted({model for curve in curves.values() for model in curve.values})
+    series = [_make_series(row.name, metric, models, curves, data) for row in data.experiments]
     return build_line_chart(
         metric.title,
-        [_make_series(row.name, metric, models, curves, levels[row.name]) for row in experiments],
-        x_label="model M",
+        series,
+        x_label="model",
         y_label=metric.unit,
         within=metric.within,
-        is_whole=is_whole,
-        from_zero=is_whole and metric.within is None,
+        is_whole=data.is_whole,
+        from_zero=data.is_whole and metric.within is None,
         reference=metric.reference,
-        shown_x=range(last + 1),
+        shown_x=range(data.last + 1),
+        x_prefix="M",
         has_legend=False,
+        verdict=describe_last_difference(series),
+        count=describe_counts(series, metric.counted),
         description=describe_identical_curves(
             {name: curve.values for name, curve in curves.items()}
         ),
     )
+
+
+def describe_last_difference(series: Sequence[Series]) -> str:
+    """Describe the difference from the first series at the last model that both have."""
+    first, *others = series
+    said: dict[str, list[str]] = {}
+    for one in others:
+        both = [x for x, y in first.by_x.items() if None not in (y, one.by_x.get(x))]
+        if not both:
+            continue
+        last = both[-1]
+        values = first.by_x[last], one.by_x[last]
+        if values[0] is None or values[1] is None:
+            continue
+        interval = combine_intervals(first, one, last, last) if values[0] != values[1] else None
+        change = describe_change(values[0], values[1], interval, good=0, with_verdict=False)
+        if interval is not None and interval[0] <= 0 <= interval[1]:
+            change += ", no clear difference"
+        said.setdefault(f"M{last:g}", []).append(
+            f"{one.name} equals {first.name}"
+            if values[0] == values[1]
+            else f"{one.name} − {first.name} {change}"
+        )
+    return " ".join(f"{model}: {'; '.join(parts)}." for model, parts in said.items())
 
 
 def _make_series(
@@ -413,14 +523,23 @@ def _make_series(
     metric: ChartedMetric,
     models: Sequence[float],
     curves: _Curves,
-    levels: Levels,
+    data: _ChartInput,
 ) -> Series:
-    curve = curves.get(name, _Curve())
-    counts = list_counts(levels, metric.truth) if metric.truth else curve.counts
+    curve, levels = curves.get(name, _Curve()), data.levels[name]
+    if metric.truth:
+        intervals = list_intervals(levels, metric.truth, curve.values)
+        counts = list_counts(levels, metric.truth)
+    else:
+        counts = curve.counts
+        intervals = {
+            float(number - 1): known[metric.path].interval
+            for number, known in data.own[name].items()
+            if metric.path in known and curve.values.get(number - 1) is not None
+        }
     return Series(
         name,
         [(model, curve.values.get(model)) for model in models],
-        intervals=list_intervals(levels, metric.truth, curve.values),
+        intervals=intervals,
         counts={model: count for model, count in counts.items() if model in curve.values},
     )
 
@@ -457,7 +576,12 @@ def iter_metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[ChartedMetric, fl
     for pairs in metrics.get("pairs") or []:
         for name, (title, unit) in _OF_PAIRS.items():
             yield (
-                ChartedMetric(_PAIRS, title.format(pairs["kind"]), unit),
+                ChartedMetric(
+                    _PAIRS,
+                    title.format(pairs["kind"]),
+                    unit,
+                    path=f"pairs.{pairs['kind']}.{name}",
+                ),
                 _to_number(pairs.get(name)),
             )
     for one in metrics.get("truth") or []:

@@ -118,9 +118,9 @@ def duplicate_experiment(request: HttpRequest, name: str) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @require_run
 def edit_settings(request: HttpRequest, name: str) -> HttpResponse:
-    """Change the settings of an experiment after a preview of the effects."""
+    """Change the settings of an experiment after a preview; the query can fill in values."""
     row = get_controllable_experiment(request.user, name)
-    state = read_form(row, request.POST if request.method == "POST" else {})
+    state = read_form(row, request.POST if request.method == "POST" else request.GET)
     latest = get_latest_iteration(row)
     can_resume = latest is not None and can_request(latest, JobKind.RESUME)
     if request.POST.get("action") in {"apply", "retry"} and state.preview.plan is not None:

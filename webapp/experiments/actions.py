@@ -34,8 +34,8 @@ SLOW_SECONDS: Final = 15.0
 _CANCELLABLE: Final = (RunStatus.PAUSED, RunStatus.INTERRUPTED, RunStatus.NEEDS_ATTENTION)
 _JOBS_SHOWN: Final = 5
 _PAUSE_OR_STOP: Final = (
-    "Both stop the running shards within seconds and keep completed ones; the iteration can be "
-    "resumed at any time. Stop also cancels all further iterations."
+    "Both stop the running shards within seconds, keep completed ones, and can be resumed. Stop "
+    "also cancels the iterations after this one."
 )
 
 
@@ -129,7 +129,7 @@ def _iter_running_actions(iteration: Iteration) -> Iterator[ActionButton]:
         yield _make_cancel_action()
     else:
         yield ActionButton(JobKind.PAUSE, "Pause", note=_PAUSE_OR_STOP)
-        yield ActionButton(JobKind.CANCEL, "Stop", note=_PAUSE_OR_STOP)
+        yield ActionButton(JobKind.CANCEL, "Stop", look="danger", note=_PAUSE_OR_STOP)
 
 
 def _iter_stopped_actions(iteration: Iteration) -> Iterator[ActionButton]:
@@ -156,4 +156,4 @@ def _make_cancel_action() -> ActionButton:
         "Stop within seconds and start no further iteration. Completed shards are kept: the "
         "iteration can be resumed at any time."
     )
-    return ActionButton(JobKind.CANCEL, "Stop", explanation)
+    return ActionButton(JobKind.CANCEL, "Stop", explanation, look="danger")

@@ -8,6 +8,8 @@ _FRAME: Final = re.compile(r'\s+File "')
 _CLASS: Final = re.compile(r"\A[A-Za-z_][\w.]*: (?=\S+ )")
 """Pattern of an exception's class name before a message of several words."""
 
+_SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s")
+
 _PLACE: Final = re.compile(r"\n\(shard \d+ of \w+, attempt \d+\)\s*\Z")
 """Last line of the message of a failed iteration; see `workers.pipeline.scheduling`."""
 
@@ -23,6 +25,21 @@ class ErrorText:
 
     cause: str
     traceback: str = ""
+
+    @property
+    def what(self) -> str:
+        """What went wrong: the first line of the cause."""
+        return self.cause.partition("\n")[0]
+
+    @property
+    def remedy(self) -> str:
+        """The further lines of the cause: details, and what to do."""
+        return self.cause.partition("\n")[2]
+
+    @property
+    def headline(self) -> str:
+        """The first sentence, for one line."""
+        return _SENTENCE_END.split(self.what, maxsplit=1)[0].removesuffix(".")
 
 
 def split_error(message: str) -> ErrorText:

@@ -1,5 +1,6 @@
 """Ground-truth metrics of the models of an experiment, with intervals, from stored items."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -21,8 +22,13 @@ _log = logging.getLogger(__name__)
 
 def find_task(experiment: Experiment) -> str | None:
     """Return the task whose ground truth measures the models; None without one."""
+    return _find_task(json.dumps(experiment.recipe, sort_keys=True))
+
+
+@lru_cache(maxsize=512)
+def _find_task(recipe: str) -> str | None:
     try:
-        return parse_stored_recipe(experiment.recipe, origin=experiment.name).task
+        return parse_stored_recipe(json.loads(recipe), origin="experiment").task
     except RecipeError:
         return None
 

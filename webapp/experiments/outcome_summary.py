@@ -99,10 +99,7 @@ class OutcomeRow:
         """The verdict of the interval on the change."""
         if self.low is None or self.high is None:
             return "unknown"
-        if self.low <= 0 <= self.high:
-            return "no clear change"
-        direction = self.measure.good * (1 if self.low > 0 else -1)
-        return {1: "better", -1: "worse", 0: "higher" if self.low > 0 else "lower"}[direction]
+        return judge_change(self.low, self.high, good=self.measure.good)
 
     @property
     def decimals(self) -> int:
@@ -112,8 +109,8 @@ class OutcomeRow:
         three of the larger value. More digits would only show noise.
         """
         if self.low is not None and self.high is not None and self.high > self.low:
-            return _count_decimals((self.high - self.low) / 2, digits=2)
-        return _count_decimals(max(abs(self.before), abs(self.after)), digits=3)
+            return count_decimals((self.high - self.low) / 2, digits=2)
+        return count_decimals(max(abs(self.before), abs(self.after)), digits=3)
 
     @property
     def before_text(self) -> str:
@@ -128,14 +125,14 @@ class OutcomeRow:
     @property
     def change_text(self) -> str:
         """The change with its sign."""
-        return _format_signed(self.change, self.decimals)
+        return format_signed(self.change, self.decimals)
 
     @property
     def interval_text(self) -> str:
         """The interval of the change; empty if there is none."""
         if self.low is None or self.high is None:
             return ""
-        low, high = (_format_signed(end, self.decimals) for end in (self.low, self.high))
+        low, high = (format_signed(end, self.decimals) for end in (self.low, self.high))
         return f"[{low}, {high}]"
 
     @property
@@ -175,7 +172,7 @@ def build_outcome_summary(
     first, last = completed[0], completed[-1]
     rows = [
         *_iter_task_rows(experiment, last),
-        *_iter_ground_truth_rows(first, last, _find_changes(experiment, first, last)),
+        *_iter_ground_truth_rows(first, last, find_changes(experiment, first, last)),
     ]
     known = {row.measure.group for row in rows}
     rows += [row for row in _iter_own_rows(first, last) if row.measure.group not in known]
@@ -229,7 +226,7 @@ def describe_difference(first: OutcomeRow, second: OutcomeRow) -> str:
     It has no interval: two experiments are one run each.
     """
     decimals = max(first.decimals, second.decimals)
-    text = _format_signed(second.after - first.after, decimals)
+    text = format_signed(second.after - first.after, decimals)
     latest = [row.models.rpartition(" ")[2] for row in (second, first)]
     return text if latest[0] == latest[1] else f"{text} ({latest[0]} − {latest[1]})"
 
@@ -288,10 +285,11 @@ def _iter_card_rows(
         )
 
 
-def _find_changes(
-    experiment: Experiment, first: Iteration, last: Iteration
-) -> Mapping[str, Metric]:
-    """Return changes of held-out items, if the task's ground truth stored them."""
+def find_changes(experiment: Experiment, first: Iteration, last: Iteration) -> Mapping[str, Metric]:
+    """Return the changes in metrics of held-out items from before `first` to after `last`.
+
+    Empty if the task's ground truth did not store them.
+    """
     task = find_task(experiment) if last.metrics.get("truth") else None
     if task is None:
         return {}
@@ -306,7 +304,7 @@ def _find_changes(
     )
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _read_changes(
     root: str,
     folder: str,
@@ -372,14 +370,27 @@ def _make_row(measure: Measure, models: str, then: float, now: float, why: str) 
     return OutcomeRow(measure, models, then, now, None, now - then, None, None, why)
 
 
-def _count_decimals(size: float, *, digits: int) -> int:
+def judge_change(low: float, high: float, *, good: int) -> str:
+    """Return the verdict of the interval of a change.
+
+    Args:
+        good: see `Measure`.
+    """
+    if low <= 0 <= high:
+        return "no clear change"
+    direction = good * (1 if low > 0 else -1)
+    return {1: "better", -1: "worse", 0: "higher" if low > 0 else "lower"}[direction]
+
+
+def count_decimals(size: float, *, digits: int) -> int:
     """Count the decimals that show a number of this size with some significant digits."""
     if size <= 0:
         return digits - 1
     return min(_MAX_DECIMALS, max(0, digits - 1 - math.floor(math.log10(size))))
 
 
-def _format_signed(value: float, decimals: int) -> str:
+def format_signed(value: float, decimals: int) -> str:
+    """Format a change with its sign; 0 has none."""
     text = f"{abs(value):,.{decimals}f}"
     if float(text.replace(",", "")) == 0:
         return text

@@ -3,12 +3,11 @@
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from webapp.charts.scales import format_number
 from webapp.experiments.error_text import split_error
 from webapp.experiments.models import (
     Driver,
@@ -39,7 +38,6 @@ class ExperimentSummary:
         stage: current stage (running, pending or failed) of the latest iteration; None if the
             iteration is finished.
         stages: number of stages of the latest iteration.
-        metric: a metric of the last finished iteration, as text.
         all_stages: all stages of the latest iteration if it is not finished.
         unasked: number of the next iteration, if it has not been requested yet.
         seconds_left: estimated time until the last requested iteration is completed, based on the
@@ -51,7 +49,6 @@ class ExperimentSummary:
     latest: Iteration | None
     stage: StageProgress | None
     stages: int
-    metric: str
     unasked: int | None
     seconds_left: float | None
     all_stages: Sequence[StageProgress] = ()
@@ -61,17 +58,28 @@ class ExperimentSummary:
         """Progress towards the last requested iteration; None if the experiment does not run."""
         if self.row.status != RunStatus.RUNNING or not self.all_stages:
             return None
-        goal = max(self.row.target_iteration, self.finished + 1)
-        part = sum(stage.portion for stage in self.all_stages) / len(self.all_stages)
-        return min(99, int(100 * (self.finished + part) / goal))
+        return min(99, int(100 * self.portion))
+
+    @property
+    def portion(self) -> float:
+        """Completed share of the requested iterations, from 0 to 1."""
+        part = 0.0
+        if self.all_stages:
+            part = sum(stage.portion for stage in self.all_stages) / len(self.all_stages)
+        return min(1.0, (self.finished + part) / max(1, self.goal))
+
+    @property
+    def goal(self) -> int:
+        """Number of requested iterations."""
+        goal = max(self.row.target_iteration, self.finished)
+        if goal == self.finished and self.row.status != RunStatus.FINISHED:
+            goal = max(goal, self.latest.number if self.latest else 1)
+        return goal
 
     @property
     def done_of(self) -> str:
         """Completed and requested iterations, as text."""
-        goal = max(self.row.target_iteration, self.finished)
-        if goal == self.finished and self.row.status != RunStatus.FINISHED:
-            goal = max(goal, self.latest.number if self.latest else 1)
-        return f"{self.finished} of {goal} iteration{'s'[: goal != 1]}"
+        return f"{self.finished} of {self.goal} iteration{'s'[: self.goal != 1]}"
 
     @property
     def left(self) -> str:
@@ -179,7 +187,6 @@ def _summarize_experiment(
         latest=latest,
         stage=find_current_stage(found),
         stages=len(found),
-        metric=_format_last_metric(row),
         unasked=find_unrequested_iteration(row),
         all_stages=found,
         seconds_left=estimate_seconds_left(row, found, stages.get(before.pk, []) if before else []),
@@ -227,25 +234,6 @@ def estimate_iteration_seconds_left(
 def find_current_stage(stages: Sequence[StageProgress]) -> StageProgress | None:
     """Find the first stage that is not finished."""
     return next((stage for stage in stages if stage.status != StageStatus.FINISHED), None)
-
-
-def _format_last_metric(experiment: Experiment) -> str:
-    """Format the ground-truth metric if there is one, else the judge's mean score."""
-    finished = [row for row in experiment.iterations.all() if row.metrics]
-    if not finished:
-        return ""
-    latest = max(finished, key=lambda row: row.number)
-    truth = _get_true_quality(latest.metrics)
-    if truth is not None:
-        return f"M{latest.number} true quality {format_number(truth)}"
-    mean = (latest.metrics.get("judge") or {}).get("mean")
-    return f"mean score {format_number(mean)} in iteration {latest.number}" if mean else ""
-
-
-def _get_true_quality(metrics: Mapping[str, Any]) -> float | None:
-    truth = metrics.get("truth") or []
-    found = [row["after"] for row in truth if row["metric"] == "true_quality"]
-    return found[0] if found else None
 
 
 def list_worker_states(visible: QuerySet[Experiment]) -> list[WorkerState]:

@@ -1,5 +1,6 @@
 """Progress, speed and estimated time of the stages of iterations."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ NO_BREAK: Final = "\u00a0"
 """Non-breaking space."""
 
 _TRAIN: Final = "train"
+_ROUNDED: Final = ((10, 1), (90, 5), (5400, 60), (86_400, 600), (math.inf, 3600))
+"""Up to how many seconds an estimate is rounded to a multiple of how many."""
 _MIN_STEPS: Final = 3
 """Minimum number of steps to estimate a training's speed: the first one includes the startup."""
 
@@ -33,6 +36,7 @@ class StageProgress:
     """Progress of a stage.
 
     Attributes:
+        tokens: of completed and running shards.
         place: position among the iteration's stages, from 1.
         shard_count: None until it is known.
         tokens_per_second: total of all running shards; None if none are running.
@@ -67,7 +71,7 @@ class StageProgress:
         """Completed shards (unless there is only one shard) and the step of a running training."""
         facts = []
         if self.shard_count and self.shard_count > 1:
-            facts.append(f"{self.done:,} of {self.shard_count:,} shards")
+            facts.append(f"{self.done:,} of {self.shard_count:,} shards done")
         if self.step is not None:
             most = f" of at most {self.steps:,}" if self.steps else ""
             facts.append(f"step {self.step:,}{most}")
@@ -75,23 +79,45 @@ class StageProgress:
 
     @property
     def facts(self) -> list[str]:
-        """Text for a list of stages; work and time left come first."""
-        is_running = self.running > 0
+        """Most important facts of a stage: the time left, or the time it took, and its work."""
+        finished = [] if self.is_running else [self.took]
+        facts = [self.left, *self.work, *finished]
+        if not self.is_running and self.tokens:
+            facts.append(f"{self.tokens:,} tokens")
+        return [fact for fact in facts if fact]
+
+    @property
+    def details(self) -> list[str]:
+        """Further facts of a running stage."""
+        if not self.is_running:
+            return []
         facts = [
-            *self.work,
-            self.left,
-            f"{self.running:,} running" if is_running and self.shard_count != 1 else "",
+            f"{self.took} so far" if self.took else "",
+            f"{self.running:,} running" if self.shard_count != 1 else "",
             f"{self.tokens:,} tokens" if self.tokens else "",
             "" if self.tokens_per_second is None else f"{self.tokens_per_second:,} tokens/s",
-            f"{self.took} so far" if is_running and self.took else self.took,
         ]
         return [fact for fact in facts if fact]
 
     @property
+    def is_running(self) -> bool:
+        """Whether an attempt is running."""
+        return self.running > 0
+
+    @property
     def failures(self) -> str:
-        """Failed shards, as text; empty if none failed or there is only one shard."""
-        is_counted = self.failed and self.shard_count and self.shard_count > 1
-        return f"{self.failed:,} failed" if is_counted else ""
+        """Failed shards and those never started, as text; empty if none failed."""
+        if not self.failed or not self.shard_count or self.shard_count == 1:
+            return ""
+        waiting = self.shard_count - self.done - self.failed - self.running
+        return f"{self.failed:,} failed" + (f" · {waiting:,} not started" if waiting else "")
+
+    @property
+    def failed_units(self) -> int:
+        """Failed shards; the whole stage if it failed without a failed shard."""
+        if self.status != StageStatus.FAILED:
+            return self.failed
+        return self.failed or (self.shard_count or 1) - self.done
 
     @property
     def portion(self) -> float:
@@ -117,8 +143,15 @@ def format_time_left(seconds: float | None) -> str:
     """Format an estimate of the time left; empty without one."""
     if seconds is None:
         return ""
-    left = format_duration(seconds)
-    return f"{left} left" if seconds < 1 else f"about {left} left"
+    if seconds < 1:
+        return f"{format_duration(seconds)} left"
+    return f"about {format_duration(_round_estimate(seconds))} left"
+
+
+def _round_estimate(seconds: float) -> float:
+    """Round an estimate, which is only approximate: to 5 s, 1 min or 10 min."""
+    step = next((step for limit, step in _ROUNDED if seconds < limit), _ROUNDED[-1][1])
+    return max(1.0, round(seconds / step) * step)
 
 
 def format_duration(seconds: float) -> str:
@@ -133,11 +166,11 @@ def write_duration(seconds: float) -> str:
     whole = round(seconds)
     days, hours, minutes = whole // 86_400, whole // 3600 % 24, whole // 60 % 60
     if days:
-        return f"{days} d {hours} h"
+        return f"{days} d {hours} h" if hours else f"{days} d"
     if hours:
-        return f"{hours} h {minutes} min"
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     if minutes:
-        return f"{minutes} min {whole % 60} s"
+        return f"{minutes} min {whole % 60} s" if whole % 60 else f"{minutes} min"
     return f"{whole} s"
 
 
@@ -254,7 +287,7 @@ def _make_progress(
         running=len(running),
         failed=row.failed,
         shard_count=row.shard_count,
-        tokens=row.tokens or 0,
+        tokens=(row.tokens or 0) + sum(one.tokens for one in running),
         tokens_per_second=round(speed) or None,
         step=running[0].done if trains else None,
         steps=steps if trains else None,

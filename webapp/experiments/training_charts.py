@@ -43,12 +43,12 @@ TRAINING_CHARTS: Final = (
     ),
     TrainingChart(
         "DPO reward margin",
-        "margin",
+        "reward margin, nats",
         {"training": "rewards/margins", "validation": "eval_rewards/margins"},
     ),
     TrainingChart(
         "Log-probabilities",
-        "log-probability",
+        "log-probability, nats",
         {"chosen": "logps/chosen", "rejected": "logps/rejected"},
     ),
 )

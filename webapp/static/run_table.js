@@ -1,15 +1,25 @@
-// Keep rows selected when the run table is updated, and disable the actions until a row is selected.
+// Keep rows selected when the run table is updated, and disable the actions until rows are selected.
 "use strict";
 let selected = new Set();
+const HINT = "select experiments for the actions, two or more to compare";
 const boxes = () => [...document.querySelectorAll("#experiment-list input[name=name][type=checkbox]")];
 function showSelection() {
-  selected = new Set(boxes().filter((box) => box.checked).map((box) => box.value));
+  const all = boxes();
+  selected = new Set(all.filter((box) => box.checked).map((box) => box.value));
   const shown = document.getElementById("selected-count");
-  if (shown) shown.textContent = ` · ${selected.size} selected`;
-  for (const button of document.querySelectorAll("#bulk button")) button.disabled = selected.size === 0;
+  if (shown) shown.textContent = ` · ${selected.size} selected${selected.size ? "" : `: ${HINT}`}`;
+  for (const button of document.querySelectorAll("#bulk button")) {
+    button.disabled = selected.size < Number(button.dataset.atLeast || 1);
+  }
+  const every = document.getElementById("select-all");
+  if (!every) return;
+  every.hidden = false;
+  every.checked = all.length > 0 && selected.size === all.length;
+  every.indeterminate = selected.size > 0 && selected.size < all.length;
 }
 document.addEventListener("change", (event) => {
-  if (event.target.matches("#experiment-list input[name=name]")) showSelection();
+  if (event.target.id === "select-all") for (const box of boxes()) box.checked = event.target.checked;
+  if (event.target.matches("#select-all, #experiment-list input[name=name]")) showSelection();
 });
 document.addEventListener("htmx:afterSwap", () => {
   for (const box of boxes()) box.checked = selected.has(box.value);

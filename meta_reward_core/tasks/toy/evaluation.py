@@ -56,7 +56,8 @@ def measure_model(
     seeded = partial(derive_seed, seed, "oracle")
     instructions = task.sample_held_out_prompts(prompts, seed=HELD_OUT_SEED)
     answers = _generate_responses(engine, instructions, actor, seed=seeded("actor"))
-    actor_metrics = _measure_actor(engine, instructions, answers, actor, seed=seeded("actor"))
+    greedy = SamplingParams(temperature=0.0, top_p=1.0, max_new_tokens=actor.max_new_tokens)
+    most_likely = _generate_responses(engine, instructions, greedy, seed=seeded("actor"))
     baseline = make_baseline_responses(instructions, seed=HELD_OUT_SEED)
     wins = measure_wins(
         engine,
@@ -87,14 +88,17 @@ def measure_model(
         readout=verdict_readout,
     )
     return [
-        *(Measurement(model, "actor", *metric, "oracle") for metric in actor_metrics),
+        *(
+            Measurement(model, "actor", *metric, "oracle")
+            for metric in _measure_actor(instructions, answers, most_likely)
+        ),
         *(Measurement(model, "actor", *metric) for metric in wins),
         *(Measurement(model, "judge", *metric, "oracle") for metric in _measure_judged(judged)),
         *(
             Measurement(model, "meta_judge", *metric, "oracle")
             for metric in _measure_verdicts(verdicts)
         ),
-        *_list_actor_items(instructions, answers, baseline),
+        *_list_actor_items(instructions, answers, most_likely, baseline),
         *_list_judge_items(judged),
         *_list_items("meta_judge.accuracy", enumerate(map(float, verdicts.right))),
     ]
@@ -105,13 +109,18 @@ def _list_items(metric: str, values: Iterable[tuple[int, float]]) -> list[ItemRe
 
 
 def _list_actor_items(
-    instructions: Sequence[str], answers: Sequence[str], baseline: Sequence[str]
+    instructions: Sequence[str],
+    answers: Sequence[str],
+    most_likely: Sequence[str],
+    baseline: Sequence[str],
 ) -> list[ItemResult]:
     quality = list(map(ground_truth.compute_true_quality, instructions, answers))
+    of_most_likely = map(ground_truth.compute_true_quality, instructions, most_likely)
     of_baseline = map(ground_truth.compute_true_quality, instructions, baseline)
     wins = (100 * score_win(*pair) for pair in zip(quality, of_baseline, strict=True))
     return [
         *_list_items("actor.true_quality", enumerate(quality)),
+        *_list_items("actor.true_quality_greedy", enumerate(of_most_likely)),
         *_list_items("actor.win_rate", enumerate(wins)),
         *_list_items("actor.length_chars", enumerate(map(float, map(len, answers)))),
     ]
@@ -135,19 +144,32 @@ def _list_judge_items(judged: "JudgedItems") -> list[ItemResult]:
         *_list_items(
             "judge.order_agreement", ((item, fmean(shares[item])) for item in sorted(shares))
         ),
+        *_list_filler_items(judged),
     ]
 
 
+def _list_filler_items(judged: "JudgedItems") -> list[ItemResult]:
+    """Linearized contribution of each item to the slope of the score's error over ten words.
+
+    Their mean is the slope, and the variance of their mean is that of the slope (White 1980,
+    Econometrica 48).
+    """
+    lengths, errors = judged.list_errors()
+    if len(set(lengths)) < 2 or len(set(judged.compute_means().values())) < 2:
+        return []
+    words, off = np.array(lengths, dtype=float), np.array(errors)
+    centered = words - words.mean()
+    slope = float(centered @ off / (centered @ centered))
+    residuals = off - off.mean() - slope * centered
+    own = 10 * (slope + len(words) * centered * residuals / (centered @ centered))
+    return _list_items(
+        "judge.points_per_10_words", zip(judged.compute_means(), own.tolist(), strict=True)
+    )
+
+
 def _measure_actor(
-    engine: Engine,
-    instructions: Sequence[str],
-    sampled: Sequence[str],
-    sampling: SamplingParams,
-    *,
-    seed: int,
+    instructions: Sequence[str], sampled: Sequence[str], most_likely: Sequence[str]
 ) -> MetricRows:
-    greedy = SamplingParams(temperature=0.0, top_p=1.0, max_new_tokens=sampling.max_new_tokens)
-    most_likely = _generate_responses(engine, instructions, greedy, seed=seed)
     for name, answers in (("true_quality", sampled), ("true_quality_greedy", most_likely)):
         qualities = map(ground_truth.compute_true_quality, instructions, answers)
         yield name, fmean(qualities), len(instructions)
@@ -185,6 +207,14 @@ class JudgedItems:
             if judgment.score is not None:
                 by_item.setdefault(int(judgment.response_id), []).append(judgment.score)
         return {item: fmean(scores) for item, scores in by_item.items()}
+
+    def list_errors(self) -> tuple[list[int], list[float]]:
+        """Length in words of each item with a score, and its mean score minus its quality."""
+        means = self.compute_means()
+        return (
+            [self.words[item] for item in means],
+            [mean - self.quality[item] for item, mean in means.items()],
+        )
 
     def iter_ordered_pairs(self) -> Iterator[tuple[int, int, float]]:
         """Yield pairs of items of different quality, with 1 if mean scores order them correctly."""
@@ -270,7 +300,7 @@ def _measure_judged(judged: JudgedItems) -> MetricRows:
 
 
 def _measure_means(judged: JudgedItems) -> MetricRows:
-    means, truth, words = judged.compute_means(), judged.quality, judged.words
+    means, truth = judged.compute_means(), judged.quality
     ordered = [agrees for _, _, agrees in judged.iter_ordered_pairs()]
     yield "order_agreement", _compute_mean_or_none(ordered), len(ordered)
     from scipy.stats import spearmanr  # a third of the start-up time of commands
@@ -282,8 +312,7 @@ def _measure_means(judged: JudgedItems) -> MetricRows:
         _compute_unless_constant(lambda: spearmanr(given, true).statistic, given),
         len(given),
     )
-    errors = [mean - truth[item] for item, mean in means.items()]
-    lengths = [words[item] for item in means]
+    lengths, errors = judged.list_errors()
     slope = _compute_unless_constant(lambda: 10 * np.polyfit(lengths, errors, 1)[0], given)
     yield "points_per_10_words", slope, len(given)
 

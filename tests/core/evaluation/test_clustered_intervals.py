@@ -6,9 +6,12 @@ import pytest
 
 from meta_reward_core.evaluation.clustered_intervals import (
     compute_clustered_change_interval,
+    compute_clustered_mean_interval,
     compute_clustered_share_interval,
 )
 from meta_reward_core.evaluation.confidence_intervals import (
+    Interval,
+    compute_difference_interval,
     compute_graded_mean_interval,
     compute_wilson_interval,
 )
@@ -76,3 +79,27 @@ def test_intervals_of_clustered_shares_hold_the_truth_about_as_often_as_they_say
         low, high = compute_clustered_share_interval(values, clusters)
         held += low <= 0.6 <= high
     assert 181 <= held <= 199  # 190 expected, standard deviation 3.1
+
+
+def test_summed_values_give_the_interval_of_their_clusters() -> None:
+    """Means 1, 2 and 6 of two values each: mean 3, residuals -4, -2, 6, variance 3/2 * 56/36."""
+    found = compute_clustered_mean_interval([2.0, 4.0, 12.0, 0.0], [2, 2, 2, 0])
+    assert found is not None
+    half = 4.302653 * (3 / 2 * 56 / 36) ** 0.5
+    assert found == pytest.approx((3 - half, 3 + half), abs=1e-5)
+    assert compute_clustered_mean_interval([3.0, 0.0], [1, 0]) is None, "one cluster has no spread"
+
+
+def test_summed_shares_have_the_interval_of_single_shares() -> None:
+    values = [1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]
+    single = compute_clustered_share_interval(values, names(4, each=2))
+    summed = compute_clustered_mean_interval([1.0, 1.0, 2.0, 1.0], [2, 2, 2, 2], is_share=True)
+    assert summed == pytest.approx(single)
+    whole = compute_clustered_mean_interval([2.0] * 4, [2] * 4, is_share=True)
+    assert whole == pytest.approx(compute_wilson_interval(1.0, 4)), "never of width 0"
+
+
+def test_the_difference_of_two_means_takes_the_half_widths_that_face_each_other() -> None:
+    """From 1 to 4: down by 3 and 4, which is 5; up by 5 and 12, which is 13."""
+    found = compute_difference_interval(1.0, Interval(-11.0, 5.0), 4.0, Interval(1.0, 9.0))
+    assert found == pytest.approx((3 - 5, 3 + 13))

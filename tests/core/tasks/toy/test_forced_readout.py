@@ -102,7 +102,8 @@ def test_single_items_add_up_to_what_is_measured(engine: TransformersEngine) -> 
         if isinstance(one, Measurement) and one.basis == "oracle"
     }
     assert by_item.keys() == {
-        *("actor.true_quality", "actor.win_rate", "actor.length_chars"),
+        *("actor.true_quality", "actor.true_quality_greedy"),
+        *("actor.win_rate", "actor.length_chars", "judge.points_per_10_words"),
         *("judge.single_judgment_exact", "judge.order_agreement", "meta_judge.accuracy"),
     }
     for metric in by_item.keys() - {"judge.order_agreement"}:
