@@ -208,7 +208,7 @@ def test_status_and_lineage_change_together_in_one_update(
     update = get(client, "/experiments/first?seen=0", **HTMX)
     assert '<section id="lineage" hx-swap-oob="true">' in update
     assert "<title>" in update
-    assert "% · first" in update
+    assert "% · Experiment first" in update
     Iteration.objects.update(status=RunStatus.PAUSED)
     Experiment.objects.update(status=RunStatus.PAUSED)
     update = get(client, "/experiments/first?seen=0", **HTMX)

@@ -194,6 +194,16 @@ def test_a_change_on_the_page_is_a_job_that_draws_nothing_again(
         assert "training.max_length: 16 → 4096" in browser.get(address).content.decode()
 
 
+def test_an_address_fills_in_a_value_and_changes_nothing(
+    browser: Client, stopped: Installation
+) -> None:
+    page = browser.get(reverse("settings", args=["mine"]) + "?recipe.training.max_length=4096")
+    html = page.content.decode()
+    assert '<th scope="row">training.max_length</th><td>16</td><td>4096</td>' in html
+    assert 'value="retry">Apply and retry</button>' in html
+    assert not Job.objects.filter(kind="settings").exists()
+
+
 def test_a_change_that_is_refused_by_now_says_why(browser: Client, stopped: Installation) -> None:
     """Somebody has changed the same setting between the page and the job."""
     address = reverse("settings", args=["mine"])
