@@ -490,6 +490,7 @@ def _add_jobs(real: Experiment, alice: User) -> dict[str, str]:
         "experiment_name": "tomorrow",
         "payload": launch_request,
     }
+    of_none: dict[str, Any] = {"experiment": None, "experiment_uuid": None, "experiment_name": ""}
     refused = JobStatus.REFUSED
     followed = add(JobKind.CHAT, JobStatus.DONE, payload=TRY, outcome=_try_outcome())
     said: dict[str, Any] = {
@@ -500,9 +501,11 @@ def _add_jobs(real: Experiment, alice: User) -> dict[str, str]:
     return {
         "launch_waiting": add(JobKind.LAUNCH, **launch),
         "launch_refused": add(JobKind.LAUNCH, refused, message=DISK_IS_FULL, **launch),
-        "check_waiting": add(JobKind.CHECK_MODEL),
-        "check_done": add(JobKind.CHECK_MODEL, JobStatus.DONE, outcome=CHECKED),
-        "check_failed": add(JobKind.CHECK_MODEL, refused, message="no worker has the libraries"),
+        "check_waiting": add(JobKind.CHECK_MODEL, **of_none),
+        "check_done": add(JobKind.CHECK_MODEL, JobStatus.DONE, outcome=CHECKED, **of_none),
+        "check_failed": add(
+            JobKind.CHECK_MODEL, refused, message="no worker has the libraries", **of_none
+        ),
         "try_done": add(JobKind.CHAT, JobStatus.DONE, payload=TRY, outcome=_try_outcome()),
         "try_talk": add(JobKind.CHAT, JobStatus.DONE, **answered),
         "try_talk_refused": add(JobKind.CHAT, refused, message="the engine died", **said),

@@ -160,12 +160,13 @@ def test_each_chart_has_the_difference_at_the_last_common_model(client: Client) 
             judge = {"mean": mean, "parse_rate": 1.0, "scored": 40}
             finished(row, number, judge=judge, response_chars=50.0 + number)
     answer = client.get(f"{COMPARE}?name=a&name=b")
-    assert chart(answer, "Mean score").verdict == "M0: b − a +0.20."
+    assert chart(answer, "Mean score").verdict == "M0: +0.20."
     assert chart(answer, "Mean score").count == "n = 40 judgments"
-    assert chart(answer, "Length of responses").verdict == "M1: b equals a."
+    assert chart(answer, "Length of responses").verdict == "M1: no difference."
     (group,) = answer.context["comparison"].groups
     assert group.constant == "Equal for all models of all experiments: Readable judgments 1."
     assert "Readable judgments" not in [one.title for one in group.charts]
+    assert "Below each chart: b − a at the last model that both have" in answer.content.decode()
     assert '<div class="sticky"><ul class="chart-legend">' in answer.content.decode()
 
 

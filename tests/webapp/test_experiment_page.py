@@ -172,7 +172,7 @@ def test_intervals_and_counts_of_held_out_items_are_drawn() -> None:
     found = Metric("judge.order_agreement", 0.7, 32, 0.6, 0.75)
     levels = {0: {"judge.order_agreement": found}}
     (chart,) = build_experiment_charts([Iteration(number=1, metrics={"truth": truth})], levels)
-    name = "judge ranks two responses correctly"
+    name = "judge: order"
     assert chart.table.columns == ("model", name, f"{name}: 95% CI", f"{name}: n")
     assert chart.table.rows == (("M0", "0.7", "0.6 to 0.75", "32"), ("M1", "0.8", "–", "–"))
     assert chart.lines[0].intervals.count("V") == 1

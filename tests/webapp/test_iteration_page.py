@@ -324,8 +324,8 @@ def test_a_finished_iteration_shows_all_charts(
     publish(files, "train", 0, {"training_log": log})
     page = get(client, PATH)
     for title in (
-        "Length of chosen minus rejected responses",
-        "Length of chosen minus rejected judgments",
+        "Response length, chosen − rejected",
+        "Judgment length, chosen − rejected",
         "Range of Elo ratings per response",
         "Training loss",
         "Log-probabilities",
@@ -343,7 +343,7 @@ def test_the_difference_in_length_is_drawn_pair_by_pair(
     pairs = [pair("a" * (50 + more), "b" * 50) for more in (10, 20, 30)]
     publish(files, "pair_actor", 0, {"actor_pairs": pairs})
     drawn = {chart.title: chart for chart in build_iteration_charts(Iteration.objects.get()).charts}
-    chart = drawn["Length of chosen minus rejected responses"]
+    chart = drawn["Response length, chosen − rejected"]
     assert chart.verdict == (
         "Mean: chosen responses 70, rejected 50 characters; +20.0 [−4.8, +44.8], "
         "no clear difference."
@@ -370,8 +370,12 @@ def test_a_failed_stage_shows_what_failed_and_what_never_began(
 @pytest.mark.parametrize(
     "advice, label, query",
     [
-        ("Lower engine.max_batch_tokens.", "Retry with engine.max_batch_tokens 32,768…", "32768"),
-        ("Raise engine.max_batch_tokens.", "Retry with engine.max_batch_tokens 131,072…", "131072"),
+        ("Lower engine.max_batch_tokens.", "Retry with engine.max_batch_tokens = 32,768…", "32768"),
+        (
+            "Raise engine.max_batch_tokens.",
+            "Retry with engine.max_batch_tokens = 131,072…",
+            "131072",
+        ),
         ("Check engine.max_batch_tokens.", "Change engine.max_batch_tokens and retry…", ""),
     ],
 )

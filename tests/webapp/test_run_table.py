@@ -108,7 +108,7 @@ def test_a_run_that_waits_for_an_audit_links_to_its_audits(
         status=RunStatus.NEEDS_ATTENTION, message=f"{HELD_AT_GATE}an audit must show agreement"
     )
     page = get(client)
-    link = 'href="/experiments/middle/audits">Waiting for an audit of iteration 1</a>'
+    link = 'href="/experiments/middle/audits">Waiting for an audit</a>'
     assert link in page
     assert "must show" not in page
     assert "must show" in get(client, "/experiments/middle")
@@ -130,8 +130,8 @@ def test_a_run_that_stopped_says_where(client: Client, three: list[Experiment]) 
     )
     add_stage(stopped, title="Judge responses", status="failed")
     page = get(client)
-    assert "Stopped at iteration 2: Judge responses" in page
-    assert page.index('status-failed">failed') < page.index("No disk.</span>")
+    assert "Stopped at 1 of 1: Judge responses" in page
+    assert page.index('status-failed">failed') < page.index("No disk</span>")
     assert "Sorted by" not in page
     assert "sorted by: needs attention, then newest" in page
 

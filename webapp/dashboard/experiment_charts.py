@@ -112,14 +112,14 @@ def _chart_ground_truth(data: ChartData) -> list[Chart]:
         draw(
             "Judge accuracy",
             {
-                "judge ranks two responses correctly": "judge.order_agreement",
-                "single judgment is exact": "judge.single_judgment_exact",
-                "meta-judge picks the better judgment": "meta_judge.accuracy",
+                "judge: order": "judge.order_agreement",
+                "judge: exact score": "judge.single_judgment_exact",
+                "meta-judge: winner": "meta_judge.accuracy",
             },
             y_label="share correct",
             unit="held-out items",
             within=SHARE,
-            description="By the ground truth of the toy task.",
+            description="Order: of two responses. Exact score: of a single judgment.",
         ),
         draw(
             "Effect of filler text on scores",

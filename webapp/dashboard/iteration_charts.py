@@ -168,7 +168,11 @@ def _chart_histogram(
 
 def _make_bins(values: Numbers) -> Scale:
     """Split the range of values at round numbers."""
-    return make_wide_scale([float(values.min()), float(values.max())], about=_BINS)
+    low, high = float(values.min()), float(values.max())
+    is_whole = bool(np.all(values == np.round(values)))
+    return make_wide_scale(
+        [low, high], about=min(_BINS, max(1, int(high - low))) if is_whole else _BINS
+    )
 
 
 def _chart_length_differences(kind: str, text: str, tables: TableReader) -> Chart:
@@ -176,14 +180,14 @@ def _chart_length_differences(kind: str, text: str, tables: TableReader) -> Char
     chosen, rejected = (tables.read_lengths(kind, side) for side in ("chosen", "rejected"))
     differences = chosen - rejected
     return _chart_histogram(
-        f"Length of chosen minus rejected {text}s",
+        f"{text.capitalize()} length, chosen − rejected",
         differences,
         x_label="difference in characters",
         y_label="pairs",
         tones=("below", ""),
         verdict=_describe_lengths(chosen, rejected, text) if differences.size else "",
-        description=f"n = {differences.size:,} {kind} pairs. Right of 0, the chosen {text} is "
-        "longer.",
+        description=f"n = {differences.size:,} {kind} pairs. Left of 0, the chosen {text} is "
+        "shorter.",
     )
 
 

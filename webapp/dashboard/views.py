@@ -277,7 +277,8 @@ def _build_controls(request: HttpRequest, row: Experiment) -> dict[str, Any]:
     jobs = actions.list_jobs(row)
     may = can_control(request.user, row)
     return {
-        "jobs": jobs,
+        "pending_jobs": [job for job in jobs if actions.is_pending(job)],
+        "ended_jobs": [job for job in jobs if not actions.is_pending(job)],
         "controls": actions.list_actions(row, jobs) if may else [],
         "may_steer": may,
         "is_active": is_active(row) or any(map(actions.is_pending, jobs)),

@@ -510,10 +510,9 @@ def describe_last_difference(series: Sequence[Series]) -> str:
         change = describe_change(values[0], values[1], interval, good=0, with_verdict=False)
         if interval is not None and interval[0] <= 0 <= interval[1]:
             change += ", no clear difference"
+        name = f"{one.name} " if len(others) > 1 else ""
         said.setdefault(f"M{last:g}", []).append(
-            f"{one.name} equals {first.name}"
-            if values[0] == values[1]
-            else f"{one.name} − {first.name} {change}"
+            f"{name}no difference" if values[0] == values[1] else f"{name}{change}"
         )
     return " ".join(f"{model}: {'; '.join(parts)}." for model, parts in said.items())
 

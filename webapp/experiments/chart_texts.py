@@ -29,22 +29,33 @@ def describe_changes(
         (start, first), (end, last) = known[0], known[-1]
         name = f"{one.name} " if len(series) > 1 else ""
         interval = (paired or {}).get(one.name) or combine_intervals(one, one, start, end)
-        change = describe_change(first, last, interval, good=good)
+        change = describe_change(first, last, interval, good=good, is_brief=len(series) > 1)
         said.setdefault(f"M{start:g} to M{end:g}", []).append(f"{name}{change}")
     return " ".join(f"{models}: {'; '.join(parts)}." for models, parts in said.items())
 
 
 def describe_change(
-    first: float, last: float, interval: Ends | None, *, good: int, with_verdict: bool = True
+    first: float,
+    last: float,
+    interval: Ends | None,
+    *,
+    good: int,
+    with_verdict: bool = True,
+    is_brief: bool = False,
 ) -> str:
-    """Describe a change with its interval and what follows from it."""
+    """Describe a change with its interval and what follows from it.
+
+    Args:
+        is_brief: leave out the verdict if the change is not clear, which the interval shows.
+    """
     if interval is None:
         decimals = count_decimals(max(abs(first), abs(last)), digits=_DIGITS)
         return format_signed(last - first, decimals)
     low, high = interval
     decimals = count_decimals((high - low) / 2, digits=2)
     ends = ", ".join(format_signed(end, decimals) for end in interval)
-    verdict = f", {judge_change(low, high, good=good)}" if with_verdict else ""
+    is_said = with_verdict and not (is_brief and low <= 0 <= high)
+    verdict = f", {judge_change(low, high, good=good)}" if is_said else ""
     return f"{format_signed(last - first, decimals)} [{ends}]{verdict}"
 
 

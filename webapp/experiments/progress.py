@@ -92,6 +92,11 @@ class ExperimentSummary:
         return self.latest is not None and is_held_at_gate(self.latest)
 
     @property
+    def headline(self) -> str:
+        """First sentence of the reason why it stopped."""
+        return split_error(self.latest.message if self.latest else "").headline
+
+    @property
     def reason(self) -> str:
         """First line of the reason why it stopped, without a traceback."""
         message = self.latest.message if self.latest else ""

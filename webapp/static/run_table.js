@@ -1,13 +1,13 @@
 // Keep rows selected when the run table is updated, and disable the actions until rows are selected.
 "use strict";
 let selected = new Set();
-const HINT = "select experiments for the actions, two or more to compare";
+const HINT = "two or more to compare";
 const boxes = () => [...document.querySelectorAll("#experiment-list input[name=name][type=checkbox]")];
 function showSelection() {
   const all = boxes();
   selected = new Set(all.filter((box) => box.checked).map((box) => box.value));
   const shown = document.getElementById("selected-count");
-  if (shown) shown.textContent = ` · ${selected.size} selected${selected.size ? "" : `: ${HINT}`}`;
+  if (shown) shown.textContent = ` · ${selected.size} selected${selected.size > 1 ? "" : ` (${HINT})`}`;
   for (const button of document.querySelectorAll("#bulk button")) {
     button.disabled = selected.size < Number(button.dataset.atLeast || 1);
   }
