@@ -162,7 +162,9 @@ def list_files(name: str) -> list[Path]:
     return [
         one
         for one in below
-        if one.is_file() and one.suffix in kinds and not skipped & set(one.parts)
+        if one.is_file()
+        and one.suffix in kinds
+        and not skipped & set(one.relative_to(CHECKOUT).parts)
     ]
 
 

@@ -95,7 +95,7 @@ class Chart:
         identity: stable while values change; depends on the title and the columns.
         left, right, top, bottom: the edges of the plot in the view box.
         has_legend: False where the page shows one legend for several charts.
-        verdict: one line that says what the chart shows.
+        verdict: one line that states what the chart shows.
         count: number of values behind the points, as text.
     """
 

@@ -107,7 +107,7 @@ def build_line_chart(
         reference: a value to compare with and its name, drawn as a horizontal line.
         shown_x: positions that the horizontal axis includes, so that charts can be compared.
         x_prefix: text before each number of the horizontal axis, such as M for models. Points of
-            different series at the same x are then drawn beside each other.
+            different series at the same x are then drawn next to each other.
         has_legend: False where the page shows one legend for several charts.
         verdict, count: see `Chart`.
 

@@ -30,7 +30,7 @@ _REASONS: Final = {str(reason): text for reason, text in REASON_LABEL.items()}
 
 @dataclass(frozen=True, slots=True)
 class ChartData:
-    """What the charts of an experiment are drawn from.
+    """Data of the charts of an experiment.
 
     Attributes:
         metrics: summaries of completed iterations by number.

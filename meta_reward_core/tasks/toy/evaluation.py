@@ -209,7 +209,7 @@ class JudgedItems:
         return {item: fmean(scores) for item, scores in by_item.items()}
 
     def list_errors(self) -> tuple[list[int], list[float]]:
-        """Length in words of each item with a score, and its mean score minus its quality."""
+        """Number of words of each item with a score, and its mean score minus its quality."""
         means = self.compute_means()
         return (
             [self.words[item] for item in means],
