@@ -47,12 +47,18 @@ def read_main_metric(experiment: Experiment) -> MainMetric | None:
     if after is not None:
         change = "" if before is None else _describe_paired(experiment, first, last, before, after)
         return MainMetric(TRUE_QUALITY, last.number, after, change)
-    means = [(row.metrics.get("judge") or {}).get("mean") for row in (first, last)]
-    if means[1] is None:
+    earlier, latest = _get_mean_score(first), _get_mean_score(last)
+    if latest is None:
         return None
-    has_change = means[0] is not None and first.number < last.number
-    change = describe_change(means[0], means[1], None, good=0) if has_change else ""
-    return MainMetric(MEAN_SCORE, last.number - 1, means[1], change)
+    change = ""
+    if earlier is not None and first.number < last.number:
+        change = describe_change(earlier, latest, None, good=0)
+    return MainMetric(MEAN_SCORE, last.number - 1, latest, change)
+
+
+def _get_mean_score(row: Iteration) -> float | None:
+    mean = (row.metrics.get("judge") or {}).get("mean")
+    return float(mean) if isinstance(mean, int | float) else None
 
 
 def _is_completed(row: Iteration) -> bool:
