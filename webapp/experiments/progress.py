@@ -220,7 +220,7 @@ def estimate_seconds_left(
     if experiment.status != RunStatus.RUNNING or left is None:
         return None
     further = experiment.target_iteration - count_finished(experiment) - 1
-    return left + max(0, further) * sum(stage.seconds or 0.0 for stage in before)
+    return left + max(0, further) * sum(_measure_added_seconds(before).values())
 
 
 def estimate_iteration_seconds_left(
@@ -233,7 +233,22 @@ def estimate_iteration_seconds_left(
     took = {stage.name: stage.seconds or 0.0 for stage in before}
     expected = took.get(current.name, 0.0) - (current.seconds or 0.0)
     left = current.seconds_left if current.seconds_left is not None else max(0.0, expected)
-    return left + sum(took.get(stage.name, 0.0) for stage in stages if stage.place > current.place)
+    added = _measure_added_seconds(before)
+    return left + sum(added.get(stage.name, 0.0) for stage in stages if stage.place > current.place)
+
+
+def _measure_added_seconds(stages: Sequence[StageProgress]) -> dict[str, float]:
+    """Measure how long each stage ran after all earlier ones had ended, because stages overlap."""
+    added: dict[str, float] = {}
+    ended: datetime | None = None
+    for stage in stages:
+        if stage.began is None or stage.seconds is None:
+            continue
+        end = stage.began + timedelta(seconds=stage.seconds)
+        begin = stage.began if ended is None else max(stage.began, ended)
+        added[stage.name] = max(0.0, (end - begin).total_seconds())
+        ended = end if ended is None else max(ended, end)
+    return added
 
 
 def find_current_stage(stages: Sequence[StageProgress]) -> StageProgress | None:

@@ -41,7 +41,8 @@ class StageProgress:
         shard_count: None until it is known.
         tokens_per_second: total of all running shards; None if none are running.
         step: current step of the running training; `steps` is the maximum number of steps.
-        seconds: from the first attempt's start to the last one's end, or until now.
+        began: start of the first attempt.
+        seconds: from then to the end of the last attempt, or until now.
         seconds_left: None if no reliable estimate is possible.
     """
 
@@ -58,6 +59,7 @@ class StageProgress:
     tokens_per_second: int | None
     step: int | None
     steps: int | None
+    began: datetime | None
     seconds: float | None
     seconds_left: float | None
 
@@ -291,6 +293,7 @@ def _make_progress(
         tokens_per_second=round(speed) or None,
         step=running[0].done if trains else None,
         steps=steps if trains else None,
+        began=None if times is None else times.began,
         seconds=_compute_seconds(times, is_running=bool(running)),
         seconds_left=left,
     )
