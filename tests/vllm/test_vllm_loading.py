@@ -35,6 +35,24 @@ def test_a_cache_too_small_for_one_prompt_is_an_engine_error() -> None:
         load_seed_model(max_batch_tokens=1, max_num_seqs=1)
 
 
+def test_prompts_longer_than_a_step_are_read_in_parts() -> None:
+    """With the replies of whole prompts, and with prefix caching."""
+    greedy = SamplingParams(temperature=0.0, top_p=1.0, max_new_tokens=16)
+    texts = [" ".join(["yes no maybe"] * 40 + [end]) for end in ("one", "two", "three")]
+    long: list[Conversation] = [[{"role": "user", "content": text}] for text in texts]
+    whole = load_seed_model()
+    expected = whole.sample(long, 1, sampling=greedy, seed=1)
+    whole.close()
+    engine = load_seed_model(max_num_batched_tokens=128, max_num_seqs=64)
+    config = engine._llm.llm_engine.vllm_config
+    assert config.scheduler_config.max_num_batched_tokens == 128
+    assert config.scheduler_config.enable_chunked_prefill
+    assert config.cache_config.enable_prefix_caching
+    assert min(map(len, engine._encoder.encode(long, greedy.chat_options))) > 128
+    assert engine.sample(long, 1, sampling=greedy, seed=1) == expected
+    engine.close()
+
+
 def test_the_site_can_be_imported_where_vllm_is_installed(tmp_path: Path) -> None:
     """The build tool ninja, which vLLM requires, has a package of django-ninja's name."""
     environment = os.environ | {
