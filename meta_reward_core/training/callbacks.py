@@ -7,11 +7,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from meta_reward_core.errors import TrainingError
 from meta_reward_core.recipes.training_settings import TrainingSettings
+from meta_reward_core.training.process_barrier import FOLDER, ProcessBarrier
 from meta_reward_core.training.result import LogRow, OnLog
 from meta_reward_core.training.resume import mark_complete
 
@@ -27,6 +27,24 @@ class TrainingMonitor(TrainerCallback):
     def __init__(self, settings: TrainingSettings, on_log: OnLog | None) -> None:
         self._settings = settings
         self._on_log = on_log
+        self._barrier: ProcessBarrier | None = None
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
+    ) -> None:
+        """Send heartbeats to the other processes."""
+        if args.world_size > 1:
+            self._barrier = ProcessBarrier(
+                Path(str(args.output_dir)).parent / FOLDER,
+                rank=args.process_index,
+                processes=args.world_size,
+                max_silence_seconds=args.ddp_timeout,
+            )
+            self._barrier.start()
 
     def on_log(
         self,
@@ -71,9 +89,27 @@ class TrainingMonitor(TrainerCallback):
         **_: Any,
     ) -> None:
         """Mark a state as complete once every process has written its part."""
-        PartialState().wait_for_everyone()  # each process writes a part of the state
+        self._wait(f"written-{state.global_step}")
         if state.is_world_process_zero:
             mark_complete(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+        self._wait(f"complete-{state.global_step}")
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
+    ) -> None:
+        """End the heartbeats of all processes before their folder is deleted."""
+        if self._barrier is not None:
+            self._barrier.stop()
+            self._barrier.wait("ended")
+
+    def _wait(self, name: str) -> None:
+        """Wait for the other processes without a limit, as long as they are alive."""
+        if self._barrier is not None:
+            self._barrier.wait(name)
 
 
 def find_alarm(

@@ -38,6 +38,7 @@ from meta_reward_core.recipes.training_settings import (
     TrainingSettings,
 )
 from meta_reward_core.system.third_party_logging import silence_libraries
+from meta_reward_core.training import process_barrier
 from meta_reward_core.training.callbacks import TrainingMonitor, select_metrics
 from meta_reward_core.training.checkpoint_candidates import (
     CandidateExport,
@@ -67,7 +68,7 @@ from meta_reward_core.training.weighting import WEIGHING
 
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}
 MAX_WAIT = timedelta(minutes=5)
-"""Maximum time that a process waits for the other processes of its training."""
+"""Maximum time that a process waits for a collective, or without a heartbeat of another process."""
 STATES_FOLDER = "states"
 RULE_METRICS = {
     "lowest_validation_loss": "eval_loss",
@@ -151,6 +152,7 @@ def prepare_job(
             validation_share=settings.validation_share,
         )
         _check_validation(sorted_rows, settings.checkpoint_selection)
+        shutil.rmtree(scratch / process_barrier.FOLDER, ignore_errors=True)
         # removes incomplete states before processes read them
         state = find_resume_state(scratch / STATES_FOLDER)
         remove_later_candidates(scratch, step=get_step(state))
@@ -270,7 +272,9 @@ def _describe_job(
     seed: int,
 ) -> dict[str, object]:
     """List everything on which the weights depend; saved states with other values are not used."""
-    return {
+    # absent without sharding, so that earlier states are still used
+    states = {"states": "sharded"} if settings.sharding == "fsdp" else {}
+    return states | {
         "objective": objective.name,
         "weighing": WEIGHING,
         "rows": hash_rows(rows),

@@ -163,6 +163,34 @@ def test_no_process_waits_while_rows_are_sorted_or_the_checkpoint_is_written(
     assert (tmp_path / "1").exists()
 
 
+@pytest.mark.slow
+def test_a_process_that_writes_for_long_is_waited_for(
+    first_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than the limit of a collective, which applies to a process without heartbeats."""
+    monkeypatch.setattr(launcher, "_PROCESS_MODULE", "tests.core.training.slow_process")
+    settings = VALIDATED.model_copy(update=SHARDED | {"epochs": 1, "gradient_checkpointing": True})
+    outcome, _ = trained(tmp_path, first_model, settings)
+    assert outcome.published
+
+
+@pytest.mark.slow
+def test_each_process_writes_its_own_part_of_a_state(
+    first_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None gathers the whole model or optimizer, for which the others would wait."""
+    monkeypatch.setattr(launcher, "_PROCESS_MODULE", "tests.core.training.killed_process")
+    monkeypatch.setenv("TEST_KILL", f"1:publishing:{tmp_path / 'killed'}")
+    with pytest.raises(TrainingError, match="process 1 was killed by signal 9"):
+        trained(tmp_path, first_model, LONG.model_copy(update=SHARDED))
+    state = tmp_path / "scratch" / "states" / "checkpoint-12"
+    for part in ("pytorch_model_fsdp_0", "optimizer_0"):
+        sizes = [(state / part / f"__{rank}_0.distcp").stat().st_size for rank in range(2)]
+        assert max(sizes) < 0.7 * sum(sizes)
+    assert not list(state.glob("*.safetensors"))
+    assert not list(state.glob("optimizer*.bin"))
+
+
 def test_sharding_is_checked_on_the_model_and_its_optimizer(
     first_model: Path, tmp_path: Path
 ) -> None:
