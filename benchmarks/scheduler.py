@@ -116,22 +116,35 @@ def _simulate(folder: str, given: str) -> None:
     print(json.dumps(found))
 
 
+def plan_h100_seconds() -> dict[str, float]:
+    """Return the planned device-seconds of each stage of the paper's first iteration on H100."""
+    from meta_reward_core.planning.gpu_estimate import DEVICES, plan_on_hardware
+    from meta_reward_core.recipes.loader import load_recipe
+
+    plan = plan_on_hardware(
+        load_recipe("paper-llama3-8b"), 1, device=DEVICES["h100"], devices=ENGINES, workers=1
+    )
+    return {one.stage: one.device_hours * 3600 for one in plan.stages if one.stage != "train"}
+
+
 def show_idle_shares() -> None:
     """Idle share of eight engines before training, and the least that any order can reach.
 
     An earlier experiment has measured how long a shard of each stage takes.
     """
-    from meta_reward_core.planning.cost_estimate import MeasuredThroughput, StageRate
-    from meta_reward_core.planning.gpu_estimate import DEVICES, plan_on_hardware
+    from meta_reward_core.planning.cost_estimate import (
+        MeasuredThroughput,
+        StageRate,
+        plan_iteration,
+    )
     from meta_reward_core.planning.shard_size import estimate_shard_size
     from meta_reward_core.recipes.loader import load_recipe
 
-    paper = load_recipe("paper-llama3-8b")
-    plan = plan_on_hardware(paper, 1, device=DEVICES["h100"], devices=ENGINES, workers=1)
-    sampled = [one for one in plan.stages if one.stage != "train"]
+    paper, h100 = load_recipe("paper-llama3-8b"), plan_h100_seconds()
     rates = {
-        one.stage: StageRate(1.0, one.calls / (one.device_hours * 3600), SECONDS_PER_SHARD)
-        for one in sampled
+        plan.stage: StageRate(1.0, plan.calls / h100[plan.stage], SECONDS_PER_SHARD)
+        for plan in plan_iteration(paper, 1)
+        if plan.stage in h100
     }
     chosen = estimate_shard_size(
         paper.model_copy(update={"prompts_per_shard": None}),
@@ -141,7 +154,7 @@ def show_idle_shares() -> None:
     print(f"{ENGINES} engines, one iteration before its training")
     print(f"default size of shards on H100: {chosen.describe()}")
     for shards in (20, chosen.shards):
-        stages = {one.stage: one.device_hours * 3600 / shards for one in sampled}
+        stages = {stage: seconds / shards for stage, seconds in h100.items()}
         for title, seconds in (("equal stages", EVEN), ("stages as on H100", stages)):
             for variation, seeds in ((0.0, 1), (0.1, 5)):
                 _show_idle_share(shards, title, seconds, variation, seeds)
