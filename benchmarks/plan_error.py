@@ -17,7 +17,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -144,12 +144,12 @@ def measure_lengths(site: Path, run: Run) -> TextLengths:
     )
 
 
-def compare(root: Path) -> Iterator[str]:
-    """Run the three sizes, and yield the lines of the table."""
+def compare(root: Path, sizes: Sequence[int]) -> Iterator[str]:
+    """Run all sizes, and yield the lines of the table."""
     core, size = measure_core(), read_size(get_shipped_seed_model())
-    run(root / "first", PROMPTS[0])  # compiles, and fills caches of files
-    before = run(root / "before", PROMPTS[0] * 3 // 2)
-    for prompts in PROMPTS:
+    run(root / "first", sizes[0])  # compiles, and fills caches of files
+    before = run(root / "before", sizes[0] * 3 // 2)
+    for prompts in sizes:
         found = run(root / str(prompts), prompts)
         lengths = measure_lengths(root / str(prompts), found)
         planned = plan_on_hardware(
@@ -169,10 +169,13 @@ def main() -> None:
     """Print the table, and write it into a page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="page with the table")
+    parser.add_argument("--prompts", type=int, nargs="+", default=PROMPTS, help="sizes of the runs")
     options = parser.parse_args()
+    lines = []
     with tempfile.TemporaryDirectory() as folder:
-        lines = list(compare(Path(folder)))
-    print(*lines, sep="\n")
+        for line in compare(Path(folder), options.prompts):
+            print(line, flush=True)
+            lines.append(line)
     if options.output is not None:
         page = options.output.read_text(encoding="utf-8")
         head, _, below = page.partition(MARK)
