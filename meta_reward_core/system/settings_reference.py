@@ -36,7 +36,8 @@ _LIBRARIES: Final = {
     "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY": "Credentials for the bucket of the artifact root.",
     "AWS_SHARED_CREDENTIALS_FILE": "File that contains these credentials.",
     "AWS_DEFAULT_REGION": "Region of the bucket.",
-    "CUDA_VISIBLE_DEVICES": "GPUs that a worker may use.",
+    "CUDA_VISIBLE_DEVICES": "GPUs that a worker may use; indices as shown by nvidia-smi, unless "
+    "CUDA_DEVICE_ORDER is set.",
     "HF_HUB_OFFLINE": "1: never contact the Hub. Models must then be in `META_REWARD_MODEL_ROOT`.",
     "HF_HUB_DISABLE_XET": "1: do not use Xet, for mirrors of the Hub that do not support it.",
 }

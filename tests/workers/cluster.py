@@ -165,6 +165,11 @@ class Cluster:
             self.kill_tree(process)
 
 
+def deny_memory(engine: psutil.Process) -> None:
+    """Refuse more memory to one engine process than it has."""
+    engine.rlimit(psutil.RLIMIT_DATA, (1, 1))
+
+
 def make_site(root: Path, broker_url: str = "", **more: str) -> WorkerSite:
     """An empty site, which makes the same bytes as any other with the same recipe."""
     root.mkdir(parents=True)

@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -15,6 +17,8 @@ import pytest
 from workers.engine.client import EngineHost
 from workers.ops import devices
 from workers.ops.devices import DeviceGroup, DevicePool, divide_devices
+from workers.pipeline import run_shard
+from workers.pipeline.run_shard import ShardLease
 
 FOUR = tuple(DeviceGroup(number, (str(number),)) for number in range(4))
 
@@ -39,13 +43,16 @@ def test_pool_processes_beyond_the_gpus_have_slots_of_their_own_and_share_a_grou
 
 def test_each_process_gets_its_share_of_the_visible_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aa, MIG-bb,2")
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
     assert [group.gpus for group in divide_devices(3)] == [("GPU-aa",), ("MIG-bb",), ("2",)]
     assert [group.gpus for group in divide_devices(2)] == [("GPU-aa",), ("MIG-bb", "2")]
     assert [group.gpus for group in divide_devices(1)] == [("GPU-aa", "MIG-bb", "2")]
     assert len(divide_devices(9)) == 3
     assert devices.build_environment(divide_devices(3)[:2]) == {
-        "CUDA_VISIBLE_DEVICES": "GPU-aa,MIG-bb"
+        "CUDA_VISIBLE_DEVICES": "GPU-aa,MIG-bb",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the order of NVML, which measures devices by index
     }
+    assert devices.build_environment(()) == {}
 
 
 @pytest.mark.parametrize("hidden", ["", "-1"])
@@ -87,6 +94,63 @@ def test_a_model_over_two_gpus_takes_neighboring_groups(pool: DevicePool) -> Non
     assert two is not None
     assert two.groups == FOUR[2:]
     assert pool.try_acquire(2) is None
+
+
+def make_processes(pool: DevicePool) -> list[DevicePool]:
+    """The pool as its four pool processes see it; process k has slot k."""
+    processes = [copy.copy(pool) for _ in FOUR]
+    assert [one.take_slot() for one in processes] == [0, 1, 2, 3]
+    return processes
+
+
+def test_two_models_over_two_gpus_run_at_the_same_time(pool: DevicePool) -> None:
+    first, second, third, _ = make_processes(pool)
+    leases = [one.acquire(2, can_continue=lambda: False) for one in (first, second)]
+    assert [lease.groups for lease in leases if lease] == [FOUR[:2], FOUR[2:]]
+    assert third.acquire(2, can_continue=lambda: False) is None
+    assert leases[0] is not None
+    leases[0].release()
+    assert third.try_acquire(1) is not None, "no lock of the one that gave up is left"
+
+
+def test_a_model_over_two_gpus_stays_with_the_process_of_their_first_group(
+    pool: DevicePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process that waits does not take them between two shards, and unload the model."""
+    first, second, third, _ = make_processes(pool)
+    monkeypatch.setattr(devices, "_HEAD_START_SECONDS", 1.0)
+    assert second.try_acquire(2, seconds=0.5) is None
+    for one, groups in ((first, FOUR[:2]), (third, FOUR[2:])):
+        lease = one.try_acquire(2, seconds=0.5)
+        assert lease is not None
+        assert lease.groups == groups
+        lease.release()
+    late = second.try_acquire(2, seconds=3.0)
+    assert late is not None, "groups that nobody uses are not left idle"
+    assert late.groups == FOUR[:2]
+
+
+def test_a_shard_gets_the_groups_that_its_model_needs(
+    pool: DevicePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a training one at first: it waits for all of them once it has been claimed."""
+    monkeypatch.setattr(devices, "_pool", pool)
+
+    def make_shard(stage: str, gpus: int) -> Any:
+        experiment = SimpleNamespace(recipe={"engine": {"tensor_parallel": gpus}})
+        iteration = SimpleNamespace(experiment=experiment)
+        return SimpleNamespace(stage=SimpleNamespace(name=stage, iteration=iteration))
+
+    for stage, gpus, groups in (("judge", 2, 2), ("judge", 1, 1), ("train", 2, 1)):
+        lease = run_shard._acquire_devices(make_shard(stage, gpus))
+        assert lease is not None
+        assert lease.groups == FOUR[:groups]
+        lease.release()
+    lease = run_shard._acquire_devices(make_shard("judge", 2))
+    assert lease is not None
+    run_shard._resize(lease, 1, ShardLease.__new__(ShardLease))
+    assert (lease.groups, len(lease.locks)) == (FOUR[:1], 1)
+    assert pool.try_acquire_groups(FOUR[1:2]) is not None, "the other one is free"
 
 
 def test_a_training_waits_for_running_shards_and_goes_before_new_ones(pool: DevicePool) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -160,6 +162,34 @@ def test_no_leaves_nothing_behind(host: EngineHost, begun: Path) -> None:
         run(host, begun, can_continue=say_no, every_seconds=0.1)
     assert host.pid is None
     assert not psutil.pid_exists(pids[0])
+
+
+LARGE = """
+import os, sys
+if sys.argv[1] == "own session":
+    os.setsid()
+held = bytearray(400 * 2**20)
+held[::4096] = bytes([1]) * len(held[::4096])
+print(os.getpid(), flush=True)
+sys.stdin.read()
+"""
+SPLIT = """
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], stdin=subprocess.PIPE).wait()
+"""
+
+
+@pytest.mark.parametrize("session", ["own session", "same group"])
+def test_a_kill_waits_for_the_memory_of_all_processes_of_an_engine(
+    host: EngineHost, session: str
+) -> None:
+    """A stand-in for an engine on several devices: freeing memory takes longer than the leader."""
+    command = [sys.executable, "-c", SPLIT, LARGE, session]
+    host._child = leader = subprocess.Popen(command, stdout=subprocess.PIPE, process_group=0)
+    assert leader.stdout is not None
+    large = psutil.Process(int(leader.stdout.readline()))
+    host.kill()
+    assert not large.is_running() or large.status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])

@@ -17,6 +17,7 @@ from meta_reward_core.errors import EngineError, NeedsAttentionError, NoPairsErr
 from meta_reward_core.runner import ShardSchedule
 from tests.core import scripted_world
 from tests.end_to_end.conftest import Site, make_site
+from tests.workers.cluster import deny_memory
 from workers.engine.client import ShardFailedError
 from workers.pipeline.parallel_run import count_engine_processes
 
@@ -200,6 +201,20 @@ def test_stages_overlap_on_two_engines_and_a_killed_one_costs_its_shard_alone(
     train = next((begin, end) for stage, begin, end in trace if stage == "train")
     others = [(begin, end) for stage, begin, end in trace if stage != "train"]
     assert all(end <= train[0] or begin >= train[1] for begin, end in others)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_engine_out_of_memory_costs_its_shard_alone(tmp_path: Path, quiet: Site) -> None:
+    site = make_site(tmp_path / "site")
+    with running(site) as process:
+        deny_memory(engines_of(process)[0])
+        shown = process.communicate(timeout=600)[0]
+        assert process.returncode == 0, shown
+    assert site.digests() == quiet.digests()
+    assert (count_attempts(site, "failed"), count_attempts(site, "interrupted")) == (1, 0)
+    [(error,)] = ask(site, "select error from experiments_attempt where status = 'failed'")
+    assert "emory" in error or "bad_alloc" in error
 
 
 @pytest.mark.slow

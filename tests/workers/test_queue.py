@@ -22,7 +22,14 @@ from meta_reward_core.iteration import STAGES
 from tests.end_to_end.conftest import Site, find_quiet_site
 from tests.end_to_end.serving import Browser
 from tests.services import Broker, RedisLike, RedisServer, free_port, postgres
-from tests.workers.cluster import Cluster, Process, WorkerSite, cluster, make_site
+from tests.workers.cluster import (
+    Cluster,
+    Process,
+    WorkerSite,
+    cluster,
+    deny_memory,
+    make_site,
+)
 
 CONTROL_SECONDS = 5.0
 
@@ -106,6 +113,52 @@ def test_one_worker_with_two_engine_processes_equals_the_commands(
         assert len(failed) == 1, "the other engine process was not disturbed"
     if len(os.sched_getaffinity(0)) > 1:
         assert not cores[0] & cores[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_stops_and_faults_of_two_engine_processes_change_nothing(
+    tmp_path: Path, running_broker: Broker
+) -> None:
+    """In turn: pause, cancel, no memory for one of them, and a kill of their worker."""
+    longer = ("--set", "judge.samples=50", "--set", "prompts_per_shard=1")
+    with cluster(tmp_path / "site", running_broker) as here:
+        worker = here.start_worker(processes=2)
+        here.start_reconciler()
+        here.queue_iteration(*longer)
+        for action, status in (("pause", "paused"), ("cancel", "cancelled")):
+            wait_for_two_judges(here)
+            seconds = control(here, action, status=status)
+            assert seconds < CONTROL_SECONDS
+            here.wait_until(lambda: here.engines() == [], seconds=CONTROL_SECONDS)
+            assert "running" not in here.site.statuses("shard")
+            control(here, "resume", status="running")
+        wait_for_two_judges(here)
+        deny_memory(here.engines()[0])
+        here.wait_until(lambda: here.site.statuses("attempt").get("failed"))
+        wait_for_two_judges(here)
+        here.kill_tree(worker)
+        here.wait_until(lambda: here.engines() == [], seconds=CONTROL_SECONDS)
+        here.start_worker(processes=2)
+        here.wait_finished(seconds=900)
+        check_rows(here.site)
+        check_training_was_alone(here.site)
+        ended = here.site.statuses("attempt")
+        assert (ended["interrupted"], ended["failed"], ended["lost"]) == (4, 1, 2)
+        [(error,)] = here.site.rows("select error from experiments_attempt where status = 'failed'")
+        assert "emory" in error or "bad_alloc" in error
+        undisturbed = make_site(tmp_path / "undisturbed")
+        assert undisturbed.run_iteration("--iterations", "1", *longer).returncode == 0
+        assert here.site.digests() == undisturbed.digests()
+
+
+def wait_for_two_judges(here: Cluster) -> None:
+    """Wait until two engine processes are in the middle of judging."""
+    busy = (
+        "select 1 from experiments_shard s join experiments_stage t on t.id = s.stage_id "
+        "where t.name = 'judge' and s.status = 'running' and s.tokens > 0"
+    )
+    here.wait_until(lambda: len(here.site.rows(busy)) == 2 and len(here.engines()) == 2)
 
 
 def count_running(here: Cluster) -> int:

@@ -24,7 +24,14 @@ from meta_reward_core.iteration import Resource
 from meta_reward_core.system.settings import build_environment_without_secrets
 from meta_reward_core.system.signals import make_parent_death_preexec
 from workers.engine.output import EngineOutput
-from workers.ops.devices import DeviceGroup, DevicePool, build_environment, get_pool, list_cores
+from workers.ops.devices import (
+    DeviceGroup,
+    DevicePool,
+    build_environment,
+    get_pool,
+    kill_process_group,
+    list_cores,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,11 +247,10 @@ class EngineHost:
         return answer
 
     def kill(self) -> None:
-        """Kill the engine process and everything it started."""
+        """Kill the engine process and everything it started, and wait until they have ended."""
         if self._child is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._child.pid, signal.SIGKILL)
+        kill_process_group(self._child.pid)
         self._child.wait()
         for stream in (self._child.stdin, self._child.stdout):
             _close(stream)

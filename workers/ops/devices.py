@@ -16,7 +16,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -31,6 +31,8 @@ _Name = TypeVar("_Name")
 
 _POLL_SECONDS: Final = 0.2
 _STOP_SECONDS: Final = 30.0
+_HEAD_START_SECONDS: Final = 5.0
+"""How long a process leaves several groups to the one that may have a model loaded on them."""
 _WIDE: Final = "wide.lock"
 
 
@@ -101,9 +103,15 @@ def _take_share(names: Sequence[_Name], number: int, shares: int) -> Sequence[_N
 
 
 def build_environment(groups: Sequence[DeviceGroup]) -> dict[str, str]:
-    """Build an environment in which an engine process sees only the devices of these groups."""
+    """Build an environment in which an engine process sees only the devices of these groups.
+
+    Indices are those of NVML and nvidia-smi; by default, CUDA numbers devices by speed.
+    """
     gpus = [gpu for group in groups for gpu in group.gpus]
-    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+    if not gpus:
+        return {}
+    order = read_variable("CUDA_DEVICE_ORDER") or "PCI_BUS_ID"
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "CUDA_DEVICE_ORDER": order}
 
 
 def list_cores(groups: Sequence[DeviceGroup]) -> frozenset[int]:
@@ -123,6 +131,12 @@ class DeviceLease:
         for lock in self.locks:
             lock.release()
         self.locks = []
+
+    def keep(self, count: int) -> None:
+        """Release all but the first `count` groups."""
+        for lock in self.locks[count:]:
+            lock.release()
+        self.groups, self.locks = self.groups[:count], self.locks[:count]
 
 
 class DevicePool:
@@ -160,45 +174,64 @@ class DevicePool:
     def try_acquire(self, count: int, *, seconds: float = 0.0) -> DeviceLease | None:
         """Acquire `count` adjacent free groups; None after the timeout.
 
-        Processes that wait for many groups have priority; otherwise they could wait forever.
+        Processes that wait for many groups have priority; otherwise they could wait forever. A
+        model over several groups takes a block of them. The process whose own group is the first of
+        a block gets it before others, so that its model stays loaded.
         """
-        give_up_at = time.monotonic() + seconds
+        began = time.monotonic()
+        head_start = min(seconds, _HEAD_START_SECONDS) if count > 1 else 0.0
         while True:
-            lease = self._try_acquire_now(count)
-            if lease is not None or time.monotonic() >= give_up_at:
+            waited = time.monotonic() - began
+            lease = self._try_acquire_now(count, only_own=waited < head_start)
+            if lease is not None or waited >= seconds:
                 return lease
             time.sleep(_POLL_SECONDS)
 
-    def _try_acquire_now(self, count: int) -> DeviceLease | None:
+    def _try_acquire_now(self, count: int, *, only_own: bool) -> DeviceLease | None:
         wide = self._lock(_WIDE)
         if not _try_lock(wide):
             return None
         try:
-            starts = range(0, len(self.groups) - count + 1, count)
-            own = self.get_own_group().number // count * count
-            for start in sorted(starts, key=lambda start: (start != own, start)):
-                lease = self.try_acquire_groups(self.groups[start : start + count])
-                if lease is not None:
-                    return lease
-            return None
+            return self._try_acquire_block(count, only_own=only_own)
         finally:
             wide.release()
 
+    def _try_acquire_block(self, count: int, *, only_own: bool = False) -> DeviceLease | None:
+        starts = range(0, len(self.groups) - count + 1, count)
+        own = self.get_own_group().number
+        for start in sorted(starts, key=lambda start: (start != own // count * count, start)):
+            if only_own and start != own:
+                continue
+            lease = self.try_acquire_groups(self.groups[start : start + count])
+            if lease is not None:
+                return lease
+        return None
+
     def acquire(self, count: int, *, can_continue: Callable[[], bool]) -> DeviceLease | None:
-        """Wait for the first `count` groups; None once `can_continue` returns False."""
-        wide, lease = self._lock(_WIDE), DeviceLease(())
+        """Wait for `count` adjacent groups; None once `can_continue` returns False.
+
+        Meanwhile no other process acquires any, so running shards make room.
+        """
+        wide = self._lock(_WIDE)
         if not _wait_for(wide, can_continue):
             return None
         try:
-            for group in self.groups[:count]:
-                lock = self._lock(f"{group.number}.lock")
-                if not _wait_for(lock, can_continue):
-                    lease.release()
-                    return None
-                lease.locks.append(lock)
-                lease.groups = (*lease.groups, group)
+            if count == len(self.groups):
+                return self._acquire_all(can_continue)
+            while (lease := self._try_acquire_block(count)) is None and can_continue():
+                time.sleep(_POLL_SECONDS)
+            return lease
         finally:
             wide.release()
+
+    def _acquire_all(self, can_continue: Callable[[], bool]) -> DeviceLease | None:
+        lease = DeviceLease(self.groups)
+        for group in self.groups:
+            lock = self._lock(f"{group.number}.lock")
+            if not _wait_for(lock, can_continue):
+                lease.release()
+                return None
+            lease.locks.append(lock)
         return lease
 
     def stop_other_engines(self, groups: Sequence[DeviceGroup], *, keep: int | None) -> None:
@@ -295,13 +328,34 @@ def _wait_for(lock: FileLock, can_continue: Callable[[], bool]) -> bool:
 
 
 def _stop_engine(pid: int) -> None:
-    """Kill an engine's process group; its memory is free once the process has ended."""
-    for process in _iter_engine(pid):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
-        give_up_at = time.monotonic() + _STOP_SECONDS
-        while _is_alive(process) and time.monotonic() < give_up_at:
-            time.sleep(0.02)
+    if _is_engine(pid):
+        kill_process_group(pid)
+
+
+def kill_process_group(leader: int) -> None:
+    """Kill a process group, and wait until all its processes have freed their memory.
+
+    An engine or a training on several devices has a process for each of them, which can outlive the
+    leader. Those of a training are not in its group, but end with their parent.
+    """
+    members = _list_members(leader)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+    give_up_at = time.monotonic() + _STOP_SECONDS
+    while any(map(_is_alive, members)) and time.monotonic() < give_up_at:
+        time.sleep(0.02)
+
+
+def _list_members(leader: int) -> set[psutil.Process]:
+    """List the processes of a group, and all descendants of its leader."""
+    members = set()
+    with contextlib.suppress(psutil.Error):
+        members |= {psutil.Process(leader), *psutil.Process(leader).children(recursive=True)}
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == leader:
+                members.add(process)
+    return members
 
 
 def _is_alive(process: psutil.Process) -> bool:
@@ -312,9 +366,8 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _iter_engine(pid: int) -> Iterator[psutil.Process]:
-    """Yield the process if it is still the leader of an engine's group."""
+def _is_engine(pid: int) -> bool:
+    """Whether the process is still the leader of an engine's group."""
     with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        if "workers.engine.process" in process.cmdline():
-            yield process
+        return "workers.engine.process" in psutil.Process(pid).cmdline()
+    return False

@@ -77,9 +77,14 @@ def run_shard(shard_id: int) -> None:
 
 
 def _acquire_devices(shard: Shard) -> DeviceLease | None:
-    """Acquire the minimum devices of a shard; None if others use all devices of this worker."""
-    if _RESOURCES[shard.stage.name] != "cpu":
-        return get_pool().try_acquire(1, seconds=_DEVICE_SECONDS)
+    """Acquire the minimum devices of a shard; None if others use all devices of this worker.
+
+    A training waits for all of them only once it is claimed.
+    """
+    resource = _RESOURCES[shard.stage.name]
+    if resource != "cpu":
+        count = _count_groups(shard) if resource == "engine" else 1
+        return get_pool().try_acquire(count, seconds=_DEVICE_SECONDS)
     lease = get_pool().try_acquire_groups(_host.groups)
     if lease is not None:
         return lease
@@ -124,7 +129,7 @@ def _run_claimed(shard: Shard, attempt: Attempt, devices: DeviceLease) -> None:
 def _run_in_engine(shard: Shard, lease: "ShardLease", devices: DeviceLease) -> ShardResult:
     stage, iteration = shard.stage, shard.stage.iteration
     experiment = iteration.experiment
-    _widen(devices, _count_groups(shard), lease)
+    _resize(devices, _count_groups(shard), lease)
     layout = open_experiment_files(experiment).layout
     scratch = layout.get_scratch(Path(settings.META_REWARD_SCRATCH_ROOT), iteration.number)
     return _host.run(
@@ -155,13 +160,14 @@ def _count_groups(shard: Shard) -> int:
     return count_groups(shard.stage.iteration.experiment.recipe["engine"], groups)
 
 
-def _widen(devices: DeviceLease, count: int, lease: "ShardLease") -> None:
-    """Wait until other shards on the required devices have ended.
+def _resize(devices: DeviceLease, count: int, lease: "ShardLease") -> None:
+    """Release devices that the claimed shard does not need, or wait for more.
 
     Raises:
         ShardStoppedError: the shard was stopped or lost in the meantime.
     """
     if len(devices.groups) >= count:
+        devices.keep(count or len(devices.groups))
         return
     devices.release()  # otherwise two could wait for each other's groups forever
     wider = get_pool().acquire(count, can_continue=lease.can_continue)
