@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -163,6 +164,10 @@ class Cluster:
     def stop(self) -> None:
         for process in self.processes:
             self.kill_tree(process)
+
+
+LACK_OF_MEMORY = re.compile("[Mm]emory|bad_alloc|failed to map segment")
+"""What an engine process may say that cannot get more memory, even while it starts."""
 
 
 def deny_memory(engine: psutil.Process) -> None:

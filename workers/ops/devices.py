@@ -179,7 +179,7 @@ class DevicePool:
         a block gets it before others, so that its model stays loaded.
         """
         began = time.monotonic()
-        head_start = min(seconds, _HEAD_START_SECONDS) if count > 1 else 0.0
+        head_start = _HEAD_START_SECONDS if count > 1 and seconds else 0.0
         while True:
             waited = time.monotonic() - began
             lease = self._try_acquire_now(count, only_own=waited < head_start)
