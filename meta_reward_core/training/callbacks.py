@@ -71,7 +71,7 @@ class TrainingMonitor(TrainerCallback):
 
     def on_epoch_end(
         self,
-        args: TrainingArguments,  # noqa: ARG002
+        args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
         **_: Any,
@@ -80,6 +80,10 @@ class TrainingMonitor(TrainerCallback):
         skipped = round(state.epoch or 0) % self._settings.save_every_epochs
         if skipped and state.global_step < state.max_steps:
             control.should_save = control.should_evaluate = False
+        elif control.should_save:
+            # transformers records a best state only if its folder exists before a sharded model is
+            # saved, and otherwise deletes it
+            _get_state_folder(args, state).mkdir(parents=True, exist_ok=True)
 
     def on_save(
         self,
@@ -91,7 +95,7 @@ class TrainingMonitor(TrainerCallback):
         """Mark a state as complete once every process has written its part."""
         self._wait(f"written-{state.global_step}")
         if state.is_world_process_zero:
-            mark_complete(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+            mark_complete(_get_state_folder(args, state))
         self._wait(f"complete-{state.global_step}")
 
     def on_train_end(
@@ -110,6 +114,10 @@ class TrainingMonitor(TrainerCallback):
         """Wait for the other processes without a limit, as long as they are alive."""
         if self._barrier is not None:
             self._barrier.wait(name)
+
+
+def _get_state_folder(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
 
 
 def find_alarm(

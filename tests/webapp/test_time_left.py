@@ -16,7 +16,7 @@ SPANS = {"generate": (0, 100), "judge": (50, 160), "meta_judge": (120, 200), "tr
 
 
 def make_stage(name: str, place: int, begin: float, end: float, **values: Any) -> StageProgress:
-    given = {
+    given: dict[str, Any] = {
         "name": name, "title": name, "place": place, "status": StageStatus.FINISHED,
         "status_label": "", "done": 4, "running": 0, "failed": 0, "shard_count": 4, "tokens": 0,
         "tokens_per_second": None, "step": None, "steps": None,

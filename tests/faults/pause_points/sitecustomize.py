@@ -92,7 +92,18 @@ def _before(name: str, step: str) -> Callable[[Any], None]:
     return wrap
 
 
+def _one_after_the_other(module: Any) -> None:
+    """Each stage waits for all earlier ones, so that one step is struck at a time.
+
+    Otherwise the one worker could be held in a stage while a test waits for the stage before.
+    """
+    names = [spec.name for spec in module.STAGE_SPECS]
+    module.WHOLE_INPUTS = {name: tuple(names[:place]) for place, name in enumerate(names)}
+    module.STREAMED_INPUTS = dict.fromkeys(names, ())
+
+
 WRAPPED: dict[str, Callable[[Any], None]] = {
+    "meta_reward_core.recipes.dataflow": _one_after_the_other,
     "meta_reward_core.iteration": _working,
     "meta_reward_core.storage.shards": _writing,
     "workers.pipeline.shard_claims": _told,
