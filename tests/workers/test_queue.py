@@ -122,7 +122,7 @@ def test_stops_and_faults_of_two_engine_processes_change_nothing(
     tmp_path: Path, running_broker: Broker
 ) -> None:
     """In turn: pause, cancel, no memory for one of them, and a kill of their worker."""
-    longer = ("--set", "judge.samples=400", "--set", "prompts_per_shard=1")
+    longer = ("--set", "actor.samples=10", *LONG, "--set", "prompts_per_shard=1")
     with cluster(tmp_path / "site", running_broker) as here:
         worker = here.start_worker(processes=2)
         here.start_reconciler()
