@@ -38,7 +38,7 @@ def test_a_cache_too_small_for_one_prompt_is_an_engine_error() -> None:
 def test_prompts_longer_than_a_step_are_read_in_parts() -> None:
     """With the replies of whole prompts, and with prefix caching."""
     greedy = SamplingParams(temperature=0.0, top_p=1.0, max_new_tokens=16)
-    texts = [" ".join(["yes no maybe"] * 40 + [end]) for end in ("one", "two", "three")]
+    texts = [" ".join(["yes no maybe"] * 60 + [end]) for end in ("one", "two", "three")]
     long: list[Conversation] = [[{"role": "user", "content": text}] for text in texts]
     whole = load_seed_model()
     expected = whole.sample(long, 1, sampling=greedy, seed=1)
