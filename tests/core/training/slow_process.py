@@ -8,8 +8,8 @@ from typing import Any
 
 from meta_reward_core.training import callbacks, process_main, trainer
 
-MAX_WAIT = timedelta(seconds=20)
-WRITES_SECONDS = 30.0
+MAX_WAIT = timedelta(seconds=60)
+WRITES_SECONDS = 75.0
 
 
 def write_slowly(function: Any) -> Any:
