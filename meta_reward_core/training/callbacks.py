@@ -111,7 +111,7 @@ class TrainingMonitor(TrainerCallback):
             self._barrier.wait("ended")
 
     def _wait(self, name: str) -> None:
-        """Wait for the other processes without a limit, as long as they are alive."""
+        """Wait for the other processes without a limit while they are alive."""
         if self._barrier is not None:
             self._barrier.wait(name)
 

@@ -133,7 +133,7 @@ class DeviceLease:
         self.locks = []
 
     def keep(self, count: int) -> None:
-        """Release all but the first `count` groups."""
+        """Keep only the first `count` groups, and release the others."""
         for lock in self.locks[count:]:
             lock.release()
         self.groups, self.locks = self.groups[:count], self.locks[:count]
