@@ -41,6 +41,7 @@ from meta_reward_core.storage.records import (
 )
 from meta_reward_core.storage.schemas import build_table, get_own_part, to_records
 from meta_reward_core.storage.shards import Counts, IterationFiles, StageOutput
+from meta_reward_core.system.library_imports import pause_garbage_collection
 from meta_reward_core.training.dataset import load_training_rows
 
 if TYPE_CHECKING:
@@ -298,7 +299,8 @@ def run_train(
     rows = load_training_rows(context)
     if not rows:
         raise NoPairsError(_explain_no_pairs(context))
-    from meta_reward_core.training.dpo import train_dpo  # import TRL only for training
+    with pause_garbage_collection():
+        from meta_reward_core.training.dpo import train_dpo  # import TRL only for training
 
     resources.release_engine()
     made = context.files.checkpoint

@@ -13,6 +13,7 @@ from meta_reward_core.engines.base import Engine
 from meta_reward_core.engines.openai_forced_lines import LineTokenizer
 from meta_reward_core.errors import InputError
 from meta_reward_core.recipes.schema import EngineRecipe
+from meta_reward_core.system.library_imports import import_libraries_quickly
 
 
 def require_engine(kind: str) -> None:
@@ -47,7 +48,8 @@ def make_vllm_missing_error() -> InputError:
 
 
 def _load_transformers(folder: Path, recipe: EngineRecipe, base: Path | None) -> Engine:  # noqa: ARG001
-    from meta_reward_core.engines.transformers import load_transformers_engine
+    with import_libraries_quickly():
+        from meta_reward_core.engines.transformers import load_transformers_engine
 
     return load_transformers_engine(
         folder,

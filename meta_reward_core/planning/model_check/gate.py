@@ -20,6 +20,7 @@ from meta_reward_core.planning.model_check.run import (
 )
 from meta_reward_core.recipes.dataflow import GENERATE
 from meta_reward_core.storage.layout import ExperimentLayout, get_experiment_folder
+from meta_reward_core.system.library_imports import import_libraries_quickly
 
 
 def require_model_checked(context: IterationContext) -> None:
@@ -69,7 +70,8 @@ def require_savable(context: IterationContext) -> None:
     """
     if context.recipe.engine.kind == "scripted":
         return
-    from meta_reward_core.models.check.loading import check_saved_files
+    with import_libraries_quickly():
+        from meta_reward_core.models.check.loading import check_saved_files
 
     folder = context.model.folder
     try:

@@ -6,13 +6,11 @@ meta_reward_core.planning.model_check` reads a request as JSON from its standard
 the report to its standard output.
 """
 
-import contextlib
 import importlib.util
 import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -30,11 +28,11 @@ from meta_reward_core.recipes.prompt_templates import PromptTemplate
 from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.storage.artifact_store import ArtifactStore, encode_canonical_json
 from meta_reward_core.storage.layout import ExperimentLayout
+from meta_reward_core.system.library_imports import import_libraries_quickly
 from meta_reward_core.system.settings import build_environment_without_secrets
 from meta_reward_core.system.signals import make_parent_death_preexec
 from meta_reward_core.system.untrusted_input import parse_json
 
-_CHECKS_OF_UNUSED_LIBRARIES: Final = ("is_scipy_available", "is_sklearn_available")
 _TIMEOUT_SECONDS: Final = 600.0
 CPU_SECONDS: Final = 300
 """CPU time limit of a check in a separate process; the largest models take 10 seconds."""
@@ -174,7 +172,7 @@ def _explain_unexpected(error: Exception, folder: Path) -> Check:
 def _check_with_libraries(
     request: ModelCheckRequest, files: FolderFiles, needs: ModelNeeds
 ) -> list[Check]:
-    with _skip_unused_libraries():
+    with import_libraries_quickly():
         from meta_reward_core.models.check.chat_template import check_chat_template
         from meta_reward_core.models.check.loading import (
             UnusableConfigError,
@@ -231,25 +229,6 @@ def _check_with_libraries(
                 limit=_find_limit(limit, needs),
             )
     return checks
-
-
-@contextlib.contextmanager
-def _skip_unused_libraries() -> Iterator[None]:
-    """Context manager that lets transformers be imported without SciPy and scikit-learn.
-
-    transformers uses them only for object detection and assisted generation, and they account for a
-    quarter of its import time.
-    """
-    from transformers import utils
-
-    found = {name: getattr(utils, name) for name in _CHECKS_OF_UNUSED_LIBRARIES}
-    for name in found:
-        setattr(utils, name, lambda: False)
-    try:
-        yield
-    finally:
-        for name, check in found.items():
-            setattr(utils, name, check)
 
 
 def _find_limit(own: object, needs: ModelNeeds) -> int | None:
