@@ -37,4 +37,4 @@ class PeopleConfig(AppConfig):
         reauthentication.connect_signals()
         admin.site.password_change = views.redirect_admin_password  # type: ignore[assignment, method-assign]
         admin.site.login = views.redirect_admin_login  # type: ignore[method-assign]
-        post_migrate.connect(_make_roles, dispatch_uid="make_roles")
+        post_migrate.connect(_make_roles, sender=self, dispatch_uid="make_roles")
