@@ -16,6 +16,7 @@ class Exchange(BaseHTTPRequestHandler):
     """One request and its answer."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # it holds each body back until the headers are acknowledged
     server: "MisbehavingServer"
     body: dict[str, Any]
 
@@ -52,6 +53,7 @@ class MisbehavingServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # a client that finds it full tries again after a second
     block_on_close = False
 
     def __init__(self) -> None:
