@@ -39,6 +39,12 @@ def load_migrated_database(connection: sqlite3.Connection) -> None:
         made.backup(connection)
 
 
+def copy_database(source: Path, target: Path) -> None:
+    """Replace everything in a database, which a server may have open, by what another holds."""
+    with closing(sqlite3.connect(source)) as read, closing(sqlite3.connect(target)) as written:
+        read.backup(written)
+
+
 def _hash_sources() -> str:
     """Hash what its tables and rows come from: the code of the site and Django's own apps."""
     digest = hashlib.sha256((CHECKOUT / "constraints.txt").read_bytes())

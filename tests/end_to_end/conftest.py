@@ -56,6 +56,10 @@ class Site:
         return self.root / "artifacts"
 
     @property
+    def database(self) -> Path:
+        return self.root / "db.sqlite3"
+
+    @property
     def recipe(self) -> Path:
         return self.root / "tiny.yaml"
 
