@@ -11,12 +11,14 @@ import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Literal
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser import is_too_wide, launched_chromium, serious_violations
+from tests.databases import copy_database
 from tests.end_to_end.conftest import Site, make_site
 from tests.end_to_end.serving import serving_pages
 
@@ -105,7 +107,7 @@ class Review:
     known: dict[int, dict[str, str]] = field(default_factory=dict)
 
     def query(self, sql: str) -> list[tuple[object, ...]]:
-        with sqlite3.connect(self.site.root / "db.sqlite3") as database:
+        with sqlite3.connect(self.site.database) as database:
             return database.execute(sql).fetchall()
 
     def shown(self, number: int) -> tuple[int, str, bool]:
@@ -150,9 +152,26 @@ def chromium() -> Iterator[Browser]:
         yield found
 
 
-@pytest.fixture
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Review]:
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Review]:
     yield from prepare(tmp_path_factory.mktemp("small"), size=12, auditors=["carol", "dave"])
+
+
+@pytest.fixture(scope="module")
+def untouched(served: Review, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the database before anybody has signed in."""
+    path = tmp_path_factory.mktemp("untouched") / "db.sqlite3"
+    copy_database(served.site.database, path)
+    return path
+
+
+@pytest.fixture
+def small(chromium: Browser, served: Review, untouched: Path) -> Iterator[Review]:
+    """The small review, which nobody has begun; all tests use one server."""
+    copy_database(untouched, served.site.database)
+    yield Review(served.site, served.url)
+    for context in chromium.contexts:
+        context.close()
 
 
 @pytest.fixture
@@ -394,11 +413,7 @@ def test_a_small_review_is_adjudicated_on_the_site_and_in_the_admin(
 def test_pasted_text_is_kept_as_a_draft_and_a_score_may_have_half_a_point(
     chromium: Browser, small: Review
 ) -> None:
-    reopened = small.site.manage(
-        "shell", "-v", "0", "-c",
-        "from webapp.audit.models import Batch; Batch.objects.update(status='open')",
-    )  # fmt: skip
-    assert reopened.returncode == 0, reopened.stdout
+    small.query("UPDATE audit_batch SET status = 'open'")
     page = sign_in(chromium, small, "lena")
     page.goto(f"{small.url}/audits/2/items/1/review")
     page.locator("textarea[name=reason]").focus()
