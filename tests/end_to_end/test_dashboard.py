@@ -2,6 +2,8 @@
 
 import contextlib
 import re
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.browser import chromium, launched_chromium
-from tests.end_to_end.serving import Server, own_server
+from tests.end_to_end.serving import PARTS, Server, own_server
 from tests.services import Broker
 
 SMALL = {
@@ -28,12 +30,6 @@ def serving(**more: str) -> Iterator[Server]:
     with own_server(migrated="DATABASE_URL" not in more, OMP_NUM_THREADS="1", **more) as server:
         server.start()
         server.wait_until_up()
-        yield server
-
-
-@pytest.fixture(scope="module")
-def embedded() -> Iterator[Server]:
-    with serving() as server:
         yield server
 
 
@@ -80,15 +76,29 @@ def wait_finished(page: Page, server: Server, name: str) -> None:
     expect(page.locator("svg").first).to_be_visible(timeout=MINUTES)
 
 
-def test_an_experiment_from_the_form_to_its_charts(embedded: Server) -> None:
-    with chromium() as browser:
-        page = sign_in(browser, embedded)
-        launch(page, "launched")
-        wait_finished(page, embedded, "launched")
-        assert "M1" in page.locator("h1").inner_text()
-        page.get_by_role("link", name="Prompts, responses and judgments").click()
-        page.locator("main table a").first.click()
-        expect(page.locator("svg").first).to_be_visible()
+def test_an_experiment_from_the_form_to_its_charts_and_ctrl_c_leaves_nothing_running() -> None:
+    with serving() as server:
+        with chromium() as browser:
+            page = sign_in(browser, server)
+            launch(page, "launched")
+            wait_finished(page, server, "launched")
+            assert "M1" in page.locator("h1").inner_text()
+            page.get_by_role("link", name="Prompts, responses and judgments").click()
+            page.locator("main table a").first.click()
+            expect(page.locator("svg").first).to_be_visible()
+        stop_by_ctrl_c(server)
+
+
+def stop_by_ctrl_c(server: Server) -> None:
+    assert server.process is not None
+    parts = [server.part(name) for name in PARTS]
+    began = time.monotonic()
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(60) == 0, server.said()
+    assert time.monotonic() - began < 20, server.said()
+    assert server.processes() == []
+    assert not any(part.is_running() for part in parts)
+    assert "Traceback" not in server.said()
 
 
 @pytest.mark.slow
