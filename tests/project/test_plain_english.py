@@ -172,6 +172,7 @@ def is_below(path: Path, names: Iterable[str]) -> bool:
     return any(path.is_relative_to(CHECKOUT / name) for name in names)
 
 
+@pytest.mark.slow  # `make check` runs it, too
 @pytest.mark.parametrize("name", COVERED)
 def test_texts_use_no_banned_phrase(name: str) -> None:
     files = [path for path in list_files(name) if not is_below(path, EXEMPT)]
