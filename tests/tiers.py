@@ -16,13 +16,16 @@ LIMIT_SECONDS: Final = {QUICK: 600, "slow": 1800, "faults": 1800, "vllm": 900, "
 """Longest time of one test with its fixtures, by tier; a test without a marker is quick."""
 
 LONGEST_FIRST: Final = (
-    *("ui/test_pages.py", "workers/test_queue.py", "faults/test_matrix.py"),
-    *("end_to_end/test_dashboard.py", "end_to_end/test_serve.py"),
-    *("project/test_postgresql.py", "upgrades/test_earlier_versions.py"),
-    *("end_to_end/test_iteration.py", "end_to_end/test_adjudication.py"),
-    *("end_to_end/test_audit_annotation.py", "end_to_end/test_own_model.py"),
-    *("core/test_changed_settings.py", "workers/test_change_settings.py"),
-    *("webapp/test_authorization.py", "end_to_end", "project", "upgrades"),
+    *("ui/test_pages.py", "end_to_end/test_adjudication.py", "end_to_end/test_dashboard.py"),
+    *("workers/test_queue.py", "faults/test_matrix.py", "end_to_end/test_serve.py"),
+    *("project/test_postgresql.py", "end_to_end/test_audit_annotation.py"),
+    *("core/engines/test_openai_iteration.py", "workers/test_scheduling.py"),
+    *("workers/test_change_settings.py", "workers/test_audit_gate.py"),
+    *("core/training/test_weighting.py", "upgrades/test_earlier_versions.py"),
+    *("core/test_changed_settings.py", "webapp/test_adjudication.py"),
+    *("webapp/test_audit_annotation.py", "webapp/test_authorization.py", "workers/test_prune.py"),
+    *("core/engines/test_openai.py", "core/training", "workers/test_broker.py"),
+    *("end_to_end", "project", "upgrades", "ui"),
 )
 """Files and folders whose tests take longest, the longest first: processes share them well."""
 
