@@ -1,14 +1,19 @@
 """What all tests share."""
 
+import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from django.conf import settings as django_settings
+from django.contrib.auth.hashers import reset_hashers
 from django.db import connection
 from hypothesis import settings
 from pytest_django import DjangoDbBlocker
+from whitenoise.middleware import WhiteNoiseMiddleware
+from whitenoise.responders import StaticFile
 
 from tests import services, tiers
 from tests.databases import load_migrated_database
@@ -18,6 +23,12 @@ from tests.hub_server import Hub, running_hub
 # most of what a short one does.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Tiny models gain nothing from threads, which take turns with those of the other test processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Collection imports half of all code, and leaves no garbage that is worth looking for.
+gc.disable()
 
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("quick", deadline=None, max_examples=50)
@@ -33,6 +44,41 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     tiers.set_limits(items)
     items.sort(key=tiers.rank_by_duration)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Leave all that was imported out of later garbage collections; there was none until now."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _spare_time() -> Iterator[None]:
+    """Do without what only production needs.
+
+    The hash of a password takes 0.4 s, and this machine does not lose power during a test.
+    """
+    django_settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    reset_hashers(setting="PASSWORD_HASHERS")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        patch.setattr(WhiteNoiseMiddleware, "add_files_from_finders", _make_shared_scan())
+        yield
+
+
+def _make_shared_scan() -> Callable[[WhiteNoiseMiddleware], None]:
+    """Look for static files once, and not for each client."""
+    scan, found = WhiteNoiseMiddleware.add_files_from_finders, dict[str, StaticFile]()
+
+    def add_files(middleware: WhiteNoiseMiddleware) -> None:
+        if not found:
+            others, middleware.files = middleware.files, found
+            scan(middleware)
+            middleware.files = others
+        middleware.files.update(found)
+
+    return add_files
 
 
 @pytest.fixture(scope="session")

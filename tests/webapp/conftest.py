@@ -1,6 +1,9 @@
 """Rows and a client for the pages."""
 
+from functools import cache
+
 import pytest
+from django.contrib.auth.hashers import get_hasher, make_password
 from django.contrib.auth.models import Group, User
 from django.test import Client
 from pytest_django.fixtures import Settings
@@ -12,7 +15,6 @@ from webapp.experiments.models import Experiment, Iteration
 @pytest.fixture(autouse=True)
 def _quick_and_apart(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.SECRET_KEY = "for tests alone"
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     queues._count_messages_at.cache_clear()
     settings.META_REWARD_REGION_SECONDS = 0.0  # a test changes a row and looks at once
     monkeypatch.setattr(queues, "read_queue_lengths", lambda: {"gpu": 0, "cpu": 0})
@@ -24,10 +26,16 @@ def alice(db: None) -> User:
 
 
 def make_person(name: str, *roles: str) -> User:
-    """An account with some roles."""
-    person = User.objects.create_user(name, password="correct horse")
+    """An account with some roles, whose password is "correct horse"."""
+    person = User.objects.create(username=name, password=_hash_password(get_hasher().algorithm))
     person.groups.set(Group.objects.filter(name__in=roles))
     return person
+
+
+@cache
+def _hash_password(algorithm: str) -> str:
+    """Hash it once: what fills the database of a real site has the hash for production."""
+    return make_password("correct horse", hasher=algorithm)
 
 
 @pytest.fixture
