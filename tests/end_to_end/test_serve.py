@@ -37,8 +37,8 @@ def broker_client(server: Server) -> "redis.Redis":
 def test_it_comes_up_with_one_command(up: Server) -> None:
     """`test_dashboard` has the end of one, after it has worked."""
     assert "There are no experiments yet" in (up.get("/") or "")
-    assert "@" in (up.get("/workers") or "")
-    assert all(up.pids(name) for name in PARTS)
+    wait(lambda: "@" in (up.get("/workers") or ""), explain=up.said)
+    wait(lambda: all(up.pids(name) for name in PARTS), explain=up.said)
 
 
 @pytest.mark.slow
