@@ -145,9 +145,11 @@ def test_stops_and_faults_of_two_engine_processes_change_nothing(
         check_rows(here.site)
         check_training_was_alone(here.site)
         ended = here.site.statuses("attempt")
-        assert (ended["interrupted"], ended["failed"], ended["lost"]) == (4, 1, 2)
-        [(error,)] = here.site.rows("select error from experiments_attempt where status = 'failed'")
-        assert LACK_OF_MEMORY.search(error)
+        assert (ended["interrupted"], ended["lost"]) == (4, 2)
+        # Only one process lacks memory, but it can fail twice if it survives the first time.
+        errors = here.site.rows("select error from experiments_attempt where status = 'failed'")
+        assert errors
+        assert all(LACK_OF_MEMORY.search(error) for (error,) in errors), errors
         undisturbed = make_site(tmp_path / "undisturbed")
         assert undisturbed.run_iteration("--iterations", "1", *longer).returncode == 0
         assert here.site.digests() == undisturbed.digests()
