@@ -4,6 +4,7 @@ A setting of the installation selects them. They read their own variables for ad
 without these, everything is stored in a local folder.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -46,4 +47,14 @@ def use_trackers(run_name: str) -> Iterator[list[str]]:
         "WANDB_SILENT": "true",
     }
     with set_default_variables(defaults):
-        yield list(settings.trackers)
+        try:
+            yield list(settings.trackers)
+        finally:
+            _finish_wandb()
+
+
+def _finish_wandb() -> None:
+    """Wait until the process of Weights & Biases has written the run; it ends with this one."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()
