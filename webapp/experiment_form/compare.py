@@ -508,8 +508,9 @@ def describe_last_difference(series: Sequence[Series]) -> str:
             continue
         interval = combine_intervals(first, one, last, last) if values[0] != values[1] else None
         change = describe_change(values[0], values[1], interval, good=0, with_verdict=False)
-        if interval is not None and interval[0] <= 0 <= interval[1]:
-            change += ", no clear difference"
+        if interval is not None:
+            low, high = interval
+            change += ", no clear difference" if low <= 0 <= high else ", clear difference"
         name = f"{one.name} " if len(others) > 1 else ""
         said.setdefault(f"M{last:g}", []).append(
             f"{name}no difference" if values[0] == values[1] else f"{name}{change}"
