@@ -63,6 +63,22 @@ def compute_wilson_interval(share: float, size: float, *, z: float = Z_95) -> In
     return Interval(max(0.0, float(low / (1 + spread))), min(1.0, float(high / (1 + spread))))
 
 
+def compute_exact_interval(count: int, total: int) -> Interval:
+    """Compute the exact interval of Clopper and Pearson, which covers at least 95%.
+
+    Source: Clopper and Pearson 1934, "The use of confidence or fiducial limits illustrated in the
+    case of the binomial", Biometrika 26.
+
+    Args:
+        count: number of successes among `total` independent attempts, at least one.
+    """
+    from scipy.special import betaincinv  # imports for longer than most commands run
+
+    low = betaincinv(count, total - count + 1, 0.025) if count else 0.0
+    high = betaincinv(count + 1, total - count, 0.975) if count < total else 1.0
+    return Interval(float(low), float(high))
+
+
 def compute_graded_mean_interval(
     values: Sequence[float] | Array, *, lowest: float, highest: float, missing: int = 0
 ) -> Interval:

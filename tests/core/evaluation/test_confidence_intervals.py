@@ -10,6 +10,7 @@ from scipy.stats import binomtest, t
 
 from meta_reward_core.evaluation.confidence_intervals import (
     compute_bounded_mean_interval,
+    compute_exact_interval,
     compute_graded_mean_interval,
     compute_percentile_interval,
     compute_standard_error,
@@ -24,6 +25,20 @@ def test_of_wins_and_losses_it_is_wilsons_interval(count: int, data: st.DataObje
     expected = binomtest(wins, count).proportion_ci(method="wilson")
     found = compute_bounded_mean_interval(wins / count, count, lowest=0, highest=1)
     assert found == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 500), st.data())
+def test_the_exact_interval_is_that_of_clopper_and_pearson(count: int, data: st.DataObject) -> None:
+    wins = data.draw(st.integers(0, count))
+    expected = binomtest(wins, count).proportion_ci(method="exact")
+    found = compute_exact_interval(wins, count)
+    assert found == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_no_success_of_ninety_leaves_four_percent_open() -> None:
+    """High = 1 - 0.025^(1/90) = 1 - exp(-3.6889 / 90) = 0.0402."""
+    assert compute_exact_interval(0, 90) == pytest.approx((0, 0.0402), abs=5e-5)
 
 
 def test_ten_wins_of_ten_do_not_make_a_certain_winner() -> None:
