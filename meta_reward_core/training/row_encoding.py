@@ -51,6 +51,7 @@ class EncodedRow:
         is_canonical: for sampled rows, whether tokenizing the texts gives the same tokens.
         is_rewritten: for sampled rows, whether the chat template renders a text differently from
             what the engine sampled.
+        is_equal: for sampled pairs, whether the chat template renders both completions equally.
         injected: for each completion, positions in its ids of tokens given to the model; they are
             excluded from the loss too.
     """
@@ -62,6 +63,7 @@ class EncodedRow:
     is_sampled: bool = False
     is_canonical: bool = True
     is_rewritten: bool = False
+    is_equal: bool = False
     injected: tuple[list[int], ...] = ()
 
     def get_injected(self, side: int) -> list[int]:
@@ -78,7 +80,8 @@ class EncodedRow:
             return self.problem
         if not all(self.reply_ids):
             return "empty_completion"
-        if len(self.reply_ids) > 1 and self.reply_ids[0] == self.reply_ids[1]:
+        has_equal_ids = len(self.reply_ids) > 1 and self.reply_ids[0] == self.reply_ids[1]
+        if has_equal_ids or self.is_equal:
             return EQUAL_REPLIES
         return TOO_LONG if self.length > max_length else None
 
@@ -99,6 +102,8 @@ class _Planned:
         reply_ids: ids of the completions, for a row with sampled tokens.
         stands_alone: for a row with sampled tokens, whether `texts` omit the prompt because it
             contains the text of a control token.
+        is_equal: for a pair with sampled tokens, whether the chat template renders both
+            completions equally.
         problem: why the row cannot be trained on; then it has no texts.
     """
 
@@ -108,6 +113,7 @@ class _Planned:
     reply_ids: tuple[list[int], ...] = ()
     is_rewritten: bool = False
     stands_alone: bool = False
+    is_equal: bool = False
     problem: str | None = None
 
 
@@ -182,8 +188,6 @@ class RowEncoder:
         ]
         if sampled is None:
             return _Planned(row, [context, *dialogues])
-        if len(dialogues) > 1 and dialogues[0] == dialogues[1]:
-            return _Planned(row, [], problem=EQUAL_REPLIES)
         texts = self._tokenizer.batch_decode(
             [self._drop_end(ids) for ids in sampled], skip_special_tokens=True
         )
@@ -198,6 +202,7 @@ class RowEncoder:
                 for whole, text in zip(dialogues, texts, strict=True)
             ),
             stands_alone=has_control_text,
+            is_equal=len(dialogues) > 1 and dialogues[0] == dialogues[1],
         )
 
     def _finish(self, plan: _Planned, ids: list[list[int]]) -> EncodedRow:
@@ -216,6 +221,7 @@ class RowEncoder:
                 made[skipped:] == body for made, body in zip(ids, bodies, strict=True)
             ),
             is_rewritten=plan.is_rewritten,
+            is_equal=plan.is_equal,
             injected=_shift_injected(plan.row, plan.reply_ids),
         )
 
