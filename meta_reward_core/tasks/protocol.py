@@ -106,6 +106,14 @@ class Evaluator(Protocol):
         """
 
 
+@runtime_checkable
+class ResponseGrader(Protocol):
+    """An evaluator whose ground truth grades any response to a prompt, without a model."""
+
+    def grade_response(self, prompt: str, response: str) -> float:
+        """Return the true quality of a response; higher is better."""
+
+
 @dataclass(frozen=True, slots=True)
 class BenchmarkItem:
     """An item of a benchmark's data.

@@ -21,7 +21,8 @@ from typing import Final
 
 from meta_reward_core.errors import MetaRewardError, TaskError
 from meta_reward_core.recipes.prompt_templates import is_shipped_name, list_package_templates
-from meta_reward_core.tasks.protocol import Task
+from meta_reward_core.recipes.schema import Recipe
+from meta_reward_core.tasks.protocol import ResponseGrader, Task
 
 ENTRY_POINT_GROUP: Final = "meta_reward.tasks"
 BUILT_IN_TASKS: Final[Mapping[str, str]] = {
@@ -72,6 +73,19 @@ def find_task(name: str | None) -> Task | None:
         TaskError: see `get_task`.
     """
     return None if name is None else get_task(name)
+
+
+def find_response_grader(recipe: Recipe) -> ResponseGrader | None:
+    """Return the evaluator of a recipe's task that grades single responses; None without one.
+
+    Only pages that show grades to users call it: no stage can read them.
+    """
+    try:
+        task = find_task(recipe.task) if recipe.has_ground_truth else None
+    except TaskError:
+        return None
+    found = () if task is None else task.evaluators
+    return next((one for one in found if isinstance(one, ResponseGrader)), None)
 
 
 def list_experiment_tasks() -> tuple[Task, ...]:

@@ -87,6 +87,14 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Swatch:
+    """The meaning of a color of a heat map; `tone` as in `Box`."""
+
+    tone: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Chart:
     """A chart that is ready to render.
 
@@ -121,6 +129,8 @@ class Chart:
     has_legend: bool = True
     verdict: str = ""
     count: str = ""
+
+    swatches: tuple[Swatch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

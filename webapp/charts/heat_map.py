@@ -9,6 +9,7 @@ from webapp.charts.chart import (
     Box,
     Chart,
     Label,
+    Swatch,
     Table,
     make_empty_chart,
     make_identity,
@@ -47,10 +48,12 @@ def build_heat_map(
     column_label: str = "",
     scale: tuple[float, float] | None = None,
     description: str = "",
+    meanings: Mapping[float, str] | None = None,
 ) -> Chart:
     """Draw a cell with its number for each (row, column); a missing one stays blank.
 
     Args:
+        meanings: for the legend, what some values mean.
         scale: the values of the faintest and the strongest color, by default the smallest and
             the largest. If the scale includes both signs, negative values have a separate color
             and zero is faintest.
@@ -105,6 +108,9 @@ def build_heat_map(
             for line, row in enumerate(rows)
         ),
         boxes=boxes,
+        swatches=tuple(
+            Swatch(_choose_tone(value, low, high), text) for value, text in (meanings or {}).items()
+        ),
     )
 
 

@@ -1,6 +1,6 @@
 """The form of a fork: a stage to keep, changed values, and the request for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -148,6 +148,23 @@ def read_fork_form(row: Experiment, given: Mapping[str, str], *, is_sent: bool) 
         differences=draft.differences,
         problems=problems,
     )
+
+
+def find_fork_choice(row: Experiment, iteration: int, keys: Collection[str]) -> ForkChoice | None:
+    """Find the fork of an iteration that keeps most results and can still change some values.
+
+    Args:
+        keys: recipe keys of the values to change.
+    """
+    try:
+        points = list_fork_points(open_experiment_files(row))
+        recipe = read_settings_history(row).get_recipe(iteration)
+    except (InputError, ArtifactError):
+        return None
+    for point in points:
+        if point.iteration == iteration and not list_unchangeable(point, recipe, keys) & set(keys):
+            return _describe_point(point, recipe)
+    return None
 
 
 def make_fork_request(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlencode
 
 from django.core.files.uploadedfile import UploadedFile
 from django.http import Http404, HttpRequest, QueryDict
@@ -191,19 +192,30 @@ def find_base(
     return FormBase(parse_recipe(values, origin=row.name), origin=row)
 
 
+def write_recipe_query(values: Mapping[str, Any]) -> str:
+    """Write recipe values by key as the query string of a form's address."""
+    return urlencode({PREFIX + key: write_value(value) for key, value in values.items()})
+
+
 def make_initial_state(
-    user: AnyUser, base: FormBase, *, kept: Mapping[str, Any] | None = None
+    user: AnyUser,
+    base: FormBase,
+    *,
+    kept: Mapping[str, Any] | None = None,
+    given: QueryDict | None = None,
 ) -> LaunchFormState:
     """Build the form before the user fills it in.
 
     Args:
         kept: fields outside the recipe, filled in before the user chose another recipe.
+        given: the address's query, which may have values of the recipe; see `write_recipe_query`.
     """
     initial: dict[str, Any] = {"until": base.recipe.iterations, **(kept or {})}
     if base.origin is not None:
         initial |= {"seed": base.origin.seed, "is_private": base.origin.is_private}
         initial["until"] = base.origin.target_iteration or base.recipe.iterations
-    return _make_unsubmitted_state(user, base, to_texts(base.recipe), initial)
+    texts = to_texts(base.recipe) | ({} if given is None else _read_texts(given))
+    return _make_unsubmitted_state(user, base, texts, initial)
 
 
 def read_kept_fields(sent: QueryDict) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def duplicate_experiment(request: HttpRequest, name: str) -> HttpResponse:
         base = find_base(request.user, name="", text="", origin=name)
     except RecipeError as error:
         return _choose_recipe(request, problem=f"{name} cannot be duplicated: {error}")
-    return _render_form(request, make_initial_state(request.user, base))
+    return _render_form(request, make_initial_state(request.user, base, given=request.GET))
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

@@ -61,35 +61,41 @@ class RulesForm(forms.Form):
     """Other values of the pairing rules."""
 
     rho = forms.FloatField(
-        label="rho",
+        label="Tier width (rho)",
         min_value=0,
         max_value=1,
-        help_text="Width of the score tiers in which the pair is selected by length. 0: the best "
-        "response is paired with the worst.",
-        widget=forms.NumberInput(attrs={"type": "range", "step": "0.01"}),
+        help_text="Pairs are selected by length within the top and bottom tiers; 0: best score "
+        "against worst.",
+        widget=forms.NumberInput(attrs={"step": "0.01", "data-slider": ""}),
     )
     max_chosen_chars = forms.IntegerField(
-        label="Maximum length of the chosen response",
+        label="Longest chosen response",
         required=False,
         min_value=1,
-        help_text="Characters. Leave empty for no limit.",
+        help_text="Characters; empty: no limit.",
+        widget=forms.NumberInput(attrs={"placeholder": "no limit"}),
     )
     max_chosen_judgment_chars = forms.IntegerField(
-        label="Maximum length of the chosen judgment",
+        label="Longest chosen judgment",
         required=False,
         min_value=1,
-        help_text="Characters. Leave empty for no limit.",
+        help_text="Characters; empty: no limit.",
+        widget=forms.NumberInput(attrs={"placeholder": "no limit"}),
     )
 
-    def __init__(self, *args: Any, recipe: Recipe, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, recipe: Recipe, actual: PairRules, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["min_valid_judgments"] = forms.IntegerField(
             label="Minimum scored judgments",
             min_value=1,
             max_value=recipe.judge.samples,
-            help_text="Responses with fewer scored judgments get no score.",
-            widget=forms.NumberInput(attrs={"type": "range"}),
+            help_text="Responses with fewer get no score.",
+            widget=forms.NumberInput(attrs={"data-slider": ""}),
         )
+        for name, field in self.fields.items():
+            value = getattr(actual, name)
+            shown = "no limit" if value is None else f"{value:,}"
+            field.help_text = f"Recipe: {shown}. {field.help_text}"
 
     def make_rules(self) -> PairRules:
         """Return the requested rules of a valid form."""

@@ -41,11 +41,12 @@ from meta_reward_core.storage.records import (
 )
 from meta_reward_core.storage.schemas import to_records
 from meta_reward_core.storage.shards import IterationFiles
+from meta_reward_core.tasks.registry import find_response_grader, find_task
 from webapp.results.iteration_reader import read_outcomes
 
 Item = TypeVar("Item")
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _READ: Final = ("prompts", "responses", "judgments", "scores", "battles")
 
 _text, _count, _number = pa.string(), pa.int64(), pa.float64()
@@ -64,6 +65,7 @@ INDEX_PART_SCHEMA: Final = pa.schema(
         ("length_chars", _counts),
         ("length_tokens", _counts),
         ("finish_reason", _texts),
+        ("true_quality", _numbers),
         ("fielded", _counts),
         ("calls", _counts),
         ("judgments", _count),
@@ -81,6 +83,7 @@ INDEX_PART_SCHEMA: Final = pa.schema(
 """Columns of an index part: one row per prompt; lists have one entry per response or rating.
 
 `mean` and `variance` are computed for each response with at least one scored judgment.
+`true_quality` is the grade of each response by the task's ground truth, if it grades responses.
 `judge_reason` and the two lengths describe the pair before any length limit.
 """
 
@@ -111,9 +114,16 @@ def compute_index_part_key(files: IterationFiles, part: int, facts: IndexPartInp
             "one_position": facts.weights.one_position_won_everything,
             "judges": canonicalize_section(facts.recipe.meta_judge, "meta_judge."),
             "seed": facts.seed,
+            "graded": _describe_grading(facts.recipe),
             **_describe_reasoning(facts.recipe),
         }
     )
+
+
+def _describe_grading(recipe: Recipe) -> list[str | int]:
+    """Return the name and the version of the task that grades responses; empty without one."""
+    task = find_task(recipe.task) if find_response_grader(recipe) is not None else None
+    return [] if task is None else [task.name, task.version]
 
 
 def _describe_reasoning(recipe: Recipe) -> dict[str, list[ReasoningPolicy]]:
@@ -173,6 +183,7 @@ def build_index_part(files: IterationFiles, part: int, facts: IndexPartInputs) -
     ids = pa.array([prompt.prompt_id for prompt in judged.prompts], _text)
     rated = facts.ratings.filter(pc.is_in(facts.ratings["prompt_id"], ids))
     ratings = _group_by(to_records(rated, Rating), lambda rating: rating.response_id)
+    grades = _grade_responses(judged.prompts, responses, facts.recipe)
     alone = _group_by(
         score_responses(responses, judgments, min_valid_judgments=1), lambda s: s.prompt_id
     )
@@ -181,7 +192,7 @@ def build_index_part(files: IterationFiles, part: int, facts: IndexPartInputs) -
             "prompt_id": prompt.prompt_id,
             "text": prompt.text,
             "part": part,
-            **_build_response_columns(alone[prompt.prompt_id], judged, facts.recipe),
+            **_build_response_columns(alone[prompt.prompt_id], judged, facts.recipe, grades),
             **_build_battle_columns(battles_by_prompt[prompt.prompt_id]),
             **_build_judge_columns(
                 prompt, judged, facts, ratings, battles_by_prompt[prompt.prompt_id]
@@ -199,8 +210,24 @@ def _group_by(items: Iterable[Item], key: Callable[[Item], str]) -> dict[str, li
     return groups
 
 
+def _grade_responses(
+    prompts: Iterable[Prompt], responses: Iterable[Response], recipe: Recipe
+) -> dict[str, float]:
+    """Grade responses by the task's ground truth, by response id; empty without one."""
+    grader = find_response_grader(recipe)
+    if grader is None:
+        return {}
+    texts = {prompt.prompt_id: prompt.text for prompt in prompts}
+    return {
+        one.response_id: grader.grade_response(texts[one.prompt_id], one.text) for one in responses
+    }
+
+
 def _build_response_columns(
-    scores: list[ResponseScore], judged: JudgedPrompts, recipe: Recipe
+    scores: list[ResponseScore],
+    judged: JudgedPrompts,
+    recipe: Recipe,
+    grades: Mapping[str, float],
 ) -> dict[str, Any]:
     judgments = [judged.judgments.get(score.response_id, ()) for score in scores]
     fielded = [
@@ -217,6 +244,7 @@ def _build_response_columns(
     )  # fmt: skip
     return {
         **{name: [getattr(score, name) for score in scores] for name in names},
+        "true_quality": [grades.get(score.response_id) for score in scores],
         "fielded": [found.judgments for found in fielded],
         "calls": [found.calls for found in fielded],
         "judgments": sum(map(len, judgments)),

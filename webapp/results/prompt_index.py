@@ -160,6 +160,19 @@ class IterationIndex:
         return np.where(self.scored.any(axis=1), largest, np.nan)
 
     @cached_property
+    def true_quality(self) -> FloatArray | None:
+        """Grades by the ground truth, shape [prompts, positions]; NaN where there is none.
+
+        None if no response is graded.
+        """
+        grades = _flatten(self.rows["true_quality"])
+        if grades.null_count == len(grades):
+            return None
+        grid = np.full(self.is_response.shape, np.nan)
+        grid[self.is_response] = grades.to_numpy(zero_copy_only=False)
+        return grid
+
+    @cached_property
     def is_response(self) -> Mask:
         """Mask of positions that contain a response, shape [prompts, positions]."""
         counted = np.diff(_get_offsets(self.rows["response_id"]))

@@ -59,9 +59,10 @@ class ResponseView:
     """A response with its judgments and scores.
 
     Attributes:
-        scores: score of each judgment, in order, as short text.
+        scores: score of each judgment by its number, as short text; empty without a judgment.
         mean, variance: None if it is not scored.
         role: its role in the preference pair.
+        role_reason: why it has this role.
         is_compared: whether the meta-judge compared its judgments.
         notes: other findings of the pairing rules, as text.
     """
@@ -76,6 +77,7 @@ class ResponseView:
     mean: float | None
     variance: float | None
     role: str
+    role_reason: str
     is_compared: bool
     notes: Sequence[str]
     judgments: Sequence[JudgmentView]
@@ -93,6 +95,11 @@ class BattleRecord:
     elo: float | None
     role: str
 
+    @property
+    def elo_text(self) -> str:
+        """The rating with a sign."""
+        return "–" if self.elo is None else f"{self.elo:+.2f}".replace("-", "−")
+
 
 @dataclass(frozen=True, slots=True)
 class PairView:
@@ -107,6 +114,7 @@ class PromptPage:
     """Contents of the page of a prompt.
 
     Attributes:
+        tiers: sentence about the tiers from which the pair is selected; empty without scores.
         battles: both orders of every pair of judgments; None if there were no battles.
         records: of the judgments in battles, highest Elo rating first.
         not_compared: the other judgments of the response, grouped by reason, as text.
@@ -119,6 +127,7 @@ class PromptPage:
     passage: TextExcerpt
     extra: str | None
     responses: Sequence[ResponseView]
+    tiers: str
     actor: PairView
     judge: PairView
     battles: Chart | None
@@ -139,6 +148,14 @@ class PromptPage:
             key=lambda response: (response.mean is not None, response.mean or 0.0),
             reverse=True,
         )
+
+    @property
+    def judgment_names(self) -> Sequence[str]:
+        """The names of the judgments of each response, in order."""
+        return [
+            f"j{sample}"
+            for sample in range(max((len(r.scores) for r in self.responses), default=0))
+        ]
 
     @property
     def missing(self) -> Sequence[int]:
@@ -171,14 +188,16 @@ def read_prompt_page(opened: OpenIteration, index: IterationIndex, row: int) -> 
         opened.files, "prompts", _get_part(index, row), prompt_id
     ).to_pylist()
     rules = get_rules(opened.recipe, opened.number)
+    tiers = _find_tier_ends(found, rules, opened.recipe)
     return PromptPage(
         prompt_id=prompt_id,
         passage=TextExcerpt.from_text(index.rows["text"][row].as_py()),
         extra=prompts[0]["extra"] if prompts else None,
-        responses=_make_response_views(found, index, prompt_id),
+        responses=_make_response_views(found, index, prompt_id, tiers),
+        tiers="" if tiers is None else tiers.describe(rules),
         actor=PairView(
             describe_outcome(index, "actor", row),
-            list(_explain_actor_pair(found, index, row, rules, opened.recipe)),
+            list(_explain_actor_pair(found, index, row, rules, tiers)),
         ),
         judge=PairView(
             describe_outcome(index, "judge", row), list(_explain_judge_pair(found, opened, rules))
@@ -230,29 +249,38 @@ def _read_records(opened: OpenIteration, index: IterationIndex, row: int) -> _Pr
 
 
 def _make_response_views(
-    found: _PromptRecords, index: IterationIndex, prompt_id: str
+    found: _PromptRecords, index: IterationIndex, prompt_id: str, tiers: "_TierEnds | None"
 ) -> list[ResponseView]:
     actor = index.kinds["actor"].pairs.get(prompt_id, {})
     judge = index.kinds["judge"].pairs.get(prompt_id, {})
-    return [_make_response_view(response, found, actor, judge) for response in found.responses]
+    reasons = {} if tiers is None else tiers.explain_roles()
+    return [
+        _make_response_view(response, found, actor, judge, reasons) for response in found.responses
+    ]
 
 
 def _make_response_view(
-    response: Response, found: _PromptRecords, actor: Mapping[str, str], judge: Mapping[str, str]
+    response: Response,
+    found: _PromptRecords,
+    actor: Mapping[str, str],
+    judge: Mapping[str, str],
+    reasons: Mapping[str, str],
 ) -> ResponseView:
     score = found.scores.get(response.response_id)
     judgments = found.judgments.get(response.response_id, [])
+    role = _get_role(response.response_id, actor, "response_id")
     return ResponseView(
         name=f"Response {response.sample}",
         sample=response.sample,
         response_id=response.response_id,
         passage=TextExcerpt.from_text(response.text),
         tokens=response.tokens,
-        scores=[_format_score(judgment) for judgment in judgments],
+        scores=_list_scores(judgments),
         valid=score.valid if score else 0,
         mean=score.mean if score else None,
         variance=score.variance if score else None,
-        role=_get_role(response.response_id, actor, "response_id"),
+        role=role,
+        role_reason=reasons.get(role, ""),
         is_compared=response.response_id == found.battled and bool(found.battles),
         notes=list(_iter_notes(response, found)),
         judgments=[
@@ -302,18 +330,28 @@ def _get_role(identity: str, pair: Mapping[str, str], of: str) -> str:
     return ""
 
 
+def _list_scores(judgments: Sequence[Judgment]) -> list[str]:
+    scores = {judgment.sample: _format_score(judgment) for judgment in judgments}
+    return [scores.get(sample, "") for sample in range(max(scores, default=-1) + 1)]
+
+
 def _format_score(judgment: Judgment) -> str:
     return "–" if judgment.score is None else f"{judgment.score:g}"
 
 
 def _explain_actor_pair(
-    found: _PromptRecords, index: IterationIndex, row: int, rules: PairRules, recipe: Recipe
+    found: _PromptRecords,
+    index: IterationIndex,
+    row: int,
+    rules: PairRules,
+    tiers: "_TierEnds | None",
 ) -> Iterator[str]:
     """Explain how length control selected the pair."""
     reason = index.kinds["actor"].get_reason(row)
-    scores = [score for score in found.scores.values() if score.mean is not None]
-    if len(scores) >= 2:
-        yield from _describe_tiers(scores, rules, recipe)
+    if tiers is not None:
+        yield tiers.describe(rules)
+        if tiers.is_in_tokens:
+            yield "Shortest and longest are measured in tokens."
     if reason is not None:
         yield REASON_TEXT[reason]
         return
@@ -324,32 +362,62 @@ def _explain_actor_pair(
     worst = found.scores[pair["rejected_response_id"]]
     yield (
         f"Response {best.sample} is chosen: with {best.length_chars:,} characters it is the "
-        f"shortest good response that is complete and not empty."
+        f"shortest response of the top tier that is complete and not empty."
     )
     yield (
         f"Response {worst.sample} is rejected: with {worst.length_chars:,} characters it is "
-        f"the longest bad response."
+        f"the longest response of the bottom tier."
     )
     if rules.max_chosen_chars is not None:
         yield f"The chosen response is within the limit of {rules.max_chosen_chars:,} characters."
 
 
-def _describe_tiers(
-    scores: Sequence[ResponseScore], rules: PairRules, recipe: Recipe
-) -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class _TierEnds:
+    """The tiers of mean scores from which an actor pair is selected.
+
+    Attributes:
+        best_from: the lowest mean score of the top tier.
+        worst_to: the highest mean score of the bottom tier.
+        best, worst: sample numbers of the responses in each tier.
+    """
+
+    best_from: float
+    worst_to: float
+    best: Sequence[int]
+    worst: Sequence[int]
+    is_in_tokens: bool
+
+    def describe(self, rules: PairRules) -> str:
+        """Describe the tiers in a sentence."""
+        return (
+            f"With rho {rules.rho:g}, the top tier is {self.best_from:.3g} and higher "
+            f"({_format_samples(self.best)}), and the bottom tier is {self.worst_to:.3g} and lower "
+            f"({_format_samples(self.worst)})."
+        )
+
+    def explain_roles(self) -> Mapping[str, str]:
+        """Explain the two roles of the pair in a few words."""
+        return {
+            "chosen": f"shortest complete response of the top tier (≥ {self.best_from:.3g})",
+            "rejected": f"longest response of the bottom tier (≤ {self.worst_to:.3g})",
+        }
+
+
+def _find_tier_ends(found: _PromptRecords, rules: PairRules, recipe: Recipe) -> _TierEnds | None:
+    """Find the tiers of a prompt; None with fewer than two scored responses."""
+    scores = [score for score in found.scores.values() if score.mean is not None]
+    if len(scores) < 2:
+        return None
     grid = ScoreGrid.from_records(scores, length_unit=recipe.pairing.length_unit)
     tiers = find_tiers(grid, rho=rules.rho)
-    good = [score.sample for score, is_in in zip(scores, tiers.best[0], strict=True) if is_in]
-    bad = [score.sample for score, is_in in zip(scores, tiers.worst[0], strict=True) if is_in]
-    top, bottom = tiers.top[0], tiers.bottom[0]
-    yield (
-        f"Mean scores are between {bottom:.3g} and {top:.3g}. With rho {rules.rho:g}, good is "
-        f"{tiers.best_from[0]:.3g} and better ({_format_samples(good)}), bad is "
-        f"{tiers.worst_to[0]:.3g} "
-        f"and worse ({_format_samples(bad)})."
+    return _TierEnds(
+        best_from=float(tiers.best_from[0]),
+        worst_to=float(tiers.worst_to[0]),
+        best=[score.sample for score, is_in in zip(scores, tiers.best[0], strict=True) if is_in],
+        worst=[score.sample for score, is_in in zip(scores, tiers.worst[0], strict=True) if is_in],
+        is_in_tokens=recipe.pairing.length_unit == "tokens",
     )
-    if recipe.pairing.length_unit == "tokens":
-        yield "Shortest and longest are measured in tokens."
 
 
 def _format_samples(samples: Sequence[int]) -> str:
@@ -491,10 +559,10 @@ def _build_battle_chart(found: _PromptRecords) -> Chart:
         column_label="shown second",
         scale=(-1.0, 1.0),
         description=(
-            "Each cell shows the winner of the battle between its row's judgment, presented first, "
-            "and its column's judgment, presented second. Marked corner: the other order has a "
-            "different winner. ?: unreadable verdict."
+            "Each cell names the winner. Marked corner: the other order has a different winner. "
+            "?: unreadable verdict."
         ),
+        meanings={1.0: "row won (shown first)", -1.0: "column won (shown second)"},
     )
 
 

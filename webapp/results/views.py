@@ -30,10 +30,12 @@ from webapp.accounts.roles import RUN
 from webapp.accounts.security_log import log_event
 from webapp.activity.models import Action
 from webapp.audit.services import request_picked_item
+from webapp.experiment_form.fork import find_fork_choice
+from webapp.experiment_form.form_state import write_recipe_query
 from webapp.experiments.files import open_experiment_files, open_iteration_files
 from webapp.experiments.jobs import enqueue_job
 from webapp.experiments.models import Experiment, JobKind
-from webapp.htmx import is_partial_request, render_page_or_partial
+from webapp.htmx import render_page_or_partial
 from webapp.playground.forms import build_payload_for_all
 from webapp.playground.presenter import find_latest_turn, list_made_models
 from webapp.results.audit_options import list_audit_options
@@ -280,8 +282,10 @@ def show_what_if(request: HttpRequest, name: str, number: int) -> HttpResponse:
     index, progress = find_index(opened)
     as_they_were = get_rules(opened.recipe, number)
     asked = {key: request.GET.get(key, value) for key, value in asdict(as_they_were).items()}
-    form = RulesForm(asked, recipe=opened.recipe, label_suffix="")
+    form = RulesForm(asked, recipe=opened.recipe, actual=as_they_were, label_suffix="")
     made = compute_what_if(opened, index, form.make_rules()) if form.is_valid() else None
+    may_run = request.user.has_perm(RUN)
+    values = made.changed_values if made else {}
     page = Paginator(made.changed if made else [], SHOWN_ON_A_PAGE).get_page(
         request.GET.get("page")
     )
@@ -295,7 +299,9 @@ def show_what_if(request: HttpRequest, name: str, number: int) -> HttpResponse:
         "page": page,
         "changed": describe_changed(made, index, list(page.object_list)) if made else [],
         "prompt_count": len(index),
-        "is_region": is_partial_request(request),
+        "may_run": may_run,
+        "values": write_recipe_query(values),
+        "fork": find_fork_choice(opened.experiment, number, values) if may_run and values else None,
     }
     return render_page_or_partial(
         request, "results/what_if.html", region="results/_what_if.html", context=context

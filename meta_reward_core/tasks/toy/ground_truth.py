@@ -4,6 +4,7 @@ No stage of the loop may import this module: sampling, judging, pairing and trai
 """
 
 import re
+from functools import cache
 
 from meta_reward_core.tasks.toy import task
 
@@ -25,6 +26,7 @@ def compute_true_quality(instruction: str, response: str) -> float:
     return float(max(0, len(expected.intersection(words)) - surplus))
 
 
+@cache
 def _list_content_words() -> frozenset[str]:
     return frozenset(word for slot in task.LEXICON for row in slot for word in row[1:])
 

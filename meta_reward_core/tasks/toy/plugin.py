@@ -99,6 +99,12 @@ class ToyEvaluator:
             verdict_readout=recipe.meta_judge.verdict_readout,
         )
 
+    def grade_response(self, prompt: str, response: str) -> float:
+        """Return the true quality of a response, 0 to 5."""
+        from meta_reward_core.tasks.toy.ground_truth import compute_true_quality
+
+        return compute_true_quality(prompt, response)
+
 
 TASK = TaskDefinition(
     name=TASK_NAME,
