@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Final
 
+from meta_reward_core.evaluation.confidence_intervals import compute_wilson_interval
+
 HALF_WIDTHS: Final = (0.15, 0.10, 0.075, 0.05, 0.03)
 """Half widths of intervals that the form offers, as shares."""
 
@@ -54,6 +56,31 @@ def compute_sample_size(
         items = items / (1 + (items - 1) / population)
         return min(population, math.ceil(items))
     return math.ceil(items)
+
+
+def compute_items_above(
+    bound: float, agreement: float, *, confidence: float, at_most: int = 100_000
+) -> int | None:
+    """Compute the answers after which Wilson's interval of an agreement is above a bound.
+
+    Args:
+        bound: share that the lower end must exceed.
+        agreement: share of the answers that agree.
+
+    Returns:
+        The smallest number of answers; None if more than `at_most` are needed.
+    """
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    if agreement <= bound or compute_wilson_interval(agreement, at_most, z=z).low <= bound:
+        return None
+    low, high = 0, at_most
+    while high - low > 1:
+        middle = (low + high) // 2
+        if compute_wilson_interval(agreement, middle, z=z).low > bound:
+            high = middle
+        else:
+            low = middle
+    return high
 
 
 def plan_sample_sizes(

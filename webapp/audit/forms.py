@@ -429,16 +429,18 @@ class OverrideForm(PlainForm):
 
     iteration = forms.TypedChoiceField(coerce=int)
     outcome = forms.ChoiceField(
-        choices=OverrideOutcome.choices,
-        initial=OverrideOutcome.ACTOR_PAIRS,
+        choices=[
+            (OverrideOutcome.ACTOR_PAIRS, "the actor pairs only, without the judge pairs"),
+            (OverrideOutcome.ALL, "all pairs, although no audit of the judge pairs has passed"),
+        ],
         widget=forms.RadioSelect,
         label="Train on",
-        help_text="The override applies as long as the iteration keeps its current battles.",
     )
     reason = forms.CharField(
         min_length=MIN_REASON_CHARS,
         max_length=MAX_REASON_CHARS,
         widget=forms.Textarea(attrs={"rows": 2}),
+        help_text="Shown on this page and in the activity log.",
     )
 
     def __init__(self, *args: Any, experiment: Experiment, **kwargs: Any) -> None:
@@ -450,11 +452,19 @@ class OverrideForm(PlainForm):
         }
         field = cast("forms.TypedChoiceField", self.fields["iteration"])
         field.choices = [(number, str(number)) for number in sorted(self._undecided)]
+        if len(self._undecided) == 1:
+            field.widget = forms.HiddenInput()
+            field.initial = next(iter(self._undecided))
 
     @property
     def has_iterations(self) -> bool:
         """Whether there is an iteration to override."""
         return bool(self._undecided)
+
+    @property
+    def only_iteration(self) -> int | None:
+        """The iteration to override if there is exactly one."""
+        return next(iter(self._undecided)) if len(self._undecided) == 1 else None
 
     @property
     def battles(self) -> str:

@@ -11,7 +11,12 @@ from django.contrib.auth.models import User
 from meta_reward_core.review.auditor_quality import AuditorQuality
 from meta_reward_core.review.judge_results import JudgeResults
 from meta_reward_core.review.meta_judge_results import OUTCOMES, MetaJudgeResults
-from meta_reward_core.review.sample_size import HALF_WIDTHS, SampleSize, plan_sample_sizes
+from meta_reward_core.review.sample_size import (
+    HALF_WIDTHS,
+    SampleSize,
+    compute_items_above,
+    plan_sample_sizes,
+)
 from meta_reward_core.review.stratified_estimators import Estimate
 from meta_reward_core.review.stratified_sampling import STRATEGY_GUIDE
 from webapp.activity.models import Activity, ObjectType
@@ -19,7 +24,7 @@ from webapp.audit.auditor_report import AuditorReport
 from webapp.audit.batch_report import BatchReport
 from webapp.audit.batch_sampling import format_strategy
 from webapp.audit.gate import format_percent, read_terms
-from webapp.audit.models import Batch, BatchStatus, OnGateFailure
+from webapp.audit.models import Batch, BatchStatus, Gate, OnGateFailure
 from webapp.audit.pooled_report import PooledReport, TrendPoint, describe_trend
 from webapp.audit.selectors import list_answer_seconds
 from webapp.charts.chart import Chart
@@ -29,6 +34,8 @@ from webapp.experiments.models import Experiment
 
 USUAL_REPEAT_SHARE: Final = 0.3
 """Default share of repeats in the form of a new batch."""
+_AGREEMENTS: Final = (70, 80, 90)
+"""Rates of agreement in percent, for which the gate's page says how many items are needed."""
 _FULL_COVERAGE: Final = 0.9995
 
 
@@ -238,6 +245,35 @@ def make_planning_view(
     wanted = sizes.pop(0) if half_width is not None else None
     guide = ((format_strategy(name), text) for name, text in STRATEGY_GUIDE.items())
     return PlanningView(tuple(sizes), wanted, USUAL_REPEAT_SHARE, seconds, len(spent), tuple(guide))
+
+
+@dataclass(frozen=True, slots=True)
+class GateEffort:
+    """What a passed audit takes if answers agree with the meta-judge at some rate.
+
+    Attributes:
+        items: answered items without ties, at least the gate's minimum.
+        minutes: time of all auditors with the usual repeats; None if no answer has been timed.
+    """
+
+    percent: int
+    items: int
+    minutes: float | None
+
+
+def list_gate_efforts(person: User, experiment: Experiment, gate: Gate) -> list[GateEffort]:
+    """List what a passed audit takes, for several rates of agreement above the gate's minimum."""
+    spent = list_answer_seconds(person, experiment)
+    efforts = []
+    for percent in _AGREEMENTS:
+        needed = compute_items_above(gate.min_agreement, percent / 100, confidence=gate.confidence)
+        if needed is None:
+            continue
+        items = max(needed, gate.min_answers)
+        answers = items + round(USUAL_REPEAT_SHARE * items)
+        minutes = answers * median(spent) / 60 if spent else None
+        efforts.append(GateEffort(percent, items, minutes))
+    return efforts
 
 
 def make_report_view(report: BatchReport) -> ReportView:

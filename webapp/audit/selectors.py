@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, Max, Q, QuerySet
 from django.shortcuts import get_object_or_404
 
 from meta_reward_core.reporting.summary import describe_audit
@@ -25,7 +26,15 @@ from webapp.audit.models import (
     RepeatKind,
 )
 from webapp.experiments.jobs import PENDING
-from webapp.experiments.models import Experiment, Iteration, Job, JobKind, JobStatus, RunStatus
+from webapp.experiments.models import (
+    Attempt,
+    Experiment,
+    Iteration,
+    Job,
+    JobKind,
+    JobStatus,
+    RunStatus,
+)
 from webapp.experiments.statuses import HELD_AT_GATE
 
 _REQUESTED_SHOWN: Final = 5
@@ -158,6 +167,13 @@ def get_manageable_batch(person: User, pk: int) -> Batch:
 def is_held(iteration: Iteration) -> bool:
     """Whether an iteration is blocked by the gate."""
     return iteration.message.startswith(HELD_AT_GATE) and bool(explain_hold(iteration))
+
+
+def find_hold_start(iteration: Iteration) -> datetime | None:
+    """Return when a held iteration finished its last stage before the gate."""
+    attempts = Attempt.objects.filter(shard__stage__iteration=iteration)
+    latest: datetime | None = attempts.aggregate(latest=Max("finished"))["latest"]
+    return latest
 
 
 def get_gate_or_default(experiment: Experiment) -> Gate:

@@ -47,6 +47,7 @@ from webapp.audit.report_presenter import (
     describe_closing,
     describe_log_entry,
     describe_undecided,
+    list_gate_efforts,
     make_accuracy_charts,
     make_auditor_lines,
     make_batch_view,
@@ -61,6 +62,7 @@ from webapp.audit.selectors import (
     annotate_counts,
     can_manage,
     find_gate,
+    find_hold_start,
     get_changeable_batch,
     get_gate_or_default,
     get_manageable_batch,
@@ -371,6 +373,7 @@ def _render_experiment(
     batches = annotate_undecided(annotate_counts(experiment.audits.all()), get_user(request))
     batches = batches.prefetch_related("auditors")
     asked = list_pending_batches(experiment)
+    gate = find_gate(experiment)
     context: dict[str, Any] = {
         "experiment": experiment,
         "drawings": asked,
@@ -378,7 +381,7 @@ def _render_experiment(
         "trend": make_trend(compute_trend(experiment)),
         "trend_headings": TREND,
         "batches": [make_batch_view(batch) for batch in batches],
-        "gate": find_gate(experiment),
+        "gate": gate,
         "gate_form": forms.change
         or GateForm(instance=get_gate_or_default(experiment), auto_id=_GATE_IDS),
         "removal_form": forms.removal or RemovalForm(auto_id=_REMOVAL_IDS),
@@ -386,6 +389,8 @@ def _render_experiment(
         "overrides": experiment.gate_overrides.all(),
         "acts": [describe_log_entry(act) for act in list_audit_activity(experiment)[:_SHOWN]],
         "held": held,
+        "held_since": find_hold_start(held) if held else None,
+        "efforts": list_gate_efforts(get_user(request), experiment, gate) if gate else [],
         "missing": describe_missing(held.message) if held else "",
         "may_change": can_control(get_user(request), experiment),
     }

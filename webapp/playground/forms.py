@@ -131,8 +131,9 @@ class FollowForm(TurnForm):
         """
         super().__init__(*args, **kwargs)
         self._models = models
-        self.fields["prompt"].label = "Message"
-        self.fields["prompt"].widget.attrs["rows"] = 3
+        self.fields["prompt"].label = "Next message"
+        self.fields["prompt"].help_text = ""
+        self.fields["prompt"].widget.attrs["rows"] = 2
         _set_model_choices(self.fields["judges"], models)
 
     def build_payload(self) -> dict[str, Any]:
@@ -151,6 +152,7 @@ def get_initial_values(recipe: Recipe, made: Sequence[int]) -> dict[str, Any]:
     return {
         "first": made[0],
         "second": made[-1],
+        "judges": ["first", "second"],
         "temperature": actor.temperature,
         "top_p": actor.top_p,
         "max_new_tokens": min(actor.max_new_tokens, MAX_REPLY_TOKENS),

@@ -1,7 +1,8 @@
 """Playground turns for pages, read from jobs, with unchanged texts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Final
 
 from django.contrib.auth.models import User
@@ -39,12 +40,14 @@ class Verdict:
 
     Attributes:
         mean: mean of its scores; empty if none could be parsed.
-        basis: what the mean rests on: the number of scores, and whether the model judged itself.
+        basis: the number of scores behind the mean.
+        is_own: whether the judge is the model that gave the response.
     """
 
     judge: str
     mean: str
     basis: str
+    is_own: bool
     judgments: Sequence[JudgmentView]
 
 
@@ -68,6 +71,8 @@ class PlaygroundTurn:
     Attributes:
         number: its position in its conversation, from 1.
         doing: the worker's current activity for this turn.
+        shows_settings: whether its settings and judges are the first or differ from the turn
+            before.
     """
 
     row: Job
@@ -80,6 +85,13 @@ class PlaygroundTurn:
     doing: str
     tokens: int
     answers: Sequence[ResponseView]
+    shows_settings: bool = True
+
+    @property
+    def own_judges(self) -> Sequence[str]:
+        """Names of the models that judged their own responses."""
+        own = (v.judge for answer in self.answers for v in answer.verdicts if v.is_own)
+        return list(dict.fromkeys(own))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +146,18 @@ def read_turn(job: Job) -> PlaygroundTurn:
             for answer in outcome.get("answers", [])
         ],
     )
+
+
+def read_turns(jobs: Sequence[Job]) -> list[PlaygroundTurn]:
+    """Read the turns of a conversation; settings are shown where they change."""
+    turns = [read_turn(job) for job in jobs]
+    return turns[:1] + [
+        replace(
+            turn,
+            shows_settings=(turn.settings, turn.judges) != (before.settings, before.judges),
+        )
+        for before, turn in pairwise(turns)
+    ]
 
 
 def read_conversation(job: Job) -> ConversationLine:
@@ -202,11 +226,11 @@ def _make_verdict(
 ) -> Verdict:
     scores = [judgment["score"] for judgment in judgments if judgment["score"] is not None]
     mean = compute_mean(scores)
-    basis = f"n = {len(scores)} of {len(judgments)} judgment{'s' if len(judgments) > 1 else ''}"
     return Verdict(
         judge=f"M{judge}",
         mean="" if mean is None else f"{mean:.1f}",
-        basis=f"{basis}, judged by itself" if judges_itself else basis,
+        basis=f"n = {len(scores)} of {len(judgments)} judgment{'s' if len(judgments) > 1 else ''}",
+        is_own=judges_itself,
         judgments=[_make_judgment_view(judgment) for judgment in judgments],
     )
 

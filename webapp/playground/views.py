@@ -128,7 +128,7 @@ def show_conversation(request: HttpRequest, name: str, number: int) -> HttpRespo
     else:
         initial = _get_next_values(request, job)
         form = FollowForm(initial=initial, models=job.payload["models"])
-    *earlier, shown = [presenter.read_turn(turn) for turn in turns]
+    *earlier, shown = presenter.read_turns(turns)
     context = {
         "experiment": experiment,
         "earlier": earlier,
