@@ -58,8 +58,8 @@ def test_an_experiment_is_launched_watched_steered_and_read(page: Page) -> None:
     expect(page.get_by_role("status")).to_contain_text("12 of 12 prompts")
 
     page.get_by_role("link", name="What if", exact=True).click()
-    page.get_by_label("Maximum length of the chosen response").fill("1")
-    press(page, "Show")
+    page.get_by_label("Maximum response length").fill("1")
+    press(page, "Update preview")
     page.wait_for_url("**max_chosen_chars=1*")
     actor = page.locator("section", has=page.get_by_role("heading", name="Actor pairs"))
     changed = actor.get_by_role("row", name="Pairs").first.locator("strong")

@@ -117,17 +117,48 @@ def test_an_engine_that_no_worker_has_is_not_ready(people: People) -> None:
     page = open_path(people, "/experiments/new?recipe=paper-llama3-8b")
     page.get_by_label("Name (required)").fill("without-vllm")
     page.get_by_role("button", name="Check").click()
-    expect(page.locator("#check")).to_contain_text("5,000 prompts each")
+    expect(page.locator("#check")).to_contain_text("× 5,000 prompts")
     expect(page.get_by_text("Ready.")).to_have_count(0)
     people.close()
 
 
-def test_what_if_takes_one_value_and_shows_it_beside_its_slider(people: People) -> None:
-    page = open_path(people, "/experiments/finished/iterations/1/what-if?rho=0.9")
-    expect(page.locator("#what-if")).to_contain_text("Actor pairs")
-    slider = page.locator("input[type=range]").first
-    slider.fill("0.5")
-    expect(page.locator("output").first).to_have_text("0.5")
+def test_a_slider_of_what_if_moves_its_number_and_updates_the_preview(people: People) -> None:
+    page = open_path(people, "/experiments/finished/iterations/1/what-if")
+    expect(page.locator(".verdict")).to_contain_text("These are the rules of the recipe.")
+    page.get_by_label("Tier width (rho), slider").fill("0.9")
+    expect(page.get_by_label("Tier width (rho)", exact=True)).to_have_value("0.9")
+    expect(page.locator(".verdict")).to_contain_text("of the actor pairs are lost")
+    page.get_by_label("Tier width (rho)", exact=True).fill("0.45")
+    expect(page.get_by_label("Tier width (rho), slider")).to_have_value("0.45")
+    page.get_by_role("link", name="New experiment with these rules").click()
+    expect(page.locator("#recipe-pairing-rho")).to_have_value("0.45")
+    people.close()
+
+
+def test_launch_is_disabled_without_a_name(people: People) -> None:
+    page = open_path(people, "/experiments/new?recipe=smoke")
+    button = page.get_by_role("button", name="Launch")
+    expect(button).to_be_disabled()
+    page.get_by_label("Name (required)").fill("another")
+    expect(button).to_be_enabled()
+    page.get_by_label("Name (required)").fill(" ")
+    expect(button).to_be_disabled()
+    people.close()
+
+
+def test_the_message_field_and_the_scores_of_a_conversation_are_in_place(people: People) -> None:
+    page = open_path(people, "/experiments/finished/playground/{try_talk}")
+    field = page.get_by_label("Next message").bounding_box()
+    assert field is not None
+    height = (page.viewport_size or {"height": 0})["height"]
+    assert field["y"] + field["height"] <= height, "the field is in the first screen"
+    first, second = (
+        box
+        for heading in page.locator(".side-by-side").first.locator("h4").all()
+        if (box := heading.bounding_box()) is not None
+    )
+    if first["x"] != second["x"]:
+        assert first["y"] == second["y"], "scores of both models are in one row"
     people.close()
 
 

@@ -653,12 +653,42 @@ def test_the_audits_page_states_the_gate_once_and_what_is_missing(
     why = explain_hold(iteration)
     audited.iterations.update(status="needs_attention", message=why)
     page = client.get(AUDITS).content.decode()
-    assert ": there is no audit of these battles yet.</p>" in page
+    assert "Iteration 1 is held before training" in page
+    assert ":</b> there is no audit of these battles yet." in page
     assert "above 57.5% with 90% confidence" in page
     assert page.count("90% confidence") == 1
     assert "0.575" not in page
     assert 'name="min_agreement" value="57.5"' in page
-    assert "Choose New audit batch to create the first one." in page
+    assert page.count("New audit batch</a>") == 1
+
+
+def test_the_audits_page_says_what_a_passed_audit_takes(
+    client: Client, audited: Experiment, alice: User, carol: User
+) -> None:
+    """Above 50% with 95% confidence: 23 items at 70%, 10 at 80%, but the gate requires 15."""
+    Gate.objects.create(experiment=audited, min_answers=15)
+    efforts = client.get(AUDITS).context["efforts"]
+    assert [(one.percent, one.items, one.minutes) for one in efforts] == [
+        (70, 23, None),
+        (80, 15, None),
+        (90, 15, None),
+    ]
+    answer_by_forward(draw(audited, by=alice, auditors=[carol]), carol)
+    Answer.objects.update(seconds=60.0)
+    efforts = client.get(AUDITS).context["efforts"]
+    assert [one.minutes for one in efforts] == [30.0, 19.0, 19.0], "with 30% repeats, rounded"
+    Gate.objects.update(min_agreement=0.75)
+    assert [one.percent for one in client.get(AUDITS).context["efforts"]] == [80, 90]
+
+
+def test_an_override_is_folded_and_has_no_default(client: Client, audited: Experiment) -> None:
+    page = client.get(AUDITS).content.decode()
+    assert "<details><summary>Override the gate for iteration 1</summary>" in page
+    assert '<input type="hidden" name="iteration" value="1"' in page
+    form = page.partition("Override the gate for iteration 1")[2].partition("</form>")[0]
+    assert " checked" not in form
+    assert "This field is required." in decide(client, outcome="")
+    assert not GateOverride.objects.exists()
 
 
 def test_a_decision_is_recorded_and_shown(client: Client, audited: Experiment) -> None:

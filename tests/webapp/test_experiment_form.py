@@ -224,7 +224,7 @@ def test_a_change_asks_for_the_checks_alone(client: Client) -> None:
     assert "Input should be greater than or equal to 1." in region
     assert "This field is required." not in region
     assert 'id="launch-state"' in region
-    assert "Required: name." in region.split('id="launch-state"')[1]
+    assert "To launch, fill in: name." in region.split('id="launch-state"')[1]
 
 
 def test_htmx_never_launches(client: Client) -> None:

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from tests.webapp.conftest import make_person
-from webapp.experiments.models import Experiment, Iteration, Job, Worker
+from webapp.experiments.models import Experiment, Iteration, Job, PlaygroundVote, Worker
 
 pytestmark = pytest.mark.django_db
 
@@ -186,8 +186,13 @@ def test_both_answers_stand_side_by_side_with_scores_and_reasons(
     assert "cut off by the token limit" in page
     said = 'M1 as judge: <strong>{}</strong> of 5 <span class="facts">({})</span>'
     assert said.format("1.5", "n = 2 of 2 judgments") in page
-    assert said.format("5.0", "n = 1 of 2 judgments, judged by itself") in page
-    assert "<h1>Playground: first, M0 and M1</h1>" in page
+    own = '<span class="own">judged its own response</span>'
+    assert f"{said.format('5.0', 'n = 1 of 2 judgments')} {own}" in page
+    assert page.count(own) == 1, "M1 judged M0's response, too"
+    assert "M1 judged its own response, and may favor it." in page
+    assert f'href="{PAGE}?again={finished.pk}">Resend with other judges</a>' in page
+    assert "<h1>M0 and M1 in the playground</h1>" in page
+    assert "unscored: no score line" in page
     assert "has no line that states a score" in page
     assert "hx-get" not in page
 
@@ -340,6 +345,57 @@ def test_a_conversation_is_read_turn_by_turn(client: Client, finished: Job) -> N
     assert page.count("The judge sees the conversation up to this turn") == 1
     assert "</textarea>" not in page, "not before the models have answered"
     assert "Lyon?" not in get(client, path, **HTMX), "what is read already is not sent again"
+
+
+def test_settings_are_shown_where_they_change(client: Client, finished: Job) -> None:
+    second = follow(finished)
+    third = follow(second)
+    Job.objects.filter(pk=third.pk).update(payload=third.payload | {"judges": [0, 1]})
+    page = get(client, f"{PAGE}/{third.pk}")
+    assert page.count("Temperature 0.7, top-p 0.9") == 2
+    assert page.count("judged by M1") == page.count("judged by M0 and M1") == 1
+
+
+def test_each_user_has_one_vote_on_each_turn(client: Client, finished: Job, alice: User) -> None:
+    last = follow(finished)
+    path = f"{PAGE}/{last.pk}"
+    assert get(client, path).count('name="vote"') == 6
+    for choice in ("first", "tie"):
+        answered = client.post(path, {"vote": choice, "turn": finished.pk})
+        assert answered.headers["Location"] == f"{path}#turn-1"
+    other = make_person("bob", "operator")
+    browser = Client()
+    browser.force_login(other)
+    browser.post(path, {"vote": "second", "turn": finished.pk})
+    votes = set(PlaygroundVote.objects.values_list("turn", "voter__username", "choice"))
+    assert votes == {(finished.pk, "alice", "tie"), (finished.pk, "bob", "second")}
+    page = get(client, path)
+    assert 'value="tie" class="" aria-pressed="true">Tie (1)</button>' in page
+    assert 'value="second" class="quiet" aria-pressed="false">M1 is better (1)</button>' in page
+    assert Job.objects.count() == 2, "a vote is no follow-up"
+    other.delete()
+    assert PlaygroundVote.objects.count() == 2
+
+
+def test_votes_that_make_no_sense_are_refused(
+    client: Client, finished: Job, experiment: Experiment
+) -> None:
+    unrelated = add_try(experiment, status="done", outcome=finished.outcome)
+    pending = follow(finished, status="waiting", outcome={})
+    path = f"{PAGE}/{pending.pk}"
+    for sent in (
+        {"vote": "third", "turn": finished.pk},
+        {"vote": "first", "turn": unrelated.pk},
+        {"vote": "first", "turn": pending.pk},
+        {"vote": "first"},
+    ):
+        assert client.post(path, sent).status_code == 404
+    viewer = Client()
+    viewer.force_login(make_person("vera", "viewer"))
+    sent = {"vote": "first", "turn": finished.pk}
+    assert viewer.post(path, sent).status_code == 403
+    assert "disabled>M0 is better</button>" in viewer.get(path).content.decode()
+    assert not PlaygroundVote.objects.exists()
 
 
 def test_a_turn_leads_to_those_after_it(client: Client, finished: Job) -> None:

@@ -254,8 +254,14 @@ def test_the_page_marks_the_pairs_and_says_why(
         pair["rejected_response_id"]: "rejected",
     }
     page = answer.content.decode()
-    assert "With rho 0.3, good is" in page
-    assert "the shortest good response" in page
+    assert "With rho 0.3, the top tier is" in page
+    assert "the shortest response of the top tier" in page
+    chosen, rejected = (
+        next(r for r in answer.context["prompt"].responses if r.role == role).role_reason
+        for role in ("chosen", "rejected")
+    )
+    assert chosen.startswith("shortest complete response of the top tier (≥ ")
+    assert rejected.startswith("longest response of the bottom tier (≤ ")
     judged = rows_of(on_disk, "judge_pairs")[0]
     shown = client.get(f"{LIST}/{judged['prompt_id']}").context["prompt"]
     roles = {j.judgment_id: j.role for r in shown.responses for j in r.judgments if j.role}
@@ -312,7 +318,19 @@ def test_responses_are_sorted_by_mean_and_missing_judgments_are_explained(
     }
     assert explained == missing
     assert [r.response_id for r in prompt.responses if r.is_compared] == [battle["response_id"]]
-    assert "judgments compared" in answer.content.decode()
+    page = answer.content.decode()
+    assert "judgments compared" in page
+    assert "largest variance" in page
+    names = [f"j{sample}" for sample in range(6)]
+    assert prompt.judgment_names == names
+    scores = {j["sample"]: j["score"] for j in judgments}
+    compared = next(r for r in prompt.responses if r.is_compared)
+    assert compared.scores == [
+        "–" if scores[at] is None else f"{scores[at]:g}" for at in range(len(names))
+    ]
+    assert [swatch.tone for swatch in prompt.battles.swatches] == ["up-3", "down-3"]
+    assert "row won (shown first)" in page
+    assert {record.elo_text[0] for record in prompt.records} <= set("+−–")
 
 
 def test_what_the_meta_judge_wrote_can_be_read_in_both_orders(

@@ -1,5 +1,7 @@
 """Other rules over what is on disk: shown at once, without a new generation."""
 
+import re
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 from pytest_django.fixtures import Settings
 
+from meta_reward_core.evaluation.confidence_intervals import compute_wilson_interval
 from meta_reward_core.experiment import Experiment as OnDisk
 from meta_reward_core.method.what_if import get_rules
 from tests.core import scripted_world
@@ -16,7 +19,7 @@ from tests.webapp.conftest import make_person
 from tests.webapp.results_fixtures import record, scripted_experiment, sloppy_reply
 from tests.webapp.test_results_prompts import HTMX, rows_of
 from webapp.experiments.models import Experiment
-from webapp.results import iteration_reader
+from webapp.results import index_parts, iteration_reader, prompt_index
 from webapp.results.iteration_reader import OpenIteration, open_iteration
 from webapp.results.prompt_index import IterationIndex, find_index
 from webapp.results.what_if_page import WhatIf, compute_what_if
@@ -185,21 +188,110 @@ def test_lengths_and_counts_are_shown_before_and_after(client: Client, row: Expe
     actor = next(kind for kind in made.kinds if kind.kind == "actor")
     rows = {row.name: row for row in actor.rows}
     assert int(rows["Pairs"].before) < int(rows["Pairs"].after)
-    longer = rows["Mean characters, chosen"]
+    longer = rows["Mean length of chosen (characters)"]
     assert int(longer.before) < int(longer.after), "without length control they are longer"
     assert any(int(row.before) > int(row.after) == 0 for row in actor.rows if row.is_part)
     gained = int(rows["Pairs"].after) - int(rows["Pairs"].before)
     assert rows["Pairs"].change.startswith(f"+{gained} (+")
     assert rows["Prompts without a pair"].change.startswith(f"−{gained} (−")
+    assert actor.verdict.startswith(f"{rows['Pairs'].after} actor pairs instead of ")
+    assert not actor.is_large_loss
+
+
+def test_the_loss_of_a_quarter_of_the_pairs_is_a_warning(client: Client, row: Experiment) -> None:
+    for limit in range(75, 0, -5):
+        actor = ask(client, max_chosen_chars=limit).kinds[0]
+        before, after = int(actor.rows[0].before), int(actor.rows[0].after)
+        assert actor.is_large_loss == ((before - after) / before >= 0.25), (before, after)
+    assert after == 0
+    assert actor.verdict == f"100% of the actor pairs are lost: 0 of {before} remain."
+    page = client.get(PAGE, AS_IT_WAS | {"max_chosen_chars": "5"}).content.decode()
+    assert f'<li class="warns"><b>Warning:</b> {actor.verdict}</li>' in page
+    assert "<p>Unchanged (" in page, "the table of unchanged judge pairs is left out"
+
+
+def test_score_differences_are_those_of_the_stored_scores(
+    client: Client, row: Experiment, on_disk: OnDisk
+) -> None:
+    actor, judge = ask(client).kinds
+    for kind, name in ((actor, "Mean score difference"), (judge, "Mean Elo difference")):
+        pairs = rows_of(on_disk, f"{kind.kind}_pairs")
+        mean = sum(p["score_chosen"] - p["score_rejected"] for p in pairs) / len(pairs)
+        found = next(one for one in kind.rows if one.name == name)
+        assert found.before == found.after == f"{mean:.2f}"
+
+
+def test_pairs_are_compared_with_the_ground_truth_if_there_is_one(
+    client: Client,
+    row: Experiment,
+    on_disk: OnDisk,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings,
+    tmp_path: Path,
+) -> None:
+    """The ground truth of this test is the length, so that longer responses are better."""
+    assert not any("truth" in one.name for one in ask(client).kinds[0].rows)
+
+    class Longer:
+        def measure(self, request: object) -> tuple[()]:
+            return ()
+
+        def grade_response(self, prompt: str, response: str) -> float:
+            return float(len(response))
+
+    monkeypatch.setattr(index_parts, "find_response_grader", lambda recipe: Longer())
+    monkeypatch.setattr(index_parts, "_describe_grading", lambda recipe: ["longer", 1])
+    monkeypatch.setattr(prompt_index, "_whole", OrderedDict())
+    settings.META_REWARD_SCRATCH_ROOT = str(tmp_path)
+    lengths = {one["response_id"]: len(one["text"]) for one in rows_of(on_disk, "responses")}
+    differences = [
+        lengths[pair["chosen_response_id"]] - lengths[pair["rejected_response_id"]]
+        for pair in rows_of(on_disk, "actor_pairs")
+    ]
+    right = sum(one > 0 for one in differences)
+    interval = compute_wilson_interval(right / len(differences), len(differences))
+    rows = {one.name: one for one in ask(client, rho=0.0).kinds[0].rows}
+    assert rows["Chosen is better by ground truth (95% CI)"].before == (
+        f"{right / len(differences):.0%} ({interval.low:.0%}–{interval.high:.0%})"
+    )
+    mean = sum(differences) / len(differences)
+    assert rows["Mean true quality difference"].before == f"{mean:.2f}".replace("-", "−")
+    assert rows["Chosen is better by ground truth (95% CI)"].change.endswith(" points")
+    assert "no rule uses it" in client.get(PAGE).content.decode()
+
+
+def test_changed_rules_lead_to_a_new_experiment_and_to_a_fork_that_keeps_most(
+    client: Client, row: Experiment
+) -> None:
+    page = client.get(PAGE, AS_IT_WAS | {"rho": "0.1"}).content.decode()
+    query = "recipe.pairing.rho=0.1"
+    assert f'href="/experiments/scripted/duplicate?{query}"' in page
+    kept = re.search(r'href="/experiments/scripted/fork\?from=1%3A(\w+)&amp;' + query, page)
+    assert kept is not None
+    assert kept[1] == "judge", "the responses and judgments do not depend on rho"
+    fork = client.get(f"/experiments/scripted/fork?from=1%3Ajudge&{query}")
+    [change] = fork.context["state"].differences
+    assert (change.key, change.before, change.after) == ("pairing.rho", "0.3", "0.1")
+    duplicate = client.get(f"/experiments/scripted/duplicate?{query}").context["state"]
+    assert [(one.key, one.after) for one in duplicate.draft.differences] == [("pairing.rho", "0.1")]
+    page = client.get(PAGE, AS_IT_WAS | {"max_chosen_judgment_chars": ""}).content.decode()
+    assert "recipe.meta_judge.max_chosen_judgment_chars=none" in page
+    assert "with these rules" not in client.get(PAGE).content.decode().partition("verdict")[2]
+    viewer = Client()
+    viewer.force_login(make_person("bob", "viewer"))
+    assert "New experiment with" not in viewer.get(PAGE, AS_IT_WAS | {"rho": "0"}).content.decode()
 
 
 def test_only_what_changes_is_emphasised(client: Client, row: Experiment) -> None:
     as_it_was = client.get(PAGE, AS_IT_WAS).content.decode()
     table = as_it_was.partition('<section id="what-if"')[2]
     assert "<strong>" not in table
-    changed = client.get(PAGE, AS_IT_WAS | {"rho": "0"}).content.decode()
-    assert '<td class="number" data-label="What if"><strong>0</strong></td>' in changed
-    assert '<td class="number" data-label="What if">70</td>' in changed
+    answer = client.get(PAGE, AS_IT_WAS | {"rho": "0"})
+    changed, rows = answer.content.decode(), answer.context["made"].kinds[0].rows
+    assert {one.is_changed for one in rows} == {True, False}
+    for one in rows:
+        after = f"<strong>{one.after}</strong>" if one.is_changed else one.after
+        assert f'<td class="number" data-label="What if">{after}</td>' in changed
 
 
 def test_changed_prompts_are_linked_in_words(client: Client, row: Experiment) -> None:
@@ -294,8 +386,11 @@ def test_an_address_with_one_rule_takes_the_others_from_the_recipe(
     assert page.context["made"].rules.max_chosen_chars == expected.max_chosen_chars
 
 
-def test_sliders_show_their_numbers_and_updates_carry_them(client: Client, row: Experiment) -> None:
+def test_each_rule_has_a_number_field_with_the_value_of_the_recipe(
+    client: Client, row: Experiment
+) -> None:
     page = client.get(f"{PAGE}?rho=0.35").content.decode()
-    assert '<output id="id_rho-value" for="id_rho">0.35</output>' in page
-    update = client.get(f"{PAGE}?rho=0.4", headers={"HX-Request": "true"}).content.decode()
-    assert '<output id="id_rho-value" for="id_rho" hx-swap-oob="true">0.4</output>' in update
+    assert '<input type="number" name="rho" value="0.35" step="0.01" data-slider="" min="0"' in page
+    assert page.count("Recipe: ") == 4
+    assert "Recipe: 0.3. " in page
+    assert "Recipe: 70. " in page

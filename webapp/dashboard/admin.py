@@ -26,6 +26,7 @@ from webapp.experiments.models import (
     Job,
     JobKind,
     MachineLoad,
+    PlaygroundVote,
     RunStatus,
     Shard,
     Stage,
@@ -281,6 +282,15 @@ class MachineLoadAdmin(ViewOnlyAdmin):
 
     list_display = ("host", "measured", "cpu_percent", "memory_bytes", "memory_total_bytes")
     list_filter = ("host", "measured")
+
+
+@admin.register(PlaygroundVote)
+class PlaygroundVoteAdmin(ViewOnlyAdmin):
+    """Users' votes on turns of the playground."""
+
+    list_display = ("turn", "voter", "choice", "changed")
+    list_filter = ("choice", "voter")
+    list_select_related = ("turn", "voter")
 
 
 @admin.register(Job)

@@ -16,16 +16,16 @@ class EngineOffer:
 
     Attributes:
         kinds: kinds of engines; None while no running GPU worker reports them.
-        has_workers: whether any worker runs.
+        workers: number of running workers.
     """
 
     kinds: frozenset[str] | None
-    has_workers: bool
+    workers: int
 
     @classmethod
     def read(cls) -> "EngineOffer":
         """Read what the workers reported."""
-        return cls(list_offered_engines(), count_live_workers() > 0)
+        return cls(list_offered_engines(), count_live_workers())
 
     def find_error(self, kind: str) -> str:
         """Return why no running worker can run an engine; empty if one can or if unknown."""
@@ -43,7 +43,7 @@ class EngineOffer:
                 f"No running worker is known to have the engine {kind}. "
                 "The experiment will wait until one starts."
             )
-        if not self.has_workers:
+        if not self.workers:
             return "No workers are running. The experiment will wait until one starts."
         return ""
 

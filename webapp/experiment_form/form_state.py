@@ -65,6 +65,7 @@ from webapp.experiment_form.uploads import (
 from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Experiment
 
+_EXAMPLES = 2
 PREFIX = "recipe."
 """Prefix of the form names of recipe fields."""
 
@@ -325,6 +326,7 @@ def _make_form(base: FormBase, models: ModelChoices, **kwargs: Any) -> LaunchFor
         models=models,
         has_task_model=task is not None and task.base_model is not None,
         has_task_prompts=task is not None and task.prompts is not None,
+        task_title=task.title if task is not None else "",
         origin=base.origin.name if base.origin else "",
         recipe_model=base.recipe.model,
         **kwargs,
@@ -447,6 +449,13 @@ def _require_good_rows(state: PromptsState, *, skip: bool) -> PromptsState:
     return replace(
         state, error=f"{rows}. Correct the file and upload it again, or skip these rows."
     )
+
+
+def list_task_examples(recipe: Recipe) -> list[str]:
+    """List the first prompts of a recipe's task; empty if it has none."""
+    task = _find_installed_task(recipe)
+    source = task.prompts if task is not None else None
+    return [] if source is None else list(source.sample(min(_EXAMPLES, source.size)))
 
 
 def _make_task_prompts(recipe: Recipe) -> PromptsState:

@@ -83,6 +83,7 @@ class LaunchForm(forms.Form):
         models: ModelChoices,
         has_task_model: bool,
         has_task_prompts: bool,
+        task_title: str,
         origin: str,
         recipe_model: str | None,
         **kwargs: Any,
@@ -92,11 +93,11 @@ class LaunchForm(forms.Form):
         folders = [(one.name, one.name) for one in models.choices]
         self._choose(
             "model_from",
-            _list_model_sources(folders, recipe_model, has_task_model=has_task_model),
+            _list_model_sources(folders, recipe_model, task_title if has_task_model else ""),
         )
         self._choose("model_folder", [("", "choose one"), *folders])
         self._choose(
-            "prompts_from", _list_prompt_sources(origin, has_task_prompts=has_task_prompts)
+            "prompts_from", _list_prompt_sources(origin, task_title if has_task_prompts else "")
         )
         for field in self.fields.values():
             field.widget.attrs["autocomplete"] = "off"
@@ -174,25 +175,25 @@ def _is_being_created(name: str) -> bool:
 
 
 def _list_model_sources(
-    folders: list[tuple[str, str]], recipe_model: str | None, *, has_task_model: bool
+    folders: list[tuple[str, str]], recipe_model: str | None, task_title: str
 ) -> list[tuple[str, str]]:
     sources = [(MODEL_HUB, "from the Hugging Face Hub")]
     if folders:
         sources.insert(0, (MODEL_FOLDER, "a local folder"))
     if recipe_model is not None:
         sources.insert(0, (MODEL_OF_RECIPE, f"the recipe's: {recipe_model}"))
-    elif has_task_model:
-        sources.insert(0, (MODEL_OF_RECIPE, "the task's base model"))
+    elif task_title:
+        sources.insert(0, (MODEL_OF_RECIPE, f"the base model of {task_title}"))
     return sources
 
 
-def _list_prompt_sources(origin: str, *, has_task_prompts: bool) -> list[tuple[str, str]]:
+def _list_prompt_sources(origin: str, task_title: str) -> list[tuple[str, str]]:
     sources = [
         (PROMPTS_FILE, "a file: txt, json, jsonl, csv, tsv or parquet"),
         (PROMPTS_TEXT, "pasted text"),
     ]
-    if has_task_prompts:
-        sources.insert(0, (PROMPTS_OF_TASK, "the task's prompts"))
+    if task_title:
+        sources.insert(0, (PROMPTS_OF_TASK, f"the prompts of {task_title}"))
     if origin:
         sources.insert(0, (PROMPTS_OF_ORIGIN, f"the same as {origin}"))
     return sources

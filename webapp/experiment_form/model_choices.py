@@ -1,13 +1,16 @@
 """Models that can be chosen as M0: loadable folders below the model root."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from django.conf import settings
+from django.template.defaultfilters import filesizeformat
 
 from meta_reward_core.errors import InputError, ModelFolderError
+from meta_reward_core.models.check.weights_files import UnreadableWeightsError, read_header
 from meta_reward_core.models.validation import check_model_folder
 from meta_reward_core.planning.base_model import find_base_model_folder
 from meta_reward_core.recipes.schema import Recipe
@@ -64,6 +67,27 @@ def find_model_bytes(recipe: Recipe) -> int | None:
     except (InputError, OSError):
         return None
     return None if folder is None else compute_folder_bytes(folder)
+
+
+def describe_base_model(recipe: Recipe) -> str:
+    """Describe the size of a recipe's base model; empty while it is not stored locally."""
+    try:
+        folder = find_base_model_folder(recipe, Path(settings.META_REWARD_MODEL_ROOT))
+        if folder is None:
+            return ""
+        headers = [read_header(file) for file in sorted(folder.glob("*.safetensors"))]
+    except (InputError, OSError, UnreadableWeightsError):
+        return ""
+    count = sum(math.prod(tensor.shape) for header in headers for tensor in header.values())
+    size = filesizeformat(compute_folder_bytes(folder))
+    return f"{_format_count(count)} parameters, {size}" if count else size
+
+
+def _format_count(count: int) -> str:
+    for unit, name in ((1e9, "B"), (1e6, "M")):
+        if count >= unit / 10:
+            return f"{count / unit:.1f} {name}"
+    return f"{count:,}"
 
 
 def compute_folder_bytes(folder: Path) -> int:

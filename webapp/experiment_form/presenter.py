@@ -27,6 +27,15 @@ _NOTED: Final = (
 """Fields that show their own errors; errors of a prompt file appear with its summary instead."""
 
 _ENGINE: Final = "engine.kind"
+_KEY_VALUES: Final = {
+    "actor.samples": "responses per prompt (K)",
+    "judge.samples": "judgments per response (N)",
+    "pairing.rho": "rho",
+    "training.beta": "beta",
+    "training.learning_rate": "learning rate",
+    "training.epochs": "epochs",
+}
+"""The values shown without opening a section."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +135,11 @@ def build_draft_sections(
         for section in get_field_sections()
     ]
     return [section for section in sections if section.fields]
+
+
+def list_key_values(state: LaunchFormState) -> list[tuple[str, str]]:
+    """List the names of the most important values of the recipe with their texts."""
+    return [(name, state.draft.texts[key]) for key, name in _KEY_VALUES.items()]
 
 
 def list_notes(state: LaunchFormState) -> list[FieldNote]:

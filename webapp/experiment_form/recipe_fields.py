@@ -58,7 +58,7 @@ _BENCHMARKS: Final = frozenset({"evaluation.tasks", "development.tasks"})
 """Keys with controls of their own, and keys of workers' files, which the page does not offer."""
 _TITLES: Final = {
     "": ("Schedule", "Values of all iterations."),
-    "sample": ("Prompts", ""),
+    "sample": ("Prompt sampling", ""),
     "actor": ("Actor", ""),
     "judge": ("Judge", ""),
     "pairing": ("Pair selection", ""),

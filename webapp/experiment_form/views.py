@@ -35,6 +35,7 @@ from webapp.experiment_form.form_state import (
     LaunchFormState,
     find_base,
     get_stored_name,
+    list_task_examples,
     make_initial_state,
     make_refilled_state,
     make_submitted_state,
@@ -49,9 +50,11 @@ from webapp.experiment_form.launch_request import (
     read_payload,
 )
 from webapp.experiment_form.model_check import CheckRequest, ModelCheckState, request_check
+from webapp.experiment_form.model_choices import describe_base_model
 from webapp.experiment_form.presenter import (
     build_cli_command,
     build_sections,
+    list_key_values,
     list_notes,
     list_problems,
 )
@@ -372,6 +375,9 @@ def _render_form(
         "sections": build_sections(state),
         "groups": list_recipe_groups(),
         "notes": list_notes(state),
+        "key_values": list_key_values(state),
+        "model_facts": describe_base_model(state.base.recipe),
+        "task_examples": list_task_examples(state.base.recipe),
         "problems": list_problems(state),
         "is_region": is_partial_request(request),
         "upload_limit": format_upload_limit(),

@@ -483,3 +483,44 @@ class Job(models.Model):
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()}: {self.experiment_name}"
+
+
+class VoteChoice(models.TextChoices):
+    """Which of two responses a user prefers."""
+
+    FIRST = "first", "first"
+    SECOND = "second", "second"
+    TIE = "tie", "tie"
+
+
+class PlaygroundVote(models.Model):
+    """A user's preference between the two responses of a playground turn; the latest one counts.
+
+    Attributes:
+        voter: None after the user's deletion; the vote remains.
+    """
+
+    turn = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="votes")
+    voter = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="playground_votes",
+    )
+    choice = models.CharField(max_length=8, choices=VoteChoice)
+    changed = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        """One vote per user and turn."""
+
+        ordering: ClassVar = ["turn", "pk"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["turn", "voter"], name="one_vote_per_user_and_turn"),
+            models.CheckConstraint(
+                condition=Q(choice__in=VoteChoice.values), name="vote_choice_is_known"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.choice} of {self.turn}"

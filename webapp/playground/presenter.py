@@ -11,8 +11,15 @@ from meta_reward_core.evaluation.judge_metrics import compute_mean
 from meta_reward_core.method.parsing import UNSCORED_TEXT
 from webapp.accounts.permissions import can_control
 from webapp.experiments.jobs import PENDING
-from webapp.experiments.models import Experiment, Job, RunStatus
-from webapp.playground.conversations import get_playground_turns, list_turns
+from webapp.experiments.models import (
+    Experiment,
+    Job,
+    JobStatus,
+    PlaygroundVote,
+    RunStatus,
+    VoteChoice,
+)
+from webapp.playground.conversations import get_playground_turns, get_replies, list_turns
 
 _REASONS: Final[Mapping[str, str]] = {str(key): text for key, text in UNSCORED_TEXT.items()}
 _ENDINGS: Final = {
@@ -26,10 +33,15 @@ _FOLLOWERS_SHOWN: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class JudgmentView:
-    """A judgment. `score` is None if none could be parsed; `reason` gives the cause."""
+    """A judgment. `score` is empty if none could be parsed; `reason` gives the cause.
+
+    Attributes:
+        label: the cause in a few words.
+    """
 
     text: str
     score: str
+    label: str
     reason: str
     tokens: int
 
@@ -65,12 +77,28 @@ class ResponseView:
 
 
 @dataclass(frozen=True, slots=True)
+class VoteOption:
+    """A choice of the vote on a turn.
+
+    Attributes:
+        count: number of users who chose it.
+        is_own: whether this user chose it.
+    """
+
+    choice: str
+    label: str
+    count: int
+    is_own: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PlaygroundTurn:
     """A turn of a conversation.
 
     Attributes:
         number: its position in its conversation, from 1.
         doing: the worker's current activity for this turn.
+        votes: the choices of a vote, if two models responded.
         shows_settings: whether its settings and judges are the first or differ from the turn
             before.
     """
@@ -86,6 +114,7 @@ class PlaygroundTurn:
     tokens: int
     answers: Sequence[ResponseView]
     shows_settings: bool = True
+    votes: Sequence["VoteOption"] = ()
 
     @property
     def own_judges(self) -> Sequence[str]:
@@ -148,15 +177,48 @@ def read_turn(job: Job) -> PlaygroundTurn:
     )
 
 
-def read_turns(jobs: Sequence[Job]) -> list[PlaygroundTurn]:
-    """Read the turns of a conversation; settings are shown where they change."""
-    turns = [read_turn(job) for job in jobs]
+def read_turns(jobs: Sequence[Job], user: User) -> list[PlaygroundTurn]:
+    """Read the turns of a conversation with its votes; settings are shown where they change."""
+    votes: dict[int, list[PlaygroundVote]] = {job.pk: [] for job in jobs}
+    for vote in PlaygroundVote.objects.filter(turn__in=jobs):
+        votes[vote.turn_id].append(vote)
+    turns = [
+        replace(turn, votes=_make_vote_options(turn, votes[turn.row.pk], user))
+        for turn in map(read_turn, jobs)
+    ]
     return turns[:1] + [
         replace(
             turn,
             shows_settings=(turn.settings, turn.judges) != (before.settings, before.judges),
         )
         for before, turn in pairwise(turns)
+    ]
+
+
+def can_vote(job: Job) -> bool:
+    """Whether a turn has two responses to compare."""
+    return job.status == JobStatus.DONE and len(get_replies(job)) == 2
+
+
+def _make_vote_options(
+    turn: PlaygroundTurn, votes: Sequence[PlaygroundVote], user: User
+) -> list[VoteOption]:
+    if not can_vote(turn.row):
+        return []
+    first, second = (answer.model for answer in turn.answers)
+    labels = {
+        VoteChoice.FIRST: f"{first} is better",
+        VoteChoice.TIE: "Tie",
+        VoteChoice.SECOND: f"{second} is better",
+    }
+    return [
+        VoteOption(
+            choice=choice.value,
+            label=label,
+            count=sum(vote.choice == choice for vote in votes),
+            is_own=any(vote.choice == choice and vote.voter_id == user.pk for vote in votes),
+        )
+        for choice, label in labels.items()
     ]
 
 
@@ -240,6 +302,7 @@ def _make_judgment_view(judgment: Mapping[str, Any]) -> JudgmentView:
     return JudgmentView(
         text=judgment["text"],
         score="" if score is None else f"{score:g}",
+        label=(reason or "").replace("_", " "),
         reason="" if reason is None else _REASONS.get(reason, reason),
         tokens=judgment["tokens"],
     )

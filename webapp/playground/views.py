@@ -25,7 +25,7 @@ from webapp.accounts.roles import RUN
 from webapp.accounts.security_log import log_event
 from webapp.activity.models import Action
 from webapp.experiments.jobs import cancel_job, enqueue_job
-from webapp.experiments.models import Experiment, Job, JobKind
+from webapp.experiments.models import Experiment, Job, JobKind, PlaygroundVote, VoteChoice
 from webapp.experiments.progress import count_live_workers
 from webapp.htmx import render_page_or_partial
 from webapp.playground import presenter
@@ -119,6 +119,8 @@ def show_conversation(request: HttpRequest, name: str, number: int) -> HttpRespo
     if request.method == "POST":
         if not request.user.has_perm(RUN):
             raise PermissionDenied
+        if "vote" in request.POST:
+            return _vote(request, job, turns)
         if hindrance is not None:
             messages.error(request, hindrance)
             return redirect("conversation", name=name, number=number)
@@ -128,7 +130,7 @@ def show_conversation(request: HttpRequest, name: str, number: int) -> HttpRespo
     else:
         initial = _get_next_values(request, job)
         form = FollowForm(initial=initial, models=job.payload["models"])
-    *earlier, shown = presenter.read_turns(turns)
+    *earlier, shown = presenter.read_turns(turns, get_user(request))
     context = {
         "experiment": experiment,
         "earlier": earlier,
@@ -146,6 +148,22 @@ def show_conversation(request: HttpRequest, name: str, number: int) -> HttpRespo
         region="playground/_conversation.html",
         context=context,
     )
+
+
+def _vote(request: HttpRequest, last: Job, turns: list[Job]) -> HttpResponse:
+    """Store which response of a turn the user prefers."""
+    choice, chosen = request.POST["vote"], request.POST.get("turn", "")
+    number, turn = next(
+        ((at, turn) for at, turn in enumerate(turns, start=1) if str(turn.pk) == chosen), (0, None)
+    )
+    if turn is None or choice not in VoteChoice.values or not presenter.can_vote(turn):
+        raise Http404
+    PlaygroundVote.objects.update_or_create(
+        turn=turn, voter=get_user(request), defaults={"choice": choice}
+    )
+    messages.success(request, f"Vote on turn {number} stored.")
+    address = reverse("conversation", args=[last.experiment_name, last.pk])
+    return redirect(f"{address}#turn-{number}")
 
 
 def _follow(request: HttpRequest, last: Job, form: FollowForm, *, turn: int) -> HttpResponse:

@@ -69,17 +69,17 @@ class RulesForm(forms.Form):
         widget=forms.NumberInput(attrs={"step": "0.01", "data-slider": ""}),
     )
     max_chosen_chars = forms.IntegerField(
-        label="Longest chosen response",
+        label="Maximum response length",
         required=False,
         min_value=1,
-        help_text="Characters; empty: no limit.",
+        help_text="Of the chosen response, in characters.",
         widget=forms.NumberInput(attrs={"placeholder": "no limit"}),
     )
     max_chosen_judgment_chars = forms.IntegerField(
-        label="Longest chosen judgment",
+        label="Maximum judgment length",
         required=False,
         min_value=1,
-        help_text="Characters; empty: no limit.",
+        help_text="Of the chosen judgment, in characters.",
         widget=forms.NumberInput(attrs={"placeholder": "no limit"}),
     )
 

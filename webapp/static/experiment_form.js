@@ -61,3 +61,12 @@ if (search) {
     document.getElementById("fields-found").textContent = words.length ? `${found} found` : "";
   });
 }
+
+// Launch needs a name. Without this script, the server says so.
+const launch = document.querySelector("button[value=launch]");
+const experimentName = document.getElementById("id_name");
+if (launch && experimentName) {
+  const update = () => { launch.disabled = !experimentName.value.trim(); };
+  experimentName.addEventListener("input", update);
+  update();
+}
