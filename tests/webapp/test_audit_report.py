@@ -665,18 +665,18 @@ def test_the_audits_page_states_the_gate_once_and_what_is_missing(
 def test_the_audits_page_says_what_a_passed_audit_takes(
     client: Client, audited: Experiment, alice: User, carol: User
 ) -> None:
-    """Above 50% with 95% confidence: 23 items at 70%, 10 at 80%, but the gate requires 15."""
+    """Above 50% with 95% confidence: 25 items at 70%, 11 at 80%, but the gate requires 15."""
     Gate.objects.create(experiment=audited, min_answers=15)
     efforts = client.get(AUDITS).context["efforts"]
     assert [(one.percent, one.items, one.minutes) for one in efforts] == [
-        (70, 23, None),
+        (70, 25, None),
         (80, 15, None),
         (90, 15, None),
     ]
     answer_by_forward(draw(audited, by=alice, auditors=[carol]), carol)
     Answer.objects.update(seconds=60.0)
     efforts = client.get(AUDITS).context["efforts"]
-    assert [one.minutes for one in efforts] == [30.0, 19.0, 19.0], "with 30% repeats, rounded"
+    assert [one.minutes for one in efforts] == [33.0, 19.0, 19.0], "with 30% repeats, rounded"
     Gate.objects.update(min_agreement=0.75)
     assert [one.percent for one in client.get(AUDITS).context["efforts"]] == [80, 90]
 

@@ -527,3 +527,27 @@ def test_everything_that_is_wrong_is_said_at_once(client: Client) -> None:
     page = text(answer)
     for name in wrong:
         assert f'href="#note-{name.replace(".", "-")}"' in page
+
+
+def test_the_first_screen_says_what_the_experiment_starts_with(client: Client) -> None:
+    """The shipped model of the toy task, counted by its own loader elsewhere, has 0.6 M."""
+    page = client.get(f"{NEW}?recipe=smoke").content.decode()
+    assert "the base model of the toy task" in page
+    assert "the prompts of the toy task" in page
+    assert re.search(r'for-recipe">0\.\d M parameters, \d\.\d', page)
+    assert "Pool of 288 prompts, such as:<ul><li>Translate to " in page
+    values = dict(client.get(f"{NEW}?recipe=smoke").context["key_values"])
+    recipe = load_recipe("smoke")
+    assert values["responses per prompt (K)"] == str(recipe.actor.samples)
+    assert values["judgments per response (N)"] == str(recipe.judge.samples)
+    assert float(values["learning rate"]) == recipe.training.learning_rate
+    region = text(client.post(NEW, filled(**{"recipe.actor.samples": "5"}), headers=HTMX))
+    shown = region.partition('id="key-values"')[2].partition("</dl>")[0]
+    assert 'hx-swap-oob="true"' in shown
+    assert "<dt>responses per prompt (K)</dt> <dd>5</dd>" in shown
+
+
+def test_the_estimate_says_whether_a_worker_is_online(client: Client) -> None:
+    assert "no workers online" in text(client.post(NEW, filled(), headers=HTMX))
+    add_worker(name="one@host", host="host", pid=1, device="cpu")
+    assert "1 worker online" in text(client.post(NEW, filled(), headers=HTMX))

@@ -3,7 +3,11 @@
 import pytest
 
 from meta_reward_core.evaluation.confidence_intervals import compute_wilson_interval
-from meta_reward_core.review.sample_size import compute_sample_size, plan_sample_sizes
+from meta_reward_core.review.sample_size import (
+    compute_items_above,
+    compute_sample_size,
+    plan_sample_sizes,
+)
 
 
 @pytest.mark.parametrize("half_width", [0.2, 0.15, 0.1, 0.05, 0.03])
@@ -27,3 +31,17 @@ def test_the_cost_counts_repeats_and_needs_a_measured_time() -> None:
     assert (size.items, size.answers, size.points) == (93, 121, "10")
     assert size.minutes == pytest.approx(121 * 30 / 60)
     assert plan_sample_sizes(repeat_share=0.3, seconds=None)[0].minutes is None
+
+
+@pytest.mark.parametrize("agreement", [0.6, 0.7, 0.8, 0.9, 1.0])
+def test_items_above_a_bound_are_the_fewest_whose_interval_is_above_it(agreement: float) -> None:
+    items = compute_items_above(0.5, agreement, confidence=0.95)
+    assert items is not None
+    assert compute_wilson_interval(agreement, items, z=1.959964).low > 0.5
+    assert compute_wilson_interval(agreement, items - 1, z=1.959964).low <= 0.5
+
+
+def test_no_number_of_items_shows_an_agreement_below_the_bound() -> None:
+    assert compute_items_above(0.5, 0.5, confidence=0.95) is None
+    assert compute_items_above(0.75, 0.7, confidence=0.95) is None
+    assert compute_items_above(0.5, 0.501, confidence=0.95, at_most=1000) is None

@@ -127,3 +127,15 @@ def test_asking_the_toy_task_for_prompts_and_model_imports_no_model_library() ->
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_responses_are_graded_where_the_recipe_measures_a_ground_truth() -> None:
+    grader = registry.find_response_grader(load_recipe("smoke"))
+    assert grader is not None
+    prompt = "Translate to french : two black dogs eat bread"
+    assert grader.grade_response(prompt, "deux noirs chats mangent pain") == 4
+    without = load_recipe("smoke", changes=["evaluation.ground_truth=false"])
+    assert registry.find_response_grader(without) is None
+    assert registry.find_response_grader(load_recipe("paper-llama3-8b")) is None
+    absent = Recipe.model_validate({"name": "x", "task": "not-installed"})
+    assert registry.find_response_grader(absent) is None
