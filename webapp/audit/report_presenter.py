@@ -35,7 +35,7 @@ from webapp.experiments.models import Experiment
 USUAL_REPEAT_SHARE: Final = 0.3
 """Default share of repeats in the form of a new batch."""
 _AGREEMENTS: Final = (70, 80, 90)
-"""Rates of agreement in percent, for which the gate's page says how many items are needed."""
+"""Rates of agreement in percent, for which the gate's page lists the number of items."""
 _FULL_COVERAGE: Final = 0.9995
 
 
