@@ -73,7 +73,7 @@ class KindView:
 
     Attributes:
         verdict: the result in one or two sentences.
-        is_large_loss: whether so many pairs are lost that the verdict is a warning.
+        is_large_loss: whether the verdict is a warning, because many pairs are lost.
         unknown: prompts whose result is unknown.
         calls: meta-judge calls that would determine it.
     """
