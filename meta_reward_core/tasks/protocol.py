@@ -302,7 +302,11 @@ class StaticModel:
 
 @dataclass(frozen=True, slots=True)
 class TaskDefinition:
-    """A task composed of its parts; see `Task`."""
+    """A task composed of its parts; see `Task`.
+
+    Attributes:
+        judgment_format: how to read a judgment, for people; empty if its text explains itself.
+    """
 
     name: str
     title: str
@@ -312,3 +316,4 @@ class TaskDefinition:
     templates: Mapping[str, str] = field(default_factory=dict)
     evaluators: Sequence[Evaluator] = ()
     benchmark: Benchmark | None = None
+    judgment_format: str = ""

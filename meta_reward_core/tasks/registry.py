@@ -88,6 +88,11 @@ def find_response_grader(recipe: Recipe) -> ResponseGrader | None:
     return next((one for one in found if isinstance(one, ResponseGrader)), None)
 
 
+def get_judgment_format(task: Task) -> str:
+    """Return how to read a judgment of a task, for people; empty if the task does not say."""
+    return str(getattr(task, "judgment_format", ""))
+
+
 def list_experiment_tasks() -> tuple[Task, ...]:
     """List the tasks that supply something for a new experiment, by name.
 

@@ -110,12 +110,12 @@ def test_a_batch_in_one_sitting_by_the_keyboard_alone(
             page.keyboard.press("d")
             expect(page.locator("main")).to_contain_text("Show as text")
             expect(page.locator("input[value='too long']")).to_be_checked()
-        press(page, "Enter", until="Your answer:")
+        press(page, "Shift+Enter", until="Your answer:")
         if count == 7:
             press(page, "u", until="Which judgment is better?")
             expect(page.locator("input[value=neither]")).to_be_checked()
             page.keyboard.press("a")
-            press(page, "Enter", until="A is better")
+            press(page, "Shift+Enter", until="A is better")
         if count == 9:
             press(page, "r", until="Elo of A and B")
         page.keyboard.press("n")

@@ -47,10 +47,36 @@ def test_an_auditor_answers_a_batch_to_its_end(batch: Batch, carol: User) -> Non
     for _ in range(12):
         item = take(client, batch)
         assert client.get(address(item)).status_code == 200
-        assert give(client, item, "tie")["Location"] == address(item)
+        assert give(client, item, "tie")["Location"] == f"/audits/{batch.pk}/annotate"
     done = client.get(f"/audits/{batch.pk}/annotate")
     assert "No items are left for you" in done.content.decode()
     assert Answer.objects.filter(item__batch=batch, auditor=carol, choice="tie").count() == 12
+
+
+def test_an_auditor_can_stay_at_an_item_to_see_what_the_meta_judge_said(
+    batch: Batch, carol: User
+) -> None:
+    client = browser(carol)
+    item = take(client, batch)
+    page = client.get(address(item)).content.decode()
+    assert 'data-key="Enter">Submit, next item' in page
+    answered = client.post(address(item), {"choice": "tie", "confidence": "2", "stay": "1"})
+    assert answered.headers["Location"] == address(item)
+    following = client.get(address(take(client, batch))).content.decode()
+    assert f'href="{address(item)}">Your last answer (item {item.number})</a>' in following
+    assert page.count("(required)") == 2
+    Batch.objects.filter(pk=batch.pk).update(reveals_at_once=False)
+    assert "Submit and stay" not in client.get(address(take(client, batch))).content.decode()
+
+
+def test_the_format_of_judgments_is_that_of_the_task(batch: Batch, carol: User) -> None:
+    assert batch.experiment is not None
+    client = browser(carol)
+    path = address(take(client, batch))
+    assert "Each line: expected word" not in client.get(path).content.decode()
+    recipe = batch.experiment.recipe | {"task": "toy"}
+    Experiment.objects.filter(pk=batch.experiment.pk).update(recipe=recipe)
+    assert "Each line: expected word, word in the response" in client.get(path).content.decode()
 
 
 def test_no_unanswered_item_shows_what_is_hidden(batch: Batch, carol: User) -> None:
@@ -457,7 +483,7 @@ def test_the_answers_of_all_auditors_are_counted_only_if_there_are_others(
     assert "All auditors answered" not in browser(carol).get(held).content.decode()
     give(browser(dave), take(browser(dave), batch))
     page = browser(carol).get(held).content.decode()
-    assert "You answered 1; " in page
+    assert "You answered 1 of 12; 11 left." in page
     assert "All auditors answered 2 of " in page
 
 

@@ -78,8 +78,7 @@ def _save_answer(request: HttpRequest, person: User, found: Item) -> HttpRespons
             return redirect("annotate", pk=found.batch_id)
         return _render_item(request, person, found, form, status=422)
     is_saved = annotation_queue.submit_answer(found, person, form.make_answer(found))
-    # Without a reveal, continue with the next item.
-    if is_saved and found.batch.reveals_at_once and "next" not in request.POST:
+    if is_saved and found.batch.reveals_at_once and "stay" in request.POST:
         return redirect("audit_item", pk=found.batch_id, number=found.number)
     if find_own_answer(found, person) is None:
         messages.warning(request, _LOST)

@@ -6,8 +6,11 @@ from typing import Any
 
 from django.utils.safestring import SafeString
 
+from meta_reward_core.errors import TaskError
+from meta_reward_core.tasks.registry import get_judgment_format, get_task
 from webapp.audit.models import Answer, Batch, Confidence, Item, ItemKind
 from webapp.audit.rendering import get_shown_judgments, render_markdown
+from webapp.experiments.ground_truth import find_task
 from webapp.text_diff import Span, compare_texts, diff_texts
 
 Facts = Mapping[str, Any]
@@ -25,7 +28,11 @@ class ShownJudgments:
 
 @dataclass(frozen=True, slots=True)
 class ItemView:
-    """An item as an auditor sees it before the answer."""
+    """An item as an auditor sees it before the answer.
+
+    Attributes:
+        judgment_format: the format of judgments; empty if the task does not define one.
+    """
 
     number: int
     instruction: SafeString
@@ -33,6 +40,7 @@ class ItemView:
     judgments: ShownJudgments | None
     guidelines: SafeString
     rubric: SafeString
+    judgment_format: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,17 @@ def make_item_view(
         else None,
         guidelines=render_markdown(batch.guidelines),
         rubric=render_markdown(batch.rubric),
+        judgment_format=_get_judgment_format(batch),
     )
+
+
+def _get_judgment_format(batch: Batch) -> str:
+    name = None if batch.experiment is None else find_task(batch.experiment)
+    try:
+        task = get_task(name) if name is not None else None
+    except TaskError:
+        return ""
+    return "" if task is None else get_judgment_format(task)
 
 
 def _render_judgments(item: Item, *, differences: bool, hides_score_lines: bool) -> ShownJudgments:

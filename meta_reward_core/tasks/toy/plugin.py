@@ -113,4 +113,6 @@ TASK = TaskDefinition(
     prompts=ToyPrompts(),
     base_model=ToyModels(),
     evaluators=(ToyEvaluator(),),
+    judgment_format="Each line: expected word, word in the response, whether they match, matches "
+    "so far.",
 )
