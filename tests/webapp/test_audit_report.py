@@ -846,3 +846,23 @@ def test_a_lease_has_one_winner(batch: Batch, carol: User, dave: User) -> None:
 
 def test_each_file_of_a_batch_is_described() -> None:
     assert list(FILE_CONTENTS) == list(FORMATS)
+
+
+def test_the_report_says_whether_the_batch_passes_the_gate_and_counts_repeats(
+    client: Client, audited: Experiment, alice: User, carol: User
+) -> None:
+    batch = draw(audited, by=alice, auditors=[carol], same_share=0.25, size=12)
+    path = f"/audits/{batch.pk}"
+    assert "Gate before training" not in client.get(path).content.decode()
+    gate = Gate.objects.create(experiment=audited, min_answers=2)
+    assert "neither fully answered nor closed" in client.get(path).content.decode()
+    answer_by_forward(batch, carol)
+    repeats = batch.items.exclude(repeat_kind="").count()
+    assert repeats > 0
+    page = " ".join(client.get(path).content.decode().split())
+    assert f"Of {12 + repeats} answers, {repeats} repeat an item" in page
+    assert "based on 12 distinct items, weighted" in page
+    gate.min_answers = 500
+    gate.save()
+    said = "<b>Gate before training:</b> not passed: audit"
+    assert said in client.get(path).content.decode()

@@ -69,6 +69,7 @@ class BatchReport:
         answers_only: the same estimates from answers alone; None if nothing is adjudicated.
         is_stale: whether a batch has items that were regenerated since or no longer exist.
         is_sample: whether the items are a sample, so that results apply to the whole iteration.
+        repeat_answers: how many of the answers repeat an item, to measure the auditors.
     """
 
     items: int
@@ -83,6 +84,7 @@ class BatchReport:
     adjudicated: int = 0
     answers_only: MetaJudgeResults | JudgeResults | None = None
     is_sample: bool = True
+    repeat_answers: int = 0
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -169,6 +171,7 @@ def make_report(*batches: Batch) -> BatchReport:
         if decided
         else None,
         is_sample=not any(batch.is_hand_picked for batch in batches),
+        repeat_answers=sum(answer.item.repeat_kind != RepeatKind.NO for answer in answers),
     )
 
 

@@ -141,6 +141,21 @@ def hash_battles(iteration: Iteration) -> str:
     return hash_source_files(iteration.experiment, iteration.number, ItemKind.JUDGMENTS)
 
 
+def describe_batch(batch: Batch) -> str:
+    """Describe whether a batch passes the gate of its experiment; empty without a gate.
+
+    Batches that do not count for the gate have no description.
+    """
+    gate = Gate.objects.filter(experiment=batch.experiment_id).first()
+    is_counted = batch.kind == ItemKind.JUDGMENTS and batch.strategy != HAND_PICKED
+    if gate is None or not is_counted or is_stale(batch):
+        return ""
+    if not is_complete(batch):
+        return "not decided: the batch is neither fully answered nor closed."
+    found = _explain_not_passed(batch, gate)
+    return f"not passed: {found}." if found else "passed."
+
+
 def _explain_not_passed(batch: Batch, gate: Gate) -> str:
     """Return why a batch does not pass the gate; empty if it does."""
     found = estimate_agreement(batch, confidence=gate.confidence)

@@ -37,7 +37,7 @@ from webapp.audit.forms import (
     OverrideForm,
     RemovalForm,
 )
-from webapp.audit.gate import describe_missing
+from webapp.audit.gate import describe_batch, describe_missing
 from webapp.audit.imports import ImportResult, group_reasons, import_file
 from webapp.audit.models import Batch, BatchStatus
 from webapp.audit.pooled_report import compute_trend, pool_iteration
@@ -195,6 +195,7 @@ def _render_report(
         **_make_auditor_context(person, batch),
         "undecided": undecided,
         "undecided_text": describe_undecided(batch, undecided),
+        "gate_result": describe_batch(batch),
         "may_import": person.has_perm(RUN)
         and (batch.experiment is None or can_control(person, batch.experiment)),
         "may_manage": can_manage(person, batch),
