@@ -35,6 +35,7 @@ ONE_VERDICT_RIGHT: Final = (
 )
 """Groups in which exactly one of the two verdicts is right, regardless of human preference."""
 _MIN_ANSWERS: Final = 20
+_MIN_COUNT_OF_DECIMALS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +306,8 @@ def _describe_agreement(decided: Estimate, groups: Sequence[AgreementGroup]) -> 
 def _describe_elo(elo: Estimate) -> Iterable[str]:
     if elo.low is None or elo.high is None:
         return
-    shown = f"{elo.value:.1%} of the time (95% CI {elo.low:.1%} to {elo.high:.1%}, n = {elo.count})"
+    value, low, high = (format_share(one, elo.count) for one in (elo.value, elo.low, elo.high))
+    shown = f"{value} of the time (95% CI {low} to {high}, n = {elo.count})"
     if elo.low > CHANCE_AGREEMENT:
         yield f"The Elo order beats chance: it agrees with human preference {shown}."
     elif elo.high < CHANCE_AGREEMENT:
@@ -324,18 +326,29 @@ def _describe_biases(biases: Sequence[Bias]) -> Iterable[str]:
         if (judge.low or 0.0) > (people.high or 0.0) or (judge.high or 0.0) < (people.low or 0.0):
             more = "more" if (judge.value or 0.0) > (people.value or 0.0) else "less"
             yield (
-                f"{bias.name.capitalize()} {more} often for the meta-judge ({judge.value:.1%}) "
-                f"than for humans ({people.value:.1%})."
+                f"{bias.name.capitalize()} {more} often for the meta-judge "
+                f"({format_share(judge.value, judge.count)}) than for humans "
+                f"({format_share(people.value, people.count)})."
             )
+
+
+def format_share(value: float | None, count: int) -> str:
+    """Format a share in percent: with a decimal only if it is based on many items."""
+    if value is None:
+        return "unknown"
+    return f"{value:.1%}" if count >= _MIN_COUNT_OF_DECIMALS else f"{value:.0%}"
 
 
 def describe_agreement_vs_chance(found: Estimate) -> str:
     """Compare agreement with chance in a sentence without a period."""
     if found.value is None or found.low is None or found.high is None:
         return "There are too few answers to compare the meta-judge with chance"
+    value, low, high = (
+        format_share(one, found.count) for one in (found.value, found.low, found.high)
+    )
     shown = (
-        f"without ties, it agrees with human preference {found.value:.1%} of the time "
-        f"(95% CI {found.low:.1%} to {found.high:.1%}, n = {found.count})"
+        f"without ties, it agrees with human preference {value} of the time "
+        f"(95% CI {low} to {high}, n = {found.count})"
     )
     if found.low > CHANCE_AGREEMENT:
         return f"The meta-judge beats chance: {shown}"

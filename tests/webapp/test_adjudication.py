@@ -1071,7 +1071,7 @@ def test_leads_see_how_good_auditors_are_and_results_without_flagged_ones(
     results = page.partition('id="results"')[2].partition("</section>")[0]
     flag = re.search(r">dave</a> is flagged: accuracy ([^;]+;[^;]+)\s+is below 70%", results)
     assert flag is not None, "among the results at the top of the page"
-    assert flag[1].startswith("0.0%")
+    assert flag[1].startswith("0%")
     assert "30 items" in flag[1]
     assert "carol</a> is flagged" not in page
     assert "Without answers of flagged auditors" in results, "beside the results"

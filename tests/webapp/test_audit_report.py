@@ -222,7 +222,7 @@ def test_repeats_tell_how_consistent_auditors_are(
     again = draw(audited, by=alice, auditors=[carol], same_share=0.5, size=10)
     answer_by_forward(again, carol)
     page = re.sub(r"\s+", " ", client.get(f"/audits/{again.pk}").content.decode())
-    assert re.search(r"same answer again</th><td[^>]*>100.0%</td>.*?<td[^>]*>5</td>", page)
+    assert re.search(r"same answer again</th><td[^>]*>100%</td>.*?<td[^>]*>5</td>", page)
 
 
 def test_the_report_of_responses_compares_points(

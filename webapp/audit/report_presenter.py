@@ -10,7 +10,11 @@ from django.contrib.auth.models import User
 
 from meta_reward_core.review.auditor_quality import AuditorQuality
 from meta_reward_core.review.judge_results import JudgeResults
-from meta_reward_core.review.meta_judge_results import OUTCOMES, MetaJudgeResults
+from meta_reward_core.review.meta_judge_results import (
+    OUTCOMES,
+    MetaJudgeResults,
+    format_share,
+)
 from meta_reward_core.review.sample_size import (
     HALF_WIDTHS,
     SampleSize,
@@ -180,7 +184,7 @@ class PooledView:
 
 def format_share_line(name: str, found: Estimate) -> MetricLine:
     """Format a share as a percentage."""
-    return _make_line(name, found, lambda value: f"{value:.1%}")
+    return _make_line(name, found, lambda value: format_share(value, found.count))
 
 
 def _make_line(name: str, found: Estimate, say: Any) -> MetricLine:

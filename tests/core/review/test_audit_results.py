@@ -132,9 +132,7 @@ def test_a_bias_that_people_do_not_share_is_said() -> None:
         for number in range(50)
     ]
     said = estimate_meta_judge_results(pairs, SamplingFrame({"all": 5000})).sentences
-    expected = (
-        "The higher score wins more often for the meta-judge (100.0%) than for humans (50.0%)."
-    )
+    expected = "The higher score wins more often for the meta-judge (100%) than for humans (50%)."
     assert expected in said
     agreed = [pair("first", "first", "first", higher_score="first")] * 50
     assert "higher score" not in str(
