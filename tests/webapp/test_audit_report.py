@@ -349,7 +349,7 @@ def test_a_gate_is_set_and_changed(client: Client, audited: Experiment) -> None:
     client.post(path, wanted | {"min_agreement": "70"})
     assert (Gate.objects.get().min_agreement, Gate.objects.get().on_failure) == (0.7, "actor_pairs")
     page = client.get(AUDITS).content.decode()
-    assert "does not pass: train on the actor pairs only" in page
+    assert "the iteration trains on its actor pairs only" in page
     bad = client.post(path, wanted | {"min_agreement": "150"})
     assert bad.status_code == 422
     assert "below 100%" in bad.content.decode()

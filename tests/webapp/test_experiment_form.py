@@ -534,7 +534,7 @@ def test_the_first_screen_says_what_the_experiment_starts_with(client: Client) -
     page = client.get(f"{NEW}?recipe=smoke").content.decode()
     assert "the base model of the toy task" in page
     assert "the prompts of the toy task" in page
-    assert re.search(r'for-recipe">0\.\d M parameters, \d\.\d', page)
+    assert re.search(r'for-recipe">Base model of the task: 0\.\d M parameters, \d\.\d', page)
     assert "Pool of 288 prompts, such as:<ul><li>Translate to " in page
     values = dict(client.get(f"{NEW}?recipe=smoke").context["key_values"])
     recipe = load_recipe("smoke")
@@ -548,6 +548,6 @@ def test_the_first_screen_says_what_the_experiment_starts_with(client: Client) -
 
 
 def test_the_estimate_says_whether_a_worker_is_online(client: Client) -> None:
-    assert "no workers online" in text(client.post(NEW, filled(), headers=HTMX))
+    assert ">none online</span>" in text(client.post(NEW, filled(), headers=HTMX))
     add_worker(name="one@host", host="host", pid=1, device="cpu")
-    assert "1 worker online" in text(client.post(NEW, filled(), headers=HTMX))
+    assert ">1 online</span>" in text(client.post(NEW, filled(), headers=HTMX))

@@ -192,7 +192,8 @@ def get_assigned_item(person: User, pk: int, number: int) -> Item:
     Raises:
         Http404: the item does not exist, or the user is not assigned to its batch.
     """
-    batch = get_object_or_404(annotation_queue.get_assigned_batches(person), pk=pk)
+    assigned = annotation_queue.get_assigned_batches(person).select_related("experiment")
+    batch = get_object_or_404(assigned, pk=pk)
     item = get_object_or_404(batch.items, number=number)
     item.batch = batch
     return item

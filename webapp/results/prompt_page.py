@@ -98,7 +98,10 @@ class BattleRecord:
     @property
     def elo_text(self) -> str:
         """The rating with a sign."""
-        return "–" if self.elo is None else f"{self.elo:+.2f}".replace("-", "−")
+        if self.elo is None:
+            return "–"
+        rounded = round(self.elo, 2) + 0.0
+        return f"{rounded:+.2f}".replace("-", "−") if rounded else "0.00"
 
 
 @dataclass(frozen=True, slots=True)

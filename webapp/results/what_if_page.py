@@ -199,8 +199,8 @@ def _make_kind_view(kind: PairKind, pairs: PairSelection, index: IterationIndex)
         rows=[
             _compare("Pairs", int(before.paired.sum()), int(pairs.paired.sum())),
             *_iter_margins(kind, pairs, index),
-            _compare("Mean length of chosen (characters)", chosen_before, chosen_after),
-            _compare("Mean length of rejected (characters)", rejected_before, rejected_after),
+            _compare("Length of chosen", chosen_before, chosen_after),
+            _compare("Length of rejected", rejected_before, rejected_after),
             *_iter_drops(before, pairs),
         ],
         unknown=int(pairs.unknown.sum()),
@@ -238,17 +238,17 @@ def _iter_margins(
     if kind == "judge":
         elo = _compute_elo_differences(index)
         if not np.isnan(elo[pairs.paired]).any():
-            yield _compare_means("Mean Elo difference", elo[paired], elo[pairs.paired])
+            yield _compare_means("Elo difference", elo[paired], elo[pairs.paired])
         return
     mean, stored = index.judged.grid.mean, index.actor_positions
     before = _subtract(mean, paired, *stored)
     after = _subtract(mean, pairs.paired, pairs.chosen, pairs.rejected)
-    yield _compare_means("Mean score difference", before, after)
+    yield _compare_means("Score difference", before, after)
     if index.true_quality is None:
         return
     before = _subtract(index.true_quality, paired, *stored)
     after = _subtract(index.true_quality, pairs.paired, pairs.chosen, pairs.rejected)
-    yield _compare_means("Mean true quality difference", before, after)
+    yield _compare_means("True quality difference", before, after)
     yield _compare_accuracy(before[~np.isnan(before)], after[~np.isnan(after)])
 
 
@@ -277,7 +277,8 @@ def _compare_means(name: str, before: FloatArray, after: FloatArray) -> Comparis
     change = ""
     if then is not None and now is not None and texts[0] != texts[1]:
         change = f"{now - then:+.2f}".replace("-", MINUS)
-    return Comparison(name, *(text.replace("-", MINUS) for text in texts), change)
+    first, second = (text.replace("-", MINUS) for text in texts)
+    return Comparison(name, first, second, change)
 
 
 def _compute_known_mean(values: FloatArray) -> float | None:
@@ -295,7 +296,7 @@ def _compare_accuracy(before: FloatArray, after: FloatArray) -> Comparison:
     change = ""
     if shares[0] is not None and shares[1] is not None and texts[0] != texts[1]:
         change = f"{100 * (shares[1] - shares[0]):+.0f} points".replace("-", MINUS)
-    return Comparison("Chosen is better by ground truth (95% CI)", *texts, change)
+    return Comparison("Chosen better by ground truth", texts[0], texts[1], change)
 
 
 def _format_share(share: float, count: int) -> str:
