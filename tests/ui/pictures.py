@@ -51,7 +51,7 @@ SHOWN: Final[Mapping[str, Picture]] = {
     "failed": Picture("iteration--failed"),
     "curves": Picture("experiment--finished", at="text=Metrics by iteration"),
     "prompt": Picture("prompt--battled", at="#prompt-page h2 >> nth=1"),
-    "what-if": Picture("what-if--changed", at="form.filters"),
+    "what-if": Picture("what-if--changed"),
     "comparing": Picture("compare--two", at="#metrics", dark=True),
     "trying": Picture("conversation--talk"),
     "phone": Picture("iteration--running", size=PHONE, dark=True),
