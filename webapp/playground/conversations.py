@@ -7,10 +7,11 @@ independently. A turn with two follow-ups starts two conversations.
 from collections.abc import Sequence
 from typing import Final
 
+from django.contrib.auth.models import User
 from django.db.models import QuerySet
 
 from webapp.experiments.jobs import PENDING
-from webapp.experiments.models import Experiment, Job, JobKind, JobStatus
+from webapp.experiments.models import Experiment, Job, JobKind, JobStatus, PlaygroundVote
 
 MAX_TURNS: Final = 20
 """Maximum turns of a conversation; one query loads it, and models read all of it at every turn."""
@@ -51,6 +52,11 @@ def get_replies(job: Job) -> dict[int, str]:
         for answer in job.outcome.get("answers", [])
         if answer["finish_reason"] != "refused"
     }
+
+
+def store_vote(turn: Job, voter: User, choice: str) -> None:
+    """Store which response of a turn a user prefers, in place of an earlier vote."""
+    PlaygroundVote.objects.update_or_create(turn=turn, voter=voter, defaults={"choice": choice})
 
 
 def explain_not_followable(turns: Sequence[Job]) -> str | None:

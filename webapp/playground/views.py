@@ -25,7 +25,7 @@ from webapp.accounts.roles import RUN
 from webapp.accounts.security_log import log_event
 from webapp.activity.models import Action
 from webapp.experiments.jobs import cancel_job, enqueue_job
-from webapp.experiments.models import Experiment, Job, JobKind, PlaygroundVote, VoteChoice
+from webapp.experiments.models import Experiment, Job, JobKind, VoteChoice
 from webapp.experiments.progress import count_live_workers
 from webapp.htmx import render_page_or_partial
 from webapp.playground import presenter
@@ -36,6 +36,7 @@ from webapp.playground.conversations import (
     get_playground_turns,
     list_turns,
     prefetch_earlier_turns,
+    store_vote,
 )
 from webapp.playground.forms import (
     ChatForm,
@@ -158,9 +159,7 @@ def _vote(request: HttpRequest, last: Job, turns: list[Job]) -> HttpResponse:
     )
     if turn is None or choice not in VoteChoice.values or not presenter.can_vote(turn):
         raise Http404
-    PlaygroundVote.objects.update_or_create(
-        turn=turn, voter=get_user(request), defaults={"choice": choice}
-    )
+    store_vote(turn, get_user(request), choice)
     messages.success(request, f"Vote on turn {number} stored.")
     address = reverse("conversation", args=[last.experiment_name, last.pk])
     return redirect(f"{address}#turn-{number}")
