@@ -195,5 +195,5 @@ def _list_prompt_sources(origin: str, task_title: str) -> list[tuple[str, str]]:
     if task_title:
         sources.insert(0, (PROMPTS_OF_TASK, f"the prompts of {task_title}"))
     if origin:
-        sources.insert(0, (PROMPTS_OF_ORIGIN, f"the same as {origin}"))
+        sources.insert(0, (PROMPTS_OF_ORIGIN, f"the same as experiment {origin}"))
     return sources
