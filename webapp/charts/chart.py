@@ -105,6 +105,7 @@ class Chart:
         has_legend: False where the page shows one legend for several charts.
         verdict: one line that states what the chart shows.
         count: number of values behind the points, as text.
+        swatches: the legend of a heat map.
     """
 
     title: str
@@ -129,7 +130,6 @@ class Chart:
     has_legend: bool = True
     verdict: str = ""
     count: str = ""
-
     swatches: tuple[Swatch, ...] = ()
 
 
