@@ -71,6 +71,8 @@ document.addEventListener("DOMContentLoaded", () => {
   const letters = ["A", "B", "tie", "neither"];
   let isChanged = false;
   let isSent = false;
+  let drafts = 0; // requests without a response
+  let submission = null;
   let timer = 0;
 
   const read = () => {
@@ -84,8 +86,11 @@ document.addEventListener("DOMContentLoaded", () => {
 
   const keep = async () => {
     if (isSent) return;
+    drafts += 1;
     const answer = await fetch(state.dataset.address, { method: "POST", body: read() }).catch(() => null);
     state.textContent = answer && answer.ok ? await answer.text() : "Draft not saved.";
+    drafts -= 1;
+    if (submission && drafts === 0) submission.target.requestSubmit(submission.submitter);
   };
 
   form.addEventListener("input", () => {
@@ -99,8 +104,13 @@ document.addEventListener("DOMContentLoaded", () => {
     keep();
   });
   document.addEventListener("submit", (event) => {
-    if (!event.submitter?.hasAttribute("formaction")) isSent = true;
     clearTimeout(timer);
+    if (event.submitter?.hasAttribute("formaction")) return;
+    isSent = true;
+    if (drafts === 0) return;
+    // A draft that arrives after the decision, or after it was discarded, would look like unsaved input.
+    event.preventDefault();
+    submission = event;
   });
   window.addEventListener("pagehide", () => {
     if (isChanged && !isSent) navigator.sendBeacon(state.dataset.address, read());

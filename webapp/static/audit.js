@@ -115,8 +115,13 @@
   if (form) {
     const state = document.getElementById("draft-state");
     let isSent = false;
+    let drafts = 0; // requests without a response
+    let submission = null;
+    form.addEventListener("htmx:beforeSend", () => { drafts += 1; });
     form.addEventListener("htmx:afterRequest", (event) => {
+      drafts -= 1;
       if (!event.detail.successful && !isSent) state.textContent = "Draft not saved.";
+      if (submission && drafts === 0) submission.target.requestSubmit(submission.submitter);
     });
     window.addEventListener("load", () => {
       const text = form.querySelector("textarea");
@@ -125,8 +130,11 @@
     document.addEventListener("submit", (event) => {
       if (event.target !== form && event.submitter?.name !== "discard") return;
       isSent = true;
+      if (drafts === 0) return;
+      event.preventDefault();
+      submission = event;
     });
-    // A draft that arrives after the decision would look like unsaved input.
+    // A draft that arrives after the decision, or after it was discarded, would look like unsaved input.
     form.addEventListener("htmx:beforeRequest", (event) => {
       if (isSent) event.preventDefault();
     });
