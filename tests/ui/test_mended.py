@@ -131,7 +131,9 @@ def test_a_slider_of_what_if_moves_its_number_and_updates_the_preview(people: Pe
     expect(page.locator(".verdict")).not_to_contain_text("These are the rules of the recipe.")
     page.get_by_label("Tier width (rho)", exact=True).fill("0.45")
     expect(page.get_by_label("Tier width (rho), slider")).to_have_value("0.45")
-    page.get_by_role("link", name="New experiment with these rules").click()
+    link = page.get_by_role("link", name="New experiment with these rules")
+    expect(link).to_have_attribute("href", re.compile(r"recipe\.pairing\.rho=0\.45$"))
+    link.click()
     expect(page.locator("#recipe-pairing-rho")).to_have_value("0.45")
     people.close()
 
