@@ -10,7 +10,7 @@ from tests.project.test_docs import PAGES as TEXTS
 from tests.ui.pages import PAGES
 from tests.ui.pictures import FOLDER, SHOWN
 
-MAX_BYTES = 150_000
+MAX_BYTES = 200_000
 FEWEST_WORDS = 5
 
 
