@@ -98,6 +98,8 @@ def test_a_batch_in_one_sitting_by_the_keyboard_alone(
     for count in range(ITEMS):
         expect(page.locator("main")).to_contain_text("Which judgment is better?")
         expect(page.locator("button[data-key=Enter]")).to_be_in_viewport(ratio=1)
+        page.wait_for_function("n => document.title.includes(`Item ${n} `)", arg=count + 1)
+        page.wait_for_load_state()
         source = page.content()
         assert "Elo" not in source
         assert "Score:" not in source

@@ -364,7 +364,7 @@ def _commit_tables(here: World, step: str) -> None:
     here.migrating.close()
 
 
-_SILENT: Final = r"lost.*(process is gone|was silent)"
+_SILENT: Final = r"lost.*(process no longer exists|sent no heartbeat)"
 _LOST_BROKER: Final = r"Connection to broker lost|Cannot connect to redis"
 _DAMAGED: Final = "are rerun"
 _DIFFERS: Final = "differs from its manifest"

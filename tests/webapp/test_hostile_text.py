@@ -174,7 +174,10 @@ def test_in_a_follow_up(
     answers = [answer(0, text), answer(1, text)]
     done = add_try(experiment, status="done", outcome={"answers": answers, "judgments": []})
     path = f"/experiments/first/playground/{done.pk}"
-    assert set(fields_of(client.get(path).content.decode())) <= FOLLOW_UP.keys()
+    vote = {"vote": "tie", "turn": str(done.pk)}
+    assert set(fields_of(client.get(path).content.decode())) <= FOLLOW_UP.keys() | vote.keys()
+    for name in sorted(vote):
+        send(client, path, vote | {name: text}, path)
     for name in sorted(FOLLOW_UP):
         send(client, path, FOLLOW_UP | {name: text}, path, "/experiments/first/playground")
 

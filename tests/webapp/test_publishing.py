@@ -83,7 +83,7 @@ def test_a_model_that_is_not_made_cannot_be_published(client: Client) -> None:
     Iteration.objects.update(status="failed")
     page = get(client)
     assert "once its iteration is completed" in page
-    assert ">Publish<" not in page
+    assert ">Publish</button>" not in page
     assert client.post(PAGE).status_code == 200
     assert not Job.objects.exists()
 

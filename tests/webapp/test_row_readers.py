@@ -15,6 +15,7 @@ GUARDED: Final = {"Experiment", "Iteration", "Stage", "Shard", "Attempt", "Job",
 
 OF_A_ROW: Final = "reads rows of an experiment or iteration that it is given"
 READERS: Final = {
+    "audit/selectors.py": OF_A_ROW,
     "accounts/ownership.py": "writes a row that its caller found for a user",
     "accounts/permissions.py": "decides who may see what",
     "dashboard/attempts.py": OF_A_ROW,

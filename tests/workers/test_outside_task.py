@@ -150,8 +150,8 @@ def launch_by_form(person: User) -> None:
     client.force_login(person)
     shown = client.post("/experiments/new", {"base_text": RECIPE})
     page = shown.content.decode()
-    assert "the task&#x27;s prompts" in page
-    assert "the task&#x27;s base model" in page
+    assert "the prompts of " in page
+    assert "the base model of " in page
     given = {
         "base_text": RECIPE,
         "name": "mine",

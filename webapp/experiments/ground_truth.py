@@ -11,6 +11,7 @@ from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.reporting.task_scorecards import measure_ground_truth_levels
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles
+from meta_reward_core.system.untrusted_input import FILE_LIMITS, parse_json
 from webapp.experiments.files import open_experiment_files
 from webapp.experiments.models import Experiment, Iteration
 
@@ -28,7 +29,8 @@ def find_task(experiment: Experiment) -> str | None:
 @lru_cache(maxsize=512)
 def _find_task(recipe: str) -> str | None:
     try:
-        return parse_stored_recipe(json.loads(recipe), origin="experiment").task
+        stored = parse_json(recipe, FILE_LIMITS)
+        return parse_stored_recipe(stored, origin="experiment").task
     except RecipeError:
         return None
 
