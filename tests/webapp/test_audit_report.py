@@ -16,6 +16,7 @@ from pytest_django.fixtures import DjangoAssertNumQueries
 
 from meta_reward_core.data.sft_dataset import read_sft_rows
 from meta_reward_core.errors import InputError
+from meta_reward_core.review.auditor_quality import AuditorAnswer, measure_auditors
 from meta_reward_core.review.stratified_estimators import NO_ESTIMATE, Estimate
 from tests.webapp.audit_fixtures import (
     artifacts,
@@ -37,7 +38,7 @@ from webapp.audit.exports import FILE_CONTENTS, FORMATS
 from webapp.audit.gate import explain_hold
 from webapp.audit.models import Answer, Batch, Gate, GateOverride, Item
 from webapp.audit.pooled_report import TrendPoint, compute_trend, pool_iteration
-from webapp.audit.report_presenter import make_trend
+from webapp.audit.report_presenter import make_own_line, make_trend
 from webapp.audit.selectors import list_pending_batches
 from webapp.experiments.models import Experiment, Job, Stage
 from workers.jobs.runner import SLOW_HANDLERS, run_job, run_waiting_jobs
@@ -866,3 +867,14 @@ def test_the_report_says_whether_the_batch_passes_the_gate_and_counts_repeats(
     gate.save()
     said = "<b>Gate before training:</b> not passed: audit"
     assert said in client.get(path).content.decode()
+
+
+def test_an_auditor_who_mostly_prefers_one_position_is_flagged() -> None:
+    flags = {}
+    for first in (8, 19):
+        values = ["first"] * first + ["second"] * (20 - first)
+        answers = [AuditorAnswer("carol", value, shown_first="first") for value in values]
+        line = make_own_line(measure_auditors(answers, min_accuracy=0.5)[0])
+        assert line is not None
+        flags[first] = [share.flag for share in line.shares if share.flag]
+    assert flags == {8: [], 19: ["position bias"]}

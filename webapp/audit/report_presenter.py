@@ -50,6 +50,7 @@ class MetricLine:
     Attributes:
         excluded: how many items it leaves out, and why; empty if none.
         before: the metric before adjudication; empty if it is the same, or nothing is adjudicated.
+        flag: what the interval shows to be wrong; empty if nothing.
     """
 
     name: str
@@ -58,6 +59,7 @@ class MetricLine:
     count: int
     excluded: str = ""
     before: str = ""
+    flag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,8 @@ class TrendLine:
 
 _AGREEMENT: Final = "Meta-judge agrees with human preference"
 _DECIDED_AGREEMENT: Final = f"{_AGREEMENT}, without ties"
+_SHOWN_FIRST: Final = "Prefers the judgment shown first"
+_NO_PREFERENCE: Final = 0.5
 _ELO_AGREEMENT: Final = "Elo order agrees with human preference"
 
 TREND: Final = (
@@ -327,15 +331,25 @@ def _make_auditor_line(found: AuditorQuality) -> AuditorLine:
     shares = (
         ("Accuracy", found.accuracy),
         ("Known items correct", found.known_accuracy),
-        ("Prefers the judgment shown first", found.prefers_first),
+        (_SHOWN_FIRST, found.prefers_first),
         ("Prefers the longer judgment", found.prefers_longer),
         ("Prefers the higher score", found.prefers_higher_score),
         ("Same answer on repeats", found.consistency),
-        ("Change in accuracy", found.drift),
     )
-    lines = tuple(format_share_line(name, share) for name, share in shares)
+    lines = (
+        *(_flag_bias(format_share_line(name, share), share) for name, share in shares),
+        _make_line("Change in accuracy", found.drift, lambda value: f"{100 * value:+.0f} points"),
+    )
     seconds = _make_line("Median seconds", found.seconds, lambda value: f"{value:.0f}")
     return AuditorLine(found.name, found.answers, lines, seconds, found.is_flagged)
+
+
+def _flag_bias(line: MetricLine, found: Estimate) -> MetricLine:
+    """Flag a preference for one position that chance does not explain."""
+    if line.name != _SHOWN_FIRST or found.low is None or found.high is None:
+        return line
+    is_biased = not found.low <= _NO_PREFERENCE <= found.high
+    return replace(line, flag="position bias") if is_biased else line
 
 
 def make_headline(found: MetaJudgeResults | JudgeResults | None) -> tuple[MetricLine, ...]:

@@ -49,13 +49,15 @@
     const box = form.querySelector("textarea");
     box.value = button.dataset.reason;
     box.dispatchEvent(new Event("change", { bubbles: true }));
-    return comment();
+    return true; // the focus stays where it is: on the page, the next key is a shortcut
   };
 
   const press = (key) => {
     const target = document.querySelector(`[data-key="${CSS.escape(key)}"]`);
-    if (target) target.click();
-    return Boolean(target);
+    if (!target) return false;
+    target.click();
+    if (target.matches("summary")) target.parentElement.scrollIntoView({ block: "nearest" });
+    return true;
   };
 
   const act = (event) => {
