@@ -65,8 +65,27 @@ def measure_ground_truth_changes(
     Raises:
         DamagedArtifactError: a table cannot be read.
     """
-    then = _read_results(files, before, task)
-    now = _read_results(files, after, task)
+    return _measure_changes(_read_results(files, before, task), _read_results(files, after, task))
+
+
+def measure_ground_truth_differences(
+    first: ExperimentFiles, second: ExperimentFiles, *, task: str, number: int
+) -> dict[str, Metric]:
+    """Compute `second` minus `first` in a task's ground-truth metrics of M_number.
+
+    Paired, as in `measure_ground_truth_changes`: both experiments must have the same held-out
+    items.
+
+    Returns:
+        Differences by `<subject>.<metric>`.
+
+    Raises:
+        DamagedArtifactError: a table cannot be read.
+    """
+    return _measure_changes(_read_results(first, number, task), _read_results(second, number, task))
+
+
+def _measure_changes(then: _Results, now: _Results) -> dict[str, Metric]:
     names = dict.fromkeys(metric for metric, _, _ in now)
     found = {name: _measure_scaled_change(name, then, now) for name in names}
     return {name: metric for name, metric in found.items() if metric is not None}

@@ -90,8 +90,8 @@ def test_the_bar_of_a_training_moves_with_its_steps(people: People) -> None:
 def test_a_stop_says_that_it_can_be_resumed(people: People) -> None:
     page = open_path(people, "/experiments/running")
     expect(page.locator("#steer-cancel")).to_have_text("Stop")
-    expect(page.locator("#steer-note")).to_contain_text("can be resumed")
-    assert page.locator("#steer-cancel").get_attribute("aria-describedby") == "steer-note"
+    expect(page.locator("#steer-cancel-says")).to_contain_text("can be resumed")
+    assert page.locator("#steer-cancel").get_attribute("aria-describedby") == "steer-cancel-says"
     people.close()
 
 

@@ -655,12 +655,12 @@ def test_the_audits_page_states_the_gate_once_and_what_is_missing(
     audited.iterations.update(status="needs_attention", message=why)
     page = client.get(AUDITS).content.decode()
     assert "Iteration 1 is held before training" in page
-    assert ":</b> there is no audit of these battles yet." in page
+    assert ".</b> Iteration 1 has no audit yet; training waits until" in page
     assert "above 57.5% with 90% confidence" in page
     assert page.count("90% confidence") == 1
     assert "0.575" not in page
     assert 'name="min_agreement" value="57.5"' in page
-    assert page.count("New audit batch</a>") == 1
+    assert page.count("New audit batch for iteration 1</a>") == 1
 
 
 def test_the_audits_page_says_what_a_passed_audit_takes(
@@ -668,12 +668,14 @@ def test_the_audits_page_says_what_a_passed_audit_takes(
 ) -> None:
     """Above 50% with 95% confidence: 25 items at 70%, 11 at 80%, but the gate requires 15."""
     Gate.objects.create(experiment=audited, min_answers=15)
-    efforts = client.get(AUDITS).context["efforts"]
-    assert [(one.percent, one.items, one.minutes) for one in efforts] == [
-        (70, 25, None),
-        (80, 15, None),
-        (90, 15, None),
+    answer = client.get(AUDITS)
+    efforts = answer.context["efforts"]
+    assert [(one.percent, one.items, one.minutes, one.is_minimum) for one in efforts] == [
+        (70, 25, None, False),
+        (80, 15, None, True),
+        (90, 15, None, True),
     ]
+    assert "The gate requires at least 15 items" in answer.content.decode()
     answer_by_forward(draw(audited, by=alice, auditors=[carol]), carol)
     Answer.objects.update(seconds=60.0)
     efforts = client.get(AUDITS).context["efforts"]
@@ -684,7 +686,8 @@ def test_the_audits_page_says_what_a_passed_audit_takes(
 
 def test_an_override_is_folded_and_has_no_default(client: Client, audited: Experiment) -> None:
     page = client.get(AUDITS).content.decode()
-    assert "<details><summary>Override the gate for iteration 1</summary>" in page
+    folded = '<details class="audit-danger"><summary>Override the gate for iteration 1</summary>'
+    assert folded in page
     assert '<input type="hidden" name="iteration" value="1"' in page
     form = page.partition("Override the gate for iteration 1")[2].partition("</form>")[0]
     assert " checked" not in form

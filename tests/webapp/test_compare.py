@@ -1,11 +1,17 @@
 """Several experiments beside each other."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
+from meta_reward_core.storage.artifact_store import ArtifactStore
+from meta_reward_core.storage.experiment_files import ExperimentFiles
+from meta_reward_core.storage.schemas import build_table
+from meta_reward_core.storage.shards import StageOutput
 from tests.webapp.conftest import make_person
 from tests.webapp.experiment_form_fixtures import HTMX, make_experiment, storage_roots
 from webapp.experiment_form.compare import describe_identical_curves
@@ -160,14 +166,57 @@ def test_each_chart_has_the_difference_at_the_last_common_model(client: Client) 
             judge = {"mean": mean, "parse_rate": 1.0, "scored": 40}
             finished(row, number, judge=judge, response_chars=50.0 + number)
     answer = client.get(f"{COMPARE}?name=a&name=b")
-    assert chart(answer, "Mean score").verdict == "M0: +0.20."
+    assert chart(answer, "Mean score").verdict == "M0: b +0.20 compared with a."
     assert chart(answer, "Mean score").count == "n = 40 judgments"
-    assert chart(answer, "Length of responses").verdict == "M1: no difference."
+    assert chart(answer, "Length of responses").verdict == "M1: no difference between b and a."
     (group,) = answer.context["comparison"].groups
-    assert group.constant == "Equal for all models of all experiments: Readable judgments 1."
+    assert group.constant == [("Readable judgments", "1")]
     assert "Readable judgments" not in [one.title for one in group.charts]
-    assert "Below each chart: b − a at the last model that both have" in answer.content.decode()
+    page = answer.content.decode()
+    assert "the difference from a at the last model that both have" in page
+    assert "1 metric equal for all models of all experiments" in page
     assert '<div class="sticky"><ul class="chart-legend">' in answer.content.decode()
+
+
+def measure(row: Experiment, values: Sequence[float]) -> None:
+    """Complete an iteration with the true quality of each held-out prompt."""
+    items = [
+        {"task": "toy", "model": "M1", "item_id": str(place), "prompt_id": str(place),
+         "metric": "actor.true_quality", "part": 0, "value": value}
+        for place, value in enumerate(values)
+    ]  # fmt: skip
+    files = ExperimentFiles(ArtifactStore(row.artifact_root), row.name).get_iteration(1)
+    tables: dict[str, list[dict[str, Any]]] = {"task_items": items, "evaluation": []}
+    output = StageOutput({(name, 0): build_table(name, found) for name, found in tables.items()})
+    files.publish("evaluate", 0, key="a key", work=output, packages={})
+    after = sum(values) / len(values)
+    truth = [{"subject": "actor", "metric": "true_quality", "before": None, "after": after}]
+    finished(row, 1, truth=truth)
+
+
+@pytest.mark.parametrize("prompts, is_paired", [(120, True), (60, False)])
+def test_a_difference_on_the_same_held_out_prompts_is_paired(
+    client: Client, tmp_path: Path, prompts: int, is_paired: bool
+) -> None:
+    """Quality varies much between prompts, but b is better by 0.4 to 0.6 on each of them."""
+    first = [float(place % 5) for place in range(40)]
+    second = [value + (0.4, 0.6)[place % 2] for place, value in enumerate(first)]
+    measure(
+        make_experiment("a", artifact_root=str(tmp_path), changes=["evaluation.prompts=120"]), first
+    )
+    measure(
+        make_experiment(
+            "b", artifact_root=str(tmp_path), changes=[f"evaluation.prompts={prompts}"]
+        ),
+        second,
+    )
+    said = chart(client.get(f"{COMPARE}?name=a&name=b"), "Actor: true quality").verdict
+    assert said.startswith("M1: b +0.50 [")
+    assert said.endswith(
+        "compared with a: higher, paired by prompt."
+        if is_paired
+        else "compared with a: no clear difference, not paired."
+    )
 
 
 def test_curves_that_differ_from_the_start_have_no_note() -> None:

@@ -98,6 +98,10 @@ def test_runs_that_need_attention_come_first_unless_a_column_sorts(
 ) -> None:
     Experiment.objects.filter(name="middle").update(status=RunStatus.NEEDS_ATTENTION)
     assert names(client) == ["middle", "large", "small"]
+    Experiment.objects.filter(name="large").update(status=RunStatus.FINISHED)
+    Experiment.objects.filter(name="small").update(status=RunStatus.NO_PAIRS)
+    assert names(client) == ["middle", "small", "large"]
+    Experiment.objects.filter(name="small").update(status=RunStatus.FINISHED)
     assert names(client, "sort=-created") == ["large", "small", "middle"]
 
 
@@ -118,7 +122,7 @@ def test_the_main_metric_is_a_number_that_sorts(client: Client, three: list[Expe
     """Quality is 2 + number before the only iteration and 3 + number after it."""
     assert names(client, "sort=metric") == ["small", "middle", "large"]
     page = get(client, "/?sort=-metric")
-    assert "True quality ▼" in page
+    assert 'True quality ▼</a><span class="facts">from M0, 95% CI</span>' in page
     assert '<span class="facts of">M1</span> 6.00<span class="facts">+1.00</span>' in page
     assert "sorted by: Main metric, descending" in page
 
@@ -130,10 +134,11 @@ def test_a_run_that_stopped_says_where(client: Client, three: list[Experiment]) 
     )
     add_stage(stopped, title="Judge responses", status="failed")
     page = get(client)
-    assert "Stopped at 1 of 1: Judge responses" in page
+    assert "1/1 Judge responses</span>" in page
+    assert "Stopped at" not in page
     assert page.index('status-failed">failed') < page.index("No disk</span>")
     assert "Sorted by" not in page
-    assert "sorted by: needs attention, then newest" in page
+    assert "sorted by: needs attention, failed, then newest" in page
 
 
 def test_runs_without_a_value_come_last_in_both_directions(

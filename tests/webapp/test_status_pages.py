@@ -38,7 +38,7 @@ def test_a_running_experiment_shows_stage_shards_and_speed(client: Client, runni
     """13,400 tokens in 210 seconds: completed shards count, as in the summary."""
     page = get(client)
     assert '<progress value="0.500" max="1"' in page
-    assert "Stage 1 of 1: Judge" in page
+    assert "1/1 Judge" in page
     assert "2 of 4 shards" in page
     page = get(client, "/experiments/first")
     assert any(f"{speed:,} tokens/s" in page for speed in range(50, 65))

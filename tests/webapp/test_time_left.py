@@ -46,6 +46,18 @@ def begin_stages(current: str, **values: Any) -> list[StageProgress]:
 
 
 @pytest.mark.parametrize(
+    ("name", "counts", "result"),
+    [
+        ("sample", {"prompts": 36}, "36 prompts"),
+        ("pair_actor", {"pairs": 35, "dropped": 1}, "35 pairs from 36 prompts"),
+        ("pair_judge", {"pairs": 1}, "1 pair"),
+    ],
+)
+def test_a_finished_stage_states_its_result(name: str, counts: dict[str, int], result: str) -> None:
+    assert make_stage(name, 1, 0, 2, shard_count=1, **counts).facts == [result, "2\u00a0s"]
+
+
+@pytest.mark.parametrize(
     ("current", "seconds"),
     [
         ("generate", 30 + 60 + 40 + 90),  # 60 of the judge's 110 s came after the actor's end

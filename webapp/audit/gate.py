@@ -37,6 +37,7 @@ class GateDecision:
 
 
 PASSED: Final = GateDecision()
+NO_AUDIT: Final = "there is no audit of these battles yet"
 _CONFIDENCE_AND: Final = " confidence, and "
 
 
@@ -105,7 +106,7 @@ def is_complete(batch: Batch) -> bool:
 
 def _explain_no_audit(batches: list[Batch]) -> str:
     if not batches:
-        return "there is no audit of these battles yet"
+        return NO_AUDIT
     return f"audit {batches[0].pk} is neither fully answered nor closed"
 
 

@@ -262,11 +262,13 @@ class GateEffort:
     Attributes:
         items: answered items without ties, at least the gate's minimum.
         minutes: time of all auditors with the usual repeats; None if no answer has been timed.
+        is_minimum: whether fewer items would be sufficient without the gate's minimum.
     """
 
     percent: int
     items: int
     minutes: float | None
+    is_minimum: bool
 
 
 def list_gate_efforts(person: User, experiment: Experiment, gate: Gate) -> list[GateEffort]:
@@ -280,7 +282,7 @@ def list_gate_efforts(person: User, experiment: Experiment, gate: Gate) -> list[
         items = max(needed, gate.min_answers)
         answers = items + round(USUAL_REPEAT_SHARE * items)
         minutes = answers * median(spent) / 60 if spent else None
-        efforts.append(GateEffort(percent, items, minutes))
+        efforts.append(GateEffort(percent, items, minutes, needed < items))
     return efforts
 
 

@@ -37,7 +37,7 @@ from webapp.audit.forms import (
     OverrideForm,
     RemovalForm,
 )
-from webapp.audit.gate import describe_batch, describe_missing
+from webapp.audit.gate import NO_AUDIT, describe_batch, describe_missing
 from webapp.audit.imports import ImportResult, group_reasons, import_file
 from webapp.audit.models import Batch, BatchStatus
 from webapp.audit.pooled_report import compute_trend, pool_iteration
@@ -375,6 +375,7 @@ def _render_experiment(
     batches = batches.prefetch_related("auditors")
     asked = list_pending_batches(experiment)
     gate = find_gate(experiment)
+    missing = describe_missing(held.message) if held else ""
     context: dict[str, Any] = {
         "experiment": experiment,
         "drawings": asked,
@@ -392,7 +393,8 @@ def _render_experiment(
         "held": held,
         "held_since": find_hold_start(held) if held else None,
         "efforts": list_gate_efforts(get_user(request), experiment, gate) if gate else [],
-        "missing": describe_missing(held.message) if held else "",
+        "missing": missing,
+        "has_no_audit": missing == NO_AUDIT,
         "may_change": can_control(get_user(request), experiment),
     }
     response = render_page_or_partial(

@@ -27,6 +27,7 @@ from webapp.charts.scales import Scale, format_number, make_wide_scale
 from webapp.dashboard.table_reader import Numbers, ScoreCounts, TableReader
 from webapp.experiments.files import open_iteration_files
 from webapp.experiments.models import Attempt, AttemptStatus, Iteration, Shard, ShardStatus
+from webapp.experiments.stage_progress import estimate_training_steps
 from webapp.experiments.training_charts import TRAINING_CHARTS, TrainingChart
 
 _BINS: Final = 12
@@ -50,7 +51,8 @@ def build_iteration_charts(iteration: Iteration) -> IterationCharts:
     try:
         tables = TableReader(open_iteration_files(iteration.experiment, iteration.number))
         running = _read_running_log(iteration)
-        training = list(_iter_training_charts(tables.read_training_log() or running))
+        steps = estimate_training_steps(iteration) if running else None
+        training = list(_iter_training_charts(tables.read_training_log() or running, steps))
         scores = [] if _has_reward_model(iteration) else [tables.read_score_counts()]
         results = [*map(_chart_scores, scores), *_iter_table_charts(tables)]
         charts = [*training, *results, *charts] if running else [*results, *training, *charts]
@@ -79,9 +81,10 @@ def _read_running_log(iteration: Iteration) -> list[LogRow]:
     ]
 
 
-def _iter_training_charts(log: Sequence[LogRow]) -> Iterator[Chart]:
+def _iter_training_charts(log: Sequence[LogRow], steps: int | None) -> Iterator[Chart]:
+    """Draw a training; the axis of a running one includes all steps."""
     for chart in TRAINING_CHARTS:
-        yield _chart_training_log(chart, log)
+        yield _chart_training_log(chart, log, steps)
 
 
 def _iter_table_charts(tables: TableReader) -> Iterator[Chart]:
@@ -207,7 +210,7 @@ def _describe_lengths(chosen: Numbers, rejected: Numbers, text: str) -> str:
     return f"Mean: {which}; {mean:+.1f}{ends}, {said}.".replace("-", "−")
 
 
-def _chart_training_log(chart: TrainingChart, log: Sequence[LogRow]) -> Chart:
+def _chart_training_log(chart: TrainingChart, log: Sequence[LogRow], steps: int | None) -> Chart:
     lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for step, metric, value in log:
         lines[metric].append((step, value))
@@ -223,6 +226,7 @@ def _chart_training_log(chart: TrainingChart, log: Sequence[LogRow]) -> Chart:
         chart.title,
         series,
         x_label="step",
+        shown_x=(0, steps) if steps else (),
         y_label=chart.y_label,
         within=chart.within,
         has_legend=len(series) > 1,

@@ -48,6 +48,8 @@ _MAX_COLUMNS: Final = 30
 _EXPORTED_AT_ONCE: Final = 500
 _ATTENTION_FIRST: Final = ""
 _NEWEST_FIRST: Final = "-created"
+_ENDED_EARLY: Final = (RunStatus.FAILED, RunStatus.NO_PAIRS)
+"""Statuses that follow those that need attention: nothing continues without a decision."""
 _ARCHIVED: Final = [("", "not archived"), ("1", "archived"), ("all", "all")]
 _NEWEST: Final = ("-created", "-pk")
 _RELATED: Final[Sequence[str]] = ("iterations", "tags")
@@ -86,7 +88,7 @@ class FilterForm(forms.Form):
     def offer_sort(self, columns: Sequence[Column]) -> None:
         """List the sort orders of columns, in both directions."""
         field = cast("forms.ChoiceField", self.fields["sort"])
-        field.choices = [(_ATTENTION_FIRST, "needs attention, then newest")] + [
+        field.choices = [(_ATTENTION_FIRST, "needs attention, failed, then newest")] + [
             (f"{sign}{column.key}", f"{column.label}, {direction}")
             for column in columns
             for sign, direction in (("", "ascending"), ("-", "descending"))
@@ -275,7 +277,8 @@ def _order(rows: QuerySet[Experiment], sort: str) -> list[int] | QuerySet[Any, A
     column = find_column(sort.removeprefix("-"))
     if column is None:
         needed = When(status=RunStatus.NEEDS_ATTENTION, then=0)
-        return rows.order_by(Case(needed, default=1), *_NEWEST).values_list("pk", flat=True)
+        ended = When(status__in=_ENDED_EARLY, then=1)
+        return rows.order_by(Case(needed, ended, default=2), *_NEWEST).values_list("pk", flat=True)
     if sort == _NEWEST_FIRST:
         return rows.values_list("pk", flat=True)
     return sort_keys(column, rows, descending=sort.startswith("-"))

@@ -97,6 +97,7 @@ from webapp.experiments.retry_advice import RetryAdvice, find_retry_advice
 from webapp.experiments.stage_progress import (
     StageProgress,
     format_time_left,
+    list_running_workers,
     list_stage_progress,
 )
 from webapp.htmx import is_partial_request, render_cached_partial, render_page_or_partial
@@ -432,6 +433,7 @@ def _build_progress(request: HttpRequest, row: Iteration) -> dict[str, Any]:
         "stages": stages,
         "stage": find_current_stage(stages),
         "left": left,
+        "running_on": list_running_workers(row) if _is_running(row) else [],
         "training_notes": make_training_notes(row),
         "failures": failures,
         "error": error,

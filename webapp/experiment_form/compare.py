@@ -1,6 +1,6 @@
 """Compare experiments: differences of their recipes, and their metrics by iteration."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -32,6 +32,7 @@ from webapp.experiments.outcome_summary import (
     join_names,
 )
 from webapp.experiments.own_data_intervals import OwnData, read_own_data_intervals
+from webapp.experiments.paired_differences import read_paired_differences
 from webapp.htmx import render_page_or_partial
 
 _MAX_COMPARED: Final = 6
@@ -57,6 +58,7 @@ _RANGES: Final = {
 }
 """Lowest and highest possible values, by unit."""
 _WHOLE: Final = "whole"
+_LENGTHS: Final = frozenset({"characters", "words"})
 _TRUTH_UNITS: Final = {
     "true_quality": "quality, 0 to 5",
     "true_quality_greedy": "quality, 0 to 5",
@@ -225,13 +227,13 @@ class ChartGroup:
 
     Attributes:
         note: what is true of all its charts; empty if nothing is.
-        constant: metrics that are equal for all models of all experiments, as text.
+        constant: metrics that are equal for all models of all experiments, with their values.
     """
 
     title: str
     charts: Sequence[Chart]
     note: str
-    constant: str = ""
+    constant: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,13 +406,13 @@ def build_chart_groups(
         is_whole=is_whole,
     )
     charts: dict[str, list[Chart]] = {group: [] for group in _GROUPS}
-    constant: dict[str, list[str]] = {group: [] for group in _GROUPS}
+    constant: dict[str, list[tuple[str, str]]] = {group: [] for group in _GROUPS}
     for metric, curves in found.items():
         values = [
             value for one in curves.values() for value in one.values.values() if value is not None
         ]
         if len(values) > 1 and len(set(values)) == 1:
-            constant[metric.group].append(f"{metric.title} {format_number(values[0])}")
+            constant[metric.group].append((metric.title, format_number(values[0])))
         elif values:
             charts[metric.group].append(_make_chart(metric, data, curves))
     return [
@@ -437,20 +439,35 @@ class _ChartInput:
 
 
 def _make_group(
-    title: str, charts: Sequence[Chart], constant: Sequence[str], *, last: int
+    title: str, charts: Sequence[Chart], constant: Sequence[tuple[str, str]], *, last: int
 ) -> ChartGroup:
-    """Show what is true of all charts once, instead of below each."""
-    said = [f"M{last} has generated no data yet."] if title in _OWN_DATA and charts else []
-    notes = {chart.description for chart in charts}
-    if len(charts) > 1 and len(notes) == 1:
-        charts = [replace(chart, description="") for chart in charts]
-        said = [notes.pop(), *said]
-    return ChartGroup(
-        title,
-        charts,
-        " ".join(filter(None, said)),
-        f"Equal for all models of all experiments: {', '.join(constant)}." if constant else "",
+    """Show what is true of most charts once, instead of below each."""
+    count = _find_common([chart.count for chart in charts])
+    note = _find_common([chart.description for chart in charts])
+    has_exceptions = any(
+        (count and chart.count != count) or (note and chart.description != note) for chart in charts
     )
+    charts = [
+        replace(
+            chart,
+            count="" if chart.count == count else chart.count,
+            description="" if chart.description == note else chart.description,
+        )
+        for chart in charts
+    ]
+    common = " ".join(filter(None, (f"{count}." if count else "", note)))
+    said = [f"Unless stated below a chart: {common}" if common and has_exceptions else common]
+    if title in _OWN_DATA and charts:
+        said.append(f"M{last} has generated no data yet.")
+    return ChartGroup(title, charts, " ".join(filter(None, said)), constant)
+
+
+def _find_common(texts: Sequence[str]) -> str:
+    """Return the most frequent text; empty if any chart has none, or none is repeated."""
+    if not all(texts) or len(texts) < 2:
+        return ""
+    text, number = Counter(texts).most_common(1)[0]
+    return text if number > 1 else ""
 
 
 def _iter_points(
@@ -486,7 +503,7 @@ def _make_chart(metric: ChartedMetric, data: _ChartInput, curves: _Curves) -> Ch
         shown_x=range(data.last + 1),
         x_prefix="M",
         has_legend=False,
-        verdict=describe_last_difference(series),
+        verdict=describe_last_difference(series, metric, data.experiments),
         count=describe_counts(series, metric.counted),
         description=describe_identical_curves(
             {name: curve.values for name, curve in curves.items()}
@@ -494,28 +511,59 @@ def _make_chart(metric: ChartedMetric, data: _ChartInput, curves: _Curves) -> Ch
     )
 
 
-def describe_last_difference(series: Sequence[Series]) -> str:
+def describe_last_difference(
+    series: Sequence[Series], metric: ChartedMetric, experiments: Sequence[Experiment]
+) -> str:
     """Describe the difference from the first series at the last model that both have."""
     first, *others = series
+    rows = {row.name: row for row in experiments}
     said: dict[str, list[str]] = {}
     for one in others:
         both = [x for x, y in first.by_x.items() if None not in (y, one.by_x.get(x))]
         if not both:
             continue
         last = both[-1]
-        values = first.by_x[last], one.by_x[last]
-        if values[0] is None or values[1] is None:
+        before, after = first.by_x[last], one.by_x[last]
+        if before is None or after is None:
             continue
-        interval = combine_intervals(first, one, last, last) if values[0] != values[1] else None
-        change = describe_change(values[0], values[1], interval, good=0, with_verdict=False)
-        if interval is not None:
-            low, high = interval
-            change += ", no clear difference" if low <= 0 <= high else ", clear difference"
-        name = f"{one.name} " if len(others) > 1 else ""
-        said.setdefault(f"M{last:g}", []).append(
-            f"{name}no difference" if values[0] == values[1] else f"{name}{change}"
-        )
+        if before == after:
+            text = f"no difference between {one.name} and {first.name}"
+        else:
+            paired = _find_paired(
+                metric, rows[first.name], rows[one.name], int(last), after - before
+            )
+            interval = paired or combine_intervals(first, one, last, last)
+            change = describe_change(before, after, interval, good=0, with_verdict=False)
+            text = f"{one.name} {change} compared with {first.name}"
+            if interval is not None:
+                text += f": {_describe_direction(metric, *interval)}"
+                text += ", paired by prompt" if paired else ", not paired"
+        said.setdefault(f"M{last:g}", []).append(text)
     return " ".join(f"{model}: {'; '.join(parts)}." for model, parts in said.items())
+
+
+def _find_paired(
+    metric: ChartedMetric,
+    first: Experiment,
+    second: Experiment,
+    number: int,
+    difference: float,
+) -> tuple[float, float] | None:
+    """Return the interval of the paired difference, around the displayed difference."""
+    if not metric.truth:
+        return None
+    found = read_paired_differences(first, second, number).get(metric.truth)
+    if found is None or found.value is None or found.low is None or found.high is None:
+        return None
+    moved = difference - found.value
+    return found.low + moved, found.high + moved
+
+
+def _describe_direction(metric: ChartedMetric, low: float, high: float) -> str:
+    if low <= 0 <= high:
+        return "no clear difference"
+    words = ("shorter", "longer") if metric.unit in _LENGTHS else ("lower", "higher")
+    return words[low > 0]
 
 
 def _make_series(

@@ -33,10 +33,8 @@ SLOW_SECONDS: Final = 15.0
 
 _CANCELLABLE: Final = (RunStatus.PAUSED, RunStatus.INTERRUPTED, RunStatus.NEEDS_ATTENTION)
 _JOBS_SHOWN: Final = 5
-_PAUSE_OR_STOP: Final = (
-    "Both stop the running shards within seconds, keep completed ones, and can be resumed. Stop "
-    "also cancels the iterations after this one."
-)
+_PAUSE: Final = "Stops the running shards; completed ones are kept. Can be resumed."
+_STOP: Final = "Also cancels the iterations after this one. Can be resumed."
 
 
 class ActionForm(forms.Form):
@@ -52,14 +50,12 @@ class ActionButton:
 
     Attributes:
         explanation: what the action does, shown next to the button.
-        note: text that replaces the explanations of all buttons in the row.
     """
 
     do: str
     label: str
     explanation: str = ""
     look: str = "quiet"
-    note: str = ""
 
 
 def list_jobs(experiment: Experiment) -> list[Job]:
@@ -128,8 +124,8 @@ def _iter_running_actions(iteration: Iteration) -> Iterator[ActionButton]:
         yield ActionButton(JobKind.RESUME, "Cancel pause request", "The iteration keeps running.")
         yield _make_cancel_action()
     else:
-        yield ActionButton(JobKind.PAUSE, "Pause", note=_PAUSE_OR_STOP)
-        yield ActionButton(JobKind.CANCEL, "Stop", look="danger", note=_PAUSE_OR_STOP)
+        yield ActionButton(JobKind.PAUSE, "Pause", _PAUSE)
+        yield ActionButton(JobKind.CANCEL, "Stop", _STOP, look="danger")
 
 
 def _iter_stopped_actions(iteration: Iteration) -> Iterator[ActionButton]:

@@ -82,6 +82,11 @@ class ExperimentSummary:
         return f"{self.finished} of {self.goal} iteration{'s'[: self.goal != 1]}"
 
     @property
+    def done_of_brief(self) -> str:
+        """Completed and requested iterations, without the unit."""
+        return f"{self.finished} of {self.goal}"
+
+    @property
     def left(self) -> str:
         """Estimated time left, as text; empty without an estimate."""
         return format_time_left(self.seconds_left)

@@ -24,7 +24,9 @@ from webapp.experiments.models import (
 NO_BREAK: Final = "\u00a0"
 """Non-breaking space."""
 
+_SAMPLE: Final = "sample"
 _TRAIN: Final = "train"
+_PAIR_ACTOR: Final = "pair_actor"
 _ROUNDED: Final = ((10, 1), (90, 5), (5400, 60), (86_400, 600), (math.inf, 3600))
 """Up to how many seconds an estimate is rounded to a multiple of how many."""
 _MIN_STEPS: Final = 3
@@ -44,6 +46,9 @@ class StageProgress:
         began: start of the first attempt.
         seconds: from then to the end of the last attempt, or until now.
         seconds_left: None if no reliable estimate is possible.
+        prompts: sampled prompts; None for other stages.
+        pairs, dropped: pairs of a finished pair selection, and the prompts or judgments without
+            one; None for other stages.
     """
 
     name: str
@@ -62,6 +67,9 @@ class StageProgress:
     began: datetime | None
     seconds: float | None
     seconds_left: float | None
+    prompts: int | None = None
+    pairs: int | None = None
+    dropped: int | None = None
 
     @property
     def took(self) -> str:
@@ -83,10 +91,23 @@ class StageProgress:
     def facts(self) -> list[str]:
         """Most important facts of a stage: the time left, or the time it took, and its work."""
         finished = [] if self.is_running else [self.took]
-        facts = [self.left, *self.work, *finished]
+        facts = [self.left, self.result, *self.work, *finished]
         if not self.is_running and self.tokens:
             facts.append(f"{self.tokens:,} tokens")
         return [fact for fact in facts if fact]
+
+    @property
+    def result(self) -> str:
+        """Result of a finished sampling or pair selection, as text; empty for other stages."""
+        if self.prompts is not None:
+            return f"{self.prompts:,} prompt{'s'[: self.prompts != 1]}"
+        if self.pairs is None:
+            return ""
+        text = f"{self.pairs:,} pair{'s'[: self.pairs != 1]}"
+        if self.name != _PAIR_ACTOR or self.dropped is None:
+            return text
+        prompts = self.pairs + self.dropped
+        return f"{text} from {prompts:,} prompt{'s'[: prompts != 1]}"
 
     @property
     def details(self) -> list[str]:
@@ -214,6 +235,21 @@ def list_stage_progress(iterations: Iterable[Iteration]) -> dict[int, list[Stage
     return found
 
 
+def estimate_training_steps(iteration: Iteration) -> int | None:
+    """Estimate the maximum number of training steps; None before the pairs are selected."""
+    stages = iteration.stages.filter(name__startswith="pair_", shards__status=ShardStatus.FINISHED)
+    pairs = stages.aggregate(total=Sum(_cast_count("pairs")))["total"]
+    return _estimate_steps(iteration.experiment.recipe, pairs or 0)
+
+
+def list_running_workers(iteration: Iteration) -> list[str]:
+    """List the names of the machines whose workers run shards of an iteration."""
+    running = Attempt.objects.filter(
+        shard__stage__iteration=iteration, status=AttemptStatus.RUNNING
+    )
+    return list(running.order_by("worker").values_list("worker", flat=True).distinct())
+
+
 def _group_stage_rows(iterations: Sequence[int]) -> Mapping[int, list[Any]]:
     finished = Q(shards__status=ShardStatus.FINISHED)
     rows = (
@@ -225,6 +261,8 @@ def _group_stage_rows(iterations: Sequence[int]) -> Mapping[int, list[Any]]:
             failed=Count("shards", filter=Q(shards__status=ShardStatus.FAILED)),
             tokens=Sum(_cast_count("tokens"), filter=finished),
             pairs=Sum(_cast_count("pairs"), filter=finished & Q(name__startswith="pair_")),
+            prompts=Sum(_cast_count("prompts"), filter=finished & Q(name=_SAMPLE)),
+            dropped=Sum(_cast_count("dropped"), filter=finished & Q(name=_PAIR_ACTOR)),
         )
     )
     found: dict[int, list[Any]] = defaultdict(list)
@@ -296,6 +334,9 @@ def _make_progress(
         began=None if times is None else times.began,
         seconds=_compute_seconds(times, is_running=bool(running)),
         seconds_left=left,
+        prompts=row.prompts,
+        pairs=row.pairs,
+        dropped=row.dropped,
     )
 
 
