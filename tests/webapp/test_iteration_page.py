@@ -270,6 +270,7 @@ def test_a_running_training_is_drawn_before_its_log_is_written(
     Stage.objects.filter(pk=train.pk).update(name="train")
     running = Shard.objects.filter(stage=train, status="running")
     running.update(training_metrics=[{"step": 1.0, "loss": 0.69}, {"step": 2.0, "loss": 0.42}])
+    assert "running on host-1 ·" in get(client, PATH)
     page = get(client, PATH, **CHARTS)
     assert "Training loss" in page
     assert '<th scope="row">2</th><td>0.42</td>' in page
@@ -416,6 +417,12 @@ def test_the_charts_of_a_running_training_come_first(
     )  # fmt: skip
     titles = [chart.title for chart in build_iteration_charts(Iteration.objects.get()).charts]
     assert titles[:2] == ["Training loss", "Judge scores"]
+    iteration.experiment.recipe = {"training": {"batch_size": 16, "epochs": 2}}
+    iteration.experiment.save()
+    pairs = add_stage(iteration, name="pair_actor", position=1, status="finished")
+    Shard.objects.create(stage=pairs, index=0, status="finished", counts={"pairs": 70})
+    loss = build_iteration_charts(Iteration.objects.get()).charts[0]
+    assert loss.x_ticks[-1].text == "10", "the axis includes all steps"
     Shard.objects.update(status="finished", token=None)
     titles = [chart.title for chart in build_iteration_charts(Iteration.objects.get()).charts]
     assert titles[0] == "Judge scores"
