@@ -417,8 +417,7 @@ def test_the_charts_of_a_running_training_come_first(
     )  # fmt: skip
     titles = [chart.title for chart in build_iteration_charts(Iteration.objects.get()).charts]
     assert titles[:2] == ["Training loss", "Judge scores"]
-    iteration.experiment.recipe = {"training": {"batch_size": 16, "epochs": 2}}
-    iteration.experiment.save()
+    Experiment.objects.update(recipe={"training": {"batch_size": 16, "epochs": 2}})
     pairs = add_stage(iteration, name="pair_actor", position=1, status="finished")
     Shard.objects.create(stage=pairs, index=0, status="finished", counts={"pairs": 70})
     loss = build_iteration_charts(Iteration.objects.get()).charts[0]
