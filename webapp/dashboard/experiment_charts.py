@@ -15,7 +15,7 @@ from webapp.charts.chart import Chart
 from webapp.charts.lines import Ends, Point, Series, build_line_chart
 from webapp.charts.scales import LARGEST, SHARE
 from webapp.experiments.chart_texts import describe_changes, describe_counts
-from webapp.experiments.ground_truth import Levels, list_counts, list_intervals
+from webapp.experiments.ground_truth import Levels, list_counts, list_intervals, shift_interval
 from webapp.experiments.models import Iteration
 from webapp.experiments.own_data_intervals import OwnData
 
@@ -145,11 +145,7 @@ def _read_ground_truth(data: ChartData, name: str, key: str) -> Series:
 def _find_paired_change(data: ChartData, series: Series, key: str) -> Ends | None:
     """Return the interval of the change of the same items, around the displayed change."""
     values = [y for y in series.by_x.values() if y is not None]
-    change = data.changes.get(key)
-    if change is None or change.value is None or change.low is None or change.high is None:
-        return None
-    moved = values[-1] - values[0] - change.value
-    return change.low + moved, change.high + moved
+    return shift_interval(data.changes.get(key), values[-1] - values[0]) if values else None
 
 
 def _explain_missing(series: Sequence[Series]) -> str:

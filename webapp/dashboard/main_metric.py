@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from webapp.experiments.chart_texts import describe_change
+from webapp.experiments.ground_truth import shift_interval
 from webapp.experiments.models import Experiment, Iteration, RunStatus
 from webapp.experiments.outcome_summary import count_decimals, find_changes
 
@@ -69,11 +70,7 @@ def _describe_paired(
     experiment: Experiment, first: Iteration, last: Iteration, before: float, after: float
 ) -> str:
     found = find_changes(experiment, first, last).get(_KEY)
-    interval = None
-    if found is not None and found.value is not None:
-        moved = after - before - found.value
-        if found.low is not None and found.high is not None:
-            interval = (found.low + moved, found.high + moved)
+    interval = shift_interval(found, after - before)
     return describe_change(before, after, interval, good=1, with_verdict=False)
 
 

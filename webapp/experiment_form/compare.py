@@ -21,6 +21,7 @@ from webapp.experiments.ground_truth import (
     list_counts,
     list_intervals,
     read_ground_truth_levels,
+    shift_interval,
 )
 from webapp.experiments.models import Experiment, Iteration
 from webapp.experiments.outcome_summary import (
@@ -552,11 +553,9 @@ def _find_paired(
     """Return the interval of the paired difference, around the displayed difference."""
     if not metric.truth:
         return None
-    found = read_paired_differences(first, second, number).get(metric.truth)
-    if found is None or found.value is None or found.low is None or found.high is None:
-        return None
-    moved = difference - found.value
-    return found.low + moved, found.high + moved
+    return shift_interval(
+        read_paired_differences(first, second, number).get(metric.truth), difference
+    )
 
 
 def _describe_direction(metric: ChartedMetric, low: float, high: float) -> str:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from meta_reward_core.errors import ArtifactError, RecipeError
 from meta_reward_core.evaluation.scorecard import Metric
 from meta_reward_core.recipes.loader import parse_stored_recipe
+from meta_reward_core.recipes.schema import Recipe
 from meta_reward_core.reporting.task_scorecards import measure_ground_truth_levels
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles
@@ -23,14 +24,19 @@ _log = logging.getLogger(__name__)
 
 def find_task(experiment: Experiment) -> str | None:
     """Return the task whose ground truth measures the models; None without one."""
-    return _find_task(json.dumps(experiment.recipe, sort_keys=True))
+    recipe = find_recipe(experiment)
+    return None if recipe is None else recipe.task
+
+
+def find_recipe(experiment: Experiment) -> Recipe | None:
+    """Return the recipe of future iterations; None if this version cannot read it."""
+    return _parse_recipe(json.dumps(experiment.recipe, sort_keys=True))
 
 
 @lru_cache(maxsize=512)
-def _find_task(recipe: str) -> str | None:
+def _parse_recipe(recipe: str) -> Recipe | None:
     try:
-        stored = parse_json(recipe, FILE_LIMITS)
-        return parse_stored_recipe(stored, origin="experiment").task
+        return parse_stored_recipe(parse_json(recipe, FILE_LIMITS), origin="experiment")
     except RecipeError:
         return None
 
@@ -59,13 +65,19 @@ def list_intervals(
     """
     found = {}
     for number, metrics in levels.items():
-        metric, value = metrics.get(key), values.get(number)
-        if metric is None or value is None or metric.value is None:
-            continue
-        if metric.low is not None and metric.high is not None:
-            moved = value - metric.value
-            found[float(number)] = (metric.low + moved, metric.high + moved)
+        value = values.get(number)
+        interval = None if value is None else shift_interval(metrics.get(key), value)
+        if interval is not None:
+            found[float(number)] = interval
     return found
+
+
+def shift_interval(metric: Metric | None, value: float) -> tuple[float, float] | None:
+    """Return the interval of a metric around a displayed value; None if it has no interval."""
+    if metric is None or metric.value is None or metric.low is None or metric.high is None:
+        return None
+    moved = value - metric.value
+    return metric.low + moved, metric.high + moved
 
 
 def list_counts(levels: Levels, key: str) -> dict[float, int]:

@@ -1,19 +1,17 @@
 """Differences between experiments in ground-truth metrics, paired by held-out prompt."""
 
-import json
 import logging
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
-from meta_reward_core.errors import ArtifactError, RecipeError
+from meta_reward_core.errors import ArtifactError
 from meta_reward_core.evaluation.scorecard import Metric
-from meta_reward_core.recipes.loader import parse_stored_recipe
 from meta_reward_core.reporting.task_scorecards import measure_ground_truth_differences
 from meta_reward_core.storage.artifact_store import ArtifactStore
 from meta_reward_core.storage.experiment_files import ExperimentFiles
-from meta_reward_core.system.untrusted_input import FILE_LIMITS, parse_json
 from webapp.experiments.files import open_experiment_files
+from webapp.experiments.ground_truth import find_recipe
 from webapp.experiments.models import Experiment, Iteration
 
 _SUBJECTS: Final = ("actor", "judge", "meta_judge")
@@ -44,16 +42,8 @@ def read_paired_differences(
 
 def _read_items(row: Experiment) -> Mapping[tuple[str, str], int]:
     """Return the number of held-out items by task and subject."""
-    return _parse_items(json.dumps(row.recipe, sort_keys=True))
-
-
-@lru_cache(maxsize=512)
-def _parse_items(recipe: str) -> Mapping[tuple[str, str], int]:
-    try:
-        found = parse_stored_recipe(parse_json(recipe, FILE_LIMITS), origin="experiment")
-    except RecipeError:
-        return {}
-    if found.task is None:
+    found = find_recipe(row)
+    if found is None or found.task is None:
         return {}
     evaluation = found.evaluation
     counts = (evaluation.prompts, evaluation.judge_items, evaluation.comparisons)
