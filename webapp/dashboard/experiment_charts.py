@@ -17,7 +17,7 @@ from webapp.charts.scales import LARGEST, SHARE
 from webapp.experiments.chart_texts import describe_changes, describe_counts
 from webapp.experiments.ground_truth import Levels, list_counts, list_intervals, shift_interval
 from webapp.experiments.models import Iteration
-from webapp.experiments.own_data_intervals import OwnData
+from webapp.experiments.own_data_intervals import OwnData, list_own_intervals
 
 Metrics = Mapping[str, Any]
 MetricReader = Callable[[Metrics], float | None]
@@ -397,11 +397,7 @@ class _OwnDataReader:
         return Series(
             name,
             [(t - 1, read_metric(metrics)) for t, metrics in found],
-            intervals={
-                float(t - 1): known[path].interval
-                for t, known in self.data.own.items()
-                if path in known
-            },
+            intervals=list_own_intervals(self.data.own, path),
             counts={model: int(count) for model, count in counts.items() if count is not None},
         )
 

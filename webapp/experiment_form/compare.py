@@ -32,7 +32,11 @@ from webapp.experiments.outcome_summary import (
     describe_difference,
     join_names,
 )
-from webapp.experiments.own_data_intervals import OwnData, read_own_data_intervals
+from webapp.experiments.own_data_intervals import (
+    OwnData,
+    list_own_intervals,
+    read_own_data_intervals,
+)
 from webapp.experiments.paired_differences import read_paired_differences
 from webapp.htmx import render_page_or_partial
 
@@ -579,9 +583,9 @@ def _make_series(
     else:
         counts = curve.counts
         intervals = {
-            float(number - 1): known[metric.path].interval
-            for number, known in data.own[name].items()
-            if metric.path in known and curve.values.get(number - 1) is not None
+            model: interval
+            for model, interval in list_own_intervals(data.own[name], metric.path).items()
+            if curve.values.get(model) is not None
         }
     return Series(
         name,

@@ -56,6 +56,13 @@ def read_own_data_intervals(
     }
 
 
+def list_own_intervals(own: Mapping[int, OwnData], path: str) -> dict[float, Interval]:
+    """Return the intervals of a metric by the model that generated the data, M_{t-1}."""
+    return {
+        float(number - 1): known[path].interval for number, known in own.items() if path in known
+    }
+
+
 @lru_cache(maxsize=512)
 def _read_intervals(root: str, folder: str, model: str) -> OwnData:  # noqa: ARG001 part of the key
     """Read with a cache: the tables of a completed iteration do not change."""
