@@ -462,7 +462,8 @@ def write_draft(page: Page, text: str) -> None:
 def test_the_admin_keeps_drafts_undoes_and_skips_by_keys(chromium: Browser, small: Review) -> None:
     page = sign_in(chromium, small, "liam")
     page.goto(f"{small.url}/admin/audit/item/?state=undecided&batch__id__exact=1")
-    page.get_by_role("link", name="Item 1 of batch 1", exact=True).click()
+    with page.expect_navigation():  # keys have no effect until the page has loaded
+        page.get_by_role("link", name="Item 1 of batch 1", exact=True).click()
     place = page.locator(".review-place")
     expect(place).to_contain_text("Item 1 of 12 in the list")
     reason = page.locator("textarea[name=adjudication]")
