@@ -71,9 +71,10 @@ class AuditorQuality:
         known_accuracy: the same, only for items whose answer was known before.
         prefers_first, prefers_longer, prefers_higher_score: shares of answers that name a winner.
         consistency: share of own repeats with the same answer.
-        drift: accuracy of the second half of the answers minus that of the first half.
-        trend: accuracy over time, in blocks of about equal size; empty if there are too few
-            answers for two blocks.
+        drift: accuracy of the second half of the answers with a known correct answer minus that
+            of the first half. halves: the accuracies of both halves.
+        trend: accuracy over time, in an even number of blocks of about equal size, so that half of
+            them cover each half; empty if there are too few answers for two blocks.
         seconds: median time per answer, over the answers whose time is known.
         is_flagged: whether the whole interval of the accuracy is below the bound.
     """
@@ -87,6 +88,7 @@ class AuditorQuality:
     prefers_higher_score: Estimate
     consistency: Estimate
     drift: Estimate
+    halves: tuple[Estimate, Estimate]
     trend: tuple[AccuracyBlock, ...]
     seconds: Estimate
     is_flagged: bool
@@ -108,7 +110,9 @@ def measure_auditors(
 
 def _measure(name: str, answers: Sequence[AuditorAnswer], min_accuracy: float) -> AuditorQuality:
     accuracy = _measure_accuracy(answers)
-    half = len(answers) // 2
+    graded = [answer for answer in answers if answer.known is not None]
+    half = len(graded) // 2
+    halves = _measure_accuracy(graded[:half]), _measure_accuracy(graded[half:])
     spent = [answer.seconds for answer in answers if answer.seconds > 0]
     repeats = [_is_alike(one.value, one.earlier) for one in answers if one.earlier is not None]
     return AuditorQuality(
@@ -120,9 +124,8 @@ def _measure(name: str, answers: Sequence[AuditorAnswer], min_accuracy: float) -
         prefers_longer=_measure_bias([(one.value, one.longer) for one in answers]),
         prefers_higher_score=_measure_bias([(one.value, one.higher_score) for one in answers]),
         consistency=estimate_simple_share(sum(repeats), len(repeats)),
-        drift=estimate_difference(
-            _measure_accuracy(answers[:half]), _measure_accuracy(answers[half:])
-        ),
+        drift=estimate_difference(*halves),
+        halves=halves,
         trend=tuple(_iter_blocks(answers)),
         seconds=estimate_median(spent),
         is_flagged=accuracy.high is not None and accuracy.high < min_accuracy,
@@ -132,8 +135,8 @@ def _measure(name: str, answers: Sequence[AuditorAnswer], min_accuracy: float) -
 def _iter_blocks(answers: Sequence[AuditorAnswer]) -> Iterator[AccuracyBlock]:
     """Split the answers whose correct answer is known into blocks, in order of submission."""
     graded = [(number, one) for number, one in enumerate(answers, start=1) if one.known is not None]
-    count = min(MAX_BLOCKS, len(graded) // MIN_BLOCK)
-    if count < 2:
+    count = min(MAX_BLOCKS, len(graded) // MIN_BLOCK) // 2 * 2
+    if not count:
         return
     ends = [len(graded) * block // count for block in range(count + 1)]
     for start, end in pairwise(ends):

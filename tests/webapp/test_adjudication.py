@@ -1074,7 +1074,11 @@ def test_leads_see_how_good_auditors_are_and_results_without_flagged_ones(
     assert flag[1].startswith("0%")
     assert "30 items" in flag[1]
     assert "carol</a> is flagged" not in page
-    assert "Without answers of flagged auditors" in results, "beside the results"
+    assert re.findall(r'<th scope="col">([^<]+)</th>', results)[1:] == [
+        "Final", "Answers only", "Without flagged auditors"
+    ]  # fmt: skip
+    assert "items whose first answer is by dave count only if they have a decision" in results
+    assert "(30 items adjudicated)" in results
     folded = page.partition("<summary><strong>Agreement without ties, by group")[2]
     assert "<table" in folded.partition("</details>")[0]
     charts = page.partition("Accuracy over time")[2].partition('id="files"')[0]

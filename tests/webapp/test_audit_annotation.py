@@ -26,6 +26,7 @@ from tests.webapp.audit_fixtures import (
 from tests.webapp.conftest import make_person
 from webapp.activity.models import Activity
 from webapp.api.ninja_api import api
+from webapp.audit import annotation_queue
 from webapp.audit.models import Answer, Batch, HiddenVerdict, Item
 from webapp.experiments.models import Experiment, Iteration
 
@@ -475,16 +476,65 @@ def test_confidence_is_asked_for_and_never_preselected(batch: Batch, carol: User
     assert not Answer.objects.exists()
 
 
-def test_the_answers_of_all_auditors_are_counted_only_if_there_are_others(
+def test_the_answers_of_other_auditors_are_counted_apart(
     batch: Batch, carol: User, dave: User
 ) -> None:
     give(browser(carol), take(browser(carol), batch))
     held = address(take(browser(carol), batch))
-    assert "All auditors answered" not in browser(carol).get(held).content.decode()
+    assert "You answered 1 of 12 items; 11 left." in browser(carol).get(held).content.decode()
     give(browser(dave), take(browser(dave), batch))
     page = browser(carol).get(held).content.decode()
-    assert "You answered 1 of 11; 10 left." in page
-    assert "All auditors answered 2 of " in page
+    assert "You answered 1 and other auditors 1 of 12 items; 10 left." in page
+
+
+def test_the_total_of_a_lone_auditor_stays_the_same_to_the_end(
+    audited: Experiment, alice: User, carol: User
+) -> None:
+    batch = draw(audited, by=alice, auditors=[carol], size=10, same_share=0.3)
+    client, planned = browser(carol), batch.items.count()
+    assert planned == 13
+    for count in range(planned):
+        progress = annotation_queue.compute_progress(batch, carol)
+        assert (progress.total, progress.mine, progress.left) == (planned, count, planned - count)
+        give(client, take(client, batch))
+    page = client.get(f"/audits/{batch.pk}/annotate").content.decode()
+    assert "You answered 13 of 13 items; 0 left." in page
+    assert "the remaining items" not in page
+
+
+def test_the_list_describes_each_batch_and_estimates_its_time(
+    batch: Batch, carol: User, dave: User
+) -> None:
+    client = browser(carol)
+    page = client.get("/audits").content.decode()
+    assert f">Start batch {batch.pk}</a>" in page
+    assert "Which of two judgments is better</b> · experiment scripted" in page
+    assert "No answers have been timed yet." in page
+    for _ in range(4):
+        give(browser(dave), take(browser(dave), batch), seconds="60")
+    page = client.get("/audits").content.decode()
+    assert "You answered 0 and other auditors 4 of 12 items; 8 left." in page
+    assert "At most 8 minutes for you, at 60 seconds per item (median of all auditors)." in page
+    for _ in range(5):
+        give(client, take(client, batch), seconds="30")
+    page = client.get("/audits").content.decode()
+    assert f">Continue batch {batch.pk}</a>" in page
+    assert "At most 2 minutes for you, at 30 seconds per item (your median)." in page
+
+
+def test_an_auditor_who_opens_the_results_is_led_to_the_items(
+    audited: Experiment, batch: Batch, carol: User, alice: User
+) -> None:
+    refused = browser(carol).get(f"/audits/{batch.pk}")
+    page = refused.content.decode()
+    assert refused.status_code == 403
+    assert f"You cannot see the results of batch {batch.pk}" in page
+    assert f'href="/audits/{batch.pk}/annotate">Start batch {batch.pk}</a>' in page
+    other = draw(audited, by=alice, auditors=[])
+    for pk in (other.pk, 999):
+        refused = browser(carol).get(f"/audits/{pk}")
+        assert refused.status_code == 403
+        assert "Your account cannot open this page." in refused.content.decode()
 
 
 def test_a_closed_batch_takes_no_answers(batch: Batch, carol: User) -> None:
@@ -572,8 +622,8 @@ def test_auditors_see_no_results(batch: Batch, carol: User) -> None:
                  "/experiments/scripted/audits"):  # fmt: skip
         assert client.get(path).status_code == 403
     page = client.get("/audits").content.decode()
-    assert f"Batch {batch.pk}" in page
-    assert not visible_words(page) & set(FORBIDDEN)
+    assert f"batch {batch.pk}" in page
+    assert visible_words(page) & set(FORBIDDEN) == {"scripted"}, "the experiment's name alone"
 
 
 def test_a_desk_page_asks_the_database_little(

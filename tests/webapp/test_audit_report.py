@@ -32,13 +32,19 @@ from tests.webapp.audit_fixtures import (
 from tests.webapp.conftest import make_person
 from webapp.activity.models import Activity
 from webapp.audit import annotation_queue
+from webapp.audit.auditor_report import AuditorReport
 from webapp.audit.batch_report import make_report
 from webapp.audit.batch_sampling import hash_source_files
 from webapp.audit.exports import FILE_CONTENTS, FORMATS
 from webapp.audit.gate import explain_hold
 from webapp.audit.models import Answer, Batch, Gate, GateOverride, Item
 from webapp.audit.pooled_report import TrendPoint, compute_trend, pool_iteration
-from webapp.audit.report_presenter import make_own_line, make_trend
+from webapp.audit.report_presenter import (
+    make_accuracy_charts,
+    make_auditor_lines,
+    make_own_line,
+    make_trend,
+)
 from webapp.audit.selectors import list_pending_batches
 from webapp.experiments.models import Experiment, Job, Stage
 from workers.jobs.runner import SLOW_HANDLERS, run_job, run_waiting_jobs
@@ -205,7 +211,7 @@ def test_the_report_says_what_the_answers_say(client: Client, batch: Batch, caro
     assert "12 of 12 answers" in page
     assert "Meta-judge agrees with human preference, without ties" in page
     assert "The meta-judge beats chance: without ties, it agrees with human preference" in page
-    assert "Before adjudication" not in page
+    assert "Answers only" not in page
     assert "the higher score wins" in page
     assert "carol" in page
 
@@ -879,5 +885,27 @@ def test_an_auditor_who_mostly_prefers_one_position_is_flagged() -> None:
         answers = [AuditorAnswer("carol", value, shown_first="first") for value in values]
         line = make_own_line(measure_auditors(answers, min_accuracy=0.5)[0])
         assert line is not None
-        flags[first] = [share.flag for share in line.shares if share.flag]
+        flags[first] = [share.flag for share in line.metrics if share.flag]
     assert flags == {8: [], 19: ["position bias"]}
+
+
+def test_the_change_in_accuracy_is_that_of_the_chart_and_in_its_unit() -> None:
+    graded = [AuditorAnswer("carol", said, "first") for said in ["first"] * 12 + ["second"] * 8]
+    ungraded = [AuditorAnswer("carol", "tie")] * 15
+    auditors = measure_auditors([*ungraded, *graded], min_accuracy=0.7)
+    report = AuditorReport(tuple(auditors), 0, None)
+    (line,) = make_auditor_lines(report)
+    (chart,) = make_accuracy_charts(report, min_accuracy=0.7)
+    assert [metric.name for metric in line.metrics] == ["Accuracy", "Change in accuracy"]
+    change = line.metrics[1]
+    assert (change.value, change.count) == ("-80 points", 20)
+    assert chart.verdict == f"First half 100%, second half 20%: -80 points ({change.interval})."
+    assert [row[1] for row in chart.table.rows] == ["100", "20"]
+    assert chart.y_label == "accuracy in %"
+
+
+def test_small_negative_numbers_have_no_sign() -> None:
+    near = Estimate(-0.001, -0.2, 0.2, 30)
+    point = TrendPoint(1, NO_ESTIMATE, NO_ESTIMATE, near, NO_ESTIMATE, NO_ESTIMATE, NO_ESTIMATE)
+    kappa = make_trend([point]).lines[0].kappa
+    assert (kappa.value, kappa.interval) == ("0.00", "-0.20 to 0.20")

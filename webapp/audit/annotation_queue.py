@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import Case, Exists, OuterRef, Q, QuerySet, When
+from django.db.models import Case, Count, Exists, OuterRef, Q, QuerySet, When
 from django.db.models.functions import Now
 
 from webapp.accounts.permissions import get_users_with_permission
@@ -70,23 +70,32 @@ class AnswerInput:
 class AuditorProgress:
     """Progress of an auditor in a batch.
 
+    Auditors share the sampled items of a batch, so its total stays the same while they work.
+
     Attributes:
+        total: sampled items with all planned repeats, and the auditor's own known items; without
+            repeats that none of the assigned auditors could answer.
         mine: items that they answered.
-        left: items that they could still answer, skipped ones too.
+        others: sampled items that other auditors answered.
+        available: items that they could answer now, skipped ones too.
         skipped: how many of those they skipped.
-        answered, items: counts for the whole batch and all auditors, without known items.
     """
 
+    total: int
     mine: int
-    left: int
+    others: int
+    available: int
     skipped: int
-    answered: int
-    items: int
 
     @property
-    def total(self) -> int:
-        """Items answered and left."""
-        return self.mine + self.left
+    def done(self) -> int:
+        """Items that anyone answered."""
+        return self.mine + self.others
+
+    @property
+    def left(self) -> int:
+        """Items that nobody answered yet."""
+        return self.total - self.done
 
 
 def get_possible_auditors() -> QuerySet[User]:
@@ -129,15 +138,22 @@ def _build_free_filter(person: User) -> Q:
 
 
 def compute_progress(batch: Batch, person: User) -> AuditorProgress:
-    """Count the items that a user has answered and could still answer."""
+    """Count the items that are planned, answered and left for a user."""
     suited = _select_suitable_items(batch, person).filter(_build_free_filter(person))
-    drawn = batch.items.exclude(repeat_kind=RepeatKind.KNOWN)
+    by_them = Q(answer__auditor=person)
+    counted = batch.items.aggregate(
+        total=Count("pk", filter=~Q(repeat_kind=RepeatKind.KNOWN) | Q(reserved_for=person)),
+        mine=Count("pk", filter=by_them),
+        others=Count(
+            "pk", filter=Q(is_answered=True) & ~Q(repeat_kind=RepeatKind.KNOWN) & ~by_them
+        ),
+    )
     return AuditorProgress(
-        mine=Answer.objects.filter(item__batch=batch, auditor=person).count(),
-        left=suited.count(),
+        total=counted["total"] - count_stranded_repeats(batch),
+        mine=counted["mine"],
+        others=counted["others"],
+        available=suited.count(),
         skipped=suited.filter(skipped_by=person).count(),
-        answered=drawn.filter(is_answered=True).count(),
-        items=drawn.count(),
     )
 
 

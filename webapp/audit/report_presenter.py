@@ -41,6 +41,7 @@ USUAL_REPEAT_SHARE: Final = 0.3
 _AGREEMENTS: Final = (70, 80, 90)
 """Rates of agreement in percent, for which the gate's page lists the number of items."""
 _FULL_COVERAGE: Final = 0.9995
+_PERCENT: Final = (0.0, 100.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,6 @@ class MetricLine:
 
     Attributes:
         excluded: how many items it leaves out, and why; empty if none.
-        before: the metric before adjudication; empty if it is the same, or nothing is adjudicated.
         flag: what the interval shows to be wrong; empty if nothing.
     """
 
@@ -58,7 +58,6 @@ class MetricLine:
     interval: str
     count: int
     excluded: str = ""
-    before: str = ""
     flag: str = ""
 
 
@@ -80,31 +79,71 @@ class ConfusionRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ComparedMetric:
+    """A metric with its values in the order of the columns."""
+
+    name: str
+    values: tuple[tuple[str, MetricLine], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Headline metrics from different answers to the same items, side by side.
+
+    Attributes:
+        flagged: names of the flagged auditors without whose answers the last column is.
+        is_changed: whether decisions change any metric.
+    """
+
+    columns: tuple[str, ...]
+    metrics: tuple[ComparedMetric, ...]
+    flagged: tuple[str, ...]
+    is_changed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ReportView:
-    """All tables of a report."""
+    """All tables of a report.
+
+    Attributes:
+        compared: the headline with and without decisions and flagged auditors; None if nothing is
+            decided and no auditor is flagged.
+    """
 
     headline: tuple[MetricLine, ...]
+    compared: Comparison | None
     biases: tuple[BiasLine, ...]
     confusion: tuple[ConfusionRow, ...]
     groups: tuple[tuple[str, tuple[MetricLine, ...]], ...]
     auditors: tuple[MetricLine, ...]
     coverage: str
 
-    @property
-    def has_before(self) -> bool:
-        """Whether any headline metric differs from the one before adjudication."""
-        return any(line.before for line in self.headline)
-
 
 @dataclass(frozen=True, slots=True)
 class AuditorLine:
-    """Quality of an auditor, as text."""
+    """Quality of an auditor, as text.
+
+    Attributes:
+        quality: accuracy, self-consistency and change.
+        preferences: how often the answers name a judgment for its position, length or score.
+    """
 
     name: str
     answers: int
-    shares: tuple[MetricLine, ...]
+    quality: tuple[MetricLine, ...]
+    preferences: tuple[MetricLine, ...]
     seconds: MetricLine
     is_flagged: bool
+
+    @property
+    def metrics(self) -> tuple[MetricLine, ...]:
+        """All metrics but the time."""
+        return (*self.quality, *self.preferences)
+
+    @property
+    def biases(self) -> tuple[str, ...]:
+        """What the intervals show to be wrong with the preferences."""
+        return tuple(line.flag for line in self.preferences if line.flag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +181,11 @@ class TrendLine:
 
 _AGREEMENT: Final = "Meta-judge agrees with human preference"
 _DECIDED_AGREEMENT: Final = f"{_AGREEMENT}, without ties"
+_ACCURACY: Final = "Accuracy"
 _SHOWN_FIRST: Final = "Prefers the judgment shown first"
 _NO_PREFERENCE: Final = 0.5
+_ANSWERS_ONLY: Final = "Answers only"
+_WITHOUT_FLAGGED: Final = "Without flagged auditors"
 _ELO_AGREEMENT: Final = "Elo order agrees with human preference"
 
 TREND: Final = (
@@ -200,7 +242,7 @@ def _make_line(name: str, found: Estimate, say: Any) -> MetricLine:
 
 
 def _make_number_line(name: str, found: Estimate) -> MetricLine:
-    return _make_line(name, found, lambda value: f"{value:.2f}")
+    return _make_line(name, found, lambda value: f"{value:z.2f}")
 
 
 def make_batch_view(batch: Any) -> BatchView:
@@ -286,13 +328,17 @@ def list_gate_efforts(person: User, experiment: Experiment, gate: Gate) -> list[
     return efforts
 
 
-def make_report_view(report: BatchReport) -> ReportView:
-    """Build all tables of a report."""
+def make_report_view(report: BatchReport, auditors: AuditorReport | None = None) -> ReportView:
+    """Build all tables of a report.
+
+    Args:
+        auditors: quality of the auditors; None if the user may not see it.
+    """
     pairs = report.pairs
-    headline = make_headline(pairs or report.responses)
-    earlier = make_headline(report.answers_only) or headline
+    headline = _make_headline(pairs or report.responses)
     return ReportView(
-        headline=tuple(map(_add_before, headline, earlier)),
+        headline=headline,
+        compared=_compare_headlines(headline, report, auditors),
         biases=tuple(_make_bias_lines(pairs)) if pairs else (),
         confusion=_make_confusion_rows(pairs) if pairs else (),
         groups=_make_groups(report),
@@ -302,8 +348,17 @@ def make_report_view(report: BatchReport) -> ReportView:
 
 
 def make_auditor_lines(report: AuditorReport) -> list[AuditorLine]:
-    """Build a line for each auditor of a batch."""
-    return [_make_auditor_line(one) for one in report.auditors]
+    """Build a line for each auditor of a batch, without metrics that no auditor has."""
+    lines = [_make_auditor_line(one) for one in report.auditors]
+    used = {metric.name for line in lines for metric in line.metrics if metric.count} | {_ACCURACY}
+    return [
+        replace(
+            line,
+            quality=tuple(metric for metric in line.quality if metric.name in used),
+            preferences=tuple(metric for metric in line.preferences if metric.name in used),
+        )
+        for line in lines
+    ]
 
 
 def make_own_line(found: AuditorQuality | None) -> AuditorLine | None:
@@ -314,47 +369,71 @@ def make_own_line(found: AuditorQuality | None) -> AuditorLine | None:
 def make_accuracy_charts(report: AuditorReport, *, min_accuracy: float) -> list[Chart]:
     """Build a chart of accuracy over time for each auditor with enough answers."""
     return [
-        _make_chart(
-            one.name,
-            [(block.last, block.accuracy) for block in one.trend],
-            x_label="answers so far",
-            y_label="accuracy",
-            within=SHARE,
-            description="Each point covers the answers since the previous point.",
-            reference=(min_accuracy, "bound"),
-            is_whole=True,
+        replace(
+            _make_chart(
+                one.name,
+                [(block.last, _to_percent(block.accuracy)) for block in one.trend],
+                x_label="answers so far",
+                y_label="accuracy in %",
+                within=_PERCENT,
+                description="Each point covers the answers since the previous point.",
+                reference=(100 * min_accuracy, "bound"),
+                is_whole=True,
+            ),
+            verdict=_describe_change(one),
         )
         for one in report.auditors
         if one.trend
     ]
 
 
-def _make_auditor_line(found: AuditorQuality) -> AuditorLine:
-    shares = (
-        ("Accuracy", found.accuracy),
-        ("Known items correct", found.known_accuracy),
-        (_SHOWN_FIRST, found.prefers_first),
-        ("Prefers the longer judgment", found.prefers_longer),
-        ("Prefers the higher score", found.prefers_higher_score),
-        ("Same answer on repeats", found.consistency),
+def _to_percent(found: Estimate) -> Estimate:
+    value, low, high = (
+        None if one is None else 100 * one for one in (found.value, found.low, found.high)
     )
-    lines = (
-        *(_flag_bias(format_share_line(name, share), share) for name, share in shares),
-        _make_line("Change in accuracy", found.drift, lambda value: f"{100 * value:+.0f} points"),
+    return Estimate(value, low, high, found.count)
+
+
+def _describe_change(found: AuditorQuality) -> str:
+    """Describe how accuracy changed in the answers that a chart shows."""
+    first, second = (format_share(half.value, half.count) for half in found.halves)
+    change = _make_change_line(found)
+    return f"First half {first}, second half {second}: {change.value} ({change.interval})."
+
+
+def _make_change_line(found: AuditorQuality) -> MetricLine:
+    line = _make_line("Change in accuracy", found.drift, lambda value: f"{100 * value:+z.0f}")
+    if found.drift.value is None:
+        return line
+    graded = sum(half.count for half in found.halves)
+    return replace(line, value=f"{line.value} points", count=graded)
+
+
+def _make_auditor_line(found: AuditorQuality) -> AuditorLine:
+    quality = (
+        format_share_line(_ACCURACY, found.accuracy),
+        format_share_line("Known items correct", found.known_accuracy),
+        format_share_line("Same answer on repeats", found.consistency),
+        _make_change_line(found),
+    )
+    preferences = (
+        _flag_bias(format_share_line(_SHOWN_FIRST, found.prefers_first), found.prefers_first),
+        format_share_line("Prefers the longer judgment", found.prefers_longer),
+        format_share_line("Prefers the higher score", found.prefers_higher_score),
     )
     seconds = _make_line("Median seconds", found.seconds, lambda value: f"{value:.0f}")
-    return AuditorLine(found.name, found.answers, lines, seconds, found.is_flagged)
+    return AuditorLine(found.name, found.answers, quality, preferences, seconds, found.is_flagged)
 
 
 def _flag_bias(line: MetricLine, found: Estimate) -> MetricLine:
     """Flag a preference for one position that chance does not explain."""
-    if line.name != _SHOWN_FIRST or found.low is None or found.high is None:
+    if found.low is None or found.high is None:
         return line
     is_biased = not found.low <= _NO_PREFERENCE <= found.high
     return replace(line, flag="position bias") if is_biased else line
 
 
-def make_headline(found: MetaJudgeResults | JudgeResults | None) -> tuple[MetricLine, ...]:
+def _make_headline(found: MetaJudgeResults | JudgeResults | None) -> tuple[MetricLine, ...]:
     """Build the headline metrics of results of either kind."""
     if found is None:
         return ()
@@ -365,13 +444,22 @@ def make_headline(found: MetaJudgeResults | JudgeResults | None) -> tuple[Metric
     )
 
 
-def _add_before(line: MetricLine, earlier: MetricLine) -> MetricLine:
-    """Add the value before adjudication where the displayed one differs."""
-    if (line.value, line.interval, line.count) == (earlier.value, earlier.interval, earlier.count):
-        return line
-    items = f"{earlier.count:,} item{'' if earlier.count == 1 else 's'}"
-    details = "; ".join(filter(None, (earlier.interval, items)))
-    return replace(line, before=f"{earlier.value} ({details})")
+def _compare_headlines(
+    headline: tuple[MetricLine, ...], report: BatchReport, auditors: AuditorReport | None
+) -> Comparison | None:
+    """Set the headline beside those without decisions and without flagged auditors."""
+    alone = _make_headline(report.answers_only)
+    trusted = _make_headline(auditors.without_flagged) if auditors else ()
+    versions = {"Final": headline, _ANSWERS_ONLY: alone, _WITHOUT_FLAGGED: trusted}
+    shown = {title: lines for title, lines in versions.items() if lines}
+    if len(shown) < 2:
+        return None
+    metrics = tuple(
+        ComparedMetric(lines[0].name, tuple(zip(shown, lines, strict=True)))
+        for lines in zip(*shown.values(), strict=True)
+    )
+    flagged = auditors.flagged if auditors else ()
+    return Comparison(tuple(shown), metrics, flagged, bool(alone) and alone != headline)
 
 
 def _format_coverage(share: float | None) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from math import ceil
+from statistics import median
 from typing import Any, Final
 
 from django.contrib.auth.models import User
@@ -12,13 +14,14 @@ from django.shortcuts import get_object_or_404
 
 from meta_reward_core.reporting.summary import describe_audit
 from webapp.accounts.permissions import can_control, get_visible_experiments
-from webapp.accounts.roles import ADJUDICATE, RUN, RUN_ALL, SEE
+from webapp.accounts.roles import ADJUDICATE, ANSWER, RUN, RUN_ALL, SEE
 from webapp.activity.models import AUDIT_ACTIONS, Activity
 from webapp.audit import annotation_queue
 from webapp.audit.gate import explain_hold, find_override, list_overrides
 from webapp.audit.models import (
     Answer,
     Batch,
+    BatchStatus,
     Gate,
     GateOverride,
     HiddenVerdict,
@@ -39,6 +42,8 @@ from webapp.experiments.statuses import HELD_AT_GATE
 
 _REQUESTED_SHOWN: Final = 5
 _TIMED_ANSWERS: Final = 1000
+_OWN_TIMES: Final = 5
+"""Own timed answers from which a user's median is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,12 +226,69 @@ def list_answer_seconds(person: User, experiment: Experiment) -> list[float]:
     return list(found.values_list("seconds", flat=True)[:_TIMED_ANSWERS])
 
 
-def list_own_batches(person: User) -> list[tuple[Batch, annotation_queue.AuditorProgress]]:
-    """List the batches that a user is assigned to, with their progress."""
-    return [
-        (batch, annotation_queue.compute_progress(batch, person))
-        for batch in annotation_queue.get_assigned_batches(person)
+@dataclass(frozen=True, slots=True)
+class OwnBatch:
+    """A batch that a user is assigned to, with their progress.
+
+    Attributes:
+        seconds: median time per answer to items of this kind; None if no answer has been timed.
+        is_own_time: whether it is the user's own median, not that of all auditors.
+    """
+
+    batch: Batch
+    progress: annotation_queue.AuditorProgress
+    seconds: float | None
+    is_own_time: bool
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody can answer any more."""
+        return self.batch.status == BatchStatus.CLOSED
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other auditors answer items of the batch too."""
+        return len(self.batch.auditors.all()) > 1
+
+    @property
+    def is_answerable(self) -> bool:
+        """Whether the user can answer items now."""
+        return not self.is_closed and self.progress.available > 0
+
+    @property
+    def minutes(self) -> int | None:
+        """Time for the items left, rounded up; None if unknown."""
+        if self.seconds is None:
+            return None
+        return ceil(self.progress.left * self.seconds / 60)
+
+
+def list_own_batches(person: User) -> list[OwnBatch]:
+    """List the batches that a user is assigned to: those that they can answer, then closed ones."""
+    batches = list(annotation_queue.get_assigned_batches(person).prefetch_related("auditors"))
+    times = {kind: _measure_seconds(person, kind) for kind in {one.kind for one in batches}}
+    found = [
+        OwnBatch(batch, annotation_queue.compute_progress(batch, person), *times[batch.kind])
+        for batch in batches
     ]
+    return sorted(found, key=lambda one: (not one.is_answerable, one.is_closed))
+
+
+def _measure_seconds(person: User, kind: str) -> tuple[float | None, bool]:
+    """Return a user's median seconds per answer, or that of all users if theirs are too few."""
+    timed = Answer.objects.filter(seconds__gt=0, item__batch__kind=kind)
+    timed = timed.order_by("-submitted", "-pk")
+    own = timed.filter(auditor=person).values_list("seconds", flat=True)[:_TIMED_ANSWERS]
+    if len(own) >= _OWN_TIMES:
+        return median(own), True
+    everyone = timed.values_list("seconds", flat=True)[:_TIMED_ANSWERS]
+    return (median(everyone) if everyone else None), False
+
+
+def find_own_batch(person: User, pk: int) -> OwnBatch | None:
+    """Find a batch that a user may annotate, with their progress; None if they may not."""
+    own = list_own_batches(person) if person.has_perm(ANSWER) else []
+    return next((one for one in own if one.batch.pk == pk), None)
 
 
 def list_audit_activity(experiment: Experiment) -> QuerySet[Activity]:

@@ -24,7 +24,7 @@ from webapp.accounts.roles import ADJUDICATE, ANSWER, RUN, SEE
 from webapp.accounts.security_log import log_event
 from webapp.activity.models import Action
 from webapp.audit import services
-from webapp.audit.auditor_report import make_auditor_report
+from webapp.audit.auditor_report import AuditorReport, make_auditor_report
 from webapp.audit.batch_report import make_report
 from webapp.audit.batch_sampling import require_finished
 from webapp.audit.exports import FILE_CONTENTS, FORMATS, export_batch
@@ -51,7 +51,6 @@ from webapp.audit.report_presenter import (
     make_accuracy_charts,
     make_auditor_lines,
     make_batch_view,
-    make_headline,
     make_planning_view,
     make_pooled_view,
     make_report_view,
@@ -63,6 +62,7 @@ from webapp.audit.selectors import (
     can_manage,
     find_gate,
     find_hold_start,
+    find_own_batch,
     get_changeable_batch,
     get_gate_or_default,
     get_manageable_batch,
@@ -165,11 +165,18 @@ def _request_batch(request: HttpRequest, experiment: Experiment, form: BatchForm
 
 
 @require_safe
-@require_view
 def show_report(request: HttpRequest, pk: int) -> HttpResponse:
-    """Show the results of a batch."""
+    """Show the results of a batch; its auditors are led to their items instead."""
     person = get_user(request)
-    batch = get_object_or_404(get_visible_batches(person).select_related("experiment"), pk=pk)
+    try:
+        batch = get_object_or_404(get_visible_batches(person).select_related("experiment"), pk=pk)
+    except Http404:
+        own = find_own_batch(person, pk)
+        if own is not None:
+            return render(request, "audit/report_denied.html", {"own": own}, status=403)
+        if person.has_perm(SEE):
+            raise
+        raise PermissionDenied from None
     return _render_report(request, batch, ImportForm())
 
 
@@ -184,15 +191,16 @@ def _render_report(
 ) -> HttpResponse:
     person = get_user(request)
     made = make_report(batch)
+    found = _measure_auditors(person, batch)
     undecided = count_undecided(person, batch)
     is_open = batch.status == BatchStatus.OPEN
     context = {
         "batch": batch,
         "report": made,
-        "metrics": make_report_view(made),
+        "metrics": make_report_view(made, found),
         "headline_title": "For these items" if batch.is_hand_picked else "For the whole iteration",
         "formats": FILE_CONTENTS.items(),
-        **_make_auditor_context(person, batch),
+        **_make_auditor_context(batch, found),
         "undecided": undecided,
         "undecided_text": describe_undecided(batch, undecided),
         "gate_result": describe_batch(batch),
@@ -209,17 +217,19 @@ def _render_report(
     return render(request, "audit/batch_report.html", context, status=status)
 
 
-def _make_auditor_context(person: User, batch: Batch) -> dict[str, Any]:
-    """Auditor quality, for review leads and users who can change the batch."""
+def _measure_auditors(person: User, batch: Batch) -> AuditorReport | None:
+    """Measure auditors, for review leads and users who can change the batch."""
     is_owner = batch.experiment is not None and can_control(person, batch.experiment)
-    if not (person.has_perm(ADJUDICATE) or is_owner):
+    return make_auditor_report(batch) if person.has_perm(ADJUDICATE) or is_owner else None
+
+
+def _make_auditor_context(batch: Batch, found: AuditorReport | None) -> dict[str, Any]:
+    if found is None:
         return {}
-    found = make_auditor_report(batch)
     return {
         "quality": found,
         "quality_lines": make_auditor_lines(found),
         "quality_charts": make_accuracy_charts(found, min_accuracy=batch.min_accuracy),
-        "without_flagged": make_headline(found.without_flagged),
         "min_accuracy": f"{batch.min_accuracy:.0%}",
     }
 

@@ -79,6 +79,20 @@ def test_drift_is_the_second_half_less_the_first() -> None:
     assert drift.high < 0
 
 
+def test_drift_compares_the_halves_of_the_answers_that_the_chart_shows() -> None:
+    right = AuditorAnswer("carol", "first", "first")
+    wrong = AuditorAnswer("carol", "second", "first")
+    unknown = AuditorAnswer("carol", "tie")
+    answers = (
+        [unknown] * 20 + [right] * 11 + [wrong] * 3 + [right] * 6 + [unknown] * 4 + [wrong] * 8
+    )
+    (found,) = measure_auditors(answers, min_accuracy=0.7)
+    assert [half.count for half in found.halves] == [14, 14]
+    assert found.drift.value == pytest.approx(6 / 14 - 11 / 14)
+    assert len(found.trend) == 2  # three blocks of eight would not match the halves
+    assert tuple(block.accuracy for block in found.trend) == found.halves
+
+
 def test_consistency_counts_own_repeats_alone() -> None:
     answers = [
         AuditorAnswer("carol", "first"),
@@ -103,11 +117,10 @@ def test_accuracy_over_time_is_measured_in_blocks_of_answers_whose_truth_is_know
     unknown = AuditorAnswer("carol", "tie")
     answers = [right] * 10 + [unknown] * 5 + [right] * 5 + [wrong] * 5 + [right] * 5
     (found,) = measure_auditors(answers, min_accuracy=0.7)
-    assert [block.last for block in found.trend] == [8, 21, 30]  # 25 known, 8 + 8 + 9 of them
+    assert [block.last for block in found.trend] == [17, 30]  # 25 known, 12 + 13 of them
     assert [(one.accuracy.value, one.accuracy.count) for one in found.trend] == [
-        (1.0, 8),
-        (pytest.approx(7 / 8), 8),
-        (pytest.approx(5 / 9), 9),
+        (1.0, 12),
+        (pytest.approx(8 / 13), 13),
     ]
     (few,) = measure_auditors([right] * 15, min_accuracy=0.7)
     assert few.trend == ()
