@@ -756,8 +756,9 @@ def test_a_decision_counts_in_results_and_training_pairs_and_both_figures_are_sh
     assert dict(iter_preferred(answered))[fresh] == "second"
     page = client.get(f"/audits/{answered.pk}").content.decode()
     assert "1 item adjudicated" in page
-    assert f'data-label="Before adjudication">{shares[1]:.0%} (' in page
-    assert "No estimate above changes" not in page
+    assert f'data-label="Answers only">{shares[1]:.0%} <' in page
+    assert f'data-label="Final">{shares[0]:.0%} <' in page
+    assert "No estimate changes." not in page
     findings = client.get(f"/audits/{answered.pk}/export/findings").content.decode()
     assert "before adjudication: meta-judge,agreement without ties" in findings
 

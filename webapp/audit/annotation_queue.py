@@ -94,7 +94,7 @@ class AuditorProgress:
 
     @property
     def left(self) -> int:
-        """Items that nobody answered yet."""
+        """Items without an answer."""
         return self.total - self.done
 
 

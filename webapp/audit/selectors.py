@@ -242,7 +242,7 @@ class OwnBatch:
 
     @property
     def is_closed(self) -> bool:
-        """Whether nobody can answer any more."""
+        """Whether the batch accepts no more answers."""
         return self.batch.status == BatchStatus.CLOSED
 
     @property
