@@ -319,7 +319,8 @@ def measure_shapes(options: argparse.Namespace) -> Iterator[Row]:
                     against=found.against,
                     ratios=found.ratios,
                     at_least=WANTED[stage, size, contender],
-                    note=f"{_describe(stage, options)}; {mine:,.0f} against {theirs:,.0f} tokens/s;"
+                    note=f"{_describe(stage, options)}; {options.dtype};"
+                    f" {mine:,.0f} against {theirs:,.0f} tokens/s;"
                     f" {found.share_of_floor:.0%} of the hardware's limit",
                 )
 
@@ -354,7 +355,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     words = Lengths()
     parser.add_argument("--response-words", type=int, nargs=2, default=words.response)
     parser.add_argument("--judgment-words", type=int, nargs=2, default=words.judgment)
-    parser.add_argument("--vllm-dtypes", nargs="+", help="Batch sizes to try with vLLM.")
+    parser.add_argument("--vllm-dtypes", nargs="+", help="Data types to try with vLLM.")
     parser.add_argument("--max-batch-tokens", type=int, default=65_536)
     parser.add_argument(
         "--batches", type=int, nargs="+", help="Batch sizes to try with `generate`."
