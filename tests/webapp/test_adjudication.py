@@ -940,6 +940,21 @@ def test_the_filters_of_the_admin_answer(answered: Batch, lead: User, query: str
         assert "2 items" in answer.content.decode()
 
 
+def test_the_admin_filters_by_stratum_only_if_a_batch_is_stratified(
+    answered: Batch, lead: User
+) -> None:
+    User.objects.update(is_staff=True)
+    path, client = reverse("admin:audit_item_changelist"), browser(lead)
+    Item.objects.update(stratum="all")
+    assert "stratum=" not in client.get(path).content.decode()
+    item = answered.items.filter(repeat_kind="")[0]
+    Item.objects.filter(pk=item.pk).update(stratum="equal score")
+    page = client.get(path).content.decode()
+    assert re.search(r"stratum=all[^>]*>\s*not stratified", page)
+    listed = client.get(f"{path}?stratum=equal+score").context["cl"].queryset
+    assert [one.pk for one in listed] == [item.pk]
+
+
 def test_answers_of_several_batches_are_exported_at_once_in_the_admin(
     answered: Batch, lead: User
 ) -> None:

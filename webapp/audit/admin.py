@@ -65,6 +65,7 @@ from webapp.audit.admin_filters import (
     DisagreementFilter,
     FailureFilter,
     StateFilter,
+    StratumFilter,
     TagFilter,
     annotate_agreement,
 )
@@ -720,7 +721,7 @@ class ItemAdmin(ReviewerAdmin):
     list_display_links = ("format_place", "format_prompt")
     list_filter = (DisagreementFilter, StateFilter, AuditorFilter, ConfidenceFilter, TagFilter,
                    CommentFilter, ("batch", admin.RelatedOnlyFieldListFilter),
-                   "stratum")  # fmt: skip
+                   StratumFilter)  # fmt: skip
     search_fields = ("instruction", "response", "answer__comment", "repeats__answer__comment",
                      "adjudication")  # fmt: skip
     search_help_text = "Search prompts, responses, comments and reasons."

@@ -1,7 +1,7 @@
 """Filters of the admin lists of audits."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from django.contrib import admin
 from django.db.models import (
@@ -23,7 +23,7 @@ from django.http import HttpRequest
 
 from webapp.accounts.permissions import get_user
 from webapp.audit.annotation_queue import TAGS
-from webapp.audit.models import Answer, Confidence, OnGateFailure
+from webapp.audit.models import Answer, Confidence, Item, OnGateFailure
 from webapp.audit.review_items import (
     COMMENTS,
     DISAGREEMENTS,
@@ -33,6 +33,9 @@ from webapp.audit.review_items import (
     filter_by_state,
 )
 from webapp.audit.selectors import get_visible_batches
+
+_UNSTRATIFIED: Final = "all"
+"""The stratum of all items of a batch that is sampled uniformly."""
 
 
 def annotate_agreement(rows: QuerySet[Answer]) -> QuerySet[Answer]:
@@ -143,6 +146,26 @@ class AuditorFilter(admin.SimpleListFilter):
         if name is None:
             return rows
         return _select_by_answers(rows, Answer.objects.filter(auditor_name=name))
+
+
+class StratumFilter(admin.SimpleListFilter):
+    """Items of a stratum, shown if a visible batch is stratified."""
+
+    title = "stratum"
+    parameter_name = "stratum"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002
+        """The strata of visible batches; none if no batch is stratified."""
+        items = Item.objects.filter(batch__in=get_visible_batches(get_user(request))).order_by()
+        found = sorted(set(items.values_list("stratum", flat=True)) - {"", _UNSTRATIFIED})
+        return (
+            [*((name, name) for name in found), (_UNSTRATIFIED, "not stratified")] if found else []
+        )
+
+    def queryset(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:  # noqa: ARG002
+        """Filter by the chosen stratum."""
+        name = self.value()
+        return rows if name is None else rows.filter(stratum=name)
 
 
 class FailureFilter(ChoiceFilter):
