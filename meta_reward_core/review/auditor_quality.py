@@ -71,8 +71,7 @@ class AuditorQuality:
         known_accuracy: the same, only for items whose answer was known before.
         prefers_first, prefers_longer, prefers_higher_score: shares of answers that name a winner.
         consistency: share of own repeats with the same answer.
-        drift: accuracy of the second half of the answers with a known correct answer minus that
-            of the first half. halves: the accuracies of both halves.
+        halves: accuracies of the first and second half of the answers with a known correct answer.
         trend: accuracy over time, in an even number of blocks of about equal size, so that half of
             them cover each half; empty if there are too few answers for two blocks.
         seconds: median time per answer, over the answers whose time is known.
@@ -87,11 +86,15 @@ class AuditorQuality:
     prefers_longer: Estimate
     prefers_higher_score: Estimate
     consistency: Estimate
-    drift: Estimate
     halves: tuple[Estimate, Estimate]
     trend: tuple[AccuracyBlock, ...]
     seconds: Estimate
     is_flagged: bool
+
+    @property
+    def drift(self) -> Estimate:
+        """Accuracy of the second half minus that of the first half."""
+        return estimate_difference(*self.halves)
 
 
 def measure_auditors(
@@ -124,7 +127,6 @@ def _measure(name: str, answers: Sequence[AuditorAnswer], min_accuracy: float) -
         prefers_longer=_measure_bias([(one.value, one.longer) for one in answers]),
         prefers_higher_score=_measure_bias([(one.value, one.higher_score) for one in answers]),
         consistency=estimate_simple_share(sum(repeats), len(repeats)),
-        drift=estimate_difference(*halves),
         halves=halves,
         trend=tuple(_iter_blocks(answers)),
         seconds=estimate_median(spent),
