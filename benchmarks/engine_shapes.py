@@ -333,9 +333,13 @@ def _describe(stage: str, options: argparse.Namespace) -> str:
     return f"{count} prompts of {options.responses} response(s), a reply {limit} each"
 
 
-def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def read_options(
+    arguments: Sequence[str] | None = None, *, description: str | None = __doc__
+) -> argparse.Namespace:
     """Run with arguments from the command line by default."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["5M", "30M"])
     parser.add_argument("--shapes", nargs="+", choices=BATCHES, default=list(BATCHES))
     parser.add_argument("--device", default="cpu")
